@@ -1,0 +1,237 @@
+//! What Larder was told to do: validated, typed, with every default filled in.
+//! `file` mirrors the YAML and turns it into these types; nothing else reads the file.
+//! Whatever stands here is possible: no value needs checking again.
+
+pub mod file;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+
+use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
+
+/// The whole of proxy.yaml.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// Health, looking at entries, purging. `None` with `admin: off`.
+    pub admin: Option<SocketAddr>,
+    /// Asked of every admin request but the health checks, if set; needed when `admin` is not on loopback.
+    pub admin_token: Option<Secret>,
+    pub upstream: Upstream,
+    pub store: Store,
+    pub when_store_is_down: WhenStoreIsDown,
+    /// Bytes that the embedded store may use for copies.
+    pub memory_size: u64,
+    pub routes: Vec<Route>,
+    pub purge: Vec<PurgeRule>,
+    /// Fields besides Authorization and Cookie that make a credential (DESIGN §2).
+    pub credential_headers: Vec<HeaderName>,
+    /// Cookies that are no credential: exact names, or prefixes ending in `*`.
+    pub ignore_cookies: Vec<String>,
+    /// The origin under which every fill is asked, if links in answers hold one.
+    pub canonical_origin: Option<Origin>,
+    /// Hosts answered at all (else 421); empty: any. Lower case; a port only where the operator wrote one.
+    pub hosts: Vec<String>,
+    pub methods: Methods,
+    pub trusted_proxies: Vec<IpNet>,
+    /// Request fields never forwarded (X-Original-URL and kin).
+    pub drop_headers: Vec<HeaderName>,
+    pub limits: Limits,
+    pub logs: Logs,
+}
+
+/// Where the existing API is, and how patiently it is asked.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    pub address: UpstreamAddress,
+    /// Requests under way at once; more wait in the queue.
+    pub max_connections: usize,
+    /// Requests that may wait for a slot; more are refused with 503.
+    pub queue: usize,
+    pub connect: Duration,
+    /// From the request's last byte to the answer's first.
+    pub first_byte: Duration,
+    /// Longest silence in the middle of a body, and how long a pooled connection is kept: see `pool_idle`.
+    pub idle: Duration,
+    /// How long an unused connection is kept. Below gunicorn's 2 s, or a request meets a closing one.
+    pub pool_idle: Duration,
+    /// From leaving the queue to the answer's head, and for an answer to be stored, to its end.
+    pub total: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamAddress {
+    /// `http://host:port`; a path in the URL is an error.
+    Tcp { host: String, port: u16 },
+    /// `http+unix:///run/gunicorn.sock`
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub address: StoreAddress,
+    /// Before every key, with a colon between.
+    pub prefix: String,
+    /// How long one store command may take.
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub enum StoreAddress {
+    /// `memory:`
+    Memory,
+    Redis(Redis),
+}
+
+#[derive(Debug, Clone)]
+pub struct Redis {
+    pub endpoint: RedisEndpoint,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub database: i64,
+}
+
+#[derive(Debug, Clone)]
+pub enum RedisEndpoint {
+    /// `redis://host:port`
+    Tcp { host: String, port: u16 },
+    /// `rediss://host:port`, verified against the system's and the webpki roots, or `ca_file` alone.
+    Tls { host: String, port: u16, ca_file: Option<PathBuf> },
+    /// `redis+unix:///path/to.sock`
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenStoreIsDown {
+    Forward,
+    RefuseWrites,
+}
+
+/// One kind of answer to keep: which GETs, under which key, for whom, for how long.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub path: PathPattern,
+    pub key: KeyTemplate,
+    pub ttl: Duration,
+    pub access: Access,
+    pub query: Query,
+    /// Request fields that split the copy, always.
+    pub vary: Vec<HeaderName>,
+    /// A larger body is passed on and not kept.
+    pub max_body: u64,
+    /// The route's ttl over the origin's own freshness; never over `no-store` or `private`.
+    pub override_origin: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// A copy belongs to the credential that fetched it.
+    PerCredential,
+    /// One copy for all, fetched without credentials.
+    Public,
+}
+
+/// Which parameters are in the key, and so in what is forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Query {
+    /// Every parameter.
+    All,
+    Allow { names: Vec<String>, other: OtherParameters },
+}
+
+/// What becomes of a request with a parameter that `allow` does not list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherParameters {
+    /// Left out of the key and of what is forwarded.
+    Ignore,
+    /// Forwarded whole, uncached.
+    Bypass,
+    /// 400.
+    Reject,
+}
+
+/// Writes to these paths drop these families.
+#[derive(Debug, Clone)]
+pub struct PurgeRule {
+    pub methods: Vec<Method>,
+    pub path: PathPattern,
+    pub keys: Vec<FamilyPattern>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub scheme: &'static str,
+    /// host or host:port, as sent in Host.
+    pub authority: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Methods {
+    Listed(Vec<Method>),
+    Any,
+}
+
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a request's target; beyond: 414.
+    pub target: usize,
+    /// Fields of a request; beyond: 431.
+    pub fields: usize,
+    /// Bytes of a request's head; beyond: 431.
+    pub head: usize,
+    /// Bytes of a request's content; beyond: 413.
+    pub content: u64,
+    /// Open client connections.
+    pub connections: usize,
+    /// For a request's head to arrive.
+    pub header_timeout: Duration,
+    /// Longest silence within a request's content.
+    pub content_idle: Duration,
+    /// How long SIGTERM waits for requests under way.
+    pub drain: Duration,
+    /// Copies of one family that one instance stores per ttl.
+    pub copies: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct Logs {
+    pub format: LogFormat,
+    /// A filter as in RUST_LOG, which wins over it.
+    pub level: String,
+    /// One event per request.
+    pub access: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Readable on a terminal, JSON elsewhere.
+    Auto,
+    Json,
+    Text,
+}
+
+/// A value that must never be shown: neither Debug nor Display tells it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: impl Into<String>) -> Self {
+        Secret(value.into())
+    }
+
+    /// The value itself, for the one place that sends or compares it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

@@ -1,0 +1,1 @@
+//! Larder: a caching reverse proxy for REST APIs that is never stale after a write.
