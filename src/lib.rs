@@ -1,1 +1,4 @@
 //! Larder: a caching reverse proxy for REST APIs that is never stale after a write.
+
+pub mod config;
+pub mod route;
