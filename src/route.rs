@@ -158,6 +158,11 @@ impl PathPattern {
         self.captures().map(|capture| &*capture.name)
     }
 
+    /// The converter of a capture, as the path names it: `int`.
+    pub fn converter_name(&self, name: &str) -> Option<&'static str> {
+        self.converter(name).map(Converter::name)
+    }
+
     /// To look up or store: only the canonical spelling matches. Of all ways to write a resource's
     /// path there is exactly one without needless percent-encoding, leading zeros, `//`, dot
     /// segments and `;`; the others are forwarded and not cached. `raw_path` is the path of the
@@ -490,6 +495,16 @@ impl Converter {
                 return Err(wrong(at..at + name.len().max(1), cause, help));
             }
         })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Converter::Str => "str",
+            Converter::Int => "int",
+            Converter::Slug => "slug",
+            Converter::Uuid => "uuid",
+            Converter::Path => "path",
+        }
     }
 
     fn accepts(self, value: &str, spelling: Spelling) -> bool {
