@@ -88,7 +88,7 @@ impl LarderBuilder {
         let start = Instant::now();
         loop {
             if let Some(status) = larder.process.try_wait().expect("wait for larder") {
-                return Err(Exit { status, output: larder.output.to_the_end() });
+                return Err(Exit { status, output: larder.output.ended() });
             }
             if Connection::try_open(admin).is_ok() && Connection::try_open(listen).is_ok() {
                 return Ok(larder);
@@ -176,7 +176,7 @@ impl Larder {
             status = self.process.try_wait().expect("wait for larder");
             status.is_some()
         });
-        Exit { status: status.expect("a status"), output: self.output.to_the_end() }
+        Exit { status: status.expect("a status"), output: self.output.ended() }
     }
 
     /// SIGKILL.
@@ -268,7 +268,7 @@ impl Output {
         String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
     }
 
-    fn to_the_end(&mut self) -> String {
+    fn ended(&mut self) -> String {
         for reader in self.readers.drain(..) {
             reader.join().expect("read the output");
         }

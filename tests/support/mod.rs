@@ -50,6 +50,28 @@ pub fn full() -> bool {
     std::env::var_os("LARDER_FULL").is_some_and(|value| value != "0")
 }
 
+/// The users API of the shipped proxy.yaml before this upstream and store, with `more` after `store` and `ttl`.
+pub fn users_api(origin: &origin::Origin, store: &str, more: &str) -> String {
+    let upstream = origin.url();
+    format!(
+        r#"upstream: {upstream}
+store: {{url: "{store}", database: 1, prefix: t}}
+ttl: 1h
+{more}
+routes:
+  - {{path: /api/users/, key: users:list}}
+  - {{path: "/api/users/<int:id>/", key: "users:detail:{{id}}"}}
+{PURGE}"#
+    )
+}
+
+/// Its purge rules.
+pub const PURGE: &str = r#"purge:
+  - {methods: POST, path: /api/users/, keys: ["users:list"]}
+  - {methods: [PUT, PATCH, DELETE], path: "/api/users/<int:id>/", keys: ["users:list", "users:detail:{id}"]}
+  - {methods: [POST, PUT, PATCH, DELETE], path: "/api/users/<path:rest>", keys: ["users:list", "users:detail:*"]}
+"#;
+
 /// A door that an origin's answer waits behind until the test opens it.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
