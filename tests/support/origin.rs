@@ -65,10 +65,16 @@ enum Chosen {
     UntilClose,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Pace {
     bytes: usize,
-    pause: Duration,
+    pause: Pause,
+}
+
+#[derive(Clone)]
+enum Pause {
+    For(Duration),
+    Until(Gate),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -151,7 +157,14 @@ impl Answer {
     /// The body comes in small parts with a pause after each.
     pub fn trickling(mut self, bytes: usize, pause: Duration) -> Self {
         let Message::Head { pace, .. } = &mut self.message else { panic!("raw bytes come at once") };
-        *pace = Some(Pace { bytes, pause });
+        *pace = Some(Pace { bytes, pause: Pause::For(pause) });
+        self
+    }
+
+    /// So many bytes of the body at a time, and after each part a wait for the gate.
+    pub fn pausing_after(mut self, bytes: usize, gate: &Gate) -> Self {
+        let Message::Head { pace, .. } = &mut self.message else { panic!("raw bytes come at once") };
+        *pace = Some(Pace { bytes, pause: Pause::Until(gate.clone()) });
         self
     }
 
@@ -423,7 +436,7 @@ fn write_answer(mut socket: &Socket, message: &Message, to_head: bool) -> io::Re
     let (status, fields, body, framing, cut, pace) = match message {
         Message::Nothing => return Ok(()),
         Message::Raw(bytes) => return socket.write_all(bytes),
-        Message::Head { status, fields, body, framing, cut, pace } => (*status, fields, body, *framing, *cut, *pace),
+        Message::Head { status, fields, body, framing, cut, pace } => (*status, fields, body, *framing, *cut, pace),
     };
     let length = match body {
         Body::Bytes(bytes) => bytes.len() as u64,
@@ -449,7 +462,7 @@ fn write_answer(mut socket: &Socket, message: &Message, to_head: bool) -> io::Re
     let mut out = head.into_bytes();
     let mut at = 0;
     while at < end {
-        let room = pace.map_or(pattern::BLOCK, |pace| pace.bytes);
+        let room = pace.as_ref().map_or(pattern::BLOCK, |pace| pace.bytes);
         let part = room.min(usize::try_from(end - at).unwrap_or(usize::MAX));
         let bytes = match body {
             Body::Bytes(bytes) => &bytes[at as usize..at as usize + part],
@@ -467,8 +480,10 @@ fn write_answer(mut socket: &Socket, message: &Message, to_head: bool) -> io::Re
             socket.write_all(&out)?;
             out.clear();
         }
-        if let Some(pace) = pace {
-            thread::sleep(pace.pause);
+        match pace.as_ref().map(|pace| &pace.pause) {
+            None => {}
+            Some(Pause::For(time)) => thread::sleep(*time),
+            Some(Pause::Until(gate)) => gate.wait(),
         }
     }
     if framing == Chosen::Chunked && cut.is_none() {
