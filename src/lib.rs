@@ -1,1 +1,19 @@
 //! Larder: a caching reverse proxy for REST APIs that is never stale after a write.
+pub mod access;
+pub mod body;
+pub mod caching;
+pub mod clock;
+pub mod coherence;
+pub mod config;
+pub mod error;
+pub mod admin;
+pub mod message;
+pub mod operations;
+pub mod proxy;
+pub mod reply;
+pub mod route;
+pub mod server;
+pub mod store;
+pub mod telemetry;
+pub mod tls;
+pub mod upstream;
