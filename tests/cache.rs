@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::larder::Larder;
+use support::larder::{self, Larder};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
 use support::{PURGE, eventually, users_api};
@@ -64,7 +64,8 @@ on_both_stores! {
     a_route_may_split_by_a_field
     a_part_is_never_stored_as_the_whole
     hop_by_hop_fields_of_an_answer_are_neither_stored_nor_passed_on
-    a_purge_on_the_admin_listener_drops
+    a_purge_by_hand_drops_what_it_names
+    an_entry_can_be_looked_at_by_hand
     the_first_route_that_matches_counts
 }
 
@@ -340,7 +341,7 @@ fn a_write_whose_effect_is_not_known_drops(store: &str) {
     for answer in every {
         // Each on its own: after an unsure one nothing is kept for as long as its hold lasts.
         let (_origin, larder) = users_answering_writes(store);
-        flush(&larder);
+        larder.purge_everything();
         let before = (larder.get(LIST).text(), larder.get(USER).text());
         assert!(larder.get(LIST).is_hit() && larder.get(USER).is_hit());
         larder.request("PATCH", USER, &[("X-Answer", answer)], b"{}");
@@ -514,7 +515,7 @@ fn what_the_origin_forbids_is_never_stored(store: &str) {
             if name == "Age" { answer.field("Cache-Control", "max-age=60") } else { answer }
         });
         let larder = Larder::start(users_api(&origin, store, ""));
-        flush(&larder);
+        larder.purge_everything();
         for number in 1..=3 {
             let answer = larder.get(LIST);
             assert!(!answer.is_hit() && answer.text() == number.to_string(), "{name}: {value}: {answer:?}");
@@ -550,7 +551,7 @@ fn the_age_that_the_origin_allows_wins_over_the_routes(store: &str) {
             header.iter().fold(origin::json(request.number.to_string()), |answer, (name, value)| answer.field(name, value))
         });
         let larder = Larder::start(users_api(&origin, store, "").replace("ttl: 1h", route));
-        flush(&larder);
+        larder.purge_everything();
         larder.get(LIST);
         eventually(&format!("{header:?} has passed"), || !larder.get(LIST).is_hit());
     }
@@ -568,7 +569,7 @@ fn the_routes_ttl_may_be_told_to_win(store: &str) {
         let origin = Origin::start(move |request| origin::json(request.number.to_string()).field("Cache-Control", control));
         let route = "key: users:list, override_origin: true}";
         let larder = Larder::start(users_api(&origin, store, "").replace("key: users:list}", route));
-        flush(&larder);
+        larder.purge_everything();
         (origin, larder)
     };
     for control in ["max-age=0", "no-cache", "max-age=0, must-revalidate"] {
@@ -686,7 +687,7 @@ fn a_request_field_that_the_key_does_not_hold_cannot_change_what_is_stored(store
         "X-Forwarded-Host", "X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override", "X-HTTP-Method",
         "X-Method-Override", "X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Script-Name",
     ] {
-        flush(&larder);
+        larder.purge_everything();
         let value = if name == "Forwarded" { "host=evil.example" } else { "evil.example" };
         assert!(!larder.get_with(LIST, &[(name, value)]).text().contains("evil"), "{name} reached the origin");
         let answer = larder.get(LIST);
@@ -758,28 +759,54 @@ fn hop_by_hop_fields_of_an_answer_are_neither_stored_nor_passed_on(store: &str) 
     }
 }
 
-fn a_purge_on_the_admin_listener_drops(store: &str) {
+fn a_purge_by_hand_drops_what_it_names(store: &str) {
     let (_origin, larder) = users(store);
     let all = [variants(LIST), variants(USER), variants("/api/users/8/")].concat();
-    let survivors = |larder: &Larder| -> Vec<String> {
-        all.iter().filter(|(target, fields)| larder.get_with(target, fields).is_hit()).map(|(target, _)| target.clone()).collect()
+    let on_the_command_line = |key: &str| {
+        let exit = larder::run(&["purge", key, "-c", larder.file().to_str().unwrap()], &[]);
+        assert!(exit.status.success(), "purge {key}: {exit:?}");
     };
-    for (purge, left) in [
-        ("users:list", &["/api/users/7/", "/api/users/8/"][..]),
-        ("users:detail:7", &["/api/users/?", "/api/users/8/"]),
-        ("users:detail:*", &["/api/users/?"]),
-        ("--all", &[]),
-    ] {
-        fill(&larder, &all);
-        let exit = support::larder::run(&["purge", "-c", larder.file().to_str().unwrap(), purge], &[]);
-        assert!(exit.status.success(), "purge {purge}: {exit:?}");
-        let survivors = survivors(&larder);
-        for target in &survivors {
-            let list = format!("{target}?");
-            assert!(left.iter().any(|left| target.starts_with(left) || list.starts_with(left)), "{target} after {purge}");
+    let by: [(&str, &dyn Fn(&str)); 2] = [
+        ("admin", &|key| if key == "--all" { larder.purge_everything() } else { larder.purge(&[key]) }),
+        ("command line", &on_the_command_line),
+    ];
+    for (by, purge) in by {
+        for (key, left) in [
+            ("users:list", &[USER, "/api/users/8/"][..]),
+            (LIST, &[USER, "/api/users/8/"]),
+            ("users:detail:7", &[LIST, "/api/users/8/"]),
+            ("t:users:detail:7", &[LIST, "/api/users/8/"]),
+            (USER, &[LIST, "/api/users/8/"]),
+            ("users:detail:*", &[LIST]),
+            ("--all", &[]),
+        ] {
+            fill(&larder, &all);
+            purge(key);
+            for (target, fields) in &all {
+                let path = target.split('?').next().unwrap();
+                let hit = larder.get_with(target, fields).is_hit();
+                assert_eq!(hit, left.contains(&path), "{target} {fields:?} after {key} by {by}");
+            }
         }
-        assert_eq!(survivors.len(), left.len() * variants(LIST).len(), "after {purge}: {survivors:?}");
     }
+}
+
+fn an_entry_can_be_looked_at_by_hand(store: &str) {
+    let origin = Origin::start(|_| origin::json("[{\"id\":7}]"));
+    let larder = Larder::start(users_api(&origin, store, ""));
+    assert_eq!(larder.admin("GET", "/entries/users:list").status, 404);
+    larder.get(LIST);
+    for name in ["users:list", "t:users:list", LIST] {
+        let entry = larder.admin("GET", &format!("/entries/{name}"));
+        let told: serde_json::Value = serde_json::from_str(&entry.text()).unwrap();
+        assert_eq!((entry.status, &told["valid"], told["body"][0]["id"].as_u64()), (200, &true.into(), Some(7)), "{told}");
+        assert_eq!(larder.admin("GET", &format!("/entries/{name}?body")).text(), "[{\"id\":7}]");
+    }
+    let keys = larder.admin("GET", "/keys?start=users:").text();
+    assert!(keys.contains("t:users:list"), "{keys}");
+    larder.purge(&["users:list"]);
+    let entry = larder.admin("GET", "/entries/users:list");
+    assert!(entry.status == 404 || entry.text().contains("\"valid\":false"), "{entry:?}");
 }
 
 fn the_first_route_that_matches_counts(store: &str) {
@@ -839,17 +866,18 @@ const CREDENTIALS: [&str; 5] = ["authorization", "x-api-key", "x-auth-token", "c
 
 /// Everybody is shown the credential they came with.
 fn users_who_see_themselves(store: &str, more: &str) -> (Origin, Larder) {
-    let origin = Origin::start(|request| {
-        origin::json(CREDENTIALS.map(|name| request.fields.get(name).unwrap_or("-")).join("|"))
-    });
+    let origin = Origin::start(|request| origin::json(shown(request)));
     let larder = Larder::start(users_api(&origin, store, more));
     (origin, larder)
 }
 
+fn shown(request: &origin::Request) -> String {
+    CREDENTIALS.map(|name| request.fields.get(name).unwrap_or("-")).join("|")
+}
+
 fn users_who_see_themselves_publicly(store: &str) -> (Origin, Larder) {
-    let (origin, _) = users_who_see_themselves(store, "");
-    let yaml = users_api(&origin, store, "").replace("key: users:list}", "key: users:list, access: public}");
-    let larder = Larder::start(yaml);
+    let origin = Origin::start(|request| origin::json(shown(request)));
+    let larder = Larder::start(users_api(&origin, store, "").replace("key: users:list}", "key: users:list, access: public}"));
     (origin, larder)
 }
 
@@ -858,10 +886,4 @@ fn seen(fields: &[(&str, &str)]) -> String {
     CREDENTIALS
         .map(|name| fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map_or("-", |(_, value)| value))
         .join("|")
-}
-
-/// Begins anew where a test starts several on the same store.
-fn flush(larder: &Larder) {
-    let exit = support::larder::run(&["purge", "-c", larder.file().to_str().unwrap(), "--all"], &[]);
-    assert!(exit.status.success(), "{exit:?}");
 }

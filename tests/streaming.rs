@@ -197,7 +197,7 @@ fn a_trickling_upload_holds_nothing() {
     for_both_stores(|store| {
         let origin = Origin::start(|request| origin::json(request.number.to_string()));
         // One slot towards the upstream: whoever held it would be noticed.
-        let one_slot = format!("upstreams: {{url: \"{}\", max_connections: 1}}", origin.url());
+        let one_slot = format!("upstream: {{url: \"{}\", max_connections: 1}}", origin.url());
         let yaml = users_api(&origin, store, "").replace(&format!("upstream: {}", origin.url()), &one_slot);
         let larder = Larder::start(yaml);
         larder.get(LIST);

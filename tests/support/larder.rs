@@ -154,6 +154,35 @@ impl Larder {
         Connection::open(self.admin).request(method, target, &[], b"")
     }
 
+    /// What /readyz says.
+    #[track_caller]
+    pub fn readiness(&self) -> serde_json::Value {
+        serde_json::from_str(&self.admin("GET", "/readyz").text()).expect("JSON from /readyz")
+    }
+
+    /// Ready, and with its store.
+    pub fn is_ready(&self) -> bool {
+        self.readiness()["status"] == "ready"
+    }
+
+    /// Drops these by hand, over the operator's listener.
+    #[track_caller]
+    pub fn purge(&self, keys: &[&str]) {
+        self.purge_by(&serde_json::json!({ "keys": keys }));
+    }
+
+    #[track_caller]
+    pub fn purge_everything(&self) {
+        self.purge_by(&serde_json::json!({ "all": true }));
+    }
+
+    #[track_caller]
+    fn purge_by(&self, asked: &serde_json::Value) {
+        let fields = [("Content-Type", "application/json")];
+        let answer = Connection::open(self.admin).request("POST", "/purge", &fields, asked.to_string().as_bytes());
+        assert_eq!(answer.status, 200, "{asked}: {answer:?}");
+    }
+
     /// All of stdout and stderr so far.
     pub fn output(&self) -> String {
         self.output.so_far()
