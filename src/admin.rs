@@ -43,50 +43,80 @@ struct Purge {
     all: bool,
 }
 
-pub async fn answer(proxy: Arc<Proxy>, draining: watch::Receiver<bool>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub async fn answer(
+    proxy: Arc<Proxy>,
+    draining: watch::Receiver<bool>,
+    request: Request<Incoming>,
+) -> Response<ReplyBody> {
     let setup = proxy.setup();
     let (head, content) = request.into_parts();
-    let path = percent_decode_str(head.uri.path()).decode_utf8_lossy().into_owned();
+    let path = percent_decode_str(head.uri.path())
+        .decode_utf8_lossy()
+        .into_owned();
     let (status, body) = match (&head.method, path.as_str()) {
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, json!({ "status": "ok" })),
         (&Method::GET | &Method::HEAD, "/readyz") => ready(&setup, *draining.borrow()),
-        _ if !is_allowed(&setup, &head.headers) => {
-            (StatusCode::UNAUTHORIZED, json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml" }))
-        }
+        _ if !is_allowed(&setup, &head.headers) => (
+            StatusCode::UNAUTHORIZED,
+            json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml" }),
+        ),
         (&Method::GET, "/keys") => keys(&setup, head.uri.query()).await,
         (&Method::GET, key) if key.starts_with("/entries/") => {
-            match operations::get(&setup.config, &setup.coherence, &key["/entries/".len()..]).await {
+            match operations::get(&setup.config, &setup.coherence, &key["/entries/".len()..]).await
+            {
                 Ok(Some(entry)) if head.uri.query() == Some("body") => return raw(entry.body),
                 Ok(Some(entry)) => {
                     let mut told = serde_json::to_value(&entry).unwrap_or_default();
-                    told["body"] = serde_json::from_slice(&entry.body)
-                        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&entry.body).into_owned()));
+                    told["body"] = serde_json::from_slice(&entry.body).unwrap_or_else(|_| {
+                        Value::String(String::from_utf8_lossy(&entry.body).into_owned())
+                    });
                     (StatusCode::OK, told)
                 }
-                Ok(None) => (StatusCode::NOT_FOUND, json!({ "detail": "there is no copy at this key" })),
+                Ok(None) => (
+                    StatusCode::NOT_FOUND,
+                    json!({ "detail": "there is no copy at this key" }),
+                ),
                 Err(error) => failed(&error),
             }
         }
-        (&Method::PUT, key) if key.starts_with("/entries/") && is_json(&head.headers) => match whole(content).await {
-            Ok(body) => match operations::set(&setup.config, &setup.coherence, &key["/entries/".len()..], body).await {
-                Ok(ttl) => (StatusCode::OK, json!({ "ttl_seconds": ttl.as_secs() })),
-                Err(error) => failed(&error),
-            },
-            Err(answer) => answer,
-        },
+        (&Method::PUT, key) if key.starts_with("/entries/") && is_json(&head.headers) => {
+            match whole(content).await {
+                Ok(body) => match operations::set(
+                    &setup.config,
+                    &setup.coherence,
+                    &key["/entries/".len()..],
+                    body,
+                )
+                .await
+                {
+                    Ok(ttl) => (StatusCode::OK, json!({ "ttl_seconds": ttl.as_secs() })),
+                    Err(error) => failed(&error),
+                },
+                Err(answer) => answer,
+            }
+        }
         (&Method::POST, "/purge") if is_json(&head.headers) => match whole(content).await {
             Ok(body) => purge(&setup, &body).await,
             Err(answer) => answer,
         },
-        (&Method::POST | &Method::PUT, _) if !is_json(&head.headers) => {
-            (StatusCode::UNSUPPORTED_MEDIA_TYPE, json!({ "detail": "send `Content-Type: application/json`" }))
-        }
-        _ => (StatusCode::NOT_FOUND, json!({ "detail": "GET /healthz /readyz /keys /entries/KEY, PUT /entries/KEY, POST /purge" })),
+        (&Method::POST | &Method::PUT, _) if !is_json(&head.headers) => (
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            json!({ "detail": "send `Content-Type: application/json`" }),
+        ),
+        _ => (
+            StatusCode::NOT_FOUND,
+            json!({ "detail": "GET /healthz /readyz /keys /entries/KEY, PUT /entries/KEY, POST /purge" }),
+        ),
     };
     let mut response = Response::new(ReplyBody::whole(Bytes::from(format!("{body}\n"))));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -94,25 +124,43 @@ pub async fn answer(proxy: Arc<Proxy>, draining: watch::Receiver<bool>, request:
 fn ready(setup: &Setup, draining: bool) -> (StatusCode, Value) {
     let store = match setup.coherence.store().health() {
         Health::Up => json!({ "kind": setup.coherence.store().kind(), "status": "up" }),
-        Health::Down(why) => json!({ "kind": setup.coherence.store().kind(), "status": "down", "detail": why }),
-        Health::Refused(why) => json!({ "kind": setup.coherence.store().kind(), "status": "refused", "detail": why }),
+        Health::Down(why) => {
+            json!({ "kind": setup.coherence.store().kind(), "status": "down", "detail": why })
+        }
+        Health::Refused(why) => {
+            json!({ "kind": setup.coherence.store().kind(), "status": "refused", "detail": why })
+        }
     };
-    let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let status = if draining {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
     let word = match (draining, &store["status"]) {
         (true, _) => "draining",
         (false, up) if up == "up" => "ready",
         (false, _) => "passing-through",
     };
-    (status, json!({ "status": word, "store": store, "purges_owed": setup.coherence.owed() }))
+    (
+        status,
+        json!({ "status": word, "store": store, "purges_owed": setup.coherence.owed() }),
+    )
 }
 
 async fn keys(setup: &Setup, query: Option<&str>) -> (StatusCode, Value) {
-    let start = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("start=")));
+    let start = query.and_then(|query| {
+        query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("start="))
+    });
     let start = percent_decode_str(start.unwrap_or_default()).decode_utf8_lossy();
     match operations::keys(&setup.config, &setup.coherence, &start, 1000).await {
         Ok(keys) => {
             let told = |listed: &crate::store::Listed| json!({ "key": listed.key, "bytes": listed.bytes, "ttl_seconds": listed.ttl.map(|ttl| ttl.as_secs()) });
-            (StatusCode::OK, json!({ "keys": keys.iter().map(told).collect::<Vec<_>>() }))
+            (
+                StatusCode::OK,
+                json!({ "keys": keys.iter().map(told).collect::<Vec<_>>() }),
+            )
         }
         Err(error) => failed(&error),
     }
@@ -121,7 +169,12 @@ async fn keys(setup: &Setup, query: Option<&str>) -> (StatusCode, Value) {
 async fn purge(setup: &Setup, body: &[u8]) -> (StatusCode, Value) {
     let asked: Purge = match serde_json::from_slice(body) {
         Ok(asked) => asked,
-        Err(error) => return (StatusCode::BAD_REQUEST, json!({ "detail": format!("{{\"keys\": [...]}} or {{\"all\": true}} is expected: {error}") })),
+        Err(error) => {
+            return (
+                StatusCode::BAD_REQUEST,
+                json!({ "detail": format!("{{\"keys\": [...]}} or {{\"all\": true}} is expected: {error}") }),
+            );
+        }
     };
     let mut named = Vec::new();
     for key in &asked.keys {
@@ -134,7 +187,10 @@ async fn purge(setup: &Setup, body: &[u8]) -> (StatusCode, Value) {
         named = vec![Named::Everything];
     }
     if named.is_empty() {
-        return (StatusCode::BAD_REQUEST, json!({ "detail": "nothing is named: {\"keys\": [...]} or {\"all\": true}" }));
+        return (
+            StatusCode::BAD_REQUEST,
+            json!({ "detail": "nothing is named: {\"keys\": [...]} or {\"all\": true}" }),
+        );
     }
     let mut purged = Vec::new();
     for name in named {
@@ -157,25 +213,42 @@ fn failed(error: &OperationError) -> (StatusCode, Value) {
 
 /// Compared as hashes, which takes the same time wherever they differ.
 fn is_allowed(setup: &Setup, fields: &HeaderMap) -> bool {
-    let Some(token) = &setup.config.admin_token else { return true };
-    let given = fields.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let Some(token) = &setup.config.admin_token else {
+        return true;
+    };
+    let given = fields
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     given.is_some_and(|given| blake3::hash(given) == blake3::hash(token.expose().as_bytes()))
 }
 
 fn is_json(fields: &HeaderMap) -> bool {
-    let kind = fields.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+    let kind = fields
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default();
+    kind.split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .eq_ignore_ascii_case("application/json")
 }
 
 async fn whole(content: Incoming) -> Result<Bytes, (StatusCode, Value)> {
     match Limited::new(content, LARGEST).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err((StatusCode::BAD_REQUEST, json!({ "detail": error.to_string() }))),
+        Err(error) => Err((
+            StatusCode::BAD_REQUEST,
+            json!({ "detail": error.to_string() }),
+        )),
     }
 }
 
 fn raw(body: Bytes) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::whole(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }

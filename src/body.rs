@@ -52,10 +52,15 @@ impl Body for ReplyBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             ReplyBody::Empty => Poll::Ready(None),
-            ReplyBody::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            ReplyBody::Whole(bytes) => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
             ReplyBody::Shared(reader) => Pin::new(reader).poll_frame(cx),
             ReplyBody::Streamed(body) => Pin::new(body.as_mut()).poll_frame(cx),
         }
@@ -109,13 +114,18 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            RequestBody::Streamed(body) => {
-                Pin::new(body.as_mut()).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            RequestBody::Whole(bytes) => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
+            RequestBody::Streamed(body) => Pin::new(body.as_mut())
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(Into::into))),
         }
     }
 
@@ -211,17 +221,23 @@ impl ClientBody {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.silence.broken();
                     // Trailers end here.
-                    let Ok(data) = frame.into_data() else { continue };
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
                     self.received += data.len() as u64;
                     match self.received > self.most {
                         true => Poll::Ready(Some(Err(ContentError(Refusal::ContentTooLarge)))),
                         false => Poll::Ready(Some(Ok(data))),
                     }
                 }
-                Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(ContentError(Refusal::BadContent)))),
+                Poll::Ready(Some(Err(_))) => {
+                    Poll::Ready(Some(Err(ContentError(Refusal::BadContent))))
+                }
                 Poll::Ready(None) => Poll::Ready(None),
                 Poll::Pending => match self.silence.poll_over(cx) {
-                    Poll::Ready(()) => Poll::Ready(Some(Err(ContentError(Refusal::ContentTimeout)))),
+                    Poll::Ready(()) => {
+                        Poll::Ready(Some(Err(ContentError(Refusal::ContentTimeout))))
+                    }
                     Poll::Pending => Poll::Pending,
                 },
             };
@@ -233,14 +249,21 @@ impl Body for ClientBody {
     type Data = Bytes;
     type Error = ContentError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
         let body = self.get_mut();
         let next = match body.head.pop_front() {
             Some(data) => Poll::Ready(Some(Ok(data))),
             None => body.poll_data(cx),
         };
         match &next {
-            Poll::Ready(Some(Ok(data))) => drop(body.progress.bytes.fetch_add(data.len() as u64, Ordering::Relaxed)),
+            Poll::Ready(Some(Ok(data))) => drop(
+                body.progress
+                    .bytes
+                    .fetch_add(data.len() as u64, Ordering::Relaxed),
+            ),
             Poll::Ready(None) => body.progress.done.store(true, Ordering::Relaxed),
             _ => {}
         }
@@ -275,7 +298,11 @@ pub struct Silence {
 
 impl Silence {
     pub fn new(limit: Duration) -> Self {
-        Silence { limit, timer: None, waiting: false }
+        Silence {
+            limit,
+            timer: None,
+            waiting: false,
+        }
     }
 
     pub fn broken(&mut self) {
@@ -290,10 +317,11 @@ impl Silence {
             None => self.timer = Some(Box::pin(tokio::time::sleep(self.limit))),
         }
         self.waiting = true;
-        self.timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(cx))
+        self.timer
+            .as_mut()
+            .map_or(Poll::Pending, |timer| timer.as_mut().poll(cx))
     }
 }
-
 
 /// A growing body that one fetch writes and any number of clients read, each at its own pace.
 #[derive(Clone)]
@@ -316,7 +344,12 @@ enum End {
 
 impl SharedBody {
     pub fn new(length: Option<u64>) -> Self {
-        SharedBody(Arc::new(Mutex::new(Growing { chunks: Vec::new(), end: None, length, wakers: Vec::new() })))
+        SharedBody(Arc::new(Mutex::new(Growing {
+            chunks: Vec::new(),
+            end: None,
+            length,
+            wakers: Vec::new(),
+        })))
     }
 
     pub fn push(&self, chunk: Bytes) {
@@ -353,7 +386,13 @@ impl SharedBody {
             growing.wakers.push(None);
             growing.wakers.len() - 1
         };
-        Reader { body: self.0.clone(), next: 0, slot, rest: None, _keep: keep }
+        Reader {
+            body: self.0.clone(),
+            next: 0,
+            slot,
+            rest: None,
+            _keep: keep,
+        }
     }
 }
 
@@ -370,7 +409,10 @@ impl Body for Reader {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let reader = self.get_mut();
         if let Some(rest) = &mut reader.rest {
             return Pin::new(rest.as_mut()).poll_frame(cx);
@@ -388,7 +430,9 @@ impl Body for Reader {
             Some(End::Whole) => Poll::Ready(None),
             Some(End::Broken(broken)) => Poll::Ready(Some(Err(Box::new(*broken)))),
             Some(End::Rest(rest)) => match rest.take() {
-                None => Poll::Ready(Some(Err(Box::new(Broken("its rest went to another client"))))),
+                None => Poll::Ready(Some(Err(Box::new(Broken(
+                    "its rest went to another client",
+                ))))),
                 Some(mut rest) => {
                     growing.chunks = Vec::new();
                     drop(growing);
@@ -404,7 +448,10 @@ impl Body for Reader {
         let growing = self.body.lock();
         match growing.length {
             Some(length) => {
-                let read: u64 = growing.chunks[..self.next.min(growing.chunks.len())].iter().map(|c| c.len() as u64).sum();
+                let read: u64 = growing.chunks[..self.next.min(growing.chunks.len())]
+                    .iter()
+                    .map(|c| c.len() as u64)
+                    .sum();
                 SizeHint::with_exact(length.saturating_sub(read))
             }
             None => SizeHint::new(),

@@ -25,7 +25,10 @@ impl Timestamp {
     }
 
     pub fn plus(self, span: Duration) -> Self {
-        Timestamp(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
+        Timestamp(
+            self.0
+                .saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)),
+        )
     }
 
     pub fn to_system_time(self) -> SystemTime {

@@ -49,7 +49,11 @@ impl UpstreamFailure {
     pub fn never_left(self) -> bool {
         match self {
             Self::QueueFull | Self::QueueTimeout | Self::Connect | Self::ConnectTimeout => true,
-            Self::Lost | Self::Malformed | Self::FirstByteTimeout | Self::TotalTimeout | Self::ClientAborted => false,
+            Self::Lost
+            | Self::Malformed
+            | Self::FirstByteTimeout
+            | Self::TotalTimeout
+            | Self::ClientAborted => false,
         }
     }
 
@@ -105,36 +109,132 @@ impl Error {
         use StatusCode as S;
         let (status, detail, retry_after, close) = match self {
             Error::Refused(refusal) => match refusal {
-                Refusal::BadTarget => (S::BAD_REQUEST, "The request target is not valid.", None, true),
-                Refusal::BadHost => (S::BAD_REQUEST, "A request needs exactly one valid Host.", None, true),
-                Refusal::BadFraming => (S::BAD_REQUEST, "The request's framing is ambiguous.", None, true),
-                Refusal::BadContent => (S::BAD_REQUEST, "The request's content broke off or is malformed.", None, true),
-                Refusal::UnlistedParameter => (S::BAD_REQUEST, "The query has a parameter that is not allowed here.", None, false),
-                Refusal::TargetTooLong => (S::URI_TOO_LONG, "The request target is too long.", None, true),
-                Refusal::TooManyFields => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "The request has too many header fields.", None, true),
-                Refusal::ContentTooLarge => (S::PAYLOAD_TOO_LARGE, "The request's content is too large.", None, true),
-                Refusal::ContentTimeout => (S::REQUEST_TIMEOUT, "The request's content took too long to arrive.", None, true),
-                Refusal::WrongHost => (S::MISDIRECTED_REQUEST, "This host is not served here.", None, false),
-                Refusal::MethodNotImplemented => (S::NOT_IMPLEMENTED, "This method is not served here.", None, false),
-                Refusal::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, "This method is never passed on.", None, true),
+                Refusal::BadTarget => (
+                    S::BAD_REQUEST,
+                    "The request target is not valid.",
+                    None,
+                    true,
+                ),
+                Refusal::BadHost => (
+                    S::BAD_REQUEST,
+                    "A request needs exactly one valid Host.",
+                    None,
+                    true,
+                ),
+                Refusal::BadFraming => (
+                    S::BAD_REQUEST,
+                    "The request's framing is ambiguous.",
+                    None,
+                    true,
+                ),
+                Refusal::BadContent => (
+                    S::BAD_REQUEST,
+                    "The request's content broke off or is malformed.",
+                    None,
+                    true,
+                ),
+                Refusal::UnlistedParameter => (
+                    S::BAD_REQUEST,
+                    "The query has a parameter that is not allowed here.",
+                    None,
+                    false,
+                ),
+                Refusal::TargetTooLong => (
+                    S::URI_TOO_LONG,
+                    "The request target is too long.",
+                    None,
+                    true,
+                ),
+                Refusal::TooManyFields => (
+                    S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    "The request has too many header fields.",
+                    None,
+                    true,
+                ),
+                Refusal::ContentTooLarge => (
+                    S::PAYLOAD_TOO_LARGE,
+                    "The request's content is too large.",
+                    None,
+                    true,
+                ),
+                Refusal::ContentTimeout => (
+                    S::REQUEST_TIMEOUT,
+                    "The request's content took too long to arrive.",
+                    None,
+                    true,
+                ),
+                Refusal::WrongHost => (
+                    S::MISDIRECTED_REQUEST,
+                    "This host is not served here.",
+                    None,
+                    false,
+                ),
+                Refusal::MethodNotImplemented => (
+                    S::NOT_IMPLEMENTED,
+                    "This method is not served here.",
+                    None,
+                    false,
+                ),
+                Refusal::MethodNotAllowed => (
+                    S::METHOD_NOT_ALLOWED,
+                    "This method is never passed on.",
+                    None,
+                    true,
+                ),
             },
             Error::Upstream(failure) => match failure {
-                UpstreamFailure::QueueFull | UpstreamFailure::QueueTimeout => {
-                    (S::SERVICE_UNAVAILABLE, "The upstream is busy.", Some(Duration::from_secs(1)), false)
-                }
-                UpstreamFailure::Connect => (S::BAD_GATEWAY, "The upstream cannot be reached.", None, false),
-                UpstreamFailure::Lost => (S::BAD_GATEWAY, "The upstream closed the connection without an answer.", None, false),
-                UpstreamFailure::Malformed => (S::BAD_GATEWAY, "The upstream's answer is not valid.", None, false),
-                UpstreamFailure::ConnectTimeout | UpstreamFailure::FirstByteTimeout | UpstreamFailure::TotalTimeout => {
-                    (S::GATEWAY_TIMEOUT, "The upstream did not answer in time.", None, false)
-                }
-                UpstreamFailure::ClientAborted => (S::BAD_REQUEST, "The request's content broke off or is malformed.", None, true),
+                UpstreamFailure::QueueFull | UpstreamFailure::QueueTimeout => (
+                    S::SERVICE_UNAVAILABLE,
+                    "The upstream is busy.",
+                    Some(Duration::from_secs(1)),
+                    false,
+                ),
+                UpstreamFailure::Connect => (
+                    S::BAD_GATEWAY,
+                    "The upstream cannot be reached.",
+                    None,
+                    false,
+                ),
+                UpstreamFailure::Lost => (
+                    S::BAD_GATEWAY,
+                    "The upstream closed the connection without an answer.",
+                    None,
+                    false,
+                ),
+                UpstreamFailure::Malformed => (
+                    S::BAD_GATEWAY,
+                    "The upstream's answer is not valid.",
+                    None,
+                    false,
+                ),
+                UpstreamFailure::ConnectTimeout
+                | UpstreamFailure::FirstByteTimeout
+                | UpstreamFailure::TotalTimeout => (
+                    S::GATEWAY_TIMEOUT,
+                    "The upstream did not answer in time.",
+                    None,
+                    false,
+                ),
+                UpstreamFailure::ClientAborted => (
+                    S::BAD_REQUEST,
+                    "The request's content broke off or is malformed.",
+                    None,
+                    true,
+                ),
             },
-            Error::StoreAway => {
-                (S::SERVICE_UNAVAILABLE, "Writes are refused while the cache's store cannot be reached.", Some(Duration::from_secs(1)), false)
-            }
+            Error::StoreAway => (
+                S::SERVICE_UNAVAILABLE,
+                "Writes are refused while the cache's store cannot be reached.",
+                Some(Duration::from_secs(1)),
+                false,
+            ),
         };
-        Answer { status, detail, retry_after, close }
+        Answer {
+            status,
+            detail,
+            retry_after,
+            close,
+        }
     }
 
     /// The word for the log and `Cache-Status`.

@@ -1,19 +1,32 @@
 //! Larder: a caching reverse proxy for REST APIs that is never stale after a write.
-pub mod access;
-pub mod body;
-pub mod caching;
-pub mod clock;
-pub mod coherence;
+//!
+//! The map of the house, in the order in which a request walks through it; docs/ARCHITECTURE.md tells more.
+
+pub mod cli;
 pub mod config;
-pub mod error;
-pub mod admin;
-pub mod message;
-pub mod operations;
-pub mod proxy;
-pub mod reply;
-pub mod route;
+
 pub mod server;
-pub mod store;
-pub mod telemetry;
 pub mod tls;
+
+pub mod proxy;
+
+pub mod message;
+pub mod route;
+
+pub mod access;
+pub mod caching;
+
+pub mod coherence;
+pub mod store;
+
+pub mod body;
 pub mod upstream;
+
+pub mod error;
+pub mod reply;
+
+pub mod admin;
+pub mod operations;
+
+pub mod clock;
+pub mod telemetry;

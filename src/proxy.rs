@@ -83,7 +83,9 @@ pub struct Client {
 
 impl Proxy {
     pub fn new(setup: Setup) -> Proxy {
-        Proxy { setup: ArcSwap::from_pointee(setup) }
+        Proxy {
+            setup: ArcSwap::from_pointee(setup),
+        }
     }
 
     pub fn setup(&self) -> Arc<Setup> {
@@ -91,7 +93,11 @@ impl Proxy {
     }
 
     /// Answers one request of a client at `peer`. Never fails: what goes wrong is an answer, too.
-    pub async fn handle(&self, request: Request<Incoming>, peer: Option<IpAddr>) -> Response<ReplyBody> {
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<IpAddr>,
+    ) -> Response<ReplyBody> {
         let started = clock::stopwatch();
         let setup = self.setup();
         let (mut route, access_log) = (None, setup.config.logs.access);
@@ -107,10 +113,24 @@ impl Proxy {
         reply.response
     }
 
-    async fn answer(&self, setup: &Arc<Setup>, request: Request<Incoming>, peer: Option<IpAddr>, route: &mut Option<usize>) -> Result<Reply, Error> {
+    async fn answer(
+        &self,
+        setup: &Arc<Setup>,
+        request: Request<Incoming>,
+        peer: Option<IpAddr>,
+        route: &mut Option<usize>,
+    ) -> Result<Reply, Error> {
         let (client, content) = accept(&setup.config, request, peer)?;
-        match plan::plan(&setup.config, &client.method, &client.target, !content.is_end_stream()) {
-            Plan::Read { route: under, captures } => {
+        match plan::plan(
+            &setup.config,
+            &client.method,
+            &client.target,
+            !content.is_end_stream(),
+        ) {
+            Plan::Read {
+                route: under,
+                captures,
+            } => {
                 *route = Some(under);
                 read::read(setup, under, captures, Arc::new(client)).await
             }
@@ -129,20 +149,38 @@ impl Proxy {
     }
 
     fn content(&self, setup: &Setup, content: Incoming) -> ClientBody {
-        ClientBody::new(content, setup.config.limits.content, setup.config.limits.content_idle)
+        ClientBody::new(
+            content,
+            setup.config.limits.content,
+            setup.config.limits.content_idle,
+        )
     }
 }
 
 /// Takes a request for what it is, or refuses it.
-fn accept(config: &Config, request: Request<Incoming>, peer: Option<IpAddr>) -> Result<(Client, Incoming), Refusal> {
+fn accept(
+    config: &Config,
+    request: Request<Incoming>,
+    peer: Option<IpAddr>,
+) -> Result<(Client, Incoming), Refusal> {
     let (head, content) = request.into_parts();
     match &config.methods {
-        _ if matches!(head.method, Method::CONNECT | Method::TRACE) => return Err(Refusal::MethodNotAllowed),
-        Methods::Listed(methods) if !methods.contains(&head.method) => return Err(Refusal::MethodNotImplemented),
+        _ if matches!(head.method, Method::CONNECT | Method::TRACE) => {
+            return Err(Refusal::MethodNotAllowed);
+        }
+        Methods::Listed(methods) if !methods.contains(&head.method) => {
+            return Err(Refusal::MethodNotImplemented);
+        }
         Methods::Listed(_) | Methods::Any => {}
     }
     check_framing(head.version, &head.headers)?;
-    let target = target::take(&head.method, &head.uri, head.version, &head.headers, config.limits.target)?;
+    let target = target::take(
+        &head.method,
+        &head.uri,
+        head.version,
+        &head.headers,
+        config.limits.target,
+    )?;
     if !config.hosts.is_empty() && !is_served(&config.hosts, target.host()) {
         return Err(Refusal::WrongHost);
     }
@@ -150,7 +188,15 @@ fn accept(config: &Config, request: Request<Incoming>, peer: Option<IpAddr>) -> 
         return Err(Refusal::ContentTooLarge);
     }
     let via = forwarded::read(&head.headers, peer, &config.trusted_proxies);
-    Ok((Client { method: head.method, target, fields: head.headers, via }, content))
+    Ok((
+        Client {
+            method: head.method,
+            target,
+            fields: head.headers,
+            via,
+        },
+        content,
+    ))
 }
 
 /// RFC 9112 §6: one way to read where the content ends, or none at all.
@@ -158,7 +204,9 @@ fn check_framing(version: Version, fields: &HeaderMap) -> Result<(), Refusal> {
     let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => {}
-        (Some(coding), None) if version == Version::HTTP_11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
+        (Some(coding), None)
+            if version == Version::HTTP_11
+                && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
         _ => return Err(Refusal::BadFraming),
     }
     let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
@@ -169,7 +217,9 @@ fn check_framing(version: Version, fields: &HeaderMap) -> Result<(), Refusal> {
             let canonical = !digits.is_empty()
                 && digits.iter().all(u8::is_ascii_digit)
                 && (digits.len() == 1 || digits[0] != b'0')
-                && length.to_str().is_ok_and(|digits| digits.parse::<i64>().is_ok());
+                && length
+                    .to_str()
+                    .is_ok_and(|digits| digits.parse::<i64>().is_ok());
             canonical.then_some(()).ok_or(Refusal::BadFraming)
         }
         _ => Err(Refusal::BadFraming),
@@ -204,7 +254,11 @@ fn log(method: &Method, path: &str, route: &str, reply: &Reply, took: Duration) 
 
 impl Setup {
     pub fn new(config: Config, upstream: Arc<Upstream>, coherence: Coherence) -> Setup {
-        let served = config.routes.iter().map(|route| Served::new(&config, route)).collect();
+        let served = config
+            .routes
+            .iter()
+            .map(|route| Served::new(&config, route))
+            .collect();
         Setup {
             config,
             served,
@@ -239,7 +293,10 @@ impl Setup {
 
 impl Served {
     fn new(config: &Config, route: &Route) -> Served {
-        let name = route.key.group().map_or_else(|| route.key.as_str().to_owned(), |group| group.as_str().to_owned());
+        let name = route.key.group().map_or_else(
+            || route.key.as_str().to_owned(),
+            |group| group.as_str().to_owned(),
+        );
         Served {
             absence: plan::absence_states(config, route),
             varied: ArcSwap::default(),
@@ -265,7 +322,13 @@ impl Served {
         if new {
             self.varied.rcu(|known| {
                 let mut known = known.as_ref().clone();
-                known.extend(names.iter().filter(|name| !known.contains(name)).cloned().collect::<Vec<_>>());
+                known.extend(
+                    names
+                        .iter()
+                        .filter(|name| !known.contains(name))
+                        .cloned()
+                        .collect::<Vec<_>>(),
+                );
                 known.sort_by(|a, b| a.as_str().cmp(b.as_str()));
                 known
             });
@@ -282,7 +345,9 @@ impl Served {
             }
             *asked = Some(clock::stopwatch());
         }
-        let Ok(words) = coherence.store().notes(&self.noted_as).await else { return false };
+        let Ok(words) = coherence.store().notes(&self.noted_as).await else {
+            return false;
+        };
         let names: Vec<HeaderName> = words
             .iter()
             .filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok())

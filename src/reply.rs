@@ -22,8 +22,15 @@ pub struct Reply {
 }
 
 /// From a copy: whole, or 304 where the client's own is still good.
-pub fn from_copy(method: &Method, request: &HeaderMap, stored: &Stored, handling: Handling, now: Timestamp) -> Reply {
-    let not_modified = stored.status == StatusCode::OK && conditions::not_modified(request, &stored.fields);
+pub fn from_copy(
+    method: &Method,
+    request: &HeaderMap,
+    stored: &Stored,
+    handling: Handling,
+    now: Timestamp,
+) -> Reply {
+    let not_modified =
+        stored.status == StatusCode::OK && conditions::not_modified(request, &stored.fields);
     let mut response = Response::new(match (not_modified, method) {
         (true, _) | (_, &Method::HEAD) => ReplyBody::Empty,
         _ => ReplyBody::whole(stored.body.clone()),
@@ -44,12 +51,21 @@ pub fn from_copy(method: &Method, request: &HeaderMap, stored: &Stored, handling
     if matches!(handling, Handling::Hit { .. }) {
         sent.insert(header::AGE, HeaderValue::from(stored.age(now).as_secs()));
     }
-    *response.status_mut() = if not_modified { StatusCode::NOT_MODIFIED } else { stored.status };
+    *response.status_mut() = if not_modified {
+        StatusCode::NOT_MODIFIED
+    } else {
+        stored.status
+    };
     finished(response, handling)
 }
 
 /// What the upstream said, as it comes.
-pub fn forwarded(status: StatusCode, fields: HeaderMap, body: ReplyBody, handling: Handling) -> Reply {
+pub fn forwarded(
+    status: StatusCode,
+    fields: HeaderMap,
+    body: ReplyBody,
+    handling: Handling,
+) -> Reply {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = fields;
@@ -63,15 +79,23 @@ pub fn error(error: Error) -> Reply {
     let mut response = Response::new(ReplyBody::whole(Bytes::from(body)));
     *response.status_mut() = answer.status;
     let sent = response.headers_mut();
-    sent.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    sent.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     sent.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(after) = answer.retry_after {
-        sent.insert(header::RETRY_AFTER, HeaderValue::from(after.max(Duration::from_secs(1)).as_secs()));
+        sent.insert(
+            header::RETRY_AFTER,
+            HeaderValue::from(after.max(Duration::from_secs(1)).as_secs()),
+        );
     }
     if answer.close {
         sent.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let handling = Handling::Own { detail: error.word() };
+    let handling = Handling::Own {
+        detail: error.word(),
+    };
     sent.append(CACHE_STATUS, handling.header());
     Reply { response, handling }
 }

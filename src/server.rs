@@ -34,15 +34,23 @@ pub struct Manners {
 
 /// Takes the port; nothing is accepted yet.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
 /// Serves until `end` turns true, then lets what is under way finish.
-pub async fn serve<F, Answer, B>(listener: TcpListener, manners: Manners, mut end: watch::Receiver<bool>, answer: F)
-where
+pub async fn serve<F, Answer, B>(
+    listener: TcpListener,
+    manners: Manners,
+    mut end: watch::Receiver<bool>,
+    answer: F,
+) where
     F: Fn(Request<Incoming>, IpAddr) -> Answer + Clone + Send + Sync + 'static,
     Answer: Future<Output = Response<B>> + Send + 'static,
     B: Body + Send + 'static,
@@ -90,7 +98,10 @@ where
         });
     }
     drop(listener);
-    if tokio::time::timeout(manners.drain, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(manners.drain, graceful.shutdown())
+        .await
+        .is_err()
+    {
         warn!(after = ?manners.drain, "requests were still under way at the end");
     }
 }

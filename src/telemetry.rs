@@ -14,7 +14,8 @@ use crate::config::{LogFormat, Logs};
 pub fn start(logs: &Logs) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&logs.level));
     // What other crates say at debug and trace may hold what a client sent: they are heard up to info.
-    let ours = filter_fn(|event| event.target().starts_with("larder") || *event.level() <= Level::INFO);
+    let ours =
+        filter_fn(|event| event.target().starts_with("larder") || *event.level() <= Level::INFO);
     let registry = tracing_subscriber::registry().with(filter).with(ours);
     let json = match logs.format {
         LogFormat::Json => true,
@@ -23,7 +24,14 @@ pub fn start(logs: &Logs) {
     };
     // Err only says that logging was started before.
     let _ = match json {
-        true => registry.with(fmt::layer().json().flatten_event(true).with_current_span(false)).try_init(),
+        true => registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(false),
+            )
+            .try_init(),
         false => registry.with(fmt::layer().with_target(false)).try_init(),
     };
 }

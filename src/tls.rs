@@ -19,22 +19,34 @@ pub fn install_provider() {
 
 /// Connects as a client to `host`, which is also the SNI; verified against `ca_file` alone if there is one,
 /// else against the system's roots and Mozilla's.
-pub async fn connect(host: &str, ca_file: Option<&Path>, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+pub async fn connect(
+    host: &str,
+    ca_file: Option<&Path>,
+    stream: TcpStream,
+) -> io::Result<TlsStream<TcpStream>> {
     let roots = match ca_file {
         Some(file) => private_roots(file)?,
         None => public_roots(),
     };
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    let config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name =
+        ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;
+    TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
 }
 
 /// The certificates of a PEM file.
 pub fn private_roots(file: &Path) -> io::Result<RootCertStore> {
-    let unreadable = |e: &dyn std::fmt::Display| io::Error::other(format!("{}: {e}", file.display()));
+    let unreadable =
+        |e: &dyn std::fmt::Display| io::Error::other(format!("{}: {e}", file.display()));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(file).map_err(|e| unreadable(&e))? {
-        roots.add(certificate.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
+        roots
+            .add(certificate.map_err(|e| unreadable(&e))?)
+            .map_err(|e| unreadable(&e))?;
     }
     match roots.is_empty() {
         true => Err(unreadable(&"no certificate in it")),
@@ -43,7 +55,9 @@ pub fn private_roots(file: &Path) -> io::Result<RootCertStore> {
 }
 
 fn public_roots() -> RootCertStore {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
     // A system without readable roots still has Mozilla's.
     for certificate in rustls_native_certs::load_native_certs().certs {
         let _ = roots.add(certificate);

@@ -69,7 +69,8 @@ impl Upstream {
         if let Ok(permit) = self.slots.clone().try_acquire_owned() {
             return Ok(Slot(permit));
         }
-        let _place = Place::take(&self.queued, self.settings.queue).ok_or(UpstreamFailure::QueueFull)?;
+        let _place =
+            Place::take(&self.queued, self.settings.queue).ok_or(UpstreamFailure::QueueFull)?;
         match tokio::time::timeout(self.settings.total, self.slots.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Slot(permit)),
             Ok(Err(_)) | Err(_) => Err(UpstreamFailure::QueueTimeout),
@@ -77,11 +78,17 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub async fn send(self: &Arc<Self>, slot: Slot, request: Outgoing) -> Result<Response<UpstreamBody>, UpstreamFailure> {
+    pub async fn send(
+        self: &Arc<Self>,
+        slot: Slot,
+        request: Outgoing,
+    ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
         let progress = request.body.progress();
         let exchange = self.exchange(request);
         let response = match progress {
-            None => tokio::time::timeout(self.settings.total, exchange).await.map_err(|_| UpstreamFailure::TotalTimeout)??,
+            None => tokio::time::timeout(self.settings.total, exchange)
+                .await
+                .map_err(|_| UpstreamFailure::TotalTimeout)??,
             Some(progress) => self.while_streaming(exchange, &progress).await?,
         };
         let (response, sender) = response;
@@ -91,7 +98,10 @@ impl Upstream {
         Ok(response.map(|incoming| UpstreamBody {
             incoming,
             silence: Silence::new(self.settings.idle),
-            returning: Some(Returning { upstream: self.clone(), sender }),
+            returning: Some(Returning {
+                upstream: self.clone(),
+                sender,
+            }),
             _slot: slot,
         }))
     }
@@ -105,7 +115,10 @@ impl Upstream {
         tokio::pin!(exchange);
         let mut seen = (u64::MAX, false);
         loop {
-            let now = (progress.bytes.load(Ordering::Relaxed), progress.done.load(Ordering::Relaxed));
+            let now = (
+                progress.bytes.load(Ordering::Relaxed),
+                progress.done.load(Ordering::Relaxed),
+            );
             if now == seen {
                 return Err(UpstreamFailure::TotalTimeout);
             }
@@ -116,13 +129,25 @@ impl Upstream {
         }
     }
 
-    async fn exchange(&self, request: Outgoing) -> Result<(Response<Incoming>, SendRequest<RequestBody>), UpstreamFailure> {
-        let resendable = matches!(request.method, Method::GET | Method::HEAD) && matches!(request.body, RequestBody::Empty);
-        let Outgoing { method, target, fields, body } = request;
+    async fn exchange(
+        &self,
+        request: Outgoing,
+    ) -> Result<(Response<Incoming>, SendRequest<RequestBody>), UpstreamFailure> {
+        let resendable = matches!(request.method, Method::GET | Method::HEAD)
+            && matches!(request.body, RequestBody::Empty);
+        let Outgoing {
+            method,
+            target,
+            fields,
+            body,
+        } = request;
         let build = |body: RequestBody| {
             let mut request = Request::new(body);
             *request.method_mut() = method.clone();
-            *request.uri_mut() = target.as_str().parse().map_err(|_| UpstreamFailure::Malformed)?;
+            *request.uri_mut() = target
+                .as_str()
+                .parse()
+                .map_err(|_| UpstreamFailure::Malformed)?;
             *request.headers_mut() = fields.clone();
             Ok::<_, UpstreamFailure>(request)
         };
@@ -155,7 +180,9 @@ impl Upstream {
         // For a streamed body this would count its content too: `while_streaming` watches that.
         match self.settings.first_byte >= self.settings.total {
             true => Ok(answer.await),
-            false => tokio::time::timeout(self.settings.first_byte, answer).await.map_err(|_| UpstreamFailure::FirstByteTimeout),
+            false => tokio::time::timeout(self.settings.first_byte, answer)
+                .await
+                .map_err(|_| UpstreamFailure::FirstByteTimeout),
         }
     }
 
@@ -163,7 +190,10 @@ impl Upstream {
     async fn pooled(&self) -> Option<SendRequest<RequestBody>> {
         loop {
             let mut idle = self.idle.lock().pop()?;
-            if idle.since.elapsed() < self.settings.pool_idle && !idle.sender.is_closed() && idle.sender.ready().await.is_ok() {
+            if idle.since.elapsed() < self.settings.pool_idle
+                && !idle.sender.is_closed()
+                && idle.sender.ready().await.is_ok()
+            {
                 return Some(idle.sender);
             }
         }
@@ -173,12 +203,19 @@ impl Upstream {
         tokio::time::timeout(self.settings.connect, async {
             match &self.settings.address {
                 UpstreamAddress::Tcp { host, port } => {
-                    let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(|_| UpstreamFailure::Connect)?;
+                    let stream = TcpStream::connect((host.as_str(), *port))
+                        .await
+                        .map_err(|_| UpstreamFailure::Connect)?;
                     let _ = stream.set_nodelay(true);
                     handshake(TokioIo::new(stream)).await
                 }
                 UpstreamAddress::Unix(path) => {
-                    handshake(TokioIo::new(UnixStream::connect(path).await.map_err(|_| UpstreamFailure::Connect)?)).await
+                    handshake(TokioIo::new(
+                        UnixStream::connect(path)
+                            .await
+                            .map_err(|_| UpstreamFailure::Connect)?,
+                    ))
+                    .await
                 }
             }
         })
@@ -213,7 +250,10 @@ where
 
 /// Lost without a byte of an answer, as a kept-alive connection is when its server closes it.
 fn is_lost(error: &hyper::Error) -> bool {
-    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io_kind(error).is_some()
+    error.is_incomplete_message()
+        || error.is_canceled()
+        || error.is_closed()
+        || io_kind(error).is_some()
 }
 
 fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
@@ -280,7 +320,10 @@ impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let body = self.get_mut();
         loop {
             return match Pin::new(&mut body.incoming).poll_frame(cx) {
@@ -303,7 +346,9 @@ impl Body for UpstreamBody {
                 Poll::Pending => match body.silence.poll_over(cx) {
                     Poll::Ready(()) => {
                         body.returning = None;
-                        Poll::Ready(Some(Err(Box::new(Broken("the upstream fell silent in the middle of its answer")))))
+                        Poll::Ready(Some(Err(Box::new(Broken(
+                            "the upstream fell silent in the middle of its answer",
+                        )))))
                     }
                     Poll::Pending => Poll::Pending,
                 },

@@ -20,7 +20,9 @@ pub fn partition(access: Access, config: &Config, fields: &HeaderMap, key: &mut 
                     key.credential(name, value);
                 }
             }
-            for cookie in cookies(fields).filter(|cookie| !is_ignored(cookie, &config.ignore_cookies)) {
+            for cookie in
+                cookies(fields).filter(|cookie| !is_ignored(cookie, &config.ignore_cookies))
+            {
                 key.cookie(cookie);
             }
         }
@@ -35,8 +37,13 @@ pub fn fill_credentials(access: Access, config: &Config, client: &HeaderMap, fil
             for name in std::iter::once(&header::AUTHORIZATION).chain(&config.credential_headers) {
                 copy(name, client, fill);
             }
-            let kept: Vec<&[u8]> = cookies(client).filter(|cookie| !is_ignored(cookie, &config.ignore_cookies)).collect();
-            if let Some(value) = (!kept.is_empty()).then(|| HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok()).flatten() {
+            let kept: Vec<&[u8]> = cookies(client)
+                .filter(|cookie| !is_ignored(cookie, &config.ignore_cookies))
+                .collect();
+            if let Some(value) = (!kept.is_empty())
+                .then(|| HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok())
+                .flatten()
+            {
                 fill.insert(header::COOKIE, value);
             }
         }
@@ -45,7 +52,9 @@ pub fn fill_credentials(access: Access, config: &Config, client: &HeaderMap, fil
 
 /// Whether the request carries anything that `public` would leave out.
 pub fn has_credential(config: &Config, fields: &HeaderMap) -> bool {
-    std::iter::once(&header::AUTHORIZATION).chain(&config.credential_headers).any(|name| fields.contains_key(name))
+    std::iter::once(&header::AUTHORIZATION)
+        .chain(&config.credential_headers)
+        .any(|name| fields.contains_key(name))
         || cookies(fields).any(|cookie| !is_ignored(cookie, &config.ignore_cookies))
 }
 
@@ -68,12 +77,16 @@ fn cookies(fields: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 
 /// A cookie is ignored by its exact name, or by a prefix that ends in `*`. One without a name is never.
 fn is_ignored(cookie: &[u8], ignored: &[String]) -> bool {
-    let Some(equals) = cookie.iter().position(|&b| b == b'=') else { return false };
+    let Some(equals) = cookie.iter().position(|&b| b == b'=') else {
+        return false;
+    };
     let name = cookie[..equals].trim_ascii();
-    ignored.iter().any(|pattern| match pattern.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix.as_bytes()),
-        None => name == pattern.as_bytes(),
-    })
+    ignored
+        .iter()
+        .any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix.as_bytes()),
+            None => name == pattern.as_bytes(),
+        })
 }
 
 #[cfg(test)]
@@ -86,7 +99,15 @@ mod tests {
 
     #[test]
     fn every_cookie_is_a_credential_but_those_that_are_ignored_by_name() {
-        for cookie in ["sessionid=a", "id=1", "csrftoken2=x", "x_ga=1", "csrftoken", "=x", "CSRFTOKEN=x"] {
+        for cookie in [
+            "sessionid=a",
+            "id=1",
+            "csrftoken2=x",
+            "x_ga=1",
+            "csrftoken",
+            "=x",
+            "CSRFTOKEN=x",
+        ] {
             assert!(!is_ignored(cookie.as_bytes(), &ignored()), "{cookie}");
         }
         for cookie in ["csrftoken=x", "_ga=1", "_ga_ABC=1"] {
@@ -99,6 +120,9 @@ mod tests {
         let mut fields = HeaderMap::new();
         fields.append(header::COOKIE, HeaderValue::from_static("a=1;b=2 ; "));
         fields.append(header::COOKIE, HeaderValue::from_static("c=3"));
-        assert_eq!(cookies(&fields).collect::<Vec<_>>(), [b"a=1", b"b=2", b"c=3"]);
+        assert_eq!(
+            cookies(&fields).collect::<Vec<_>>(),
+            [b"a=1", b"b=2", b"c=3"]
+        );
     }
 }

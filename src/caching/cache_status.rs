@@ -98,14 +98,26 @@ impl Forward {
 pub enum Handling {
     /// Served from the store, fresh for that many seconds more.
     Hit { ttl: u64 },
-    Forwarded { why: Forward, status: Option<StatusCode>, stored: bool, collapsed: bool, detail: Option<&'static str> },
+    Forwarded {
+        why: Forward,
+        status: Option<StatusCode>,
+        stored: bool,
+        collapsed: bool,
+        detail: Option<&'static str>,
+    },
     /// Answered by us alone: refused, or no answer to be had.
     Own { detail: &'static str },
 }
 
 impl Handling {
     pub fn forwarded(why: Forward) -> Handling {
-        Handling::Forwarded { why, status: None, stored: false, collapsed: false, detail: None }
+        Handling::Forwarded {
+            why,
+            status: None,
+            stored: false,
+            collapsed: false,
+            detail: None,
+        }
     }
 
     /// `hit`, or why it went forward: the log's one word.
@@ -134,7 +146,13 @@ impl fmt::Display for Handling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Handling::Hit { ttl } => write!(f, "larder; hit; ttl={ttl}"),
-            Handling::Forwarded { why, status, stored, collapsed, detail } => {
+            Handling::Forwarded {
+                why,
+                status,
+                stored,
+                collapsed,
+                detail,
+            } => {
                 write!(f, "larder; fwd={}", why.word())?;
                 if let Some(status) = status {
                     write!(f, "; fwd-status={}", status.as_str())?;
@@ -161,10 +179,20 @@ mod tests {
 
     #[test]
     fn it_reads_as_rfc_9211_writes_it() {
-        assert_eq!(Handling::Hit { ttl: 3599 }.to_string(), "larder; hit; ttl=3599");
+        assert_eq!(
+            Handling::Hit { ttl: 3599 }.to_string(),
+            "larder; hit; ttl=3599"
+        );
         let stored = Handling::Forwarded {
-            why: Forward::UriMiss, status: Some(StatusCode::OK), stored: true, collapsed: true, detail: Some("absent"),
+            why: Forward::UriMiss,
+            status: Some(StatusCode::OK),
+            stored: true,
+            collapsed: true,
+            detail: Some("absent"),
         };
-        assert_eq!(stored.to_string(), "larder; fwd=uri-miss; fwd-status=200; stored; collapsed; detail=absent");
+        assert_eq!(
+            stored.to_string(),
+            "larder; fwd=uri-miss; fwd-status=200; stored; collapsed; detail=absent"
+        );
     }
 }

@@ -36,7 +36,10 @@ impl Directives {
 
     fn take(&mut self, directive: &[u8]) {
         let (name, argument) = match directive.iter().position(|&b| b == b'=') {
-            Some(at) => (directive[..at].trim_ascii(), Some(directive[at + 1..].trim_ascii())),
+            Some(at) => (
+                directive[..at].trim_ascii(),
+                Some(directive[at + 1..].trim_ascii()),
+            ),
             None => (directive.trim_ascii(), None),
         };
         match name.to_ascii_lowercase().as_slice() {
@@ -61,12 +64,19 @@ fn smaller(before: Option<Seconds>, this: Seconds) -> Seconds {
 
 /// Digits only, leading zeros allowed, also as a quoted string; clamped and never wrapped.
 pub fn seconds(argument: Option<&[u8]>) -> Seconds {
-    let Some(text) = argument else { return Seconds::Invalid };
-    let digits = text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\"")).unwrap_or(text);
+    let Some(text) = argument else {
+        return Seconds::Invalid;
+    };
+    let digits = text
+        .strip_prefix(b"\"")
+        .and_then(|t| t.strip_suffix(b"\""))
+        .unwrap_or(text);
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Seconds::Invalid;
     }
-    let value = digits.iter().fold(0u64, |sum, digit| (sum * 10 + u64::from(digit - b'0')).min(FOREVER));
+    let value = digits.iter().fold(0u64, |sum, digit| {
+        (sum * 10 + u64::from(digit - b'0')).min(FOREVER)
+    });
     Seconds::Valid(value)
 }
 
@@ -112,17 +122,29 @@ mod tests {
 
     #[test]
     fn text_inside_a_quoted_string_is_never_a_directive() {
-        assert_eq!(of(&["x=\"a, no-store, \\\", private\", max-age=1"]), Directives { max_age: Some(Seconds::Valid(1)), ..Default::default() });
+        assert_eq!(
+            of(&["x=\"a, no-store, \\\", private\", max-age=1"]),
+            Directives {
+                max_age: Some(Seconds::Valid(1)),
+                ..Default::default()
+            }
+        );
     }
 
     #[test]
     fn delta_seconds_are_digits_only_and_clamped() {
         for (text, expected) in [
-            ("max-age=0060", Seconds::Valid(60)), ("max-age=\"60\"", Seconds::Valid(60)),
+            ("max-age=0060", Seconds::Valid(60)),
+            ("max-age=\"60\"", Seconds::Valid(60)),
             ("max-age=99999999999999999999999", Seconds::Valid(FOREVER)),
-            ("max-age=-1", Seconds::Invalid), ("max-age='60'", Seconds::Invalid), ("max-age=1.5", Seconds::Invalid),
-            ("max-age=a", Seconds::Invalid), ("max-age", Seconds::Invalid), ("max-age=", Seconds::Invalid),
-            ("max-age=60, max-age=5", Seconds::Valid(5)), ("max-age=60, max-age=x", Seconds::Invalid),
+            ("max-age=-1", Seconds::Invalid),
+            ("max-age='60'", Seconds::Invalid),
+            ("max-age=1.5", Seconds::Invalid),
+            ("max-age=a", Seconds::Invalid),
+            ("max-age", Seconds::Invalid),
+            ("max-age=", Seconds::Invalid),
+            ("max-age=60, max-age=5", Seconds::Valid(5)),
+            ("max-age=60, max-age=x", Seconds::Invalid),
         ] {
             assert_eq!(of(&[text]).max_age, Some(expected), "{text}");
         }

@@ -16,15 +16,25 @@ pub struct Exchange {
 
 /// §4.2.3 `corrected_initial_age`: how old the answer was when it came.
 pub fn initial_age(exchange: Exchange, fields: &HeaderMap) -> Duration {
-    let apparent_age = date(fields, header::DATE).map_or(Duration::ZERO, |date| exchange.response_time.since(date));
+    let apparent_age = date(fields, header::DATE)
+        .map_or(Duration::ZERO, |date| exchange.response_time.since(date));
     let response_delay = exchange.response_time.since(exchange.request_time);
     apparent_age.max(age_value(fields) + response_delay)
 }
 
 /// §5.1: the first member of the first Age line; not all digits: ignored.
 fn age_value(fields: &HeaderMap) -> Duration {
-    let first = fields.get(header::AGE).map(|age| age.as_bytes().split(|&b| b == b',').next().unwrap_or_default().trim_ascii());
-    match first.filter(|text| !text.starts_with(b"\"")).map(|text| super::directives::seconds(Some(text))) {
+    let first = fields.get(header::AGE).map(|age| {
+        age.as_bytes()
+            .split(|&b| b == b',')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii()
+    });
+    match first
+        .filter(|text| !text.starts_with(b"\""))
+        .map(|text| super::directives::seconds(Some(text)))
+    {
         Some(Seconds::Valid(seconds)) => Duration::from_secs(seconds),
         Some(Seconds::Invalid) | None => Duration::ZERO,
     }
@@ -41,7 +51,11 @@ pub enum OriginLifetime {
 }
 
 /// §4.2.1: s-maxage, else max-age, else Expires − Date.
-pub fn origin_lifetime(directives: &Directives, fields: &HeaderMap, exchange: Exchange) -> OriginLifetime {
+pub fn origin_lifetime(
+    directives: &Directives,
+    fields: &HeaderMap,
+    exchange: Exchange,
+) -> OriginLifetime {
     match directives.s_maxage.or(directives.max_age) {
         Some(Seconds::Valid(seconds)) => return OriginLifetime::Said(Duration::from_secs(seconds)),
         Some(Seconds::Invalid) => return OriginLifetime::Bad,
@@ -55,7 +69,10 @@ pub fn origin_lifetime(directives: &Directives, fields: &HeaderMap, exchange: Ex
     match (lines.next(), lines.next()) {
         (Some(_), None) => {
             let date = date(fields, header::DATE).unwrap_or(exchange.response_time);
-            OriginLifetime::Said(self::date(fields, header::EXPIRES).map_or(Duration::ZERO, |expires| expires.since(date)))
+            OriginLifetime::Said(
+                self::date(fields, header::EXPIRES)
+                    .map_or(Duration::ZERO, |expires| expires.since(date)),
+            )
         }
         _ => OriginLifetime::Said(Duration::ZERO),
     }
@@ -72,21 +89,43 @@ mod tests {
 
     fn exchange(request: u64, response: u64) -> Exchange {
         let at = |s: u64| Timestamp::from_micros(s * 1_000_000);
-        Exchange { request_time: at(request), response_time: at(response) }
+        Exchange {
+            request_time: at(request),
+            response_time: at(response),
+        }
     }
 
     fn map(lines: &[(header::HeaderName, &str)]) -> HeaderMap {
-        lines.iter().map(|(n, v)| (n.clone(), v.parse().unwrap())).collect()
+        lines
+            .iter()
+            .map(|(n, v)| (n.clone(), v.parse().unwrap()))
+            .collect()
     }
 
     #[test]
     fn an_answer_is_as_old_as_its_date_its_age_or_the_time_it_took_say() {
         let at_100 = "Thu, 01 Jan 1970 00:01:40 GMT";
-        assert_eq!(initial_age(exchange(100, 103), &HeaderMap::new()), Duration::from_secs(3));
-        assert_eq!(initial_age(exchange(100, 103), &map(&[(header::AGE, "7, 9")])), Duration::from_secs(10));
-        assert_eq!(initial_age(exchange(130, 133), &map(&[(header::DATE, at_100)])), Duration::from_secs(33));
-        assert_eq!(initial_age(exchange(50, 51), &map(&[(header::DATE, at_100)])), Duration::from_secs(1), "a Date ahead of us");
-        assert_eq!(initial_age(exchange(100, 100), &map(&[(header::AGE, "x")])), Duration::ZERO);
+        assert_eq!(
+            initial_age(exchange(100, 103), &HeaderMap::new()),
+            Duration::from_secs(3)
+        );
+        assert_eq!(
+            initial_age(exchange(100, 103), &map(&[(header::AGE, "7, 9")])),
+            Duration::from_secs(10)
+        );
+        assert_eq!(
+            initial_age(exchange(130, 133), &map(&[(header::DATE, at_100)])),
+            Duration::from_secs(33)
+        );
+        assert_eq!(
+            initial_age(exchange(50, 51), &map(&[(header::DATE, at_100)])),
+            Duration::from_secs(1),
+            "a Date ahead of us"
+        );
+        assert_eq!(
+            initial_age(exchange(100, 100), &map(&[(header::AGE, "x")])),
+            Duration::ZERO
+        );
     }
 
     #[test]
@@ -98,11 +137,23 @@ mod tests {
         let said = |s| OriginLifetime::Said(Duration::from_secs(s));
         let expires = (header::EXPIRES, "Thu, 01 Jan 1970 00:02:00 GMT");
         assert_eq!(lifetime(&[]), OriginLifetime::Unsaid);
-        assert_eq!(lifetime(&[(header::CACHE_CONTROL, "max-age=1, s-maxage=2"), expires.clone()]), said(2));
-        assert_eq!(lifetime(&[(header::CACHE_CONTROL, "max-age=1"), expires.clone()]), said(1));
+        assert_eq!(
+            lifetime(&[
+                (header::CACHE_CONTROL, "max-age=1, s-maxage=2"),
+                expires.clone()
+            ]),
+            said(2)
+        );
+        assert_eq!(
+            lifetime(&[(header::CACHE_CONTROL, "max-age=1"), expires.clone()]),
+            said(1)
+        );
         assert_eq!(lifetime(&[expires.clone()]), said(20));
         assert_eq!(lifetime(&[expires.clone(), expires.clone()]), said(0));
         assert_eq!(lifetime(&[(header::EXPIRES, "0")]), said(0));
-        assert_eq!(lifetime(&[(header::CACHE_CONTROL, "max-age=-1"), expires]), OriginLifetime::Bad);
+        assert_eq!(
+            lifetime(&[(header::CACHE_CONTROL, "max-age=-1"), expires]),
+            OriginLifetime::Bad
+        );
     }
 }

@@ -28,11 +28,17 @@ enum Part {
 
 impl<'s> CopyKey<'s> {
     pub fn new(secret: &'s HashingSecret) -> Self {
-        CopyKey { secret, hasher: None }
+        CopyKey {
+            secret,
+            hasher: None,
+        }
     }
 
     pub fn credential(&mut self, name: &HeaderName, value: &HeaderValue) {
-        self.part(Part::Credential, &[name.as_str().as_bytes(), value.as_bytes()]);
+        self.part(
+            Part::Credential,
+            &[name.as_str().as_bytes(), value.as_bytes()],
+        );
     }
 
     pub fn cookie(&mut self, pair: &[u8]) {
@@ -56,7 +62,9 @@ impl<'s> CopyKey<'s> {
     }
 
     fn part(&mut self, part: Part, pieces: &[&[u8]]) {
-        let hasher = self.hasher.get_or_insert_with(|| blake3::Hasher::new_keyed(&self.secret.0));
+        let hasher = self
+            .hasher
+            .get_or_insert_with(|| blake3::Hasher::new_keyed(&self.secret.0));
         hasher.update(&[part as u8]);
         for piece in pieces {
             hasher.update(&(piece.len() as u64).to_le_bytes());
@@ -117,10 +125,16 @@ mod tests {
             key(|k| k.cookie(b"a=1")),
             key(|k| k.credential(&header::AUTHORIZATION, &token)),
             key(|k| k.field(&header::ORIGIN, [&token].into_iter())),
-            key(|k| { k.query("a"); k.query("=1") }),
+            key(|k| {
+                k.query("a");
+                k.query("=1")
+            }),
         ];
         for (i, a) in keys.iter().enumerate() {
-            assert!(i == 0 || (a.len() == "it360acad:users:list~".len() + 32 && a.contains("list~")), "{a}");
+            assert!(
+                i == 0 || (a.len() == "it360acad:users:list~".len() + 32 && a.contains("list~")),
+                "{a}"
+            );
             assert!(keys.iter().skip(i + 1).all(|b| a != b));
         }
     }
@@ -129,7 +143,11 @@ mod tests {
     fn another_deployments_secret_makes_other_keys() {
         let template = crate::route::KeyTemplate::parse("users:list").unwrap();
         let family = template.family(&Default::default()).unwrap();
-        let with = |secret| { let mut copy = CopyKey::new(secret); copy.query("a"); copy.of("p", &family) };
+        let with = |secret| {
+            let mut copy = CopyKey::new(secret);
+            copy.query("a");
+            copy.of("p", &family)
+        };
         assert_ne!(with(&SECRET), with(&HashingSecret([8; 32])));
     }
 }

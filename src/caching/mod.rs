@@ -5,5 +5,5 @@ pub mod cache_status;
 pub mod directives;
 pub mod freshness;
 pub mod key;
-pub mod storing;
 pub mod stored;
+pub mod storing;

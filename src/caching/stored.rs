@@ -49,9 +49,22 @@ impl Stored {
 
     /// Bytes it takes in memory, roughly but never less: what `memory.size` bounds.
     pub fn weight(&self) -> u64 {
-        let fields: usize = self.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 96).sum();
-        let epochs: usize = self.epochs.iter().map(|(state, _)| state.as_str().len() + 64).sum();
-        (size_of::<Self>() + self.body.len() + fields + epochs + self.origin.len() + 32 * self.varied.len()) as u64
+        let fields: usize = self
+            .fields
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 96)
+            .sum();
+        let epochs: usize = self
+            .epochs
+            .iter()
+            .map(|(state, _)| state.as_str().len() + 64)
+            .sum();
+        (size_of::<Self>()
+            + self.body.len()
+            + fields
+            + epochs
+            + self.origin.len()
+            + 32 * self.varied.len()) as u64
     }
 }
 

@@ -57,7 +57,12 @@ pub fn storable(
     if status != StatusCode::OK {
         return Err(Reason::Status);
     }
-    if fields.get_all(header::CONTENT_ENCODING).iter().flat_map(list_members).any(|c| !c.eq_ignore_ascii_case("identity")) {
+    if fields
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .flat_map(list_members)
+        .any(|c| !c.eq_ignore_ascii_case("identity"))
+    {
         return Err(Reason::Encoded);
     }
     if content_length.is_some_and(|length| length > policy.max_body) {
@@ -72,7 +77,11 @@ pub fn storable(
         OriginLifetime::Bad => return Err(Reason::BadFreshness),
     };
     match lifetime > initial_age {
-        true => Ok(Storable { lifetime, initial_age, varied }),
+        true => Ok(Storable {
+            lifetime,
+            initial_age,
+            varied,
+        }),
         false => Err(Reason::Stale),
     }
 }
@@ -80,14 +89,20 @@ pub fn storable(
 /// The nominated fields that split the key. Accept is always in it, Accept-Encoding is asked as identity,
 /// Cookie and Authorization are in the credential's partition or not sent at all.
 pub fn varied(policy: &Policy, fields: &HeaderMap) -> Result<Vec<HeaderName>, Reason> {
-    const SATISFIED: [HeaderName; 4] = [header::ACCEPT, header::ACCEPT_ENCODING, header::COOKIE, header::AUTHORIZATION];
+    const SATISFIED: [HeaderName; 4] = [
+        header::ACCEPT,
+        header::ACCEPT_ENCODING,
+        header::COOKIE,
+        header::AUTHORIZATION,
+    ];
     let mut varied = Vec::new();
     for line in fields.get_all(header::VARY) {
         if line.to_str().is_err() {
             return Err(Reason::VaryUnkeyed);
         }
         for member in list_members(line) {
-            let name = HeaderName::from_bytes(member.as_bytes()).map_err(|_| Reason::VaryUnkeyed)?;
+            let name =
+                HeaderName::from_bytes(member.as_bytes()).map_err(|_| Reason::VaryUnkeyed)?;
             if SATISFIED.contains(&name) || policy.vary.contains(&name) || varied.contains(&name) {
                 continue;
             }
@@ -112,7 +127,10 @@ pub fn kept_fields(fields: &HeaderMap, exchange: Exchange) -> HeaderMap {
     kept.remove(header::AGE);
     if !kept.contains_key(header::DATE) {
         let date = httpdate::fmt_http_date(exchange.response_time.to_system_time());
-        kept.insert(header::DATE, HeaderValue::from_str(&date).expect("a date is a field value"));
+        kept.insert(
+            header::DATE,
+            HeaderValue::from_str(&date).expect("a date is a field value"),
+        );
     }
     kept
 }
@@ -123,12 +141,35 @@ mod tests {
     use crate::clock::Timestamp;
 
     fn decide(status: u16, lines: &[(&str, &str)]) -> Result<Storable, Reason> {
-        let fields: HeaderMap =
-            lines.iter().map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), v.parse().unwrap())).collect();
-        let policy = Policy { ttl: Duration::from_secs(3600), override_origin: false, max_body: 1000, vary: &[] };
+        let fields: HeaderMap = lines
+            .iter()
+            .map(|(n, v)| {
+                (
+                    HeaderName::from_bytes(n.as_bytes()).unwrap(),
+                    v.parse().unwrap(),
+                )
+            })
+            .collect();
+        let policy = Policy {
+            ttl: Duration::from_secs(3600),
+            override_origin: false,
+            max_body: 1000,
+            vary: &[],
+        };
         let at = Timestamp::from_micros(100_000_000);
-        let length = fields.get(header::CONTENT_LENGTH).map(|l| l.to_str().unwrap().parse().unwrap());
-        storable(&policy, StatusCode::from_u16(status).unwrap(), &fields, length, Exchange { request_time: at, response_time: at })
+        let length = fields
+            .get(header::CONTENT_LENGTH)
+            .map(|l| l.to_str().unwrap().parse().unwrap());
+        storable(
+            &policy,
+            StatusCode::from_u16(status).unwrap(),
+            &fields,
+            length,
+            Exchange {
+                request_time: at,
+                response_time: at,
+            },
+        )
     }
 
     fn lifetime(lines: &[(&str, &str)]) -> Result<u64, Reason> {
@@ -138,35 +179,81 @@ mod tests {
     #[test]
     fn where_the_origin_says_nothing_the_routes_ttl_counts() {
         assert_eq!(lifetime(&[]), Ok(3600));
-        assert_eq!(lifetime(&[("vary", "Accept, Cookie"), ("etag", "\"a\"")]), Ok(3600));
+        assert_eq!(
+            lifetime(&[("vary", "Accept, Cookie"), ("etag", "\"a\"")]),
+            Ok(3600)
+        );
     }
 
     #[test]
     fn an_explicit_directive_of_the_origin_wins_over_the_routes_ttl() {
         assert_eq!(lifetime(&[("cache-control", "max-age=60")]), Ok(60));
-        assert_eq!(lifetime(&[("cache-control", "max-age=60"), ("age", "30")]), Ok(60));
-        assert_eq!(lifetime(&[("cache-control", "max-age=60"), ("age", "60")]), Err(Reason::Stale));
-        assert_eq!(lifetime(&[("cache-control", "max-age=0")]), Err(Reason::Stale));
-        assert_eq!(lifetime(&[("cache-control", "no-cache")]), Err(Reason::NoCache));
-        assert_eq!(lifetime(&[("cache-control", "max-age=x")]), Err(Reason::BadFreshness));
+        assert_eq!(
+            lifetime(&[("cache-control", "max-age=60"), ("age", "30")]),
+            Ok(60)
+        );
+        assert_eq!(
+            lifetime(&[("cache-control", "max-age=60"), ("age", "60")]),
+            Err(Reason::Stale)
+        );
+        assert_eq!(
+            lifetime(&[("cache-control", "max-age=0")]),
+            Err(Reason::Stale)
+        );
+        assert_eq!(
+            lifetime(&[("cache-control", "no-cache")]),
+            Err(Reason::NoCache)
+        );
+        assert_eq!(
+            lifetime(&[("cache-control", "max-age=x")]),
+            Err(Reason::BadFreshness)
+        );
     }
 
     #[test]
     fn what_concerns_one_client_alone_is_never_kept_whatever_its_status() {
         for status in [200, 404, 500] {
-            assert_eq!(decide(status, &[("set-cookie", "s=1")]), Err(Reason::SetCookie));
-            assert_eq!(decide(status, &[("cache-control", "no-store, max-age=60")]), Err(Reason::NoStore));
-            assert_eq!(decide(status, &[("cache-control", "Private=\"x\"")]), Err(Reason::Private));
+            assert_eq!(
+                decide(status, &[("set-cookie", "s=1")]),
+                Err(Reason::SetCookie)
+            );
+            assert_eq!(
+                decide(status, &[("cache-control", "no-store, max-age=60")]),
+                Err(Reason::NoStore)
+            );
+            assert_eq!(
+                decide(status, &[("cache-control", "Private=\"x\"")]),
+                Err(Reason::Private)
+            );
         }
     }
 
     #[test]
     fn an_answer_that_varies_by_what_the_key_cannot_hold_is_not_kept() {
-        for vary in ["*", "Accept, *", ", *", "User-Agent", "Accept, X-Tenant", "b\u{e4}d"] {
-            assert_eq!(lifetime(&[("vary", vary)]), Err(Reason::VaryUnkeyed), "{vary}");
+        for vary in [
+            "*",
+            "Accept, *",
+            ", *",
+            "User-Agent",
+            "Accept, X-Tenant",
+            "b\u{e4}d",
+        ] {
+            assert_eq!(
+                lifetime(&[("vary", vary)]),
+                Err(Reason::VaryUnkeyed),
+                "{vary}"
+            );
         }
         assert_eq!(
-            decide(200, &[("vary", "accept, origin"), ("vary", "Accept-Language, Cookie, ORIGIN")]).unwrap().varied,
+            decide(
+                200,
+                &[
+                    ("vary", "accept, origin"),
+                    ("vary", "Accept-Language, Cookie, ORIGIN")
+                ]
+            )
+            .unwrap()
+            .varied,
             [header::ORIGIN, header::ACCEPT_LANGUAGE]
         );
     }
@@ -176,8 +263,14 @@ mod tests {
         for status in [201, 204, 206, 301, 304, 400, 401, 403, 404, 410, 500, 503] {
             assert_eq!(decide(status, &[]), Err(Reason::Status));
         }
-        assert_eq!(lifetime(&[("content-length", "1001")]), Err(Reason::TooLarge));
-        assert_eq!(lifetime(&[("content-encoding", "gzip")]), Err(Reason::Encoded));
+        assert_eq!(
+            lifetime(&[("content-length", "1001")]),
+            Err(Reason::TooLarge)
+        );
+        assert_eq!(
+            lifetime(&[("content-encoding", "gzip")]),
+            Err(Reason::Encoded)
+        );
     }
 
     proptest::proptest! {

@@ -19,16 +19,26 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let admin = match arguments.admin {
-        Some(address) => by_hand::Admin { address, token: None },
+        Some(address) => by_hand::Admin {
+            address,
+            token: None,
+        },
         None => by_hand::Admin::of(&super::load(&arguments.file.config)?)?,
     };
-    let path = if arguments.ready { "/readyz" } else { "/healthz" };
+    let path = if arguments.ready {
+        "/readyz"
+    } else {
+        "/healthz"
+    };
     let (status, body) = admin.ask(Method::GET, path, Vec::new())?;
     if arguments.ready {
         print!("{}", String::from_utf8_lossy(&body));
     }
     match status.is_success() {
         true => Ok(()),
-        false => Err(Failure::Failed(format!("{} answers {status}", admin.address))),
+        false => Err(Failure::Failed(format!(
+            "{} answers {status}",
+            admin.address
+        ))),
     }
 }

@@ -17,10 +17,14 @@ use crate::config::file;
 
 /// A caching reverse proxy for REST APIs that is never stale after a write.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, after_help = "\
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "\
 Try it:   larder demo
 Run it:   larder serve -c proxy.yaml
-A key is written as in redis-cli, with or without the prefix (users:list), or as a path (/api/users/7/).")]
+A key is written as in redis-cli, with or without the prefix (users:list), or as a path (/api/users/7/)."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -76,7 +80,9 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Serve(arguments) => serve::run(&arguments),
-        Command::Check(file) => check::run(&file),
+        Command::Check(file) => {
+            load(&file.config).map(|config| print!("{}", check::describe(&config)))
+        }
         Command::Get(arguments) => by_hand::get(&arguments),
         Command::Set(arguments) => by_hand::set(&arguments),
         Command::Purge(arguments) => by_hand::purge(&arguments),
@@ -97,13 +103,14 @@ pub fn main() -> ExitCode {
 
 /// Reads and checks the file; warnings go to standard error.
 fn load(path: &Path) -> Result<Config, Failure> {
-    load_over(path, &file::Over::default())
+    load_over(path, &file::Overrides::default())
 }
 
 /// As `load`, with what the command line says in place of the file's own words.
-fn load_over(path: &Path, over: &file::Over) -> Result<Config, Failure> {
+fn load_over(path: &Path, over: &file::Overrides) -> Result<Config, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
-    let loaded = file::load(path, over, &environment).map_err(|error| Failure::Config(error.to_string()))?;
+    let loaded = file::load_with(path, &environment, over)
+        .map_err(|error| Failure::Config(error.to_string()))?;
     for warning in &loaded.warnings {
         eprintln!("{warning}");
     }

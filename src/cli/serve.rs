@@ -40,7 +40,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let over = crate::config::file::Over {
+    let over = crate::config::file::Overrides {
         listen: arguments.listen.clone(),
         admin: arguments.admin.clone(),
         upstream: arguments.upstream.clone(),
@@ -68,14 +68,16 @@ pub struct Running {
 impl Running {
     /// Takes the ports and connects to the store, or says why not; nothing is half-started.
     pub async fn start(config: Config) -> Result<Running, Failure> {
-        raise_descriptors(config.limits.connections);
         let listener = bind("listen", config.listen)?;
-        let admin = config.admin.map(|address| bind("admin", address)).transpose()?;
+        let admin = config
+            .admin
+            .map(|address| bind("admin", address))
+            .transpose()?;
         let journal = Arc::new(Journal::default());
         let store = store(&config, journal.clone()).await?;
         let limits = config.limits.clone();
         let manners = Manners {
-            connections: limits.connections,
+            connections: room_for(limits.connections),
             fields: limits.fields,
             head: limits.head,
             header_timeout: limits.header_timeout,
@@ -85,34 +87,62 @@ impl Running {
         let coherence = Coherence::new(Arc::new(store), journal);
         let proxy = Arc::new(Proxy::new(Setup::new(config, upstream, coherence)));
         let (end, ended) = watch::channel(false);
-        let address = |listener: &TcpListener| listener.local_addr().map_err(|error| Failure::Failed(error.to_string()));
-        let (listen, admin_address) = (address(&listener)?, admin.as_ref().map(address).transpose()?);
+        let address = |listener: &TcpListener| {
+            listener
+                .local_addr()
+                .map_err(|error| Failure::Failed(error.to_string()))
+        };
+        let (listen, admin_address) = (
+            address(&listener)?,
+            admin.as_ref().map(address).transpose()?,
+        );
         if let Some(admin) = admin {
             let (proxy, ended) = (proxy.clone(), ended.clone());
             // The operator's listener stays until the process ends: it tells that we are draining.
             let stays = watch::channel(false);
-            let own = Manners { connections: 256, ..manners };
+            let own = Manners {
+                connections: 256,
+                ..manners
+            };
             tokio::spawn(async move {
                 let _stays = &stays.0;
-                server::serve(admin, own, stays.1.clone(), move |request, _| admin::answer(proxy.clone(), ended.clone(), request)).await;
+                server::serve(admin, own, stays.1.clone(), move |request, _| {
+                    admin::answer(proxy.clone(), ended.clone(), request)
+                })
+                .await;
             });
         }
         let serving = {
             let proxy = proxy.clone();
-            tokio::spawn(server::serve(listener, manners, ended, move |request, peer| {
-                let proxy = proxy.clone();
-                async move { proxy.handle(request, Some(peer)).await }
-            }))
+            tokio::spawn(server::serve(
+                listener,
+                manners,
+                ended,
+                move |request, peer| {
+                    let proxy = proxy.clone();
+                    async move { proxy.handle(request, Some(peer)).await }
+                },
+            ))
         };
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());
         info!(%listen, admin = at, "larder serves");
-        Ok(Running { listen, admin: admin_address, end, serving, proxy, drain: limits.drain })
+        Ok(Running {
+            listen,
+            admin: admin_address,
+            end,
+            serving,
+            proxy,
+            drain: limits.drain,
+        })
     }
 
     /// Until SIGTERM or SIGINT; then what is under way is finished.
     pub async fn until_told(self) {
         let told = async {
-            let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            let (Ok(mut terminate), Ok(mut interrupt)) = (
+                signal(SignalKind::terminate()),
+                signal(SignalKind::interrupt()),
+            ) else {
                 return std::future::pending().await;
             };
             tokio::select! {
@@ -121,7 +151,10 @@ impl Running {
             }
         };
         let signal = told.await;
-        info!(signal, "draining: nothing new is accepted, what is under way is finished");
+        info!(
+            signal,
+            "draining: nothing new is accepted, what is under way is finished"
+        );
         self.stop().await;
         info!("larder has ended");
     }
@@ -132,8 +165,14 @@ impl Running {
         // Writes outlive their clients: they are finished, too, before the process ends.
         let writes = &self.proxy.setup().writes;
         writes.close();
-        if tokio::time::timeout(self.drain, writes.wait()).await.is_err() {
-            warn!(writes = writes.len(), "writes were still under way at the end");
+        if tokio::time::timeout(self.drain, writes.wait())
+            .await
+            .is_err()
+        {
+            warn!(
+                writes = writes.len(),
+                "writes were still under way at the end"
+            );
         }
     }
 }
@@ -142,10 +181,18 @@ async fn store(config: &Config, journal: Arc<Journal>) -> Result<Store, Failure>
     match &config.store.address {
         StoreAddress::Memory => Ok(Store::Memory(Memory::new(config.memory_size))),
         StoreAddress::Redis(settings) => {
-            let longest = config.routes.iter().map(|route| route.ttl).max().unwrap_or_default();
+            let longest = config
+                .routes
+                .iter()
+                .map(|route| route.ttl)
+                .max()
+                .unwrap_or_default();
             let states = plan::every_state(config);
-            let redis = Redis::start(&config.store, settings.clone(), longest, states, journal).await;
-            redis.map(Store::Redis).map_err(|why| Failure::Config(format!("store: {why}")))
+            let redis =
+                Redis::start(&config.store, settings.clone(), longest, states, journal).await;
+            redis
+                .map(Store::Redis)
+                .map_err(|why| Failure::Config(format!("store: {why}")))
         }
     }
 }
@@ -153,28 +200,45 @@ async fn store(config: &Config, journal: Arc<Journal>) -> Result<Store, Failure>
 /// The protocol over the configured store, for a command that needs no proxy.
 pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
     let journal = Arc::new(Journal::default());
-    Ok(Coherence::new(Arc::new(store(config, journal.clone()).await?), journal))
+    Ok(Coherence::new(
+        Arc::new(store(config, journal.clone()).await?),
+        journal,
+    ))
 }
 
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     server::bind(address).map_err(|error| {
         let remedy = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; something else listens there: stop it, or choose another port",
-            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need the right to bind them (CAP_NET_BIND_SERVICE)",
+            std::io::ErrorKind::AddrInUse => {
+                "; something else listens there: stop it, or choose another port"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need the right to bind them (CAP_NET_BIND_SERVICE)"
+            }
             _ => "",
         };
-        Failure::Failed(format!("cannot listen on {address} (`{key}`): {error}{remedy}"))
+        Failure::Failed(format!(
+            "cannot listen on {address} (`{key}`): {error}{remedy}"
+        ))
     })
 }
 
-/// Each client connection takes a descriptor: the soft limit is often 1024.
-fn raise_descriptors(connections: usize) {
-    let wanted = connections as u64 + 1024;
-    match rlimit::increase_nofile_limit(wanted) {
-        Ok(got) if got < wanted => {
-            warn!(descriptors = got, wanted, "fewer descriptors than `limits.connections` may need: raise `ulimit -n` (LimitNOFILE= in a unit)");
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "cannot raise the limit of descriptors"),
+/// Each client connection takes a descriptor, and the soft limit is often 1024. Gives how many connections
+/// there is room for.
+fn room_for(connections: usize) -> usize {
+    /// For the upstream, the store, the listeners and whatever a library opens.
+    const OTHERS: u64 = 256;
+    let wanted = connections as u64 + OTHERS;
+    let got = rlimit::increase_nofile_limit(wanted).unwrap_or(1024);
+    let room = usize::try_from(got.saturating_sub(OTHERS))
+        .unwrap_or(connections)
+        .min(connections)
+        .max(64);
+    if room < connections.min(1024) {
+        warn!(
+            connections = room,
+            "few descriptors: raise `ulimit -n` (LimitNOFILE= in a unit) for more connections"
+        );
     }
+    room
 }

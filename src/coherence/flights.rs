@@ -83,7 +83,10 @@ pub struct Follower<A> {
 
 impl<A: Clone> Flights<A> {
     pub fn new() -> Self {
-        Flights { shards: Arc::new((0..SHARDS).map(|_| Mutex::default()).collect()), hasher: RandomState::new() }
+        Flights {
+            shards: Arc::new((0..SHARDS).map(|_| Mutex::default()).collect()),
+            hasher: RandomState::new(),
+        }
     }
 
     pub fn join(&self, key: &str, fence: &Fence) -> Turn<A> {
@@ -97,13 +100,23 @@ impl<A: Clone> Flights<A> {
                 (_, None) => !left,
                 (None, Some(_)) => false,
             };
-            let Some(interest) = joinable.then(|| flight.interest.upgrade()).flatten() else { continue };
+            let Some(interest) = joinable.then(|| flight.interest.upgrade()).flatten() else {
+                continue;
+            };
             let absence = fence.absence.is_some() && fence.absence == flight.fence.absence;
-            return Turn::Follow(Follower { answer: flight.answer.subscribe(), interest, leads: false, may_share_status: !left || absence });
+            return Turn::Follow(Follower {
+                answer: flight.answer.subscribe(),
+                interest,
+                leads: false,
+                may_share_status: !left || absence,
+            });
         }
         let after = match fence.epochs {
             Some(_) => None,
-            None => under_way.iter().rfind(|flight| flight.fence.epochs.is_none()).map(|flight| flight.answer.subscribe()),
+            None => under_way
+                .iter()
+                .rfind(|flight| flight.fence.epochs.is_none())
+                .map(|flight| flight.answer.subscribe()),
         };
         let interest = Arc::new(Interest(Mutex::new(None)));
         let flight = Arc::new(Flight {
@@ -113,8 +126,22 @@ impl<A: Clone> Flights<A> {
             interest: Arc::downgrade(&interest),
         });
         under_way.push(flight.clone());
-        let follower = Follower { answer: flight.answer.subscribe(), interest, leads: true, may_share_status: true };
-        Turn::Lead(Fill { flight, key: key.to_owned(), shards: self.shards.clone(), shard, after }, follower)
+        let follower = Follower {
+            answer: flight.answer.subscribe(),
+            interest,
+            leads: true,
+            may_share_status: true,
+        };
+        Turn::Lead(
+            Fill {
+                flight,
+                key: key.to_owned(),
+                shards: self.shards.clone(),
+                shard,
+                after,
+            },
+            follower,
+        )
     }
 }
 
@@ -169,7 +196,10 @@ impl<A: Clone> Follower<A> {
 
     /// The first answer that is for this one; `None` if the fetch was given up without.
     pub async fn answer(&mut self, is_for_me: impl Fn(&A) -> bool) -> Option<A> {
-        let answer = self.answer.wait_for(|answer| answer.as_ref().is_some_and(&is_for_me)).await;
+        let answer = self
+            .answer
+            .wait_for(|answer| answer.as_ref().is_some_and(&is_for_me))
+            .await;
         answer.ok().and_then(|answer| answer.clone())
     }
 
@@ -186,8 +216,18 @@ mod tests {
     use crate::coherence::{Epoch, StateKey};
 
     fn fence(epoch: Option<u64>, absence: Option<u64>) -> Fence {
-        let epochs = |name: &str, fresh| [(StateKey::new(name), Epoch::new(Timestamp::from_micros(1), fresh))].into_iter().collect();
-        Fence { epochs: epoch.map(|e| epochs("f~state", e)), absence: absence.map(|e| epochs("list~state", e)) }
+        let epochs = |name: &str, fresh| {
+            [(
+                StateKey::new(name),
+                Epoch::new(Timestamp::from_micros(1), fresh),
+            )]
+            .into_iter()
+            .collect()
+        };
+        Fence {
+            epochs: epoch.map(|e| epochs("f~state", e)),
+            absence: absence.map(|e| epochs("list~state", e)),
+        }
     }
 
     fn leads(turn: Turn<u8>) -> (Fill<u8>, Follower<u8>) {
@@ -230,7 +270,10 @@ mod tests {
     fn the_absence_of_a_thing_is_shared_only_where_a_create_would_have_been_seen() {
         let flights = Flights::new();
         let (fill, _a) = leads(flights.join("k", &fence(Some(1), Some(5))));
-        assert!(follows(flights.join("k", &fence(Some(1), Some(6)))).may_share_status, "it has not left");
+        assert!(
+            follows(flights.join("k", &fence(Some(1), Some(6)))).may_share_status,
+            "it has not left"
+        );
         fill.leave();
         assert!(follows(flights.join("k", &fence(Some(1), Some(5)))).may_share_status);
         assert!(!follows(flights.join("k", &fence(Some(1), Some(6)))).may_share_status);

@@ -86,7 +86,13 @@ impl Coherence {
     }
 
     /// One round trip: the copy, if it is valid and may be served under `origin` now.
-    pub async fn look_up(&self, copy: &str, states: &States, origin: &str, now: Timestamp) -> LookUp {
+    pub async fn look_up(
+        &self,
+        copy: &str,
+        states: &States,
+        origin: &str,
+        now: Timestamp,
+    ) -> LookUp {
         match self.store.look_up(copy, states).await {
             Ok(found) => judge(found, origin, now),
             Err(Away) => LookUp::Miss(Reason::StoreAway),
@@ -95,12 +101,21 @@ impl Coherence {
 
     /// The epochs to fetch under, made where absent. `Err` says why there are none: held, or the store away.
     pub async fn open(&self, states: &States) -> Result<Epochs, Reason> {
-        let seen = self.store.open(states).await.map_err(|Away| Reason::StoreAway)?;
+        let seen = self
+            .store
+            .open(states)
+            .await
+            .map_err(|Away| Reason::StoreAway)?;
         protocol::epochs(&seen).ok_or(Reason::Held)
     }
 
     /// Stores a copy under the epochs that it carries.
-    pub async fn commit(&self, copy: &str, stored: Arc<Stored>, now: Timestamp) -> Result<(), Reason> {
+    pub async fn commit(
+        &self,
+        copy: &str,
+        stored: Arc<Stored>,
+        now: Timestamp,
+    ) -> Result<(), Reason> {
         let left = stored.lifetime.saturating_sub(stored.age(now));
         self.store.put(copy, stored, left).await
     }
@@ -108,9 +123,15 @@ impl Coherence {
     /// Announces a write on every state it touches. `Err` when that could not be confirmed.
     pub async fn begin(&self, states: Vec<StateKey>) -> Result<Write, Away> {
         let hold = HoldId(fresh_bits());
-        let step = Step::Begin { hold, lasting: HOLD };
+        let step = Step::Begin {
+            hold,
+            lasting: HOLD,
+        };
         match self.store.step(&states, step).await {
-            Ok(_) => Ok(Write { states, hold: Some(hold) }),
+            Ok(_) => Ok(Write {
+                states,
+                hold: Some(hold),
+            }),
             Err(Away) => {
                 // Some of it may have arrived: taken back as unchanged when the store is there again.
                 self.journal.add(&states, Some((hold, Outcome::Unchanged)));
@@ -127,7 +148,11 @@ impl Coherence {
     /// Confirms what became of a write. When the store cannot be reached the purge is journalled.
     pub async fn finish(&self, write: Write, outcome: Outcome) -> Result<(), Away> {
         let step = match (write.hold, outcome) {
-            (Some(hold), outcome) => Step::Finish { hold, outcome, lasting: HOLD },
+            (Some(hold), outcome) => Step::Finish {
+                hold,
+                outcome,
+                lasting: HOLD,
+            },
             (None, Outcome::Unchanged) => return Ok(()),
             (None, Outcome::Changed | Outcome::Ambiguous) => Step::Purge,
         };
@@ -139,7 +164,8 @@ impl Coherence {
                 Ok(())
             }
             Err(Away) => {
-                self.journal.add(&write.states, write.hold.map(|hold| (hold, outcome)));
+                self.journal
+                    .add(&write.states, write.hold.map(|hold| (hold, outcome)));
                 Err(Away)
             }
         }
@@ -193,14 +219,21 @@ impl Journal {
     fn add(&self, states: &[StateKey], hold: Option<(HoldId, Outcome)>) {
         let mut owed = self.0.lock();
         if owed.purges.len() + owed.finishes.len() >= JOURNAL_CAPACITY && !owed.everything {
-            warn!("too many purges are owed to the store: everything will be purged when it is back");
-            *owed = Owed { everything: true, ..Owed::default() };
+            warn!(
+                "too many purges are owed to the store: everything will be purged when it is back"
+            );
+            *owed = Owed {
+                everything: true,
+                ..Owed::default()
+            };
         }
         if owed.everything {
             return;
         }
         match hold {
-            Some((hold, outcome)) => owed.finishes.extend(states.iter().map(|s| (s.clone(), hold, outcome))),
+            Some((hold, outcome)) => owed
+                .finishes
+                .extend(states.iter().map(|s| (s.clone(), hold, outcome))),
             None => owed.purges.extend(states.iter().cloned()),
         }
     }
@@ -213,7 +246,8 @@ impl Journal {
     /// Takes out what was replayed; what came since stays.
     pub fn paid(&self, paid: &Owed) {
         let mut owed = self.0.lock();
-        owed.finishes.retain(|finish| !paid.finishes.contains(finish));
+        owed.finishes
+            .retain(|finish| !paid.finishes.contains(finish));
         owed.purges.retain(|purge| !paid.purges.contains(purge));
         owed.everything &= !paid.everything;
     }

@@ -45,8 +45,12 @@ impl Epoch {
     pub fn parse(text: &str) -> Option<Epoch> {
         let (micros, fresh) = text.split_once('-')?;
         let well_formed = !micros.is_empty() && micros.len() <= 16 && fresh.len() == 16;
-        let micros = u64::from_str_radix(micros, 16).ok().filter(|_| well_formed)?;
-        Some(Epoch(u128::from(micros) << 64 | u128::from(u64::from_str_radix(fresh, 16).ok()?)))
+        let micros = u64::from_str_radix(micros, 16)
+            .ok()
+            .filter(|_| well_formed)?;
+        Some(Epoch(
+            u128::from(micros) << 64 | u128::from(u64::from_str_radix(fresh, 16).ok()?),
+        ))
     }
 }
 
@@ -112,7 +116,11 @@ pub enum Step {
     /// A writer announces itself, for at most so long.
     Begin { hold: HoldId, lasting: Duration },
     /// The writer is done; an ambiguous one leaves its hold for so long.
-    Finish { hold: HoldId, outcome: Outcome, lasting: Duration },
+    Finish {
+        hold: HoldId,
+        outcome: Outcome,
+        lasting: Duration,
+    },
     /// A purge by hand.
     Purge,
 }
@@ -155,7 +163,11 @@ impl State {
                 self.take(hold);
                 self.holds.push((hold, deadline(now, lasting)));
             }
-            Step::Finish { hold, outcome, lasting } => match outcome {
+            Step::Finish {
+                hold,
+                outcome,
+                lasting,
+            } => match outcome {
                 Outcome::Changed => {
                     own_hold = self.take(hold);
                     self.epoch = None;
@@ -171,13 +183,17 @@ impl State {
             },
             Step::Purge => self.epoch = None,
         }
-        Reply { seen: self.seen(), own_hold }
+        Reply {
+            seen: self.seen(),
+            own_hold,
+        }
     }
 
     /// Whoever sweeps an overdue hold drops the epoch in the same step: its write may have come to pass.
     fn sweep(&mut self, now: Timestamp) {
         let before = self.holds.len();
-        self.holds.retain(|(_, deadline)| *deadline > now.as_millis());
+        self.holds
+            .retain(|(_, deadline)| *deadline > now.as_millis());
         if self.holds.len() < before {
             self.epoch = None;
         }
@@ -199,7 +215,10 @@ impl State {
         let mut holds = SmallVec::new();
         for word in words {
             let (id, deadline) = word.split_once('@')?;
-            holds.push((HoldId(u64::from_str_radix(id, 16).ok()?), deadline.parse().ok()?));
+            holds.push((
+                HoldId(u64::from_str_radix(id, 16).ok()?),
+                deadline.parse().ok()?,
+            ));
         }
         Some(State { epoch, holds })
     }
@@ -211,7 +230,9 @@ impl fmt::Display for State {
             Some(epoch) => write!(f, "{epoch}")?,
             None => f.write_str("-")?,
         }
-        self.holds.iter().try_for_each(|(id, deadline)| write!(f, " {id}@{deadline}"))
+        self.holds
+            .iter()
+            .try_for_each(|(id, deadline)| write!(f, " {id}@{deadline}"))
     }
 }
 
@@ -224,7 +245,8 @@ fn deadline(now: Timestamp, lasting: Duration) -> Deadline {
 pub fn valid(copy: &Epochs, seen: &[(StateKey, Seen)]) -> bool {
     copy.len() == seen.len()
         && copy.iter().all(|(state, epoch)| {
-            seen.iter().any(|(asked, found)| asked == state && *found == Seen::Current(*epoch))
+            seen.iter()
+                .any(|(asked, found)| asked == state && *found == Seen::Current(*epoch))
         })
 }
 
@@ -266,11 +288,18 @@ mod tests {
     }
 
     fn begin(hold: u64) -> Step {
-        Step::Begin { hold: HoldId(hold), lasting: MINUTE }
+        Step::Begin {
+            hold: HoldId(hold),
+            lasting: MINUTE,
+        }
     }
 
     fn finish(hold: u64, outcome: Outcome) -> Step {
-        Step::Finish { hold: HoldId(hold), outcome, lasting: MINUTE }
+        Step::Finish {
+            hold: HoldId(hold),
+            outcome,
+            lasting: MINUTE,
+        }
     }
 
     fn opened(state: &mut State, now: u64, fresh: u64) -> Option<Epoch> {
@@ -327,7 +356,11 @@ mod tests {
         state.apply(begin(1), at(0));
         state.apply(finish(1, Outcome::Ambiguous), at(30));
         assert_eq!(opened(&mut state, 59, 2), None);
-        assert_eq!(state.seen(), Seen::Held, "a hold counts until it has been swept");
+        assert_eq!(
+            state.seen(),
+            Seen::Held,
+            "a hold counts until it has been swept"
+        );
         let after = opened(&mut state, 61, 3);
         assert!(after.is_some() && after != before);
     }
@@ -336,7 +369,13 @@ mod tests {
     fn an_ambiguous_finish_puts_back_a_hold_that_was_lost() {
         let mut state = State::default();
         let reply = state.apply(finish(1, Outcome::Ambiguous), at(0));
-        assert_eq!(reply, Reply { seen: Seen::Held, own_hold: false });
+        assert_eq!(
+            reply,
+            Reply {
+                seen: Seen::Held,
+                own_hold: false
+            }
+        );
     }
 
     #[test]
@@ -362,13 +401,28 @@ mod tests {
         let key = |name: &str| StateKey::new(name);
         let (a, b) = (Epoch::new(at(0), 1), Epoch::new(at(0), 2));
         let copy: Epochs = [(key("f"), a), (key("g"), b)].into_iter().collect();
-        assert!(valid(&copy, &[(key("g"), Seen::Current(b)), (key("f"), Seen::Current(a))]));
+        assert!(valid(
+            &copy,
+            &[(key("g"), Seen::Current(b)), (key("f"), Seen::Current(a))]
+        ));
         for other in [Seen::Current(a), Seen::Held, Seen::Absent] {
-            assert!(!valid(&copy, &[(key("f"), Seen::Current(a)), (key("g"), other)]));
+            assert!(!valid(
+                &copy,
+                &[(key("f"), Seen::Current(a)), (key("g"), other)]
+            ));
         }
-        assert!(!valid(&copy, &[(key("f"), Seen::Current(a))]), "a state it names was not asked for");
+        assert!(
+            !valid(&copy, &[(key("f"), Seen::Current(a))]),
+            "a state it names was not asked for"
+        );
         let only_family: Epochs = [(key("f"), a)].into_iter().collect();
-        assert!(!valid(&only_family, &[(key("f"), Seen::Current(a)), (key("g"), Seen::Current(b))]), "a state it lacks");
+        assert!(
+            !valid(
+                &only_family,
+                &[(key("f"), Seen::Current(a)), (key("g"), Seen::Current(b))]
+            ),
+            "a state it lacks"
+        );
     }
 
     #[test]
@@ -379,7 +433,11 @@ mod tests {
                 502 | 503 | 504 => Outcome::Ambiguous,
                 _ => Outcome::Changed,
             };
-            assert_eq!(outcome_of_status(StatusCode::from_u16(status).unwrap()), expected, "{status}");
+            assert_eq!(
+                outcome_of_status(StatusCode::from_u16(status).unwrap()),
+                expected,
+                "{status}"
+            );
         }
     }
 

@@ -27,7 +27,10 @@ pub fn not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
         // §13.1.3: with If-None-Match present, If-Modified-Since is ignored.
         return none_match_fails(request, stored.get(header::ETAG));
     }
-    let (Some(since), Some(modified)) = (request.get(header::IF_MODIFIED_SINCE), stored.get(header::LAST_MODIFIED)) else {
+    let (Some(since), Some(modified)) = (
+        request.get(header::IF_MODIFIED_SINCE),
+        stored.get(header::LAST_MODIFIED),
+    ) else {
         return false;
     };
     match (date(since), date(modified)) {
@@ -39,7 +42,10 @@ pub fn not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
 /// §13.1.2: false (so 304) if any listed tag matches by weak comparison, or `*`.
 fn none_match_fails(request: &HeaderMap, etag: Option<&HeaderValue>) -> bool {
     let Some(stored) = etag.map(|tag| opaque(tag.as_bytes())) else {
-        return request.get_all(header::IF_NONE_MATCH).iter().any(|line| line.as_bytes().trim_ascii() == b"*");
+        return request
+            .get_all(header::IF_NONE_MATCH)
+            .iter()
+            .any(|line| line.as_bytes().trim_ascii() == b"*");
     };
     request.get_all(header::IF_NONE_MATCH).iter().any(|line| {
         let line = line.as_bytes().trim_ascii();
@@ -48,7 +54,9 @@ fn none_match_fails(request: &HeaderMap, etag: Option<&HeaderValue>) -> bool {
 }
 
 fn opaque(tag: &[u8]) -> &[u8] {
-    tag.trim_ascii().strip_prefix(b"W/").unwrap_or(tag.trim_ascii())
+    tag.trim_ascii()
+        .strip_prefix(b"W/")
+        .unwrap_or(tag.trim_ascii())
 }
 
 /// The opaque tags, quotes included, of a list: a comma inside quotes does not end one.
@@ -71,32 +79,56 @@ mod tests {
     use super::*;
 
     fn map(lines: &[(HeaderName, &str)]) -> HeaderMap {
-        lines.iter().map(|(n, v)| (n.clone(), v.parse().unwrap())).collect()
+        lines
+            .iter()
+            .map(|(n, v)| (n.clone(), v.parse().unwrap()))
+            .collect()
     }
 
     #[test]
     fn if_none_match_compares_weakly_any_member_or_star() {
         let stored = map(&[(header::ETAG, "W/\"a,b\"")]);
         for (condition, expected) in [
-            ("\"a,b\"", true), ("W/\"a,b\"", true), ("\"x\", W/\"a,b\"", true), ("*", true),
-            ("\"a\"", false), ("\"x\"", false), ("a,b", false),
+            ("\"a,b\"", true),
+            ("W/\"a,b\"", true),
+            ("\"x\", W/\"a,b\"", true),
+            ("*", true),
+            ("\"a\"", false),
+            ("\"x\"", false),
+            ("a,b", false),
         ] {
-            assert_eq!(not_modified(&map(&[(header::IF_NONE_MATCH, condition)]), &stored), expected, "{condition}");
+            assert_eq!(
+                not_modified(&map(&[(header::IF_NONE_MATCH, condition)]), &stored),
+                expected,
+                "{condition}"
+            );
         }
     }
 
     #[test]
     fn with_if_none_match_present_if_modified_since_is_ignored() {
-        let stored = map(&[(header::ETAG, "\"a\""), (header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT")]);
-        let request = map(&[(header::IF_NONE_MATCH, "\"b\""), (header::IF_MODIFIED_SINCE, "Sun, 06 Nov 2094 08:49:37 GMT")]);
+        let stored = map(&[
+            (header::ETAG, "\"a\""),
+            (header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT"),
+        ]);
+        let request = map(&[
+            (header::IF_NONE_MATCH, "\"b\""),
+            (header::IF_MODIFIED_SINCE, "Sun, 06 Nov 2094 08:49:37 GMT"),
+        ]);
         assert!(!not_modified(&request, &stored));
     }
 
     #[test]
     fn if_modified_since_needs_a_stored_last_modified() {
         let request = map(&[(header::IF_MODIFIED_SINCE, "Sunday, 06-Nov-94 08:49:37 GMT")]);
-        assert!(not_modified(&request, &map(&[(header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT")])));
-        assert!(!not_modified(&request, &map(&[(header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:38 GMT")])));
+        assert!(not_modified(
+            &request,
+            &map(&[(header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT")])
+        ));
+        assert!(!not_modified(
+            &request,
+            &map(&[(header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:38 GMT")])
+        ));
         assert!(!not_modified(&request, &HeaderMap::new()));
     }
 }

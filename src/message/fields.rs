@@ -52,7 +52,11 @@ fn connection_named(fields: &HeaderMap) -> Vec<HeaderName> {
 
 /// The members of one line of a comma-separated field, trimmed, empty ones left out. Not for fields with quoted commas.
 pub fn list_members(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    std::str::from_utf8(value.as_bytes()).unwrap_or_default().split(',').map(str::trim).filter(|m| !m.is_empty())
+    std::str::from_utf8(value.as_bytes())
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim)
+        .filter(|m| !m.is_empty())
 }
 
 /// Takes off what a request must not carry to the upstream: its framing is made anew, Expect is answered
@@ -63,8 +67,11 @@ pub fn strip_request(fields: &mut HeaderMap, drop: &[HeaderName]) {
     for name in drop {
         fields.remove(name);
     }
-    let with_underscore: Vec<HeaderName> =
-        fields.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    let with_underscore: Vec<HeaderName> = fields
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .cloned()
+        .collect();
     for name in with_underscore {
         fields.remove(name);
     }
@@ -82,13 +89,24 @@ mod tests {
     fn fields(lines: &[(&str, &str)]) -> HeaderMap {
         lines
             .iter()
-            .map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap()))
+            .map(|(n, v)| {
+                (
+                    HeaderName::from_bytes(n.as_bytes()).unwrap(),
+                    HeaderValue::from_str(v).unwrap(),
+                )
+            })
             .collect()
     }
 
     #[test]
     fn fields_named_in_connection_end_here_on_any_line_and_in_any_case() {
-        let mut map = fields(&[("connection", "close, X-One"), ("connection", "x-TWO"), ("x-one", "1"), ("x-two", "2"), ("x-three", "3")]);
+        let mut map = fields(&[
+            ("connection", "close, X-One"),
+            ("connection", "x-TWO"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+        ]);
         strip_hop_by_hop(&mut map);
         assert_eq!(map, fields(&[("x-three", "3")]));
     }
@@ -96,8 +114,15 @@ mod tests {
     #[test]
     fn nobody_can_have_the_credential_or_the_framing_removed_by_naming_it() {
         let mut map = fields(&[
-            ("connection", "authorization, cookie, host, content-length, cache-control"),
-            ("authorization", "Token a"), ("cookie", "s=1"), ("host", "h"), ("content-length", "0"), ("cache-control", "no-store"),
+            (
+                "connection",
+                "authorization, cookie, host, content-length, cache-control",
+            ),
+            ("authorization", "Token a"),
+            ("cookie", "s=1"),
+            ("host", "h"),
+            ("content-length", "0"),
+            ("cache-control", "no-store"),
         ]);
         strip_hop_by_hop(&mut map);
         assert_eq!(map.len(), 5);

@@ -18,8 +18,15 @@ const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 /// Every name by which a client could speak in our place.
 const OURS: [HeaderName; 9] = [
-    X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_SERVER,
-    X_FORWARDED_PREFIX, X_FORWARDED_SSL, X_REAL_IP, FORWARDED,
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PORT,
+    X_FORWARDED_SERVER,
+    X_FORWARDED_PREFIX,
+    X_FORWARDED_SSL,
+    X_REAL_IP,
+    FORWARDED,
 ];
 
 /// What is known of a request's way here.
@@ -50,24 +57,44 @@ impl Scheme {
 /// Reads the way here off a request's fields. `peer` is `None` on a unix socket, which is trusted.
 pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, trusted: &[IpNet]) -> Via {
     let trusts = |ip: &IpAddr| trusted.iter().any(|net| net.contains(&ip.to_canonical()));
-    let claims_https = fields.get(X_FORWARDED_PROTO).is_some_and(|proto| last(proto).eq_ignore_ascii_case("https"));
+    let claims_https = fields
+        .get(X_FORWARDED_PROTO)
+        .is_some_and(|proto| last(proto).eq_ignore_ascii_case("https"));
     if !peer.is_none_or(|peer| trusts(&peer)) {
-        return Via { chain: peer.into_iter().collect(), scheme: Scheme::Http, untrusted_https: claims_https };
+        return Via {
+            chain: peer.into_iter().collect(),
+            scheme: Scheme::Http,
+            untrusted_https: claims_https,
+        };
     }
     // From the right: each address was written by the one after it; the first that is not trusted is the
     // client, and what stands left of it is only its word.
     let mut chain: Vec<IpAddr> = peer.into_iter().collect();
-    let told: Vec<&str> = fields.get_all(X_FORWARDED_FOR).iter().flat_map(super::fields::list_members).collect();
+    let told: Vec<&str> = fields
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .flat_map(super::fields::list_members)
+        .collect();
     for address in told.into_iter().rev() {
-        let Ok(address) = address.parse::<IpAddr>() else { break };
+        let Ok(address) = address.parse::<IpAddr>() else {
+            break;
+        };
         chain.push(address);
         if !trusts(&address) {
             break;
         }
     }
     chain.reverse();
-    let scheme = if claims_https { Scheme::Https } else { Scheme::Http };
-    Via { chain, scheme, untrusted_https: false }
+    let scheme = if claims_https {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    };
+    Via {
+        chain,
+        scheme,
+        untrusted_https: false,
+    }
 }
 
 /// Puts our words in place of the client's.
@@ -77,7 +104,10 @@ pub fn write(fields: &mut HeaderMap, via: &Via, scheme: Scheme, host: &str) {
     }
     let chain: Vec<String> = via.chain.iter().map(IpAddr::to_string).collect();
     if let (Some(client), Ok(all)) = (chain.first(), HeaderValue::from_str(&chain.join(", "))) {
-        fields.insert(X_REAL_IP, HeaderValue::from_str(client).expect("an address is a field value"));
+        fields.insert(
+            X_REAL_IP,
+            HeaderValue::from_str(client).expect("an address is a field value"),
+        );
         fields.insert(X_FORWARDED_FOR, all);
     }
     fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
@@ -87,7 +117,13 @@ pub fn write(fields: &mut HeaderMap, via: &Via, scheme: Scheme, host: &str) {
 }
 
 fn last(value: &HeaderValue) -> &str {
-    value.to_str().unwrap_or_default().rsplit(',').next().unwrap_or_default().trim()
+    value
+        .to_str()
+        .unwrap_or_default()
+        .rsplit(',')
+        .next()
+        .unwrap_or_default()
+        .trim()
 }
 
 #[cfg(test)]
@@ -95,7 +131,10 @@ mod tests {
     use super::*;
 
     fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
-        lines.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect()
+        lines
+            .iter()
+            .map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap()))
+            .collect()
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -104,22 +143,55 @@ mod tests {
 
     #[test]
     fn an_untrusted_client_cannot_say_who_it_is_nor_how_it_came() {
-        let fields = map(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "evil")]);
-        let via = read(&fields, Some(ip("203.0.113.9")), &["127.0.0.0/8".parse().unwrap()]);
-        assert_eq!(via, Via { chain: vec![ip("203.0.113.9")], scheme: Scheme::Http, untrusted_https: true });
+        let fields = map(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+        ]);
+        let via = read(
+            &fields,
+            Some(ip("203.0.113.9")),
+            &["127.0.0.0/8".parse().unwrap()],
+        );
+        assert_eq!(
+            via,
+            Via {
+                chain: vec![ip("203.0.113.9")],
+                scheme: Scheme::Http,
+                untrusted_https: true
+            }
+        );
         let mut sent = fields;
         write(&mut sent, &via, via.scheme, "api.example.org");
-        assert_eq!(sent, map(&[
-            ("x-real-ip", "203.0.113.9"), ("x-forwarded-for", "203.0.113.9"),
-            ("x-forwarded-proto", "http"), ("x-forwarded-host", "api.example.org"),
-        ]));
+        assert_eq!(
+            sent,
+            map(&[
+                ("x-real-ip", "203.0.113.9"),
+                ("x-forwarded-for", "203.0.113.9"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "api.example.org"),
+            ])
+        );
     }
 
     #[test]
     fn a_trusted_proxy_is_believed_up_to_the_first_address_that_is_not_trusted() {
-        let fields = map(&[("x-forwarded-for", "6.6.6.6, 198.51.100.7, 10.0.0.2"), ("x-forwarded-proto", "https")]);
-        let via = read(&fields, Some(ip("127.0.0.1")), &["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
-        assert_eq!(via.chain, [ip("198.51.100.7"), ip("10.0.0.2"), ip("127.0.0.1")]);
+        let fields = map(&[
+            ("x-forwarded-for", "6.6.6.6, 198.51.100.7, 10.0.0.2"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        let via = read(
+            &fields,
+            Some(ip("127.0.0.1")),
+            &[
+                "127.0.0.0/8".parse().unwrap(),
+                "10.0.0.0/8".parse().unwrap(),
+            ],
+        );
+        assert_eq!(
+            via.chain,
+            [ip("198.51.100.7"), ip("10.0.0.2"), ip("127.0.0.1")]
+        );
         assert_eq!(via.scheme, Scheme::Https);
     }
 }

@@ -18,7 +18,11 @@ pub enum Canonical {
 }
 
 pub fn canonical(rule: &Query, query: Option<&str>) -> Canonical {
-    let mut pairs: Vec<&str> = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).collect();
+    let mut pairs: Vec<&str> = query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .collect();
     if let Query::Allow { names, other } = rule {
         let listed = |pair: &&str| names.iter().any(|name| *name == decoded_name(pair));
         match other {
@@ -41,7 +45,11 @@ fn name(pair: &str) -> &str {
 fn decoded_name(pair: &str) -> Cow<'_, str> {
     let name = name(pair);
     match name.contains('+') {
-        true => Cow::Owned(percent_decode_str(&name.replace('+', " ")).decode_utf8_lossy().into_owned()),
+        true => Cow::Owned(
+            percent_decode_str(&name.replace('+', " "))
+                .decode_utf8_lossy()
+                .into_owned(),
+        ),
         false => percent_decode_str(name).decode_utf8_lossy(),
     }
 }
@@ -58,7 +66,13 @@ mod tests {
     }
 
     fn allow(other: OtherParameters, query: &str) -> Canonical {
-        canonical(&Query::Allow { names: vec!["page".into(), "role".into()], other }, Some(query))
+        canonical(
+            &Query::Allow {
+                names: vec!["page".into(), "role".into()],
+                other,
+            },
+            Some(query),
+        )
     }
 
     #[test]
@@ -76,14 +90,29 @@ mod tests {
 
     #[test]
     fn an_unlisted_parameter_is_ignored_bypasses_or_is_rejected_by_the_routes_choice() {
-        assert_eq!(allow(OtherParameters::Ignore, "x=1&page=2"), Canonical::Pairs(Some("page=2".into())));
-        assert_eq!(allow(OtherParameters::Bypass, "x=1&page=2"), Canonical::Bypass);
-        assert_eq!(allow(OtherParameters::Reject, "x=1&page=2"), Canonical::Reject);
-        assert_eq!(allow(OtherParameters::Reject, "role=a&page=2"), Canonical::Pairs(Some("page=2&role=a".into())));
+        assert_eq!(
+            allow(OtherParameters::Ignore, "x=1&page=2"),
+            Canonical::Pairs(Some("page=2".into()))
+        );
+        assert_eq!(
+            allow(OtherParameters::Bypass, "x=1&page=2"),
+            Canonical::Bypass
+        );
+        assert_eq!(
+            allow(OtherParameters::Reject, "x=1&page=2"),
+            Canonical::Reject
+        );
+        assert_eq!(
+            allow(OtherParameters::Reject, "role=a&page=2"),
+            Canonical::Pairs(Some("page=2&role=a".into()))
+        );
     }
 
     #[test]
     fn a_listed_name_is_known_in_any_encoding() {
-        assert_eq!(allow(OtherParameters::Reject, "%72ole=a"), Canonical::Pairs(Some("%72ole=a".into())));
+        assert_eq!(
+            allow(OtherParameters::Reject, "%72ole=a"),
+            Canonical::Pairs(Some("%72ole=a".into()))
+        );
     }
 }

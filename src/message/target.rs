@@ -52,9 +52,18 @@ impl ForwardUri {
 }
 
 /// Takes the target, or says why the request goes no further.
-pub fn take(method: &Method, uri: &Uri, version: Version, fields: &HeaderMap, longest: usize) -> Result<TargetUri, Refusal> {
+pub fn take(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    fields: &HeaderMap,
+    longest: usize,
+) -> Result<TargetUri, Refusal> {
     let host = one_host(uri, version, fields)?;
-    if uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
+    if uri
+        .scheme_str()
+        .is_some_and(|scheme| scheme != "http" && scheme != "https")
+    {
         return Err(Refusal::BadTarget);
     }
     let (path, query) = match uri.path_and_query() {
@@ -65,10 +74,17 @@ pub fn take(method: &Method, uri: &Uri, version: Version, fields: &HeaderMap, lo
         return Err(Refusal::TargetTooLong);
     }
     let asterisk = path == "*" && *method == Method::OPTIONS;
-    if !(path.starts_with('/') || asterisk) || path.bytes().any(|b| b == b'\\' || b <= b' ' || b == 0x7f) || hides_a_control(path) {
+    if !(path.starts_with('/') || asterisk)
+        || path.bytes().any(|b| b == b'\\' || b <= b' ' || b == 0x7f)
+        || hides_a_control(path)
+    {
         return Err(Refusal::BadTarget);
     }
-    Ok(TargetUri { path: path.to_owned(), query: query.map(str::to_owned), host })
+    Ok(TargetUri {
+        path: path.to_owned(),
+        query: query.map(str::to_owned),
+        host,
+    })
 }
 
 /// Exactly one valid Host, and an absolute-form target must agree with it.
@@ -76,10 +92,16 @@ fn one_host(uri: &Uri, version: Version, fields: &HeaderMap) -> Result<String, R
     let mut lines = fields.get_all(header::HOST).iter();
     let host = match (lines.next(), lines.next()) {
         (Some(host), None) => host.to_str().map_err(|_| Refusal::BadHost)?,
-        (None, _) if version == Version::HTTP_2 => uri.authority().ok_or(Refusal::BadHost)?.as_str(),
+        (None, _) if version == Version::HTTP_2 => {
+            uri.authority().ok_or(Refusal::BadHost)?.as_str()
+        }
         _ => return Err(Refusal::BadHost),
     };
-    if !valid_host(host) || uri.authority().is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(host)) {
+    if !valid_host(host)
+        || uri
+            .authority()
+            .is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(host))
+    {
         return Err(Refusal::BadHost);
     }
     Ok(host.to_owned())
@@ -98,11 +120,19 @@ pub fn valid_host(text: &str) -> bool {
         },
     };
     let port_is_valid = match port.strip_prefix(':') {
-        Some(digits) => !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok(),
+        Some(digits) => {
+            !digits.is_empty()
+                && digits.bytes().all(|b| b.is_ascii_digit())
+                && digits.parse::<u16>().is_ok()
+        }
         None => port.is_empty(),
     };
     let name_is_valid = name.is_none_or(|name| {
-        !name.is_empty() && name.len() <= 253 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+        !name.is_empty()
+            && name.len() <= 253
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
     });
     port_is_valid && name_is_valid
 }
@@ -110,7 +140,11 @@ pub fn valid_host(text: &str) -> bool {
 /// NUL, CR, LF or a backslash behind percent-encoding.
 fn hides_a_control(path: &str) -> bool {
     path.as_bytes().windows(3).any(|w| {
-        w[0] == b'%' && matches!((w[1], w[2].to_ascii_lowercase()), (b'0', b'0' | b'a' | b'd') | (b'5', b'c'))
+        w[0] == b'%'
+            && matches!(
+                (w[1], w[2].to_ascii_lowercase()),
+                (b'0', b'0' | b'a' | b'd') | (b'5', b'c')
+            )
     })
 }
 
@@ -123,7 +157,13 @@ mod tests {
         for host in hosts {
             fields.append(header::HOST, host.parse().unwrap());
         }
-        take(&Method::GET, &target.parse().unwrap(), Version::HTTP_11, &fields, 8192)
+        take(
+            &Method::GET,
+            &target.parse().unwrap(),
+            Version::HTTP_11,
+            &fields,
+            8192,
+        )
     }
 
     #[test]
@@ -132,7 +172,9 @@ mod tests {
         assert!(take_get("/", &["[::1]:80"]).is_ok());
         assert_eq!(take_get("/", &[]), Err(Refusal::BadHost));
         assert_eq!(take_get("/", &["a", "a"]), Err(Refusal::BadHost));
-        for bad in ["", "a b", "a/b", "a@b", "a?b", "a#b", "a<b", "a:", "a:99999", "a:x", "[::1", "[x]"] {
+        for bad in [
+            "", "a b", "a/b", "a@b", "a?b", "a#b", "a<b", "a:", "a:99999", "a:x", "[::1", "[x]",
+        ] {
             assert_eq!(take_get("/", &[bad]), Err(Refusal::BadHost), "{bad:?}");
         }
     }
@@ -149,11 +191,17 @@ mod tests {
         for bad in ["/a%00", "/a%0d%0a", "/a%5Cb", "/a%5cb"] {
             assert_eq!(take_get(bad, &["a"]), Err(Refusal::BadTarget), "{bad}");
         }
-        assert!(take_get("/a%20b%2f..;x", &["a"]).is_ok(), "odd but harmless: forwarded verbatim");
+        assert!(
+            take_get("/a%20b%2f..;x", &["a"]).is_ok(),
+            "odd but harmless: forwarded verbatim"
+        );
     }
 
     #[test]
     fn a_target_longer_than_the_limit_is_refused() {
-        assert_eq!(take_get(&format!("/{}", "a".repeat(9000)), &["a"]), Err(Refusal::TargetTooLong));
+        assert_eq!(
+            take_get(&format!("/{}", "a".repeat(9000)), &["a"]),
+            Err(Refusal::TargetTooLong)
+        );
     }
 }

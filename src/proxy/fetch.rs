@@ -22,8 +22,8 @@ use crate::caching::freshness::Exchange;
 use crate::caching::stored::Stored;
 use crate::caching::storing::{self, Policy, Storable};
 use crate::clock;
-use crate::coherence::{Epochs, LookUp};
 use crate::coherence::flights::Fill;
+use crate::coherence::{Epochs, LookUp};
 use crate::config::Access;
 use crate::error::UpstreamFailure;
 use crate::message::fields;
@@ -92,7 +92,16 @@ impl Fetch {
         fill.turn().await;
         if self.epochs.is_ok() {
             // Look again: another fetch may have ended between our look-up and our turn, and then there is nothing to do.
-            let again = self.setup.coherence.look_up(&self.asked.copy, &self.asked.states, &self.asked.origin, clock::now()).await;
+            let again = self
+                .setup
+                .coherence
+                .look_up(
+                    &self.asked.copy,
+                    &self.asked.states,
+                    &self.asked.origin,
+                    clock::now(),
+                )
+                .await;
             if let LookUp::Hit(stored, left) = again {
                 return fill.answer(Answer::Found(stored, left));
             }
@@ -102,11 +111,19 @@ impl Fetch {
             Err(failure) => return fill.answer(Answer::Failed(failure)),
         };
         fill.leave();
-        let outgoing: Outgoing = present::fill(&self.setup.config, &self.served().route, &self.client, &self.asked);
+        let outgoing: Outgoing = present::fill(
+            &self.setup.config,
+            &self.served().route,
+            &self.client,
+            &self.asked,
+        );
         let request_time = clock::now();
         match self.setup.upstream.send(slot, outgoing).await {
             Ok(response) => {
-                let exchange = Exchange { request_time, response_time: clock::now() };
+                let exchange = Exchange {
+                    request_time,
+                    response_time: clock::now(),
+                };
                 self.receive(&fill, response, exchange).await;
             }
             Err(failure) => fill.answer(Answer::Failed(failure)),
@@ -117,25 +134,53 @@ impl Fetch {
         &self.setup.served[self.route]
     }
 
-    async fn receive(self, fill: &Fill<Answer>, mut response: Response<UpstreamBody>, exchange: Exchange) {
+    async fn receive(
+        self,
+        fill: &Fill<Answer>,
+        mut response: Response<UpstreamBody>,
+        exchange: Exchange,
+    ) {
         fields::strip_hop_by_hop(response.headers_mut());
         let served = self.served();
         let route = &served.route;
-        let policy = Policy { ttl: route.ttl, override_origin: route.override_origin, max_body: route.max_body, vary: &route.vary };
-        if route.access == Access::Public && matches!(response.status().as_u16(), 401 | 403) && !served.said_not_public.swap(true, Ordering::Relaxed) {
-            warn!(route = route.path.as_str(), status = response.status().as_u16(),
-                "a route with `access: public` is refused without credentials: it is not public; write `access: per-credential`");
+        let policy = Policy {
+            ttl: route.ttl,
+            override_origin: route.override_origin,
+            max_body: route.max_body,
+            vary: &route.vary,
+        };
+        if route.access == Access::Public
+            && matches!(response.status().as_u16(), 401 | 403)
+            && !served.said_not_public.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                route = route.path.as_str(),
+                status = response.status().as_u16(),
+                "a route with `access: public` is refused without credentials: it is not public; write `access: per-credential`"
+            );
         }
         let length = response.body().size_hint().exact();
-        let verdict = storing::storable(&policy, response.status(), response.headers(), length, exchange);
+        let verdict = storing::storable(
+            &policy,
+            response.status(),
+            response.headers(),
+            length,
+            exchange,
+        );
         let (storable, not_stored) = match verdict {
             Ok(storable) => (Some(storable), self.epochs.as_ref().err().copied()),
             Err(reason) if storing::shareable(reason) => (None, Some(reason)),
-            Err(reason) => return fill.answer(Answer::Alone(Arc::new(Mutex::new(Some(response))), reason)),
+            Err(reason) => {
+                return fill.answer(Answer::Alone(Arc::new(Mutex::new(Some(response))), reason));
+            }
         };
         // Judged whatever the status, so that nobody shares what varies by a field their keys do not hold.
         let varied = storing::varied(&policy, response.headers()).unwrap_or_default();
-        let new: Vec<_> = varied.iter().filter(|name| !self.asked.varied.contains(name)).cloned().collect();
+        let new: Vec<_> = varied
+            .iter()
+            .filter(|name| !self.asked.varied.contains(name))
+            .cloned()
+            .collect();
         let (head, body) = response.into_parts();
         let mut incoming = Incoming {
             storable,
@@ -157,7 +202,14 @@ impl Fetch {
     fn asked_again(&self) -> Option<Asked> {
         let secret = self.setup.coherence.store().secret()?;
         let varied = self.served().varied.load_full();
-        match present::present(&self.setup.config, &self.served().route, &self.captures, &self.client, &varied, &secret) {
+        match present::present(
+            &self.setup.config,
+            &self.served().route,
+            &self.captures,
+            &self.client,
+            &varied,
+            &secret,
+        ) {
             Presented::Asked(asked) => Some(*asked),
             Presented::Pass(_) | Presented::Refused(_) => None,
         }
@@ -177,7 +229,13 @@ struct Incoming {
 }
 
 impl Incoming {
-    async fn collect(&mut self, fetch: Fetch, fill: &Fill<Answer>, mut body: UpstreamBody, alone: bool) {
+    async fn collect(
+        &mut self,
+        fetch: Fetch,
+        fill: &Fill<Answer>,
+        mut body: UpstreamBody,
+        alone: bool,
+    ) {
         let most = fetch.served().route.max_body;
         let deadline = tokio::time::Instant::now() + fetch.setup.upstream.settings().total;
         let shared = SharedBody::new(self.length);
@@ -193,9 +251,14 @@ impl Incoming {
                         if !chunks.is_empty() && Some(total) != self.length {
                             if !announced {
                                 announced = true;
-                                fill.answer(Answer::Coming(Arc::new(self.coming(&shared, self.others(alone)))));
+                                fill.answer(Answer::Coming(Arc::new(
+                                    self.coming(&shared, self.others(alone)),
+                                )));
                             }
-                            chunks[shown..].iter().cloned().for_each(|chunk| shared.push(chunk));
+                            chunks[shown..]
+                                .iter()
+                                .cloned()
+                                .for_each(|chunk| shared.push(chunk));
                             shown = chunks.len();
                         }
                         match tokio::time::timeout_at(deadline, next).await {
@@ -207,15 +270,22 @@ impl Incoming {
             };
             match frame {
                 Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else { continue };
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
                     total += data.len() as u64;
                     chunks.push(data);
                     if total > most {
                         // Too large to keep: it goes on to the one whose request it was, alone.
                         self.not_stored = Some(Reason::TooLarge);
-                        chunks[shown..].iter().cloned().for_each(|chunk| shared.push(chunk));
+                        chunks[shown..]
+                            .iter()
+                            .cloned()
+                            .for_each(|chunk| shared.push(chunk));
                         shared.hand_over(body);
-                        return fill.answer(Answer::Coming(Arc::new(self.coming(&shared, Others::GoAlone))));
+                        return fill.answer(Answer::Coming(Arc::new(
+                            self.coming(&shared, Others::GoAlone),
+                        )));
                     }
                 }
                 Some(Err(error)) => {
@@ -232,7 +302,10 @@ impl Incoming {
         let whole = joined(&chunks);
         let fetched = self.keep(&fetch, whole).await;
         // Stored before its last byte leaves, so that whoever has read it finds it.
-        chunks[shown..].iter().cloned().for_each(|chunk| shared.push(chunk));
+        chunks[shown..]
+            .iter()
+            .cloned()
+            .for_each(|chunk| shared.push(chunk));
         shared.finish();
         fill.answer(match alone {
             true => Answer::Varied(Arc::new(fetched)),
@@ -273,23 +346,48 @@ impl Incoming {
             varied: std::mem::take(&mut self.varied),
             epochs: Default::default(),
         };
-        let unstored = |copy, reason, for_its_status| Fetched { copy: Arc::new(copy), not_stored: Some(reason), for_its_status };
-        let Some(storable) = self.storable.take() else { return unstored(copy, Reason::Status, self.for_its_status) };
+        let unstored = |copy, reason, for_its_status| Fetched {
+            copy: Arc::new(copy),
+            not_stored: Some(reason),
+            for_its_status,
+        };
+        let Some(storable) = self.storable.take() else {
+            return unstored(copy, Reason::Status, self.for_its_status);
+        };
         if let Some(reason) = self.not_stored {
             return unstored(copy, reason, false);
         }
-        let asked = match copy.varied.iter().all(|name| fetch.asked.varied.contains(name)) {
+        let asked = match copy
+            .varied
+            .iter()
+            .all(|name| fetch.asked.varied.contains(name))
+        {
             true => Some(fetch.asked.clone()),
             false => fetch.asked_again(),
         };
-        let (Some(asked), Ok(epochs)) = (asked, fetch.epochs.clone()) else { return unstored(copy, Reason::Held, false) };
-        if asked.copy.contains('~') && !fetch.setup.may_add_copy(&asked.family, fetch.served().route.ttl, clock::now()) {
+        let (Some(asked), Ok(epochs)) = (asked, fetch.epochs.clone()) else {
+            return unstored(copy, Reason::Held, false);
+        };
+        if asked.copy.contains('~')
+            && !fetch
+                .setup
+                .may_add_copy(&asked.family, fetch.served().route.ttl, clock::now())
+        {
             return unstored(copy, Reason::TooManyCopies, false);
         }
-        (copy.initial_age, copy.lifetime, copy.epochs) = (storable.initial_age, storable.lifetime, epochs);
+        (copy.initial_age, copy.lifetime, copy.epochs) =
+            (storable.initial_age, storable.lifetime, epochs);
         let copy = Arc::new(copy);
-        let stored = fetch.setup.coherence.commit(&asked.copy, copy.clone(), clock::now()).await;
-        Fetched { copy, not_stored: stored.err(), for_its_status: false }
+        let stored = fetch
+            .setup
+            .coherence
+            .commit(&asked.copy, copy.clone(), clock::now())
+            .await;
+        Fetched {
+            copy,
+            not_stored: stored.err(),
+            for_its_status: false,
+        }
     }
 }
 
@@ -302,7 +400,9 @@ fn broken(fill: &Fill<Answer>, shared: &SharedBody, failure: UpstreamFailure) {
 /// One copy of exactly its size: a slice of a read buffer would keep all of the buffer.
 fn joined(chunks: &[Bytes]) -> Bytes {
     let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
-    chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+    chunks
+        .iter()
+        .for_each(|chunk| whole.extend_from_slice(chunk));
     whole.freeze()
 }
 

@@ -61,7 +61,9 @@ pub fn present(
         Canonical::Bypass => return Presented::Pass(Reason::Parameter),
         Canonical::Reject => return Presented::Refused(Refusal::UnlistedParameter),
     };
-    let Some((family, states)) = plan::states(route, captures) else { return Presented::Pass(Reason::Spelling) };
+    let Some((family, states)) = plan::states(route, captures) else {
+        return Presented::Pass(Reason::Spelling);
+    };
     let mut key = CopyKey::new(secret);
     access::partition(route.access, config, &client.fields, &mut key);
     if let Some(query) = &query {
@@ -87,7 +89,11 @@ pub fn present(
 fn origin(config: &Config, client: &Client) -> String {
     match &config.canonical_origin {
         Some(origin) => format!("{}://{}", origin.scheme, origin.authority),
-        None => format!("{}://{}", client.via.scheme.as_str(), client.target.host().to_ascii_lowercase()),
+        None => format!(
+            "{}://{}",
+            client.via.scheme.as_str(),
+            client.target.host().to_ascii_lowercase()
+        ),
     }
 }
 
@@ -95,17 +101,35 @@ fn origin(config: &Config, client: &Client) -> String {
 pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> Outgoing {
     let mut sent = HeaderMap::with_capacity(16);
     let (host, scheme) = match &config.canonical_origin {
-        Some(origin) => (origin.authority.as_str(), if origin.scheme == "https" { Scheme::Https } else { Scheme::Http }),
+        Some(origin) => (
+            origin.authority.as_str(),
+            if origin.scheme == "https" {
+                Scheme::Https
+            } else {
+                Scheme::Http
+            },
+        ),
         None => (client.target.host(), client.via.scheme),
     };
-    sent.insert(header::HOST, HeaderValue::from_str(host).expect("a valid host is a field value"));
+    sent.insert(
+        header::HOST,
+        HeaderValue::from_str(host).expect("a valid host is a field value"),
+    );
     let accept = match &asked.accept {
-        AcceptClass::Other(accept) => HeaderValue::from_str(accept).unwrap_or(HeaderValue::from_static("application/json")),
+        AcceptClass::Other(accept) => {
+            HeaderValue::from_str(accept).unwrap_or(HeaderValue::from_static("application/json"))
+        }
         AcceptClass::Json | AcceptClass::Html => HeaderValue::from_static("application/json"),
     };
     sent.insert(header::ACCEPT, accept);
-    sent.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    sent.insert(header::USER_AGENT, HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION"))));
+    sent.insert(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
+    sent.insert(
+        header::USER_AGENT,
+        HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION"))),
+    );
     access::fill_credentials(route.access, config, &client.fields, &mut sent);
     // Sent before they are known to matter, or the answer could not say that they do.
     for name in LEARNABLE.iter().chain(&route.vary) {
@@ -128,12 +152,20 @@ pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
     let mut sent = client.fields.clone();
     fields::strip_request(&mut sent, &config.drop_headers);
     let Via { scheme, .. } = client.via;
-    sent.insert(header::HOST, HeaderValue::from_str(client.target.host()).expect("a valid host is a field value"));
+    sent.insert(
+        header::HOST,
+        HeaderValue::from_str(client.target.host()).expect("a valid host is a field value"),
+    );
     forwarded::write(&mut sent, &client.via, scheme, client.target.host());
     fields::append_via(&mut sent);
     if matches!(body, RequestBody::Whole(_)) {
         // Read whole, so its length is known, however it came; hyper writes it.
         sent.remove(header::CONTENT_LENGTH);
     }
-    Outgoing { method: client.method.clone(), target: ForwardUri::verbatim(&client.target), fields: sent, body }
+    Outgoing {
+        method: client.method.clone(),
+        target: ForwardUri::verbatim(&client.target),
+        fields: sent,
+        body,
+    }
 }

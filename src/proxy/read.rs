@@ -22,25 +22,72 @@ use crate::route::Captures;
 const ATTEMPTS: usize = 3;
 
 /// Answers a GET or HEAD that a route may keep.
-pub async fn read(setup: &Arc<Setup>, route: usize, captures: Captures, client: Arc<Client>) -> Result<Reply, Error> {
+pub async fn read(
+    setup: &Arc<Setup>,
+    route: usize,
+    captures: Captures,
+    client: Arc<Client>,
+) -> Result<Reply, Error> {
     let served = &setup.served[route];
     let Some(secret) = setup.coherence.store().secret() else {
-        return pass::pass(setup, &client, RequestBody::Empty, Forward::Bypass, Some(Reason::StoreAway)).await;
+        return pass::pass(
+            setup,
+            &client,
+            RequestBody::Empty,
+            Forward::Bypass,
+            Some(Reason::StoreAway),
+        )
+        .await;
     };
-    let present = |varied: &[http::HeaderName]| present::present(&setup.config, &served.route, &captures, &client, varied, &secret);
+    let present = |varied: &[http::HeaderName]| {
+        present::present(
+            &setup.config,
+            &served.route,
+            &captures,
+            &client,
+            varied,
+            &secret,
+        )
+    };
     let mut why = Reason::Absent;
     for _ in 0..ATTEMPTS {
         let asked = match present(&served.varied.load()) {
             Presented::Asked(asked) => *asked,
-            Presented::Pass(reason) => return pass::pass(setup, &client, RequestBody::Empty, Forward::Bypass, Some(reason)).await,
+            Presented::Pass(reason) => {
+                return pass::pass(
+                    setup,
+                    &client,
+                    RequestBody::Empty,
+                    Forward::Bypass,
+                    Some(reason),
+                )
+                .await;
+            }
             Presented::Refused(refusal) => return Err(refusal.into()),
         };
-        why = match setup.coherence.look_up(&asked.copy, &asked.states, &asked.origin, clock::now()).await {
+        why = match setup
+            .coherence
+            .look_up(&asked.copy, &asked.states, &asked.origin, clock::now())
+            .await
+        {
             LookUp::Hit(stored, left) => {
-                let unknown: Vec<_> = stored.varied.iter().filter(|name| !asked.varied.contains(name)).cloned().collect();
+                let unknown: Vec<_> = stored
+                    .varied
+                    .iter()
+                    .filter(|name| !asked.varied.contains(name))
+                    .cloned()
+                    .collect();
                 if unknown.is_empty() {
-                    let handling = Handling::Hit { ttl: left.as_secs() };
-                    return Ok(reply::from_copy(&client.method, &client.fields, &stored, handling, clock::now()));
+                    let handling = Handling::Hit {
+                        ttl: left.as_secs(),
+                    };
+                    return Ok(reply::from_copy(
+                        &client.method,
+                        &client.fields,
+                        &stored,
+                        handling,
+                        clock::now(),
+                    ));
                 }
                 // Another instance has seen the answers vary: the key holds more than we knew.
                 served.learn_here(&unknown);
@@ -53,7 +100,14 @@ pub async fn read(setup: &Arc<Setup>, route: usize, captures: Captures, client: 
                 "the same answers are asked under several origins and replace each other: set `canonical_origin: {}`, or `hosts:`", asked.origin);
         }
         if client.method == Method::HEAD {
-            return pass::pass(setup, &client, RequestBody::Empty, forward_word(why), Some(why)).await;
+            return pass::pass(
+                setup,
+                &client,
+                RequestBody::Empty,
+                forward_word(why),
+                Some(why),
+            )
+            .await;
         }
         if served.learn_from_others(&setup.coherence).await {
             continue;
@@ -62,7 +116,14 @@ pub async fn read(setup: &Arc<Setup>, route: usize, captures: Captures, client: 
             return Ok(reply);
         }
     }
-    pass::pass(setup, &client, RequestBody::Empty, forward_word(why), Some(why)).await
+    pass::pass(
+        setup,
+        &client,
+        RequestBody::Empty,
+        forward_word(why),
+        Some(why),
+    )
+    .await
 }
 
 /// Leads or follows one fetch. `None`: what came of it is not for this one, ask anew.
@@ -78,15 +139,23 @@ async fn wait(
     let (epochs, fence) = open(setup, served, &asked.states).await;
     let mut follower = match setup.flights.join(&asked.copy, &fence) {
         Turn::Lead(fill, follower) => {
-            let fetch =
-                Fetch { setup: setup.clone(), route, captures: captures.clone(), client: client.clone(), asked: asked.clone(), epochs };
+            let fetch = Fetch {
+                setup: setup.clone(),
+                route,
+                captures: captures.clone(),
+                client: client.clone(),
+                asked: asked.clone(),
+                epochs,
+            };
             follower.ties(tokio::spawn(fetch.run(fill)).abort_handle());
             follower
         }
         Turn::Follow(follower) => follower,
     };
     let leads = follower.leads;
-    let for_me = |answer: &Answer| leads || !matches!(answer, Answer::Coming(coming) if coming.others == Others::Wait);
+    let for_me = |answer: &Answer| {
+        leads || !matches!(answer, Answer::Coming(coming) if coming.others == Others::Wait)
+    };
     // Longer than this nobody waits for another's fetch.
     let patience = setup.upstream.settings().total * 2;
     let Ok(answer) = tokio::time::timeout(patience, follower.answer(for_me)).await else {
@@ -96,18 +165,32 @@ async fn wait(
     match answer {
         None => Ok(None),
         Some(Answer::Found(stored, left)) => {
-            let handling = Handling::Hit { ttl: left.as_secs() };
-            Ok(Some(reply::from_copy(&client.method, &client.fields, &stored, handling, clock::now())))
+            let handling = Handling::Hit {
+                ttl: left.as_secs(),
+            };
+            Ok(Some(reply::from_copy(
+                &client.method,
+                &client.fields,
+                &stored,
+                handling,
+                clock::now(),
+            )))
         }
         Some(Answer::Varied(fetched)) if leads => Ok(Some(whole(client, &fetched, why, collapsed))),
         Some(Answer::Varied(_)) => Ok(None),
-        Some(Answer::Fetched(fetched)) if leads || follower.may_share_status || !fetched.for_its_status => {
+        Some(Answer::Fetched(fetched))
+            if leads || follower.may_share_status || !fetched.for_its_status =>
+        {
             Ok(Some(whole(client, &fetched, why, collapsed)))
         }
         Some(Answer::Fetched(_)) => Ok(None),
-        Some(Answer::Coming(coming)) if leads => Ok(Some(read_along(&coming, &follower, why, collapsed))),
+        Some(Answer::Coming(coming)) if leads => {
+            Ok(Some(read_along(&coming, &follower, why, collapsed)))
+        }
         Some(Answer::Coming(coming)) if coming.others == Others::GoAlone => {
-            pass::fill_alone(setup, served, client, &asked, Reason::TooLarge).await.map(Some)
+            pass::fill_alone(setup, served, client, &asked, Reason::TooLarge)
+                .await
+                .map(Some)
         }
         Some(Answer::Coming(coming)) if follower.may_share_status || !coming.for_its_status => {
             Ok(Some(read_along(&coming, &follower, why, collapsed)))
@@ -116,8 +199,14 @@ async fn wait(
         Some(Answer::Alone(response, reason)) => {
             let taken = if leads { response.lock().take() } else { None };
             match taken {
-                Some(response) => Ok(Some(pass::streamed(response, forward_word(why), Some(reason)))),
-                None => pass::fill_alone(setup, served, client, &asked, reason).await.map(Some),
+                Some(response) => Ok(Some(pass::streamed(
+                    response,
+                    forward_word(why),
+                    Some(reason),
+                ))),
+                None => pass::fill_alone(setup, served, client, &asked, reason)
+                    .await
+                    .map(Some),
             }
         }
         Some(Answer::Failed(failure)) => Err(failure.into()),
@@ -132,12 +221,26 @@ async fn open(setup: &Setup, served: &Served, states: &States) -> (Result<Epochs
     }
     let seen = match setup.coherence.store().open(&all).await {
         Ok(seen) => seen,
-        Err(_) => return (Err(Reason::StoreAway), Fence { epochs: None, absence: None }),
+        Err(_) => {
+            return (
+                Err(Reason::StoreAway),
+                Fence {
+                    epochs: None,
+                    absence: None,
+                },
+            );
+        }
     };
     let (own, others) = seen.split_at(states.len());
     let epochs = protocol::epochs(own);
-    let absence = served.absence.as_ref().and_then(|_| protocol::epochs(others));
-    (epochs.clone().ok_or(Reason::Held), Fence { epochs, absence })
+    let absence = served
+        .absence
+        .as_ref()
+        .and_then(|_| protocol::epochs(others));
+    (
+        epochs.clone().ok_or(Reason::Held),
+        Fence { epochs, absence },
+    )
 }
 
 fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
@@ -148,7 +251,13 @@ fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Re
         collapsed,
         detail: Some(fetched.not_stored.unwrap_or(why).word()),
     };
-    reply::from_copy(&client.method, &client.fields, &fetched.copy, handling, clock::now())
+    reply::from_copy(
+        &client.method,
+        &client.fields,
+        &fetched.copy,
+        handling,
+        clock::now(),
+    )
 }
 
 fn read_along(coming: &Coming, follower: &Follower<Answer>, why: Reason, collapsed: bool) -> Reply {

@@ -17,7 +17,12 @@ use crate::reply::Reply;
 use crate::store::Away;
 use crate::upstream::UpstreamBody;
 
-pub async fn write(setup: &Arc<Setup>, client: Arc<Client>, body: RequestBody, states: Vec<StateKey>) -> Result<Reply, Error> {
+pub async fn write(
+    setup: &Arc<Setup>,
+    client: Arc<Client>,
+    body: RequestBody,
+    states: Vec<StateKey>,
+) -> Result<Reply, Error> {
     let (tell, told) = oneshot::channel();
     let own = setup.clone();
     setup.writes.spawn(async move {
@@ -30,7 +35,12 @@ pub async fn write(setup: &Arc<Setup>, client: Arc<Client>, body: RequestBody, s
 }
 
 /// Hold, forward, finish.
-async fn held(setup: &Arc<Setup>, client: &Client, body: RequestBody, states: Vec<StateKey>) -> Result<Response<UpstreamBody>, Error> {
+async fn held(
+    setup: &Arc<Setup>,
+    client: &Client,
+    body: RequestBody,
+    states: Vec<StateKey>,
+) -> Result<Response<UpstreamBody>, Error> {
     // The slot first: a write that waits in the queue holds nothing.
     let slot = setup.upstream.slot().await?;
     let write = match setup.coherence.begin(states.clone()).await {
@@ -40,7 +50,10 @@ async fn held(setup: &Arc<Setup>, client: &Client, body: RequestBody, states: Ve
             WhenStoreIsDown::Forward => setup.coherence.begin_unheld(states.clone()),
         },
     };
-    let answered = setup.upstream.send(slot, present::pass(&setup.config, client, body)).await;
+    let answered = setup
+        .upstream
+        .send(slot, present::pass(&setup.config, client, body))
+        .await;
     let outcome = match &answered {
         Ok(response) => protocol::outcome_of_status(response.status()),
         Err(failure) => protocol::outcome_of_failure(*failure),
@@ -49,9 +62,21 @@ async fn held(setup: &Arc<Setup>, client: &Client, body: RequestBody, states: Ve
     Ok(answered?)
 }
 
-async fn finish(setup: &Setup, client: &Client, write: Write, outcome: Outcome, states: &[StateKey]) {
+async fn finish(
+    setup: &Setup,
+    client: &Client,
+    write: Write,
+    outcome: Outcome,
+    states: &[StateKey],
+) {
     let finished = setup.coherence.finish(write, outcome).await;
-    let names = || states.iter().map(StateKey::as_str).collect::<Vec<_>>().join(" ");
+    let names = || {
+        states
+            .iter()
+            .map(StateKey::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     match (finished, outcome) {
         (Ok(()), Outcome::Unchanged) => {}
         (Ok(()), Outcome::Changed | Outcome::Ambiguous) => {

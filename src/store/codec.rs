@@ -61,7 +61,9 @@ pub fn decode(value: &Bytes) -> Option<Stored> {
     let numbers = std::str::from_utf8(footer.strip_prefix(MAGIC)?).ok()?;
     let hex = |range: std::ops::Range<usize>| {
         let digits = numbers.get(range)?;
-        let canonical = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let canonical = digits
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         u64::from_str_radix(digits, 16).ok().filter(|_| canonical)
     };
     let (body, line, checksum) = (hex(0..8)? as usize, hex(9..17)? as usize, hex(18..34)?);
@@ -76,7 +78,9 @@ pub fn decode(value: &Bytes) -> Option<Stored> {
     let initial_age = Duration::from_micros(named("age=")?.parse().ok()?);
     let lifetime = Duration::from_micros(named("life=")?.parse().ok()?);
     let origin = named("origin=")?.to_owned();
-    let varied = list(named("vary=")?).map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect::<Option<_>>()?;
+    let varied = list(named("vary=")?)
+        .map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .collect::<Option<_>>()?;
     let epochs = list(named("epochs=")?)
         .map(|entry| {
             let (state, epoch) = entry.rsplit_once('@')?;
@@ -157,8 +161,14 @@ mod tests {
             origin: "http://api.example.org".into(),
             varied: vec![http::header::ORIGIN],
             epochs: [
-                (StateKey::new("users:detail:7~state"), Epoch::new(Timestamp::from_micros(5), 6)),
-                (StateKey::new("users:detail~all"), Epoch::new(Timestamp::from_micros(7), 8)),
+                (
+                    StateKey::new("users:detail:7~state"),
+                    Epoch::new(Timestamp::from_micros(5), 6),
+                ),
+                (
+                    StateKey::new("users:detail~all"),
+                    Epoch::new(Timestamp::from_micros(7), 8),
+                ),
             ]
             .into_iter()
             .collect(),
@@ -192,7 +202,8 @@ mod tests {
             assert_eq!(decode(&value[..length].to_vec().into()), None);
             assert_eq!(decode(&value[length + 1..].to_vec().into()), None);
         }
-        let pickle: &[u8] = b"\x80\x05\x95\x11\x00\x00\x00\x00\x00\x00\x00}\x94\x8c\x02id\x94K\x07s.";
+        let pickle: &[u8] =
+            b"\x80\x05\x95\x11\x00\x00\x00\x00\x00\x00\x00}\x94\x8c\x02id\x94K\x07s.";
         assert_eq!(decode(&Bytes::from_static(pickle)), None);
     }
 

@@ -44,7 +44,11 @@ impl Memory {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).expect("the system has random bits");
         Memory {
-            copies: Cache::with_weighter((bytes / 1_500).clamp(64, 4_000_000) as usize, bytes, ByBytes),
+            copies: Cache::with_weighter(
+                (bytes / 1_500).clamp(64, 4_000_000) as usize,
+                bytes,
+                ByBytes,
+            ),
             states: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
             secret: HashingSecret(secret),
@@ -58,7 +62,13 @@ impl Memory {
     pub fn look_up(&self, copy: &str, states: &States) -> Found {
         // The copy first: a state that changes in between makes the look-up a miss, never a stale hit.
         let copy = self.copies.get(copy).ok_or(Reason::Absent);
-        Found { copy, states: states.iter().map(|state| (state.clone(), self.seen(state))).collect() }
+        Found {
+            copy,
+            states: states
+                .iter()
+                .map(|state| (state.clone(), self.seen(state)))
+                .collect(),
+        }
     }
 
     pub fn open(&self, states: &States) -> SeenStates {
@@ -66,7 +76,16 @@ impl Memory {
             .iter()
             .map(|state| match self.seen(state) {
                 current @ Seen::Current(_) => (state.clone(), current),
-                Seen::Held | Seen::Absent => (state.clone(), self.apply(state, Step::Open { fresh: fresh_bits() }).seen),
+                Seen::Held | Seen::Absent => (
+                    state.clone(),
+                    self.apply(
+                        state,
+                        Step::Open {
+                            fresh: fresh_bits(),
+                        },
+                    )
+                    .seen,
+                ),
             })
             .collect()
     }
@@ -86,7 +105,11 @@ impl Memory {
             .iter()
             .filter(|(key, _)| key.starts_with(start))
             .filter_map(|(key, stored)| match stored.freshness(now) {
-                Freshness::Fresh { left } => Some(Listed { key, bytes: stored.body.len() as u64, ttl: Some(left) }),
+                Freshness::Fresh { left } => Some(Listed {
+                    key,
+                    bytes: stored.body.len() as u64,
+                    ttl: Some(left),
+                }),
                 Freshness::Stale => None,
             })
             .take(most)
@@ -101,7 +124,10 @@ impl Memory {
     }
 
     fn seen(&self, state: &StateKey) -> Seen {
-        self.shard(state).read().get(state).map_or(Seen::Absent, State::seen)
+        self.shard(state)
+            .read()
+            .get(state)
+            .map_or(Seen::Absent, State::seen)
     }
 
     fn apply(&self, state: &StateKey, step: Step) -> Reply {
@@ -159,11 +185,27 @@ mod tests {
     fn states_are_bounded_and_a_held_one_is_never_forgotten() {
         let memory = Memory::new(1 << 20);
         let held = StateKey::new("held~state");
-        memory.step(std::slice::from_ref(&held), Step::Begin { hold: crate::coherence::HoldId(1), lasting: Duration::from_secs(60) });
+        memory.step(
+            std::slice::from_ref(&held),
+            Step::Begin {
+                hold: crate::coherence::HoldId(1),
+                lasting: Duration::from_secs(60),
+            },
+        );
         for n in 0..SHARDS * STATES_PER_SHARD * 2 {
-            memory.apply(&StateKey::new(format!("f{n}~state")), Step::Open { fresh: 1 });
+            memory.apply(
+                &StateKey::new(format!("f{n}~state")),
+                Step::Open { fresh: 1 },
+            );
         }
         assert_eq!(memory.seen(&held), Seen::Held);
-        assert!(memory.states.iter().map(|shard| shard.read().len()).sum::<usize>() <= SHARDS * (STATES_PER_SHARD + 1));
+        assert!(
+            memory
+                .states
+                .iter()
+                .map(|shard| shard.read().len())
+                .sum::<usize>()
+                <= SHARDS * (STATES_PER_SHARD + 1)
+        );
     }
 }

@@ -79,7 +79,12 @@ impl Store {
     }
 
     /// Keeps a copy for so long. `Err` says why it was not kept.
-    pub async fn put(&self, copy: &str, stored: Arc<Stored>, lasting: Duration) -> Result<(), Reason> {
+    pub async fn put(
+        &self,
+        copy: &str,
+        stored: Arc<Stored>,
+        lasting: Duration,
+    ) -> Result<(), Reason> {
         match self {
             Store::Memory(memory) => {
                 memory.put(copy, stored);
@@ -130,7 +135,9 @@ impl Store {
 
     /// One copy as it is, valid or not.
     pub async fn get(&self, copy: &str) -> Result<Result<Arc<Stored>, Reason>, Away> {
-        self.look_up(copy, &States::new()).await.map(|found| found.copy)
+        self.look_up(copy, &States::new())
+            .await
+            .map(|found| found.copy)
     }
 
     /// The keys below `start`, at most so many.

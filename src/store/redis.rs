@@ -43,7 +43,10 @@ const BEATS: u32 = 10;
 const SCRIPT: &str = include_str!("state.lua");
 
 /// Upstash locks only the script's keys when told so; Redis refuses a flag that it does not know.
-const SHEBANGS: [&str; 2] = ["#!lua flags=allow-oom,allow-key-locking\n", "#!lua flags=allow-oom\n"];
+const SHEBANGS: [&str; 2] = [
+    "#!lua flags=allow-oom,allow-key-locking\n",
+    "#!lua flags=allow-oom\n",
+];
 
 pub struct Redis {
     shared: Arc<Shared>,
@@ -155,13 +158,24 @@ impl Redis {
         for state in states {
             mget.write_arg_pair(&self.shared.prefix, state);
         }
-        let Value::Array(values) = self.shared.link()?.run(&self.shared, &mget).await? else { return Err(Away) };
+        let Value::Array(values) = self.shared.link()?.run(&self.shared, &mget).await? else {
+            return Err(Away);
+        };
         let mut values = values.into_iter();
         let copy = match values.next() {
-            Some(Value::BulkString(value)) => codec::decode(&Bytes::from(value)).map(Arc::new).ok_or(Reason::Foreign),
+            Some(Value::BulkString(value)) => codec::decode(&Bytes::from(value))
+                .map(Arc::new)
+                .ok_or(Reason::Foreign),
             _ => Err(Reason::Absent),
         };
-        Ok(Found { copy, states: states.iter().cloned().zip(values.map(|value| seen(&value))).collect() })
+        Ok(Found {
+            copy,
+            states: states
+                .iter()
+                .cloned()
+                .zip(values.map(|value| seen(&value)))
+                .collect(),
+        })
     }
 
     pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
@@ -171,12 +185,29 @@ impl Redis {
         for state in states {
             mget.write_arg_pair(&self.shared.prefix, state);
         }
-        let Value::Array(values) = link.run(&self.shared, &mget).await? else { return Err(Away) };
-        let mut found: SeenStates = states.iter().cloned().zip(values.iter().map(seen)).collect();
-        let lacking: Vec<StateKey> =
-            found.iter().filter(|(_, seen)| !matches!(seen, Seen::Current(_))).map(|(state, _)| state.clone()).collect();
+        let Value::Array(values) = link.run(&self.shared, &mget).await? else {
+            return Err(Away);
+        };
+        let mut found: SeenStates = states
+            .iter()
+            .cloned()
+            .zip(values.iter().map(seen))
+            .collect();
+        let lacking: Vec<StateKey> = found
+            .iter()
+            .filter(|(_, seen)| !matches!(seen, Seen::Current(_)))
+            .map(|(state, _)| state.clone())
+            .collect();
         if !lacking.is_empty() {
-            let opened = link.step(&self.shared, &lacking, Step::Open { fresh: fresh_bits() }).await?;
+            let opened = link
+                .step(
+                    &self.shared,
+                    &lacking,
+                    Step::Open {
+                        fresh: fresh_bits(),
+                    },
+                )
+                .await?;
             for (state, reply) in lacking.iter().zip(opened) {
                 for (_, seen) in found.iter_mut().filter(|(name, _)| name == state) {
                     *seen = reply.seen;
@@ -192,16 +223,27 @@ impl Redis {
 
     pub async fn put(&self, copy: &str, stored: &Stored, lasting: Duration) -> Result<(), Reason> {
         let mut put = Pipeline::new();
-        put.cmd("SET").arg(copy).arg(codec::encode(stored)).arg("PX").arg(lasting.as_millis().max(1) as u64);
+        put.cmd("SET")
+            .arg(copy)
+            .arg(codec::encode(stored))
+            .arg("PX")
+            .arg(lasting.as_millis().max(1) as u64);
         // A state outlives its copies: whoever stores a late copy gives it time. GT never makes one of nothing.
         for (state, _) in &stored.epochs {
             let mut expire = Cmd::new();
-            expire.arg("PEXPIRE").write_arg_pair(&self.shared.prefix, state);
-            expire.arg(self.shared.state_lifetime.as_millis() as u64).arg("GT");
+            expire
+                .arg("PEXPIRE")
+                .write_arg_pair(&self.shared.prefix, state);
+            expire
+                .arg(self.shared.state_lifetime.as_millis() as u64)
+                .arg("GT");
             put.add_command(expire);
         }
         let link = self.shared.link().map_err(|Away| Reason::StoreAway)?;
-        let replies = link.run_all(&self.shared, &put).await.map_err(|Away| Reason::StoreAway)?;
+        let replies = link
+            .run_all(&self.shared, &put)
+            .await
+            .map_err(|Away| Reason::StoreAway)?;
         match replies.first() {
             Some(Value::ServerError(refused)) => {
                 debug!(code = refused.code(), "the store did not take a copy");
@@ -221,20 +263,41 @@ impl Redis {
     pub async fn note(&self, name: &str, words: &[&str]) -> Result<(), Away> {
         let key = self.shared.key(name);
         let mut note = Pipeline::new();
-        note.cmd("SADD").arg(&key).arg(words).cmd("EXPIRE").arg(&key).arg(A_WEEK.as_secs());
-        self.shared.link()?.run_all(&self.shared, &note).await.map(drop)
+        note.cmd("SADD")
+            .arg(&key)
+            .arg(words)
+            .cmd("EXPIRE")
+            .arg(&key)
+            .arg(A_WEEK.as_secs());
+        self.shared
+            .link()?
+            .run_all(&self.shared, &note)
+            .await
+            .map(drop)
     }
 
     pub async fn list(&self, start: &str, most: usize) -> Result<Vec<Listed>, Away> {
         let link = self.shared.link()?;
-        let pattern: String =
-            start.chars().flat_map(|c| "*?[]\\^".contains(c).then_some('\\').into_iter().chain([c])).chain(['*']).collect();
+        let pattern: String = start
+            .chars()
+            .flat_map(|c| "*?[]\\^".contains(c).then_some('\\').into_iter().chain([c]))
+            .chain(['*'])
+            .collect();
         let (mut listed, mut cursor) = (Vec::new(), "0".to_owned());
         loop {
             let mut scan = Cmd::new();
-            scan.arg("SCAN").arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
-            let Value::Array(page) = link.run(&self.shared, &scan).await? else { return Err(Away) };
-            let [next, keys] = page.as_slice() else { return Err(Away) };
+            scan.arg("SCAN")
+                .arg(&cursor)
+                .arg("MATCH")
+                .arg(&pattern)
+                .arg("COUNT")
+                .arg(1000);
+            let Value::Array(page) = link.run(&self.shared, &scan).await? else {
+                return Err(Away);
+            };
+            let [next, keys] = page.as_slice() else {
+                return Err(Away);
+            };
             let keys = words(keys);
             if !keys.is_empty() {
                 let mut facts = Pipeline::new();
@@ -242,10 +305,16 @@ impl Redis {
                     facts.cmd("PTTL").arg(key).cmd("STRLEN").arg(key);
                 }
                 let facts = link.run_all(&self.shared, &facts).await?;
-                listed.extend(keys.into_iter().zip(facts.chunks(2)).map(|(key, facts)| Listed {
-                    key,
-                    ttl: integer(&facts[0]).and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
-                    bytes: integer(&facts[1]).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
+                listed.extend(keys.into_iter().zip(facts.chunks(2)).map(|(key, facts)| {
+                    Listed {
+                        key,
+                        ttl: integer(&facts[0])
+                            .and_then(|ms| u64::try_from(ms).ok())
+                            .map(Duration::from_millis),
+                        bytes: integer(&facts[1])
+                            .and_then(|bytes| u64::try_from(bytes).ok())
+                            .unwrap_or(0),
+                    }
                 }));
             }
             cursor = text(next).unwrap_or_else(|| "0".to_owned());
@@ -260,7 +329,12 @@ impl Redis {
     }
 
     pub async fn all_states(&self, ours: &[StateKey]) -> Result<Vec<StateKey>, Away> {
-        let mut states: Vec<StateKey> = self.notes("~routes").await?.into_iter().map(StateKey::new).collect();
+        let mut states: Vec<StateKey> = self
+            .notes("~routes")
+            .await?
+            .into_iter()
+            .map(StateKey::new)
+            .collect();
         states.extend(ours.iter().cloned());
         states.sort();
         states.dedup();
@@ -363,21 +437,37 @@ impl Shared {
         match tokio::time::timeout(patience, self.reach()).await {
             Ok(Ok(link)) => match tokio::time::timeout(patience, self.prepare(link)).await {
                 Ok(done) => done.map(Arc::new),
-                Err(_) => Err(NoLink::Unreachable(format!("connected, but no answer within {} ms", patience.as_millis()))),
+                Err(_) => Err(NoLink::Unreachable(format!(
+                    "connected, but no answer within {} ms",
+                    patience.as_millis()
+                ))),
             },
             Ok(Err(why)) => Err(NoLink::Unreachable(why)),
-            Err(_) => Err(NoLink::Unreachable(format!("no connection within {} ms", patience.as_millis()))),
+            Err(_) => Err(NoLink::Unreachable(format!(
+                "no connection within {} ms",
+                patience.as_millis()
+            ))),
         }
     }
 
     async fn reach(&self) -> Result<Link, String> {
         let words = |e: std::io::Error| e.to_string();
         match &self.settings.endpoint {
-            RedisEndpoint::Tcp { host, port } => Link::over(tcp(host, *port).await.map_err(words)?).await,
-            RedisEndpoint::Unix(path) => Link::over(UnixStream::connect(path).await.map_err(words)?).await,
-            RedisEndpoint::Tls { host, port, ca_file } => {
+            RedisEndpoint::Tcp { host, port } => {
+                Link::over(tcp(host, *port).await.map_err(words)?).await
+            }
+            RedisEndpoint::Unix(path) => {
+                Link::over(UnixStream::connect(path).await.map_err(words)?).await
+            }
+            RedisEndpoint::Tls {
+                host,
+                port,
+                ca_file,
+            } => {
                 let stream = tcp(host, *port).await.map_err(words)?;
-                let stream = crate::tls::connect(host, ca_file.as_deref(), stream).await.map_err(words)?;
+                let stream = crate::tls::connect(host, ca_file.as_deref(), stream)
+                    .await
+                    .map_err(words)?;
                 Link::over(stream).await
             }
         }
@@ -390,11 +480,15 @@ impl Shared {
             if let Some(username) = &self.settings.username {
                 auth.arg(username);
             }
-            link.ask(auth.arg(password.expose())).await.map_err(|e| self.refusal("AUTH", &e))?;
+            link.ask(auth.arg(password.expose()))
+                .await
+                .map_err(|e| self.refusal("AUTH", &e))?;
         }
         if self.settings.database != 0 {
             let mut select = Cmd::new();
-            link.ask(select.arg("SELECT").arg(self.settings.database)).await.map_err(|e| self.refusal("SELECT", &e))?;
+            link.ask(select.arg("SELECT").arg(self.settings.database))
+                .await
+                .map_err(|e| self.refusal("SELECT", &e))?;
         }
         let mut loaded = Err(NoLink::Unreachable("no script was taken".to_owned()));
         for shebang in SHEBANGS {
@@ -411,7 +505,9 @@ impl Shared {
         }
         loaded?;
         self.renew(&link).await?;
-        self.replay(&link).await.map_err(|Away| NoLink::Unreachable("it was lost while the journal was replayed".to_owned()))?;
+        self.replay(&link).await.map_err(|Away| {
+            NoLink::Unreachable("it was lost while the journal was replayed".to_owned())
+        })?;
         Ok(link)
     }
 
@@ -425,17 +521,32 @@ impl Shared {
         });
         let hex: String = own.0.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut set = Cmd::new();
-        set.arg("SET").arg(&key).arg(&hex).arg("NX").arg("EX").arg(A_WEEK.as_secs());
+        set.arg("SET")
+            .arg(&key)
+            .arg(&hex)
+            .arg("NX")
+            .arg("EX")
+            .arg(A_WEEK.as_secs());
         link.ask(&set).await.map_err(|e| self.refusal("SET", &e))?;
         let mut get = Cmd::new();
-        let theirs = link.ask(get.arg("GET").arg(&key)).await.map_err(|e| self.refusal("GET", &e))?;
+        let theirs = link
+            .ask(get.arg("GET").arg(&key))
+            .await
+            .map_err(|e| self.refusal("GET", &e))?;
         let secret = match text(&theirs).as_deref().and_then(parse_secret) {
             Some(secret) => secret,
             None => {
                 // Something that is no secret of ours stands there: replaced, or no copy could be keyed.
                 let mut replace = Cmd::new();
-                replace.arg("SET").arg(&key).arg(&hex).arg("EX").arg(A_WEEK.as_secs());
-                link.ask(&replace).await.map_err(|e| self.refusal("SET", &e))?;
+                replace
+                    .arg("SET")
+                    .arg(&key)
+                    .arg(&hex)
+                    .arg("EX")
+                    .arg(A_WEEK.as_secs());
+                link.ask(&replace)
+                    .await
+                    .map_err(|e| self.refusal("SET", &e))?;
                 own
             }
         };
@@ -445,9 +556,18 @@ impl Shared {
         register.cmd("EXPIRE").arg(&key).arg(A_WEEK.as_secs());
         if !self.registered.is_empty() {
             let names: Vec<&str> = self.registered.iter().map(StateKey::as_str).collect();
-            register.cmd("SADD").arg(&routes).arg(names).cmd("EXPIRE").arg(&routes).arg(A_WEEK.as_secs());
+            register
+                .cmd("SADD")
+                .arg(&routes)
+                .arg(names)
+                .cmd("EXPIRE")
+                .arg(&routes)
+                .arg(A_WEEK.as_secs());
         }
-        link.run_all(self, &register).await.map(drop).map_err(|Away| NoLink::Unreachable("it was lost".to_owned()))
+        link.run_all(self, &register)
+            .await
+            .map(drop)
+            .map_err(|Away| NoLink::Unreachable("it was lost".to_owned()))
     }
 
     /// Pays what is owed, before the link may serve anybody.
@@ -457,7 +577,11 @@ impl Shared {
             return Ok(());
         }
         for (state, hold, outcome) in &owed.finishes {
-            let step = Step::Finish { hold: *hold, outcome: *outcome, lasting: HOLD };
+            let step = Step::Finish {
+                hold: *hold,
+                outcome: *outcome,
+                lasting: HOLD,
+            };
             link.step(self, std::slice::from_ref(state), step).await?;
         }
         let purges: Vec<StateKey> = match owed.everything {
@@ -467,7 +591,11 @@ impl Shared {
         for some in purges.chunks(1000) {
             link.step(self, some, Step::Purge).await?;
         }
-        info!(finishes = owed.finishes.len(), purges = purges.len(), "purges owed to the store were replayed");
+        info!(
+            finishes = owed.finishes.len(),
+            purges = purges.len(),
+            "purges owed to the store were replayed"
+        );
         self.journal.paid(&owed);
         Ok(())
     }
@@ -497,7 +625,9 @@ impl Shared {
                 "the store's user may not run {command} ({code}): allow it `~{}:* +@read +@write +@scripting +@connection`",
                 self.prefix
             ),
-            ("SCRIPT LOAD", _) => format!("the store refused Larder's script ({code} {said}): Redis 7.0 or newer is needed"),
+            ("SCRIPT LOAD", _) => format!(
+                "the store refused Larder's script ({code} {said}): Redis 7.0 or newer is needed"
+            ),
             _ => return NoLink::Unreachable(format!("{command} was answered {code} {said}")),
         })
     }
@@ -509,10 +639,13 @@ impl Link {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // No response timeout of the client's own: the heartbeat is the one time limit.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(1024);
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(1024);
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let (connection, driver) =
-            MultiplexedConnection::new_with_config(&info, stream, config).await.map_err(|e| e.to_string())?;
+        let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
+            .await
+            .map_err(|e| e.to_string())?;
         Ok(Link {
             connection,
             driver: tokio::spawn(driver),
@@ -532,7 +665,9 @@ impl Link {
     }
 
     async fn run(&self, shared: &Shared, command: &Cmd) -> Result<Value, Away> {
-        self.ask(command).await.map_err(|error| self.trouble(shared, &error))
+        self.ask(command)
+            .await
+            .map_err(|error| self.trouble(shared, &error))
     }
 
     /// A pipeline; an answer that is an error stands in its place as `Value::ServerError`.
@@ -540,7 +675,11 @@ impl Link {
         self.sent.fetch_add(1, Ordering::Relaxed);
         let _answered = Answered(self);
         let count = commands.len();
-        let values = self.connection.clone().req_packed_commands(commands, 0, count).await;
+        let values = self
+            .connection
+            .clone()
+            .req_packed_commands(commands, 0, count)
+            .await;
         let values = values.map_err(|error| self.trouble(shared, &error))?;
         for value in &values {
             if let Value::ServerError(error) = value {
@@ -550,7 +689,12 @@ impl Link {
         Ok(values)
     }
 
-    async fn step(&self, shared: &Shared, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
+    async fn step(
+        &self,
+        shared: &Shared,
+        states: &[StateKey],
+        step: Step,
+    ) -> Result<Vec<Reply>, Away> {
         let mut evals = Pipeline::new();
         for state in states {
             evals.add_command(self.eval(shared, state, step, false));
@@ -585,14 +729,23 @@ impl Link {
         eval.arg(shared.state_lifetime.as_millis() as u64);
         match step {
             Step::Open { fresh } => eval.arg("open").arg(format!("{fresh:016x}")),
-            Step::Begin { hold, lasting } => eval.arg("begin").arg(hold.to_string()).arg(lasting.as_millis() as u64),
-            Step::Finish { hold, outcome, lasting } => {
+            Step::Begin { hold, lasting } => eval
+                .arg("begin")
+                .arg(hold.to_string())
+                .arg(lasting.as_millis() as u64),
+            Step::Finish {
+                hold,
+                outcome,
+                lasting,
+            } => {
                 let word = match outcome {
                     Outcome::Changed => "changed",
                     Outcome::Unchanged => "unchanged",
                     Outcome::Ambiguous => "ambiguous",
                 };
-                eval.arg(word).arg(hold.to_string()).arg(lasting.as_millis() as u64)
+                eval.arg(word)
+                    .arg(hold.to_string())
+                    .arg(lasting.as_millis() as u64)
             }
             Step::Purge => eval.arg("purge").arg("-"),
         };
@@ -609,7 +762,17 @@ impl Link {
 
     /// Answers that mean that no command will do for now: the link is given up, and made anew when it can be.
     fn note_failing(&self, code: &str) {
-        if matches!(code, "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH" | "NOPERM" | "MOVED" | "MISCONF") {
+        if matches!(
+            code,
+            "LOADING"
+                | "READONLY"
+                | "MASTERDOWN"
+                | "CLUSTERDOWN"
+                | "NOAUTH"
+                | "NOPERM"
+                | "MOVED"
+                | "MISCONF"
+        ) {
             self.failing.store(true, Ordering::Relaxed);
         }
     }
@@ -630,9 +793,18 @@ struct Place<'s>(&'s Settings);
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.endpoint {
-            RedisEndpoint::Tcp { host, port } => write!(f, "redis://{host}:{port}/{}", self.0.database),
-            RedisEndpoint::Tls { host, port, .. } => write!(f, "rediss://{host}:{port}/{}", self.0.database),
-            RedisEndpoint::Unix(path) => write!(f, "redis+unix://{}, database {}", path.display(), self.0.database),
+            RedisEndpoint::Tcp { host, port } => {
+                write!(f, "redis://{host}:{port}/{}", self.0.database)
+            }
+            RedisEndpoint::Tls { host, port, .. } => {
+                write!(f, "rediss://{host}:{port}/{}", self.0.database)
+            }
+            RedisEndpoint::Unix(path) => write!(
+                f,
+                "redis+unix://{}, database {}",
+                path.display(),
+                self.0.database
+            ),
         }
     }
 }
@@ -659,17 +831,25 @@ async fn tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
 /// A state that is none of ours counts as absent.
 fn seen(value: &Value) -> Seen {
     match value {
-        Value::BulkString(text) => {
-            std::str::from_utf8(text).ok().and_then(State::parse).map_or(Seen::Absent, |state| state.seen())
-        }
+        Value::BulkString(text) => std::str::from_utf8(text)
+            .ok()
+            .and_then(State::parse)
+            .map_or(Seen::Absent, |state| state.seen()),
         _ => Seen::Absent,
     }
 }
 
 fn reply(value: &Value) -> Option<Reply> {
-    let Value::Array(parts) = value else { return None };
-    let [state, own] = parts.as_slice() else { return None };
-    Some(Reply { seen: seen(state), own_hold: integer(own) == Some(1) })
+    let Value::Array(parts) = value else {
+        return None;
+    };
+    let [state, own] = parts.as_slice() else {
+        return None;
+    };
+    Some(Reply {
+        seen: seen(state),
+        own_hold: integer(own) == Some(1),
+    })
 }
 
 fn text(value: &Value) -> Option<String> {
