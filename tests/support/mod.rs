@@ -9,6 +9,7 @@ pub mod larder;
 pub mod origin;
 pub mod redis;
 
+use std::fmt;
 use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -138,7 +139,7 @@ pub mod pattern {
 }
 
 /// What came over a socket as a body: all of it counted and checked, the beginning kept.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Content {
     pub length: u64,
     /// The first mebibyte.
@@ -152,6 +153,14 @@ pub struct Content {
 impl Default for Content {
     fn default() -> Self {
         Content { length: 0, start: Vec::new(), is_pattern: true, whole: false }
+    }
+}
+
+/// As text, and not too much of it: this is what a failed assertion shows.
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let broken = if self.whole { "" } else { ", broken off" };
+        write!(f, "{} bytes{broken}: {:?}", self.length, String::from_utf8_lossy(&self.start[..self.start.len().min(200)]))
     }
 }
 
