@@ -411,7 +411,7 @@ impl Reader<'_> {
     }
 
     fn ttl(&self, at: &At, text: Option<Text>, default: Duration) -> Duration {
-        const YEAR: Duration = Duration::from_secs(366 * 86_400);
+        const YEAR: Duration = Duration::from_secs(31_557_600);
         self.duration(at, text, default, Duration::from_secs(1)..=YEAR)
     }
 
@@ -503,15 +503,7 @@ impl Reader<'_> {
             Some(Either::Text(text)) => {
                 self.read(&at.key("access"), Some(text), Access::PerCredential, access)
             }
-            Some(Either::Map(_)) => {
-                let cause = "`access` as a mapping is not in this release";
-                self.complain(Problem::at(
-                    &at.key("access"),
-                    cause,
-                    "write `per-credential` or `public`",
-                ));
-                Access::PerCredential
-            }
+            Some(Either::Map(never)) => match never {},
         };
         let query = map
             .query

@@ -661,7 +661,10 @@ impl Link {
     async fn ask(&self, command: &Cmd) -> Result<Value, RedisError> {
         self.sent.fetch_add(1, Ordering::Relaxed);
         let _answered = Answered(self);
-        self.connection.clone().req_packed_command(command).await
+        match self.connection.clone().req_packed_command(command).await? {
+            Value::ServerError(refused) => Err(refused.into()),
+            value => Ok(value),
+        }
     }
 
     async fn run(&self, shared: &Shared, command: &Cmd) -> Result<Value, Away> {
