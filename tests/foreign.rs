@@ -205,7 +205,7 @@ fn no_two_credentials_can_be_written_so_that_they_read_as_one() {
             &[("Cookie", "a"), ("Authorization", "=12")],
             &[("Cookie", "=a")],
             &[("Authorization", "Cookie: a=1; b=2")],
-            &[("Cookie", "csrftoken=x; a=4")],
+            &[("Cookie", "x=csrftoken; a=4")],
             &[("X-Api-Key", "a=12")],
             &[("X-Auth-Token", "a=12")],
             &[("Authorization", "a=12")],
