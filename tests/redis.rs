@@ -116,6 +116,22 @@ fn a_database_that_is_not_there_ends_the_start_with_the_line_to_write() {
 }
 
 #[test]
+fn no_port_is_open_before_the_store_has_said_that_it_is_right() {
+    let redis = RedisServer::builder().databases(1).start();
+    let origin = numbered();
+    let yaml = users_api(&origin, &redis.url(), "").replace("prefix: t", "prefix: t, timeout: 5s");
+    redis.freeze();
+    let exit = thread::scope(|scope| {
+        // Fails where it finds a port open, and there is time enough to find it.
+        let larder = scope.spawn(|| Larder::with(yaml).fails());
+        thread::sleep(Duration::from_millis(500));
+        redis.thaw();
+        larder.join().expect("no port open")
+    });
+    names_the_remedy(&exit, "database: 0");
+}
+
+#[test]
 fn database_0_is_used_where_it_was_asked_for() {
     let redis = RedisServer::builder().databases(1).start();
     let origin = numbered();

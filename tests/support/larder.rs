@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -49,31 +49,48 @@ impl LarderBuilder {
         self
     }
 
-    /// Starts it and waits until both its listeners answer.
+    /// Starts it and waits until it answers on both its listeners.
     #[track_caller]
     pub fn start(self) -> Larder {
         let mut last = String::new();
         for _ in 0..3 {
-            match self.try_start() {
-                Ok(larder) => return larder,
-                // Somebody else took the free port in between.
-                Err(exit) if exit.output.contains("in use") => last = exit.output,
-                Err(exit) => panic!("larder did not start: {}\n{}", exit.status, exit.output),
+            let mut larder = self.launch();
+            let start = Instant::now();
+            while larder.still_runs() {
+                let healthy = Connection::try_open(larder.admin)
+                    .and_then(|mut admin| admin.try_request("GET", "/healthz", &[], b""))
+                    .is_ok_and(|answer| answer.status == 200);
+                if healthy && Connection::try_open(larder.listen).is_ok() {
+                    return larder;
+                }
+                assert!(start.elapsed() < PATIENCE, "larder does not answer after {PATIENCE:?}:\n{}", larder.output());
+                thread::sleep(Duration::from_millis(5));
             }
+            let exit = larder.exit();
+            // Somebody else took the free port in between.
+            assert!(exit.output.contains("in use"), "larder did not start: {}\n{}", exit.status, exit.output);
+            last = exit.output;
         }
         panic!("larder finds no free port:\n{last}");
     }
 
-    /// Starts it and expects that it ends by itself, before it listens.
+    /// Starts it and expects that it ends by itself, and that no port was open before it did.
     #[track_caller]
     pub fn fails(self) -> Exit {
-        match self.try_start() {
-            Err(exit) => exit,
-            Ok(larder) => panic!("larder started, although it should not have:\n{}", larder.output()),
+        let mut larder = self.launch();
+        let start = Instant::now();
+        let mut opened = false;
+        while larder.still_runs() {
+            opened |= Connection::try_open(larder.listen).is_ok() || Connection::try_open(larder.admin).is_ok();
+            assert!(start.elapsed() < PATIENCE, "larder started, although it should not have:\n{}", larder.output());
+            thread::sleep(Duration::from_millis(1));
         }
+        let exit = larder.exit();
+        assert!(!opened, "a port was open before everything was checked: {exit:?}");
+        exit
     }
 
-    fn try_start(&self) -> Result<Larder, Exit> {
+    fn launch(&self) -> Larder {
         let directory = tempfile::Builder::new().prefix("larder-").tempdir().expect("a temporary directory");
         let [listen, admin] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let file = directory.path().join("proxy.yaml");
@@ -83,19 +100,7 @@ impl LarderBuilder {
         command.arg("serve").arg("-c").arg(&file).args(&self.arguments).current_dir(directory.path());
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start larder");
         let output = Output::of(&mut process);
-        let mut larder = Larder { directory, listen, admin, process, output };
-
-        let start = Instant::now();
-        loop {
-            if let Some(status) = larder.process.try_wait().expect("wait for larder") {
-                return Err(Exit { status, output: larder.output.ended() });
-            }
-            if Connection::try_open(admin).is_ok() && Connection::try_open(listen).is_ok() {
-                return Ok(larder);
-            }
-            assert!(start.elapsed() < PATIENCE, "larder does not listen after {PATIENCE:?}:\n{}", larder.output());
-            thread::sleep(std::time::Duration::from_millis(5));
-        }
+        Larder { directory, listen, admin, process, output }
     }
 }
 
@@ -108,6 +113,10 @@ impl Larder {
     #[track_caller]
     pub fn start(yaml: impl Into<String>) -> Larder {
         Larder::with(yaml).start()
+    }
+
+    fn still_runs(&mut self) -> bool {
+        self.process.try_wait().expect("wait for larder").is_none()
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -36,6 +36,15 @@ pub struct Request {
     pub content: Content,
 }
 
+impl Request {
+    /// A parameter of the query. A fill takes along what its key holds and no other field, so this is how a
+    /// client tells the script of a cached route what to do.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        let query = self.target.split_once('?')?.1;
+        query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    }
+}
+
 /// What a request gets.
 #[derive(Clone)]
 pub struct Answer {
@@ -154,14 +163,14 @@ impl Answer {
         self.cut_after(bytes).resetting()
     }
 
-    /// The body comes in small parts with a pause after each.
+    /// The body comes in small parts with a pause between two.
     pub fn trickling(mut self, bytes: usize, pause: Duration) -> Self {
         let Message::Head { pace, .. } = &mut self.message else { panic!("raw bytes come at once") };
         *pace = Some(Pace { bytes, pause: Pause::For(pause) });
         self
     }
 
-    /// So many bytes of the body at a time, and after each part a wait for the gate.
+    /// So many bytes of the body at a time, and between two parts a wait for the gate.
     pub fn pausing_after(mut self, bytes: usize, gate: &Gate) -> Self {
         let Message::Head { pace, .. } = &mut self.message else { panic!("raw bytes come at once") };
         *pace = Some(Pace { bytes, pause: Pause::Until(gate.clone()) });
@@ -462,7 +471,7 @@ fn write_answer(mut socket: &Socket, message: &Message, to_head: bool) -> io::Re
     let mut out = head.into_bytes();
     let mut at = 0;
     while at < end {
-        let room = pace.as_ref().map_or(pattern::BLOCK, |pace| pace.bytes);
+        let room = pace.as_ref().map_or(pattern::BLOCK, |pace| pace.bytes.min(pattern::BLOCK));
         let part = room.min(usize::try_from(end - at).unwrap_or(usize::MAX));
         let bytes = match body {
             Body::Bytes(bytes) => &bytes[at as usize..at as usize + part],
@@ -480,7 +489,8 @@ fn write_answer(mut socket: &Socket, message: &Message, to_head: bool) -> io::Re
             socket.write_all(&out)?;
             out.clear();
         }
-        match pace.as_ref().map(|pace| &pace.pause) {
+        // Between two parts, and not after the last: then it is ready for the next request.
+        match pace.as_ref().map(|pace| &pace.pause).filter(|_| at < end) {
             None => {}
             Some(Pause::For(time)) => thread::sleep(*time),
             Some(Pause::Until(gate)) => gate.wait(),
