@@ -13,7 +13,7 @@ use larder::config::{
 };
 
 /// Set for all of the wrong files. Whatever begins with SECRET must never be told.
-const ENVIRONMENT: [(&str, &str); 8] = [
+const ENVIRONMENT: [(&str, &str); 9] = [
     (
         "REDIS_URL",
         "redis://larder:SECRETpw%2Fx@cache.internal:6379/0",
@@ -26,6 +26,7 @@ const ENVIRONMENT: [(&str, &str); 8] = [
     ("TTL", "SECRETttl"),
     ("UPSTREAM", "SECREThost:8000"),
     ("USERS_PATH", "/SECRET/<itn:id>/"),
+    ("USERS_KEY", "SECRET:list"),
     ("BARE", "3600417"),
     ("EMPTY", ""),
 ];

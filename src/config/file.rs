@@ -295,8 +295,16 @@ impl Reader<'_> {
     /// The value with its variables filled in. Complains, and is none, if that cannot be done.
     fn fill(&self, at: &At, text: &Text) -> Option<Value> {
         match Value::fill(text, at, self.env) {
-            Ok(value) => Some(value),
-            Err((value, wrong)) => {
+            Ok(value) => {
+                if at.is_under("routes") || at.is_under("purge") {
+                    value
+                        .variables()
+                        .for_each(|variable| self.source.keep_unquoted(variable));
+                }
+                Some(value)
+            }
+            Err(failed) => {
+                let (value, wrong) = *failed;
                 self.complain(Problem::with(&value, wrong));
                 None
             }

@@ -24,7 +24,7 @@ pub(super) fn addresses(
     if let Some(admin) = admin {
         let same_place = admin.ip() == listen.ip() || any(admin.ip()) || any(listen.ip());
         if admin.port() == listen.port() && admin.port() != 0 && same_place {
-            let cause = format!("`listen` and `admin` are both on port {}", admin.port());
+            let cause = "the port of `listen`";
             let problem = Problem::at(
                 &admin_at,
                 cause,
@@ -63,13 +63,18 @@ pub(super) fn addresses(
 pub(super) fn routes(reader: &Reader, routes: &[ReadRoute]) {
     for (i, read) in routes.iter().enumerate() {
         let (route, path_at, key_at) = (&read.route, read.at.key("path"), read.at.key("key"));
+        let mut complete = true;
         for name in route.key.placeholders() {
             if !route.path.names().any(|captured| captured == name) {
                 let cause = format!("`{{{name}}}` is not captured by `{path_at}`");
                 reader.complain(
                     Problem::at(&key_at, cause, captured(name, &route.path)).beside(&path_at),
                 );
+                complete = false;
             }
+        }
+        if !complete {
+            continue;
         }
         for name in route.path.names() {
             if !route.key.placeholders().any(|used| used == name) {

@@ -212,11 +212,16 @@ const PLACES: [(&str, &[&str]); 9] = [
 /// What is wrong, as it travels through the YAML library as an error's text and comes out again.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Complaint {
+    /// The way to it by keys.
+    pub within: String,
     pub cause: String,
     pub help: String,
+    /// It is about a key that is known, in a line that is understood.
+    pub known_key: bool,
 }
 
 const BEGIN: char = '\u{2}';
+const BEGIN_KNOWN: char = '\u{6}';
 const BETWEEN: char = '\u{1F}';
 const END: char = '\u{3}';
 
@@ -225,13 +230,19 @@ impl Complaint {
         E::custom(format!("{BEGIN}{cause}{BETWEEN}{help}{END}"))
     }
 
+    fn about_known<E: de::Error>(cause: impl fmt::Display, help: impl fmt::Display) -> E {
+        E::custom(format!("{BEGIN_KNOWN}{cause}{BETWEEN}{help}{END}"))
+    }
+
     pub fn find(message: &str) -> Option<Complaint> {
-        let (_, from) = message.split_once(BEGIN)?;
-        let (inside, _) = from.rsplit_once(END)?;
+        let begin = message.find([BEGIN, BEGIN_KNOWN])?;
+        let (inside, _) = message[begin + 1..].rsplit_once(END)?;
         let (cause, help) = inside.split_once(BETWEEN)?;
         Some(Complaint {
+            within: message[..begin].trim_end_matches(": ").to_owned(),
             cause: cause.to_owned(),
             help: help.to_owned(),
+            known_key: message[begin..].starts_with(BEGIN_KNOWN),
         })
     }
 }
@@ -269,7 +280,7 @@ impl<'de> Visitor<'de> for Key<'_> {
     fn visit_str<E: de::Error>(self, written: &str) -> Result<&'static str, E> {
         if let Some(key) = self.known.iter().copied().find(|key| *key == written) {
             return if self.seen.contains(&key) {
-                Err(Complaint::about(
+                Err(Complaint::about_known(
                     format!("`{key}` stands here a second time"),
                     "leave one of the two",
                 ))
@@ -278,9 +289,9 @@ impl<'de> Visitor<'de> for Key<'_> {
             };
         }
         if self.later.contains(&written) {
-            return Err(Complaint::about(
+            return Err(Complaint::about_known(
                 format!("`{written}` is not in this release"),
-                "leave it out; nothing is done by halves",
+                "leave it out for now",
             ));
         }
         let elsewhere = PLACES.iter().find(|(_, keys)| keys.contains(&written));

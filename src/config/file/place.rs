@@ -28,6 +28,11 @@ impl At {
         self.then(Step::Item(index))
     }
 
+    /// Whether it is within the list of this name at the top.
+    pub fn is_under(&self, key: &str) -> bool {
+        matches!(self.0.first(), Some(Step::Key(first)) if *first == key)
+    }
+
     fn then(&self, step: Step) -> At {
         let mut steps = self.0.clone();
         steps.push(step);

@@ -53,6 +53,8 @@ enum Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
     Understood,
+    /// This line, but not what comes behind it.
+    Line,
     Broken,
 }
 
@@ -125,6 +127,8 @@ pub struct Source<'a> {
     name: &'a str,
     text: &'a str,
     secrets: RefCell<Vec<String>>,
+    /// Values of variables that went into paths and keys, which the rules across keys quote.
+    variables: RefCell<Vec<String>>,
 }
 
 impl<'a> Source<'a> {
@@ -133,6 +137,7 @@ impl<'a> Source<'a> {
             name,
             text,
             secrets: RefCell::default(),
+            variables: RefCell::default(),
         }
     }
 
@@ -142,6 +147,23 @@ impl<'a> Source<'a> {
         if secret.chars().count() > 3 {
             self.secrets.borrow_mut().push(secret.to_owned());
         }
+    }
+
+    /// From now on no rule across keys quotes a text with this in it.
+    pub fn keep_unquoted(&self, value: &str) {
+        if !value.is_empty() {
+            self.variables.borrow_mut().push(value.to_owned());
+        }
+    }
+
+    /// The text without the quotations that hold a variable's value.
+    fn unquoted(&self, text: &str) -> String {
+        let variables = self.variables.borrow();
+        let pieces = text.split('`').enumerate().map(|(i, piece)| {
+            let hide = i % 2 == 1 && variables.iter().any(|value| piece.contains(value));
+            if hide { "***" } else { piece }
+        });
+        pieces.collect::<Vec<_>>().join("`")
     }
 
     /// Something wrong with the file as a whole.
@@ -170,7 +192,7 @@ impl<'a> Source<'a> {
     fn tell(&self, found: Option<Located>, problem: Problem) -> String {
         let (cause, help) = match &problem.value {
             Some(value) => value.veil(problem.cause, problem.help),
-            None => (problem.cause, problem.help),
+            None => (self.unquoted(&problem.cause), self.unquoted(&problem.help)),
         };
         let other = problem.other.and_then(|at| {
             let there = locate(self.text, &at)?;
@@ -231,7 +253,20 @@ impl<'a> Source<'a> {
         };
         let token = self.token(&found, None);
         let complaint = Complaint::find(&message).unwrap_or_else(|| syntax(&message));
-        let told = self.snippet(position, token, Reading::Broken, &complaint.cause);
+        let subject = match complaint.within.as_str() {
+            "" => String::new(),
+            path => format!("{path}: "),
+        };
+        let how = match complaint.known_key {
+            true => Reading::Line,
+            false => Reading::Broken,
+        };
+        let told = self.snippet(
+            position,
+            token,
+            how,
+            &format!("{subject}{}", complaint.cause),
+        );
         self.finish(format!("{told}help: {}\n", complaint.help))
     }
 
@@ -280,10 +315,7 @@ impl<'a> Source<'a> {
                         || matches!(c, ',' | ']' | '}') && !text.starts_with("${")
                         || *c == ':' && next.is_none_or(|next| next.is_whitespace())
                 };
-                rest.iter()
-                    .enumerate()
-                    .position(|place| ends(place))
-                    .unwrap_or(rest.len())
+                rest.iter().enumerate().position(ends).unwrap_or(rest.len())
             }
         };
         start..start + length.max(1)
@@ -344,7 +376,7 @@ impl<'a> Source<'a> {
                     spans.push(span);
                 }
             }
-            Reading::Broken => {
+            Reading::Line | Reading::Broken => {
                 let guessed = secret_value(line);
                 spans.extend(guessed.map(|span| chars(span.start)..chars(span.end)));
             }
@@ -570,8 +602,13 @@ fn syntax(message: &str) -> Complaint {
         ),
         |(_, cause, help)| (*cause, *help),
     );
+    let within = message
+        .split_once(": invalid type: ")
+        .map_or("", |(path, _)| path);
     Complaint {
+        within: within.to_owned(),
         cause: cause.to_owned(),
         help: help.to_owned(),
+        known_key: false,
     }
 }
