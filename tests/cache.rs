@@ -63,6 +63,7 @@ on_both_stores! {
     a_request_field_that_the_key_does_not_hold_cannot_change_what_is_stored
     a_route_may_split_by_a_field
     answers_that_vary_by_language_are_kept_apart
+    an_answer_that_varies_by_an_unknown_field_is_asked_for_with_that_field
     a_part_is_never_stored_as_the_whole
     hop_by_hop_fields_of_an_answer_are_neither_stored_nor_passed_on
     a_purge_by_hand_drops_what_it_names
@@ -744,6 +745,20 @@ fn answers_that_vary_by_language_are_kept_apart(store: &str) {
     larder.write("POST", LIST);
     for fields in all {
         assert!(!larder.get_with(LIST, fields).is_hit(), "{fields:?}");
+    }
+}
+
+fn an_answer_that_varies_by_an_unknown_field_is_asked_for_with_that_field(store: &str) {
+    let origin = Origin::start(|request| {
+        origin::json(format!("{:?}", request.fields.get("x-tenant"))).field("Vary", "X-Tenant")
+    });
+    let larder = Larder::start(users_api(&origin, store, ""));
+    for _ in 0..2 {
+        for tenant in ["a", "b"] {
+            let answer = larder.get_with(LIST, &[("X-Tenant", tenant)]);
+            assert_eq!(answer.text(), format!("{:?}", Some(tenant)), "{answer:?}");
+            assert!(!answer.is_hit());
+        }
     }
 }
 

@@ -79,7 +79,10 @@ fn hop_by_hop_fields_and_those_named_in_connection_stop_here() {
             for name in ["x-hop", "x-second", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "http2-settings", "x_underscore"] {
                 assert!(!asked.fields.has(name), "{method} {target}: {name} in {:?}", asked.fields);
             }
-            assert_eq!(asked.fields.get("x-kept"), Some("1"));
+            // A fill is our own request and takes along what its key holds, nothing else.
+            if method == "POST" || target == "/other/" {
+                assert_eq!(asked.fields.get("x-kept"), Some("1"), "{method} {target}");
+            }
             larder.purge_everything();
         }
     }
@@ -118,7 +121,9 @@ fn via_is_told_both_ways() {
         let back = answer.fields.all("via").join(", ");
         assert!(back.starts_with("1.1 behind, 1.1 "), "{target}: {back}");
         let there = origin.last().fields.all("via").join(", ");
-        assert!(there.starts_with("1.0 before, 1.1 "), "{target}: {there}");
+        // A fill is our own request: it begins here.
+        let begins = if target == LIST { "1.1 " } else { "1.0 before, 1.1 " };
+        assert!(there.starts_with(begins), "{target}: {there}");
     }
 }
 
@@ -148,9 +153,10 @@ fn who_is_not_trusted_is_not_believed_about_where_a_request_comes_from() {
         assert_eq!(asked.fields.all("x-forwarded-for"), ["127.0.0.1"], "{target}");
         assert_eq!(asked.fields.all("x-forwarded-host"), [HOST], "{target}");
         assert_eq!(asked.fields.all("x-forwarded-proto"), ["http"], "{target}");
-        let forwarded = asked.fields.all("forwarded").join(", ").to_lowercase();
-        assert!(forwarded.contains("for=127.0.0.1") || forwarded.contains("for=\"127.0.0.1"), "{forwarded}");
-        assert!(forwarded.contains("proto=http") && !forwarded.contains("https"), "{forwarded}");
+        // Whoever reads the one must not read otherwise in the other.
+        for forwarded in asked.fields.all("forwarded") {
+            assert!(forwarded.contains("for=127.0.0.1") && forwarded.contains("proto=http") && !forwarded.contains("https"), "{forwarded}");
+        }
     }
 }
 
@@ -269,7 +275,9 @@ fn what_is_too_long_is_refused_with_its_own_status() {
     let (origin, larder) = echo("limits: {content: 100kB}");
     let long = "x".repeat(9_000);
     assert_eq!(larder.get(&format!("/{long}")).status, 414);
-    assert_eq!(larder.get_with("/", &[("X-Long", &"x".repeat(40_000))]).status, 431);
+    for length in [33_000, 40_000, 100_000] {
+        assert_eq!(larder.get_with("/", &[("X-Long", &"x".repeat(length))]).status, 431, "a head of {length} bytes");
+    }
     let many: Vec<(String, String)> = (0..150).map(|number| (format!("X-{number}"), "1".to_owned())).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(larder.get_with("/", &many).status, 431);
