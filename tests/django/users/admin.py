@@ -1,3 +1,5 @@
+"""Users in the admin, which Larder forwards and never keeps."""
+
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 

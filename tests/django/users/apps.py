@@ -1,3 +1,5 @@
+"""Makes `users` a Django app."""
+
 from django.apps import AppConfig
 
 
