@@ -203,6 +203,41 @@ fn no_token_and_no_cookie_stands_in_redis() {
 }
 
 #[test]
+fn a_value_under_our_key_that_is_not_ours_is_a_miss_and_never_handed_out() {
+    const KEY: &str = "it360acad:users:list";
+    let stage = Stage::open(Variant::Open);
+    let larder = stage.larder();
+    get("/api/users/").to(larder.port);
+    let stored = stage.redis_cli(&["-n", "1", "--raw", "GET", KEY]);
+    let truth = get("/api/users/").to(stage.django).body;
+
+    let mut flipped = stored.clone();
+    flipped[20] ^= 1;
+    // django-redis: pickle.dumps({"count": 0}, protocol=5).
+    let pickle =
+        b"\x80\x05\x95\x0d\x00\x00\x00\x00\x00\x00\x00}\x94\x8c\x05count\x94K\x00s.".to_vec();
+    let json = br#"{"count":0,"results":[]}"#.to_vec();
+    for foreign in [
+        pickle,
+        json,
+        stored[..stored.len() - 1].to_vec(),
+        truth.clone(),
+        flipped,
+        Vec::new(),
+    ] {
+        stage.redis_set(KEY, &foreign);
+        let answer = get("/api/users/").to(larder.port);
+        assert!(!answer.is_hit(), "{answer:?}");
+        assert_eq!((answer.status, &answer.body), (200, &truth));
+    }
+    stage.redis_cli(&["-n", "1", "DEL", KEY]);
+    stage.redis_cli(&["-n", "1", "HSET", KEY, "count", "0"]);
+    for _ in 0..2 {
+        assert_eq!(get("/api/users/").to(larder.port).body, truth);
+    }
+}
+
+#[test]
 fn a_second_instance_that_never_ran_the_query_answers_it_from_redis() {
     let stage = Stage::open(Variant::Open);
     let first = stage.larder();

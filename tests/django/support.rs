@@ -178,6 +178,13 @@ impl Stage {
             .collect()
     }
 
+    /// Puts these bytes at a key of database 1, past Larder.
+    pub fn redis_set(&self, key: &str, value: &[u8]) {
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-p", &self.redis.to_string(), "-n", "1", "-x", "SET", key]);
+        assert_eq!(filter(&mut cli, value), b"OK\n");
+    }
+
     /// The requests that reached Django while `act` ran, as its request log has them.
     pub fn reaching_django<T>(&self, act: impl FnOnce() -> T) -> (T, Vec<Value>) {
         let log = self.scratch.join("requests.log");
@@ -557,14 +564,18 @@ fn unchunk(mut rest: &[u8]) -> Vec<u8> {
 }
 
 fn gunzip(packed: &[u8]) -> Vec<u8> {
-    let mut gzip = Command::new("gzip")
-        .arg("-dc")
+    filter(Command::new("gzip").arg("-dc"), packed)
+}
+
+/// What a command makes of this input.
+fn filter(command: &mut Command, input: &[u8]) -> Vec<u8> {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("gzip");
-    gzip.stdin.take().unwrap().write_all(packed).unwrap();
-    let output = gzip.wait_with_output().unwrap();
-    assert!(output.status.success());
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{command:?}");
     output.stdout
 }
