@@ -41,11 +41,17 @@ async fn main() {
         }
     }
     let medians: Vec<Cost> = totals.into_iter().map(Cost::median).collect();
-    println!("{:<38} {:>9} {:>9} {:>9} {:>7}", "µs of CPU per operation", "redis", "client", "both", "/ GET");
+    println!(
+        "{:<38} {:>9} {:>9} {:>9} {:>7}",
+        "µs of CPU per operation", "redis", "client", "both", "/ GET"
+    );
     for ((name, _), cost) in rows.iter().zip(&medians) {
         println!(
             "{name:<38} {:>9.2} {:>9.2} {:>9.2} {:>7.2}",
-            cost.redis, cost.client, cost.both(), cost.both() / medians[0].both()
+            cost.redis,
+            cost.client,
+            cost.both(),
+            cost.both() / medians[0].both()
         );
     }
 }
@@ -65,10 +71,28 @@ impl Work {
     async fn once(&self, connection: &mut MultiplexedConnection, turn: usize) {
         let user = turn % 1000;
         let copy = format!("b:users:detail:{user}");
-        let hash = |n: usize| if n == 0 { format!("b:users:detail:{user}~h") } else { format!("b:all{n}~h") };
-        let string = |n: usize| if n == 0 { format!("b:users:detail:{user}~s") } else { format!("b:all{n}~s") };
+        let hash = |n: usize| {
+            if n == 0 {
+                format!("b:users:detail:{user}~h")
+            } else {
+                format!("b:all{n}~h")
+            }
+        };
+        let string = |n: usize| {
+            if n == 0 {
+                format!("b:users:detail:{user}~s")
+            } else {
+                format!("b:all{n}~s")
+            }
+        };
         match self {
-            Work::Get => drop(redis::cmd("GET").arg(copy).query_async::<redis::Value>(connection).await.unwrap()),
+            Work::Get => drop(
+                redis::cmd("GET")
+                    .arg(copy)
+                    .query_async::<redis::Value>(connection)
+                    .await
+                    .unwrap(),
+            ),
             Work::Mget(states) => {
                 let mut mget = redis::cmd("MGET");
                 mget.arg(copy);
@@ -83,7 +107,10 @@ impl Work {
             }
             Work::HashBegin => {
                 let mut pipe = redis::pipe();
-                pipe.cmd("HSET").arg(hash(0)).arg("h:0123456789ab").arg(1_700_000_000_000u64);
+                pipe.cmd("HSET")
+                    .arg(hash(0))
+                    .arg("h:0123456789ab")
+                    .arg(1_700_000_000_000u64);
                 pipe.cmd("PEXPIRE").arg(hash(0)).arg(3_700_000);
                 pipe.query_async::<redis::Value>(connection).await.unwrap();
             }
@@ -95,13 +122,21 @@ impl Work {
             }
             Work::Append => {
                 let mut pipe = redis::pipe();
-                pipe.cmd("SETRANGE").arg(string(0)).arg(32).arg("+0123456789ab:1700000000000");
+                pipe.cmd("SETRANGE")
+                    .arg(string(0))
+                    .arg(32)
+                    .arg("+0123456789ab:1700000000000");
                 pipe.cmd("PEXPIRE").arg(string(0)).arg(3_700_000);
                 pipe.query_async::<redis::Value>(connection).await.unwrap();
             }
             Work::Script(sha) => {
                 let mut cmd = redis::cmd("EVALSHA");
-                cmd.arg(sha).arg(1).arg(string(0)).arg("0123456789ab").arg(60_000).arg(3_700_000);
+                cmd.arg(sha)
+                    .arg(1)
+                    .arg(string(0))
+                    .arg("0123456789ab")
+                    .arg(60_000)
+                    .arg(3_700_000);
                 cmd.query_async::<redis::Value>(connection).await.unwrap();
             }
         }
@@ -139,15 +174,31 @@ impl Drop for Server {
 
 impl Server {
     async fn start() -> Server {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--bind",
+                "127.0.0.1",
+            ])
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is needed: apt-get install redis-server");
         let server = Server { process, port };
         for _ in 0..200 {
-            if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            if tokio::net::TcpStream::connect(("127.0.0.1", port))
+                .await
+                .is_ok()
+            {
                 return server;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -161,7 +212,10 @@ impl Server {
     }
 
     async fn measure(&self, connection: &MultiplexedConnection, work: &Work) -> Cost {
-        let before = (cpu_micros(self.process.id()), cpu_micros(std::process::id()));
+        let before = (
+            cpu_micros(self.process.id()),
+            cpu_micros(std::process::id()),
+        );
         let tasks: Vec<_> = (0..TASKS)
             .map(|task| {
                 let (mut connection, work) = (connection.clone(), work.clone());
@@ -175,9 +229,15 @@ impl Server {
         for task in tasks {
             task.await.unwrap();
         }
-        let after = (cpu_micros(self.process.id()), cpu_micros(std::process::id()));
+        let after = (
+            cpu_micros(self.process.id()),
+            cpu_micros(std::process::id()),
+        );
         let per = |a: f64, b: f64| (b - a) / OPERATIONS as f64;
-        Cost { redis: per(before.0, after.0), client: per(before.1, after.1) }
+        Cost {
+            redis: per(before.0, after.0),
+            client: per(before.1, after.1),
+        }
     }
 }
 
@@ -188,28 +248,52 @@ async fn prepare(connection: &MultiplexedConnection) -> String {
     let copy = vec![b'x'; 600];
     for user in 0..1000 {
         let mut pipe = redis::pipe();
-        pipe.cmd("SET").arg(format!("b:users:detail:{user}")).arg(&copy[..]);
-        pipe.cmd("SET").arg(format!("b:users:detail:{user}~s")).arg(epoch);
-        pipe.cmd("HSET").arg(format!("b:users:detail:{user}~h")).arg("e").arg(epoch);
-        pipe.query_async::<redis::Value>(&mut connection).await.unwrap();
+        pipe.cmd("SET")
+            .arg(format!("b:users:detail:{user}"))
+            .arg(&copy[..]);
+        pipe.cmd("SET")
+            .arg(format!("b:users:detail:{user}~s"))
+            .arg(epoch);
+        pipe.cmd("HSET")
+            .arg(format!("b:users:detail:{user}~h"))
+            .arg("e")
+            .arg(epoch);
+        pipe.query_async::<redis::Value>(&mut connection)
+            .await
+            .unwrap();
     }
     for n in 1..3 {
         let mut pipe = redis::pipe();
         pipe.cmd("SET").arg(format!("b:all{n}~s")).arg(epoch);
-        pipe.cmd("HSET").arg(format!("b:all{n}~h")).arg("e").arg(epoch);
-        pipe.query_async::<redis::Value>(&mut connection).await.unwrap();
+        pipe.cmd("HSET")
+            .arg(format!("b:all{n}~h"))
+            .arg("e")
+            .arg(epoch);
+        pipe.query_async::<redis::Value>(&mut connection)
+            .await
+            .unwrap();
     }
     let script = "local s = redis.call('GET', KEYS[1]) or ''\n\
         local t = redis.call('TIME')\n\
         local held = string.sub(s, 1, 33) .. '+' .. ARGV[1] .. ':' .. (t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[2])\n\
         redis.call('SET', KEYS[1], held, 'PX', ARGV[3])\n\
         return 1";
-    redis::cmd("SCRIPT").arg("LOAD").arg(script).query_async(&mut connection).await.unwrap()
+    redis::cmd("SCRIPT")
+        .arg("LOAD")
+        .arg(script)
+        .query_async(&mut connection)
+        .await
+        .unwrap()
 }
 
 /// User and system time of a process so far, in microseconds (Linux: 10 ms ticks, hence the many operations).
 fn cpu_micros(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) * 10_000.0
 }

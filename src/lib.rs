@@ -1,1 +1,32 @@
 //! Larder: a caching reverse proxy for REST APIs that is never stale after a write.
+//!
+//! The map of the house, in the order in which a request walks through it; docs/ARCHITECTURE.md tells more.
+
+pub mod cli;
+pub mod config;
+
+pub mod server;
+pub mod tls;
+
+pub mod proxy;
+
+pub mod message;
+pub mod route;
+
+pub mod access;
+pub mod caching;
+
+pub mod coherence;
+pub mod store;
+
+pub mod body;
+pub mod upstream;
+
+pub mod error;
+pub mod reply;
+
+pub mod admin;
+pub mod operations;
+
+pub mod clock;
+pub mod telemetry;

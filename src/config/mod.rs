@@ -3,6 +3,7 @@
 //! Whatever stands here is possible: no value needs checking again.
 
 pub mod file;
+pub mod nearest;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -101,7 +102,11 @@ pub enum RedisEndpoint {
     /// `redis://host:port`
     Tcp { host: String, port: u16 },
     /// `rediss://host:port`, verified against the system's and the webpki roots, or `ca_file` alone.
-    Tls { host: String, port: u16, ca_file: Option<PathBuf> },
+    Tls {
+        host: String,
+        port: u16,
+        ca_file: Option<PathBuf>,
+    },
     /// `redis+unix:///path/to.sock`
     Unix(PathBuf),
 }
@@ -141,7 +146,10 @@ pub enum Access {
 pub enum Query {
     /// Every parameter.
     All,
-    Allow { names: Vec<String>, other: OtherParameters },
+    Allow {
+        names: Vec<String>,
+        other: OtherParameters,
+    },
 }
 
 /// What becomes of a request with a parameter that `allow` does not list.

@@ -1,0 +1,128 @@
+//! Who may be given which copy. Pure.
+//!
+//! * `per-credential` (the default): a copy belongs to the credential that fetched it: Authorization, every
+//!   field in `credential_headers`, and every cookie but those in `ignore_cookies`. An unknown cookie costs
+//!   hit ratio, never privacy.
+//! * `public`: one copy for all. Its fills are sent without any credential, so it cannot leak.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::caching::key::CopyKey;
+use crate::config::{Access, Config};
+
+/// Puts what identifies the client into the key, as the route's access asks.
+pub fn partition(access: Access, config: &Config, fields: &HeaderMap, key: &mut CopyKey) {
+    match access {
+        Access::Public => {}
+        Access::PerCredential => {
+            for name in std::iter::once(&header::AUTHORIZATION).chain(&config.credential_headers) {
+                for value in fields.get_all(name) {
+                    key.credential(name, value);
+                }
+            }
+            for cookie in
+                cookies(fields).filter(|cookie| !is_ignored(cookie, &config.ignore_cookies))
+            {
+                key.cookie(cookie);
+            }
+        }
+    }
+}
+
+/// Leaves on a fill just the credentials that its key holds.
+pub fn fill_credentials(access: Access, config: &Config, client: &HeaderMap, fill: &mut HeaderMap) {
+    match access {
+        Access::Public => {}
+        Access::PerCredential => {
+            for name in std::iter::once(&header::AUTHORIZATION).chain(&config.credential_headers) {
+                copy(name, client, fill);
+            }
+            let kept: Vec<&[u8]> = cookies(client)
+                .filter(|cookie| !is_ignored(cookie, &config.ignore_cookies))
+                .collect();
+            if let Some(value) = (!kept.is_empty())
+                .then(|| HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok())
+                .flatten()
+            {
+                fill.insert(header::COOKIE, value);
+            }
+        }
+    }
+}
+
+/// Whether the request carries anything that `public` would leave out.
+pub fn has_credential(config: &Config, fields: &HeaderMap) -> bool {
+    std::iter::once(&header::AUTHORIZATION)
+        .chain(&config.credential_headers)
+        .any(|name| fields.contains_key(name))
+        || cookies(fields).any(|cookie| !is_ignored(cookie, &config.ignore_cookies))
+}
+
+/// All lines of `name`, in their order.
+pub fn copy(name: &HeaderName, from: &HeaderMap, to: &mut HeaderMap) {
+    for value in from.get_all(name) {
+        to.append(name, value.clone());
+    }
+}
+
+/// Each `name=value` over all Cookie lines.
+fn cookies(fields: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    fields
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&b| b == b';'))
+        .map(<[u8]>::trim_ascii)
+        .filter(|cookie| !cookie.is_empty())
+}
+
+/// A cookie is ignored by its exact name, or by a prefix that ends in `*`. One without a name is never.
+fn is_ignored(cookie: &[u8], ignored: &[String]) -> bool {
+    let Some(equals) = cookie.iter().position(|&b| b == b'=') else {
+        return false;
+    };
+    let name = cookie[..equals].trim_ascii();
+    ignored
+        .iter()
+        .any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix.as_bytes()),
+            None => name == pattern.as_bytes(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ignored() -> Vec<String> {
+        vec!["csrftoken".into(), "_ga*".into()]
+    }
+
+    #[test]
+    fn every_cookie_is_a_credential_but_those_that_are_ignored_by_name() {
+        for cookie in [
+            "sessionid=a",
+            "id=1",
+            "csrftoken2=x",
+            "x_ga=1",
+            "csrftoken",
+            "=x",
+            "CSRFTOKEN=x",
+        ] {
+            assert!(!is_ignored(cookie.as_bytes(), &ignored()), "{cookie}");
+        }
+        for cookie in ["csrftoken=x", "_ga=1", "_ga_ABC=1"] {
+            assert!(is_ignored(cookie.as_bytes(), &ignored()), "{cookie}");
+        }
+    }
+
+    #[test]
+    fn cookies_are_found_on_every_line() {
+        let mut fields = HeaderMap::new();
+        fields.append(header::COOKIE, HeaderValue::from_static("a=1;b=2 ; "));
+        fields.append(header::COOKIE, HeaderValue::from_static("c=3"));
+        assert_eq!(
+            cookies(&fields).collect::<Vec<_>>(),
+            [b"a=1", b"b=2", b"c=3"]
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! How a request was handled, in the words of RFC 9211. The same words stand in the log.
+
+use std::fmt;
+
+use http::{HeaderValue, StatusCode};
+
+/// Why something was not served from the store, or not stored. One word each, everywhere the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    // Not a request to look up:
+    NoRoute,
+    Spelling,
+    HasContent,
+    Parameter,
+    Html,
+    // Looked up and not served:
+    Absent,
+    Expired,
+    Purged,
+    Held,
+    Foreign,
+    OtherOrigin,
+    StoreAway,
+    // Fetched and not stored:
+    Status,
+    SetCookie,
+    NoStore,
+    Private,
+    NoCache,
+    Stale,
+    BadFreshness,
+    VaryUnkeyed,
+    Encoded,
+    TooLarge,
+    Short,
+    TooManyCopies,
+    StoreRefused,
+}
+
+impl Reason {
+    pub fn word(self) -> &'static str {
+        match self {
+            Reason::NoRoute => "no-route",
+            Reason::Spelling => "spelling",
+            Reason::HasContent => "content",
+            Reason::Parameter => "parameter",
+            Reason::Html => "html",
+            Reason::Absent => "absent",
+            Reason::Expired => "expired",
+            Reason::Purged => "purged",
+            Reason::Held => "held",
+            Reason::Foreign => "foreign",
+            Reason::OtherOrigin => "other-origin",
+            Reason::StoreAway => "store-away",
+            Reason::Status => "status",
+            Reason::SetCookie => "set-cookie",
+            Reason::NoStore => "no-store",
+            Reason::Private => "private",
+            Reason::NoCache => "no-cache",
+            Reason::Stale => "stale",
+            Reason::BadFreshness => "bad-freshness",
+            Reason::VaryUnkeyed => "vary-unkeyed",
+            Reason::Encoded => "encoded",
+            Reason::TooLarge => "too-large",
+            Reason::Short => "short",
+            Reason::TooManyCopies => "too-many-copies",
+            Reason::StoreRefused => "store-refused",
+        }
+    }
+}
+
+/// RFC 9211 §2.2: why a request went forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forward {
+    Bypass,
+    Method,
+    UriMiss,
+    VaryMiss,
+    Stale,
+    Miss,
+}
+
+impl Forward {
+    pub fn word(self) -> &'static str {
+        match self {
+            Forward::Bypass => "bypass",
+            Forward::Method => "method",
+            Forward::UriMiss => "uri-miss",
+            Forward::VaryMiss => "vary-miss",
+            Forward::Stale => "stale",
+            Forward::Miss => "miss",
+        }
+    }
+}
+
+/// What became of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handling {
+    /// Served from the store, fresh for that many seconds more.
+    Hit { ttl: u64 },
+    Forwarded {
+        why: Forward,
+        status: Option<StatusCode>,
+        stored: bool,
+        collapsed: bool,
+        detail: Option<&'static str>,
+    },
+    /// Answered by us alone: refused, or no answer to be had.
+    Own { detail: &'static str },
+}
+
+impl Handling {
+    pub fn forwarded(why: Forward) -> Handling {
+        Handling::Forwarded {
+            why,
+            status: None,
+            stored: false,
+            collapsed: false,
+            detail: None,
+        }
+    }
+
+    /// `hit`, or why it went forward: the log's one word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Handling::Hit { .. } => "hit",
+            Handling::Forwarded { why, .. } => why.word(),
+            Handling::Own { .. } => "own",
+        }
+    }
+
+    pub fn detail(&self) -> Option<&'static str> {
+        match self {
+            Handling::Hit { .. } => None,
+            Handling::Forwarded { detail, .. } => *detail,
+            Handling::Own { detail } => Some(detail),
+        }
+    }
+
+    pub fn header(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.to_string()).expect("a Cache-Status is ASCII")
+    }
+}
+
+impl fmt::Display for Handling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Handling::Hit { ttl } => write!(f, "larder; hit; ttl={ttl}"),
+            Handling::Forwarded {
+                why,
+                status,
+                stored,
+                collapsed,
+                detail,
+            } => {
+                write!(f, "larder; fwd={}", why.word())?;
+                if let Some(status) = status {
+                    write!(f, "; fwd-status={}", status.as_str())?;
+                }
+                if *stored {
+                    f.write_str("; stored")?;
+                }
+                if *collapsed {
+                    f.write_str("; collapsed")?;
+                }
+                match detail {
+                    Some(detail) => write!(f, "; detail={detail}"),
+                    None => Ok(()),
+                }
+            }
+            Handling::Own { detail } => write!(f, "larder; detail={detail}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_reads_as_rfc_9211_writes_it() {
+        assert_eq!(
+            Handling::Hit { ttl: 3599 }.to_string(),
+            "larder; hit; ttl=3599"
+        );
+        let stored = Handling::Forwarded {
+            why: Forward::UriMiss,
+            status: Some(StatusCode::OK),
+            stored: true,
+            collapsed: true,
+            detail: Some("absent"),
+        };
+        assert_eq!(
+            stored.to_string(),
+            "larder; fwd=uri-miss; fwd-status=200; stored; collapsed; detail=absent"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! How old a stored response is and how long it may be used. RFC 9111 §4.2.
+
+use std::time::Duration;
+
+use http::header::{self, HeaderMap};
+
+use super::directives::{Directives, Seconds};
+use crate::clock::Timestamp;
+
+/// When the request left and its answer came: what ages are reckoned from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exchange {
+    pub request_time: Timestamp,
+    pub response_time: Timestamp,
+}
+
+/// §4.2.3 `corrected_initial_age`: how old the answer was when it came.
+pub fn initial_age(exchange: Exchange, fields: &HeaderMap) -> Duration {
+    let apparent_age = date(fields, header::DATE)
+        .map_or(Duration::ZERO, |date| exchange.response_time.since(date));
+    let response_delay = exchange.response_time.since(exchange.request_time);
+    apparent_age.max(age_value(fields) + response_delay)
+}
+
+/// §5.1: the first member of the first Age line; not all digits: ignored.
+fn age_value(fields: &HeaderMap) -> Duration {
+    let first = fields.get(header::AGE).map(|age| {
+        age.as_bytes()
+            .split(|&b| b == b',')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii()
+    });
+    match first
+        .filter(|text| !text.starts_with(b"\""))
+        .map(|text| super::directives::seconds(Some(text)))
+    {
+        Some(Seconds::Valid(seconds)) => Duration::from_secs(seconds),
+        Some(Seconds::Invalid) | None => Duration::ZERO,
+    }
+}
+
+/// What the origin itself says of an answer's lifetime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OriginLifetime {
+    /// Nothing: the route's ttl decides.
+    Unsaid,
+    Said(Duration),
+    /// Something that cannot be understood: not to be stored.
+    Bad,
+}
+
+/// §4.2.1: s-maxage, else max-age, else Expires − Date.
+pub fn origin_lifetime(
+    directives: &Directives,
+    fields: &HeaderMap,
+    exchange: Exchange,
+) -> OriginLifetime {
+    match directives.s_maxage.or(directives.max_age) {
+        Some(Seconds::Valid(seconds)) => return OriginLifetime::Said(Duration::from_secs(seconds)),
+        Some(Seconds::Invalid) => return OriginLifetime::Bad,
+        None => {}
+    }
+    if !fields.contains_key(header::EXPIRES) {
+        return OriginLifetime::Unsaid;
+    }
+    // §5.3: exactly one valid line, measured against the origin's own Date; anything else has expired.
+    let mut lines = fields.get_all(header::EXPIRES).iter();
+    match (lines.next(), lines.next()) {
+        (Some(_), None) => {
+            let date = date(fields, header::DATE).unwrap_or(exchange.response_time);
+            OriginLifetime::Said(
+                self::date(fields, header::EXPIRES)
+                    .map_or(Duration::ZERO, |expires| expires.since(date)),
+            )
+        }
+        _ => OriginLifetime::Said(Duration::ZERO),
+    }
+}
+
+fn date(fields: &HeaderMap, name: header::HeaderName) -> Option<Timestamp> {
+    let text = fields.get(name)?.to_str().ok()?;
+    httpdate::parse_http_date(text).ok().map(Timestamp::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exchange(request: u64, response: u64) -> Exchange {
+        let at = |s: u64| Timestamp::from_micros(s * 1_000_000);
+        Exchange {
+            request_time: at(request),
+            response_time: at(response),
+        }
+    }
+
+    fn map(lines: &[(header::HeaderName, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(n, v)| (n.clone(), v.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn an_answer_is_as_old_as_its_date_its_age_or_the_time_it_took_say() {
+        let at_100 = "Thu, 01 Jan 1970 00:01:40 GMT";
+        assert_eq!(
+            initial_age(exchange(100, 103), &HeaderMap::new()),
+            Duration::from_secs(3)
+        );
+        assert_eq!(
+            initial_age(exchange(100, 103), &map(&[(header::AGE, "7, 9")])),
+            Duration::from_secs(10)
+        );
+        assert_eq!(
+            initial_age(exchange(130, 133), &map(&[(header::DATE, at_100)])),
+            Duration::from_secs(33)
+        );
+        assert_eq!(
+            initial_age(exchange(50, 51), &map(&[(header::DATE, at_100)])),
+            Duration::from_secs(1),
+            "a Date ahead of us"
+        );
+        assert_eq!(
+            initial_age(exchange(100, 100), &map(&[(header::AGE, "x")])),
+            Duration::ZERO
+        );
+    }
+
+    #[test]
+    fn s_maxage_wins_over_max_age_over_expires() {
+        let lifetime = |lines: &[(header::HeaderName, &str)]| {
+            let fields = map(lines);
+            origin_lifetime(&Directives::of(&fields), &fields, exchange(100, 100))
+        };
+        let said = |s| OriginLifetime::Said(Duration::from_secs(s));
+        let expires = (header::EXPIRES, "Thu, 01 Jan 1970 00:02:00 GMT");
+        assert_eq!(lifetime(&[]), OriginLifetime::Unsaid);
+        assert_eq!(
+            lifetime(&[
+                (header::CACHE_CONTROL, "max-age=1, s-maxage=2"),
+                expires.clone()
+            ]),
+            said(2)
+        );
+        assert_eq!(
+            lifetime(&[(header::CACHE_CONTROL, "max-age=1"), expires.clone()]),
+            said(1)
+        );
+        assert_eq!(lifetime(&[expires.clone()]), said(20));
+        assert_eq!(lifetime(&[expires.clone(), expires.clone()]), said(0));
+        assert_eq!(lifetime(&[(header::EXPIRES, "0")]), said(0));
+        assert_eq!(
+            lifetime(&[(header::CACHE_CONTROL, "max-age=-1"), expires]),
+            OriginLifetime::Bad
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! The key of a copy: its family, and what splits the family. RFC 9111 §2, §4.1.
+//! The family's own key holds the shared copy: anonymous or public, no query, JSON. Every other copy has
+//! a suffix, `~` and 128 bits of a keyed hash over what splits it, so that no query, token or cookie can
+//! be read off a key nor guessed at by whoever can read the store.
+
+use http::{HeaderName, HeaderValue};
+
+use crate::route::{FamilyKey, GroupKey};
+
+/// The deployment's own secret: all its instances share it, nobody else has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct HashingSecret(pub [u8; 32]);
+
+/// Gathers what splits a family, each part with its kind and length, so that no two sets of parts read alike.
+pub struct CopyKey<'s> {
+    secret: &'s HashingSecret,
+    hasher: Option<blake3::Hasher>,
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    Credential = 1,
+    Cookie = 2,
+    Query = 3,
+    Accept = 4,
+    Field = 5,
+}
+
+impl<'s> CopyKey<'s> {
+    pub fn new(secret: &'s HashingSecret) -> Self {
+        CopyKey {
+            secret,
+            hasher: None,
+        }
+    }
+
+    pub fn credential(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.part(
+            Part::Credential,
+            &[name.as_str().as_bytes(), value.as_bytes()],
+        );
+    }
+
+    pub fn cookie(&mut self, pair: &[u8]) {
+        self.part(Part::Cookie, &[pair]);
+    }
+
+    /// The canonical query; an absent one splits nothing.
+    pub fn query(&mut self, query: &str) {
+        self.part(Part::Query, &[query.as_bytes()]);
+    }
+
+    pub fn accept(&mut self, accept: &str) {
+        self.part(Part::Accept, &[accept.as_bytes()]);
+    }
+
+    /// A field that Vary or the route names. Absent matches only absent (RFC 9111 §4.1): absent adds no part.
+    pub fn field<'v>(&mut self, name: &HeaderName, values: impl Iterator<Item = &'v HeaderValue>) {
+        for value in values {
+            self.part(Part::Field, &[name.as_str().as_bytes(), value.as_bytes()]);
+        }
+    }
+
+    fn part(&mut self, part: Part, pieces: &[&[u8]]) {
+        let hasher = self
+            .hasher
+            .get_or_insert_with(|| blake3::Hasher::new_keyed(&self.secret.0));
+        hasher.update(&[part as u8]);
+        for piece in pieces {
+            hasher.update(&(piece.len() as u64).to_le_bytes());
+            hasher.update(piece);
+        }
+    }
+
+    /// The store's key for this copy.
+    pub fn of(self, prefix: &str, family: &FamilyKey) -> String {
+        use std::fmt::Write;
+        let mut key = format!("{prefix}:{}", family.as_str());
+        if let Some(hasher) = self.hasher {
+            let mut hash = [0; 16];
+            hasher.finalize_xof().fill(&mut hash);
+            let _ = write!(key, "~{:032x}", u128::from_be_bytes(hash));
+        }
+        key
+    }
+}
+
+/// The name of a family's state, below the prefix.
+pub fn family_state(family: &str) -> String {
+    format!("{family}~state")
+}
+
+/// The name of the state that all families of a group share.
+pub fn group_state(group: &GroupKey) -> String {
+    format!("{}~all", group.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header;
+
+    const SECRET: HashingSecret = HashingSecret([7; 32]);
+
+    fn key(split: impl FnOnce(&mut CopyKey)) -> String {
+        let template = crate::route::KeyTemplate::parse("users:list").unwrap();
+        let family = template.family(&Default::default()).unwrap();
+        let mut copy = CopyKey::new(&SECRET);
+        split(&mut copy);
+        copy.of("it360acad", &family)
+    }
+
+    #[test]
+    fn the_shared_copy_is_at_the_familys_own_key() {
+        assert_eq!(key(|_| ()), "it360acad:users:list");
+    }
+
+    #[test]
+    fn whatever_splits_the_family_makes_another_key_that_tells_nothing() {
+        let token = HeaderValue::from_static("Token abc");
+        let keys = [
+            key(|_| ()),
+            key(|k| k.query("a=1")),
+            key(|k| k.accept("a=1")),
+            key(|k| k.cookie(b"a=1")),
+            key(|k| k.credential(&header::AUTHORIZATION, &token)),
+            key(|k| k.field(&header::ORIGIN, [&token].into_iter())),
+            key(|k| {
+                k.query("a");
+                k.query("=1")
+            }),
+        ];
+        for (i, a) in keys.iter().enumerate() {
+            assert!(
+                i == 0 || (a.len() == "it360acad:users:list~".len() + 32 && a.contains("list~")),
+                "{a}"
+            );
+            assert!(keys.iter().skip(i + 1).all(|b| a != b));
+        }
+    }
+
+    #[test]
+    fn another_deployments_secret_makes_other_keys() {
+        let template = crate::route::KeyTemplate::parse("users:list").unwrap();
+        let family = template.family(&Default::default()).unwrap();
+        let with = |secret| {
+            let mut copy = CopyKey::new(secret);
+            copy.query("a");
+            copy.of("p", &family)
+        };
+        assert_ne!(with(&SECRET), with(&HashingSecret([8; 32])));
+    }
+}

@@ -1,0 +1,9 @@
+//! The rules of a shared cache, as functions of what they are told. RFC 9111, RFC 9211.
+//! No I/O, no clock, no logging: `now` is always an argument, and the answer is a value.
+
+pub mod cache_status;
+pub mod directives;
+pub mod freshness;
+pub mod key;
+pub mod stored;
+pub mod storing;

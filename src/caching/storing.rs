@@ -1,0 +1,285 @@
+//! May this answer be kept, and for how long? RFC 9111 §3, under a route with a `ttl`
+//! (an operator's word where the origin says nothing: DRF sends no Cache-Control at all).
+
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderName};
+use http::{HeaderValue, StatusCode};
+
+use super::cache_status::Reason;
+use super::directives::Directives;
+use super::freshness::{self, Exchange, OriginLifetime};
+use crate::message::fields::list_members;
+
+/// What of a route's word bears on storing.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy<'r> {
+    pub ttl: Duration,
+    pub override_origin: bool,
+    pub max_body: u64,
+    /// Request fields that the route's key always holds.
+    pub vary: &'r [HeaderName],
+}
+
+/// An answer that may be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storable {
+    pub lifetime: Duration,
+    pub initial_age: Duration,
+    /// Fields that the answer varies by and that the key must therefore hold.
+    pub varied: Vec<HeaderName>,
+}
+
+/// The fields by which a key may come to split once an answer is seen to vary by them.
+pub const LEARNABLE: [HeaderName; 2] = [header::ACCEPT_LANGUAGE, header::ORIGIN];
+
+/// Decides by status, fields and times; `content_length` is `None` where the body's end is not announced.
+pub fn storable(
+    policy: &Policy,
+    status: StatusCode,
+    fields: &HeaderMap,
+    content_length: Option<u64>,
+    exchange: Exchange,
+) -> Result<Storable, Reason> {
+    let directives = Directives::of(fields);
+    // What concerns one client alone comes first: an answer that is not storable for its *status* may be
+    // shared with those who wait for it, one that is not for its *fields* never.
+    if fields.contains_key(header::SET_COOKIE) {
+        return Err(Reason::SetCookie);
+    }
+    if directives.no_store {
+        return Err(Reason::NoStore);
+    }
+    if directives.private {
+        return Err(Reason::Private);
+    }
+    let varied = varied(policy, fields)?;
+    if status != StatusCode::OK {
+        return Err(Reason::Status);
+    }
+    if fields
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .flat_map(list_members)
+        .any(|c| !c.eq_ignore_ascii_case("identity"))
+    {
+        return Err(Reason::Encoded);
+    }
+    if content_length.is_some_and(|length| length > policy.max_body) {
+        return Err(Reason::TooLarge);
+    }
+    let initial_age = freshness::initial_age(exchange, fields);
+    let lifetime = match freshness::origin_lifetime(&directives, fields, exchange) {
+        _ if policy.override_origin => policy.ttl,
+        _ if directives.no_cache => return Err(Reason::NoCache),
+        OriginLifetime::Unsaid => policy.ttl,
+        OriginLifetime::Said(lifetime) => lifetime,
+        OriginLifetime::Bad => return Err(Reason::BadFreshness),
+    };
+    match lifetime > initial_age {
+        true => Ok(Storable {
+            lifetime,
+            initial_age,
+            varied,
+        }),
+        false => Err(Reason::Stale),
+    }
+}
+
+/// The nominated fields that split the key. Accept is always in it, Accept-Encoding is asked as identity,
+/// Cookie and Authorization are in the credential's partition or not sent at all.
+pub fn varied(policy: &Policy, fields: &HeaderMap) -> Result<Vec<HeaderName>, Reason> {
+    const SATISFIED: [HeaderName; 4] = [
+        header::ACCEPT,
+        header::ACCEPT_ENCODING,
+        header::COOKIE,
+        header::AUTHORIZATION,
+    ];
+    let mut varied = Vec::new();
+    for line in fields.get_all(header::VARY) {
+        if line.to_str().is_err() {
+            return Err(Reason::VaryUnkeyed);
+        }
+        for member in list_members(line) {
+            let name =
+                HeaderName::from_bytes(member.as_bytes()).map_err(|_| Reason::VaryUnkeyed)?;
+            if SATISFIED.contains(&name) || policy.vary.contains(&name) || varied.contains(&name) {
+                continue;
+            }
+            // `*` is a valid token, so it ends here too.
+            if !LEARNABLE.contains(&name) {
+                return Err(Reason::VaryUnkeyed);
+            }
+            varied.push(name);
+        }
+    }
+    Ok(varied)
+}
+
+/// May an answer that is not stored go to others who asked the same and were waiting? (HTTP-CACHING §N)
+pub fn shareable(reason: Reason) -> bool {
+    matches!(reason, Reason::Status)
+}
+
+/// The fields to keep: end to end, with a Date (RFC 9110 §6.6.1), without Age.
+pub fn kept_fields(fields: &HeaderMap, exchange: Exchange) -> HeaderMap {
+    let mut kept = fields.clone();
+    kept.remove(header::AGE);
+    if !kept.contains_key(header::DATE) {
+        let date = httpdate::fmt_http_date(exchange.response_time.to_system_time());
+        kept.insert(
+            header::DATE,
+            HeaderValue::from_str(&date).expect("a date is a field value"),
+        );
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn decide(status: u16, lines: &[(&str, &str)]) -> Result<Storable, Reason> {
+        let fields: HeaderMap = lines
+            .iter()
+            .map(|(n, v)| {
+                (
+                    HeaderName::from_bytes(n.as_bytes()).unwrap(),
+                    v.parse().unwrap(),
+                )
+            })
+            .collect();
+        let policy = Policy {
+            ttl: Duration::from_secs(3600),
+            override_origin: false,
+            max_body: 1000,
+            vary: &[],
+        };
+        let at = Timestamp::from_micros(100_000_000);
+        let length = fields
+            .get(header::CONTENT_LENGTH)
+            .map(|l| l.to_str().unwrap().parse().unwrap());
+        storable(
+            &policy,
+            StatusCode::from_u16(status).unwrap(),
+            &fields,
+            length,
+            Exchange {
+                request_time: at,
+                response_time: at,
+            },
+        )
+    }
+
+    fn lifetime(lines: &[(&str, &str)]) -> Result<u64, Reason> {
+        decide(200, lines).map(|storable| storable.lifetime.as_secs())
+    }
+
+    #[test]
+    fn where_the_origin_says_nothing_the_routes_ttl_counts() {
+        assert_eq!(lifetime(&[]), Ok(3600));
+        assert_eq!(
+            lifetime(&[("vary", "Accept, Cookie"), ("etag", "\"a\"")]),
+            Ok(3600)
+        );
+    }
+
+    #[test]
+    fn an_explicit_directive_of_the_origin_wins_over_the_routes_ttl() {
+        assert_eq!(lifetime(&[("cache-control", "max-age=60")]), Ok(60));
+        assert_eq!(
+            lifetime(&[("cache-control", "max-age=60"), ("age", "30")]),
+            Ok(60)
+        );
+        assert_eq!(
+            lifetime(&[("cache-control", "max-age=60"), ("age", "60")]),
+            Err(Reason::Stale)
+        );
+        assert_eq!(
+            lifetime(&[("cache-control", "max-age=0")]),
+            Err(Reason::Stale)
+        );
+        assert_eq!(
+            lifetime(&[("cache-control", "no-cache")]),
+            Err(Reason::NoCache)
+        );
+        assert_eq!(
+            lifetime(&[("cache-control", "max-age=x")]),
+            Err(Reason::BadFreshness)
+        );
+    }
+
+    #[test]
+    fn what_concerns_one_client_alone_is_never_kept_whatever_its_status() {
+        for status in [200, 404, 500] {
+            assert_eq!(
+                decide(status, &[("set-cookie", "s=1")]),
+                Err(Reason::SetCookie)
+            );
+            assert_eq!(
+                decide(status, &[("cache-control", "no-store, max-age=60")]),
+                Err(Reason::NoStore)
+            );
+            assert_eq!(
+                decide(status, &[("cache-control", "Private=\"x\"")]),
+                Err(Reason::Private)
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_that_varies_by_what_the_key_cannot_hold_is_not_kept() {
+        for vary in [
+            "*",
+            "Accept, *",
+            ", *",
+            "User-Agent",
+            "Accept, X-Tenant",
+            "b\u{e4}d",
+        ] {
+            assert_eq!(
+                lifetime(&[("vary", vary)]),
+                Err(Reason::VaryUnkeyed),
+                "{vary}"
+            );
+        }
+        assert_eq!(
+            decide(
+                200,
+                &[
+                    ("vary", "accept, origin"),
+                    ("vary", "Accept-Language, Cookie, ORIGIN")
+                ]
+            )
+            .unwrap()
+            .varied,
+            [header::ORIGIN, header::ACCEPT_LANGUAGE]
+        );
+    }
+
+    #[test]
+    fn only_a_whole_200_of_bounded_size_in_no_encoding_is_kept() {
+        for status in [201, 204, 206, 301, 304, 400, 401, 403, 404, 410, 500, 503] {
+            assert_eq!(decide(status, &[]), Err(Reason::Status));
+        }
+        assert_eq!(
+            lifetime(&[("content-length", "1001")]),
+            Err(Reason::TooLarge)
+        );
+        assert_eq!(
+            lifetime(&[("content-encoding", "gzip")]),
+            Err(Reason::Encoded)
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn adding_no_store_or_private_never_makes_storable(other in "[a-z=0-9, \"-]{0,40}", status in 200u16..600) {
+            for word in ["no-store", "private"] {
+                let value = format!("{word}, {other}");
+                proptest::prop_assert!(decide(status, &[("cache-control", &value)]).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! `larder get · set · purge · keys`: straight on Redis, or, as the embedded store lives in another process,
+//! by asking that process at its `admin` address.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use super::{ConfigFile, Failure, serve};
+use crate::coherence::Coherence;
+use crate::config::{Config, Secret, StoreAddress};
+use crate::operations::{self, Named};
+
+/// How long a running instance may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a key in a path of the operator's listener keeps as it is.
+const KEY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b':')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
+
+#[derive(Args)]
+pub struct Get {
+    /// users:list, users:detail:7, a full key as `larder keys` prints it, or a path
+    key: String,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+#[derive(Args)]
+pub struct Set {
+    /// users:list, users:detail:7 or a path
+    key: String,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+#[derive(Args)]
+pub struct Purge {
+    /// users:list, users:detail:7, 'users:detail:*' or a path
+    #[arg(required_unless_present = "all")]
+    keys: Vec<String>,
+    /// Everything under the prefix
+    #[arg(long, conflicts_with = "keys")]
+    all: bool,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+#[derive(Args)]
+pub struct Keys {
+    /// Only keys that begin so, e.g. users:detail:
+    #[arg(default_value = "")]
+    start: String,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+pub fn get(arguments: &Get) -> Result<(), Failure> {
+    let config = super::load(&arguments.file.config)?;
+    let (mut facts, body) = match Place::of(config)? {
+        Place::Instance(admin) => {
+            let path = entry_path(&arguments.key);
+            let facts = admin.json(Method::GET, &path, Vec::new())?;
+            (facts, Bytes::from(admin.bytes(&format!("{path}?body"))?))
+        }
+        Place::Store(config) => with_store(config, async |config, coherence| {
+            let entry = operations::get(config, coherence, &arguments.key)
+                .await
+                .map_err(failed)?;
+            let entry =
+                entry.ok_or_else(|| Failure::Failed("there is no copy at this key".to_owned()))?;
+            Ok((serde_json::to_value(&entry).unwrap_or_default(), entry.body))
+        })?,
+    };
+    if let Some(facts) = facts.as_object_mut() {
+        facts.remove("body");
+    }
+    eprintln!(
+        "{}",
+        serde_json::to_string_pretty(&facts).unwrap_or_default()
+    );
+    std::io::stdout()
+        .write_all(&body)
+        .map_err(|error| Failure::Failed(error.to_string()))
+}
+
+pub fn set(arguments: &Set) -> Result<(), Failure> {
+    let config = super::load(&arguments.file.config)?;
+    let mut body = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut body)
+        .map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
+    let seconds = match Place::of(config)? {
+        Place::Instance(admin) => {
+            admin.json(Method::PUT, &entry_path(&arguments.key), body)?["ttl_seconds"]
+                .as_u64()
+                .unwrap_or_default()
+        }
+        Place::Store(config) => with_store(config, async |config, coherence| {
+            let ttl = operations::set(config, coherence, &arguments.key, body.into())
+                .await
+                .map_err(failed)?;
+            Ok(ttl.as_secs())
+        })?,
+    };
+    println!("set {} for {seconds} s", arguments.key);
+    Ok(())
+}
+
+pub fn purge(arguments: &Purge) -> Result<(), Failure> {
+    let config = super::load(&arguments.file.config)?;
+    let purged: Vec<String> = match Place::of(config)? {
+        Place::Instance(admin) => {
+            let asked = json!({ "keys": arguments.keys, "all": arguments.all });
+            let told = admin.json(Method::POST, "/purge", asked.to_string().into_bytes())?;
+            told["purged"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect()
+        }
+        Place::Store(config) => with_store(config, async |config, coherence| {
+            let mut named = Vec::new();
+            for key in &arguments.keys {
+                named.push(operations::named(config, key).map_err(failed)?);
+            }
+            if arguments.all {
+                named.push(Named::Everything);
+            }
+            let mut purged = Vec::new();
+            for name in named {
+                let states = operations::purge(config, coherence, name)
+                    .await
+                    .map_err(failed)?;
+                purged.extend(states.iter().map(|state| state.as_str().to_owned()));
+            }
+            Ok(purged)
+        })?,
+    };
+    for state in purged {
+        println!(
+            "purged {}",
+            state.replace("~state", "").replace("~all", ":*")
+        );
+    }
+    Ok(())
+}
+
+pub fn keys(arguments: &Keys) -> Result<(), Failure> {
+    let config = super::load(&arguments.file.config)?;
+    let listed: Vec<(String, u64, Option<u64>)> = match Place::of(config)? {
+        Place::Instance(admin) => {
+            let start = utf8_percent_encode(&arguments.start, KEY);
+            let told = admin.json(Method::GET, &format!("/keys?start={start}"), Vec::new())?;
+            let row = |key: &Value| {
+                (
+                    key["key"].as_str().unwrap_or_default().to_owned(),
+                    key["bytes"].as_u64().unwrap_or(0),
+                    key["ttl_seconds"].as_u64(),
+                )
+            };
+            told["keys"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(row)
+                .collect()
+        }
+        Place::Store(config) => with_store(config, async |config, coherence| {
+            let keys = operations::keys(config, coherence, &arguments.start, 100_000)
+                .await
+                .map_err(failed)?;
+            Ok(keys
+                .into_iter()
+                .map(|key| (key.key, key.bytes, key.ttl.map(|ttl| ttl.as_secs())))
+                .collect())
+        })?,
+    };
+    for (key, bytes, ttl) in listed {
+        let ttl = ttl.map_or_else(|| "-".to_owned(), |ttl| ttl.to_string());
+        println!("{key}\t{bytes} bytes\t{ttl} s");
+    }
+    Ok(())
+}
+
+/// Where the copies are.
+enum Place {
+    Instance(Admin),
+    Store(Box<Config>),
+}
+
+impl Place {
+    fn of(config: Config) -> Result<Place, Failure> {
+        match config.store.address {
+            StoreAddress::Memory => Ok(Place::Instance(Admin::of(&config)?)),
+            StoreAddress::Redis(_) => Ok(Place::Store(Box::new(config))),
+        }
+    }
+}
+
+fn with_store<T>(
+    config: Box<Config>,
+    work: impl AsyncFnOnce(&Config, &Coherence) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    super::runtime()?.block_on(async {
+        let coherence = serve::coherence(&config).await?;
+        work(&config, &coherence).await
+    })
+}
+
+fn failed(error: operations::OperationError) -> Failure {
+    Failure::Failed(error.to_string())
+}
+
+fn entry_path(key: &str) -> String {
+    format!("/entries/{}", utf8_percent_encode(key, KEY))
+}
+
+/// The operator's listener of a running instance.
+pub struct Admin {
+    pub address: SocketAddr,
+    pub token: Option<Secret>,
+}
+
+impl Admin {
+    pub fn of(config: &Config) -> Result<Admin, Failure> {
+        let off = || {
+            Failure::Failed("`admin: off`: with `store: memory:` the copies are inside the running instance, and only its admin address leads there".to_owned())
+        };
+        let mut address = config.admin.ok_or_else(off)?;
+        if address.ip().is_unspecified() {
+            let loopback: std::net::IpAddr = if address.is_ipv4() {
+                [127, 0, 0, 1].into()
+            } else {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            };
+            address.set_ip(loopback);
+        }
+        Ok(Admin {
+            address,
+            token: config.admin_token.clone(),
+        })
+    }
+
+    fn json(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, Failure> {
+        let (status, body) = self.ask(method, path, body)?;
+        let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+        match status.is_success() {
+            true => Ok(told),
+            false => Err(Failure::Failed(
+                told["detail"]
+                    .as_str()
+                    .unwrap_or(status.as_str())
+                    .to_owned(),
+            )),
+        }
+    }
+
+    fn bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        self.ask(Method::GET, path, Vec::new())
+            .map(|(_, body)| body)
+    }
+
+    pub fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Vec<u8>), Failure> {
+        let asked = async {
+            let stream = TcpStream::connect(self.address)
+                .await
+                .map_err(|error| error.to_string())?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                    .await
+                    .map_err(|error| error.to_string())?;
+            tokio::spawn(connection);
+            let mut request = Request::new(Full::new(Bytes::from(body)));
+            *request.method_mut() = method;
+            *request.uri_mut() = path
+                .parse()
+                .map_err(|error: http::uri::InvalidUri| error.to_string())?;
+            let fields = request.headers_mut();
+            fields.insert(
+                header::HOST,
+                HeaderValue::from_str(&self.address.to_string())
+                    .map_err(|error| error.to_string())?,
+            );
+            fields.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            );
+            if let Some(token) = &self.token {
+                let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
+                    .map_err(|_| "`admin_token` is no field value".to_owned())?;
+                bearer.set_sensitive(true);
+                fields.insert(header::AUTHORIZATION, bearer);
+            }
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|error| error.to_string())?;
+            let status = response.status();
+            let body = response
+                .into_body()
+                .collect()
+                .await
+                .map_err(|error| error.to_string())?
+                .to_bytes();
+            Ok::<_, String>((status, body.to_vec()))
+        };
+        let answered =
+            super::runtime()?.block_on(async { tokio::time::timeout(PATIENCE, asked).await });
+        let why = match answered {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(why)) => why,
+            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+        };
+        Err(Failure::Failed(format!(
+            "no instance answers at {} ({why}): start it with `larder serve`, or name another address with `admin:` in the file",
+            self.address
+        )))
+    }
+}

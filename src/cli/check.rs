@@ -1,0 +1,222 @@
+//! `larder check`: reads the file as `serve` would, and says what it would do.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+
+use crate::config::{
+    Access, Config, Methods, OtherParameters, Query, Redis, RedisEndpoint, Store, StoreAddress,
+    Upstream, UpstreamAddress, WhenStoreIsDown,
+};
+
+/// What a proxy with this configuration does, for a reader in a hurry. No secret is in it.
+pub fn describe(config: &Config) -> String {
+    let mut told = String::new();
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(told, "{name:<10} {text}");
+    };
+    line("listen", format!("http://{}", config.listen));
+    line("admin", admin(config));
+    line("upstream", upstream(&config.upstream));
+    line("store", store(config));
+    line(
+        "store down",
+        when_down(config.when_store_is_down).to_owned(),
+    );
+    if let Some(origin) = &config.canonical_origin {
+        line(
+            "origin",
+            format!(
+                "fills are asked under {}://{}",
+                origin.scheme, origin.authority
+            ),
+        );
+    }
+    if !config.hosts.is_empty() {
+        line(
+            "hosts",
+            format!("{}, and no other", config.hosts.join(", ")),
+        );
+    }
+    if let Methods::Listed(methods) = &config.methods {
+        line("methods", names(methods));
+    }
+    line("credential", credential(config));
+
+    let _ = writeln!(
+        told,
+        "\nkept ({}, the first match wins)",
+        config.routes.len()
+    );
+    for route in &config.routes {
+        let _ = writeln!(told, "  GET {}", route.path.as_str());
+        let key = format!("{}:{}", config.store.prefix, route.key.as_str());
+        let _ = writeln!(told, "    key {key}, for {}", duration(route.ttl));
+        let access = match route.access {
+            Access::PerCredential => "each credential has its own copies",
+            Access::Public => "one copy for all, fetched without credentials",
+        };
+        let _ = writeln!(
+            told,
+            "    {access}; {}; up to {}",
+            query(&route.query),
+            size(route.max_body)
+        );
+        if !route.vary.is_empty() {
+            let _ = writeln!(told, "    split by {}", headers(&route.vary));
+        }
+        if route.override_origin {
+            let _ = writeln!(told, "    the ttl wins over the origin's own freshness");
+        }
+    }
+    let _ = writeln!(
+        told,
+        "\npurged ({}, the first match wins)",
+        config.purge.len()
+    );
+    for rule in &config.purge {
+        let keys: Vec<&str> = rule.keys.iter().map(|key| key.as_str()).collect();
+        let _ = writeln!(told, "  {} {}", names(&rule.methods), rule.path.as_str());
+        let _ = writeln!(told, "    drops {}", keys.join(", "));
+    }
+    told
+}
+
+fn admin(config: &Config) -> String {
+    match (config.admin, &config.admin_token) {
+        (None, _) => "off".to_owned(),
+        (Some(address), Some(_)) => format!("http://{address}, with a token"),
+        (Some(address), None) => format!("http://{address}, without a token"),
+    }
+}
+
+fn upstream(upstream: &Upstream) -> String {
+    let address = match &upstream.address {
+        UpstreamAddress::Tcp { host, port } => format!("http://{}", authority(host, *port)),
+        UpstreamAddress::Unix(path) => format!("http+unix://{}", path.display()),
+    };
+    format!(
+        "{address}, {} requests at once and {} waiting, each {} at most",
+        upstream.max_connections,
+        upstream.queue,
+        duration(upstream.total)
+    )
+}
+
+fn store(config: &Config) -> String {
+    let Store {
+        address,
+        prefix,
+        timeout,
+    } = &config.store;
+    match address {
+        StoreAddress::Memory => {
+            format!(
+                "in this process, {} at most, keys under {prefix}:",
+                size(config.memory_size)
+            )
+        }
+        StoreAddress::Redis(redis) => format!(
+            "{}, keys under {prefix}:, {} for a command",
+            endpoint(redis),
+            duration(*timeout)
+        ),
+    }
+}
+
+fn endpoint(redis: &Redis) -> String {
+    let (place, trust) = match &redis.endpoint {
+        RedisEndpoint::Tcp { host, port } => (format!("redis://{}", authority(host, *port)), None),
+        RedisEndpoint::Tls {
+            host,
+            port,
+            ca_file,
+        } => (
+            format!("rediss://{}", authority(host, *port)),
+            ca_file.as_ref(),
+        ),
+        RedisEndpoint::Unix(path) => (format!("redis+unix://{}", path.display()), None),
+    };
+    let mut told = format!("{place}, database {}", redis.database);
+    match (&redis.username, &redis.password) {
+        (Some(name), _) => {
+            let _ = write!(told, ", as {name}");
+        }
+        (None, Some(_)) => told.push_str(", with a password"),
+        (None, None) => {}
+    }
+    if let Some(file) = trust {
+        let _ = write!(told, ", trusting {}", file.display());
+    }
+    told
+}
+
+fn when_down(choice: WhenStoreIsDown) -> &'static str {
+    match choice {
+        WhenStoreIsDown::Forward => "writes are forwarded",
+        WhenStoreIsDown::RefuseWrites => "writes are refused with 503",
+    }
+}
+
+fn credential(config: &Config) -> String {
+    let mut told = String::from("Authorization");
+    for name in &config.credential_headers {
+        let _ = write!(told, ", {name}");
+    }
+    told.push_str(", every cookie");
+    if !config.ignore_cookies.is_empty() {
+        let _ = write!(told, " but {}", config.ignore_cookies.join(", "));
+    }
+    told
+}
+
+fn query(query: &Query) -> String {
+    match query {
+        Query::All => "every parameter counts".to_owned(),
+        Query::Allow { names, other } => {
+            let counted = match names.as_slice() {
+                [] => "no parameter counts".to_owned(),
+                names => format!("{} count", names.join(", ")),
+            };
+            let rest = match other {
+                OtherParameters::Ignore => "others are left out",
+                OtherParameters::Bypass => "with others it is not cached",
+                OtherParameters::Reject => "others are refused with 400",
+            };
+            format!("{counted}, {rest}")
+        }
+    }
+}
+
+fn names(methods: &[Method]) -> String {
+    methods
+        .iter()
+        .map(Method::as_str)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn headers(names: &[HeaderName]) -> String {
+    names
+        .iter()
+        .map(HeaderName::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+fn duration(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+fn size(bytes: u64) -> String {
+    bytesize::ByteSize::b(bytes).to_string()
+}

@@ -1,0 +1,126 @@
+//! The commands, one file each; here is what they share.
+
+pub mod by_hand;
+pub mod check;
+pub mod demo;
+pub mod health;
+pub mod serve;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::config::file;
+
+/// A caching reverse proxy for REST APIs that is never stale after a write.
+#[derive(Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Try it:   larder demo
+Run it:   larder serve -c proxy.yaml
+A key is written as in redis-cli, with or without the prefix (users:list), or as a path (/api/users/7/)."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show it: a small users API, the proxy in front of it and the embedded store, all in this process
+    Demo(demo::Arguments),
+    /// Run the proxy
+    Serve(serve::Arguments),
+    /// Read the file as `serve` would, and say what is wrong or what it would do
+    Check(ConfigFile),
+    /// Print the copy at a key: its body to standard output, what is known of it to standard error
+    Get(by_hand::Get),
+    /// Put a JSON body from standard input there as the shared copy
+    Set(by_hand::Set),
+    /// Drop all copies of what is named, in every query, credential and language
+    Purge(by_hand::Purge),
+    /// List the keys in the store
+    Keys(by_hand::Keys),
+    /// Ask a running instance whether it is well; exit status 0 if so
+    Health(health::Arguments),
+}
+
+/// Where the configuration stands.
+#[derive(Args, Clone)]
+pub struct ConfigFile {
+    /// The configuration
+    #[arg(short, long, value_name = "FILE", default_value = "proxy.yaml")]
+    pub config: PathBuf,
+}
+
+/// What ends a command early, and its exit status.
+pub enum Failure {
+    /// The configuration is wrong: 78.
+    Config(String),
+    /// It could not be done: 1.
+    Failed(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Config(why) | Failure::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Runs the command that was asked for.
+pub fn main() -> ExitCode {
+    crate::tls::install_provider();
+    let done = match Cli::parse().command {
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Check(file) => {
+            load(&file.config).map(|config| print!("{}", check::describe(&config)))
+        }
+        Command::Get(arguments) => by_hand::get(&arguments),
+        Command::Set(arguments) => by_hand::set(&arguments),
+        Command::Purge(arguments) => by_hand::purge(&arguments),
+        Command::Keys(arguments) => by_hand::keys(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{}", failure.to_string().trim_end());
+            ExitCode::from(match failure {
+                Failure::Config(_) => 78,
+                Failure::Failed(_) => 1,
+            })
+        }
+    }
+}
+
+/// Reads and checks the file; warnings go to standard error.
+fn load(path: &Path) -> Result<Config, Failure> {
+    load_over(path, &file::Overrides::default())
+}
+
+/// As `load`, with what the command line says in place of the file's own words.
+fn load_over(path: &Path, over: &file::Overrides) -> Result<Config, Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let loaded = file::load_with(path, &environment, over)
+        .map_err(|error| Failure::Config(error.to_string()))?;
+    for warning in &loaded.warnings {
+        eprintln!("{warning}");
+    }
+    Ok(loaded.config)
+}
+
+/// The runtime for commands that run as long as they are left to.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start: {error}")))
+}

@@ -1,0 +1,316 @@
+//! One fetch for all who want the same now. Joining is fenced: a read may join a fetch only if it carries the
+//! epochs that the read itself has just seen; without epochs, only one that has not left yet, so that there is
+//! at most one in flight and one waiting per key.
+//!
+//! A fetch runs in a task of its own and lives as long as somebody waits for it: a leader that leaves hands
+//! over to whoever stays, and a fetch that nobody wants any more is given up and stores nothing.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::Epochs;
+
+const SHARDS: usize = 32;
+
+/// The fetches under way, by the key of the copy they will make.
+pub struct Flights<A> {
+    shards: Arc<Vec<Shard<A>>>,
+    hasher: RandomState,
+}
+
+type Shard<A> = Mutex<HashMap<String, SmallVec<[Arc<Flight<A>>; 1]>>>;
+
+/// What a read has seen just now, and a fetch carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// Of the copy's own states; `None` while one is held or the store is away.
+    pub epochs: Option<Epochs>,
+    /// Of the states that a create would purge, if all purge rules name such: under equal ones, even the
+    /// absence of a thing can be shared with who came while the fetch was out.
+    pub absence: Option<Epochs>,
+}
+
+struct Flight<A> {
+    fence: Fence,
+    /// Changes under the shard's lock.
+    left: Mutex<bool>,
+    answer: watch::Sender<Option<A>>,
+    interest: Weak<Interest>,
+}
+
+/// Kept by all who wait; when the last one goes, so does the fetch.
+pub struct Interest(Mutex<Option<AbortHandle>>);
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.get_mut().take() {
+            task.abort();
+        }
+    }
+}
+
+/// Lead or follow.
+pub enum Turn<A> {
+    Lead(Fill<A>, Follower<A>),
+    Follow(Follower<A>),
+}
+
+/// The duty to fetch for all who wait. Dropped, it gives the key free.
+pub struct Fill<A> {
+    flight: Arc<Flight<A>>,
+    key: String,
+    shards: Arc<Vec<Shard<A>>>,
+    shard: usize,
+    /// The fetch that must be over before this one may leave.
+    after: Option<watch::Receiver<Option<A>>>,
+}
+
+/// A place among those who wait.
+pub struct Follower<A> {
+    answer: watch::Receiver<Option<A>>,
+    interest: Arc<Interest>,
+    /// It is this one's own request that was sent.
+    pub leads: bool,
+    /// Whether an answer that is not storable for its status may be shared with this one.
+    pub may_share_status: bool,
+}
+
+impl<A: Clone> Flights<A> {
+    pub fn new() -> Self {
+        Flights {
+            shards: Arc::new((0..SHARDS).map(|_| Mutex::default()).collect()),
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub fn join(&self, key: &str, fence: &Fence) -> Turn<A> {
+        let shard = self.hasher.hash_one(key) as usize % SHARDS;
+        let mut flights = self.shards[shard].lock();
+        let under_way = flights.entry(key.to_owned()).or_default();
+        for flight in under_way.iter() {
+            let left = *flight.left.lock();
+            let joinable = match (&flight.fence.epochs, &fence.epochs) {
+                (Some(theirs), Some(mine)) => theirs == mine,
+                (_, None) => !left,
+                (None, Some(_)) => false,
+            };
+            let Some(interest) = joinable.then(|| flight.interest.upgrade()).flatten() else {
+                continue;
+            };
+            let absence = fence.absence.is_some() && fence.absence == flight.fence.absence;
+            return Turn::Follow(Follower {
+                answer: flight.answer.subscribe(),
+                interest,
+                leads: false,
+                may_share_status: !left || absence,
+            });
+        }
+        let after = match fence.epochs {
+            Some(_) => None,
+            None => under_way
+                .iter()
+                .rfind(|flight| flight.fence.epochs.is_none())
+                .map(|flight| flight.answer.subscribe()),
+        };
+        let interest = Arc::new(Interest(Mutex::new(None)));
+        let flight = Arc::new(Flight {
+            fence: fence.clone(),
+            left: Mutex::new(false),
+            answer: watch::Sender::new(None),
+            interest: Arc::downgrade(&interest),
+        });
+        under_way.push(flight.clone());
+        let follower = Follower {
+            answer: flight.answer.subscribe(),
+            interest,
+            leads: true,
+            may_share_status: true,
+        };
+        Turn::Lead(
+            Fill {
+                flight,
+                key: key.to_owned(),
+                shards: self.shards.clone(),
+                shard,
+                after,
+            },
+            follower,
+        )
+    }
+}
+
+impl<A: Clone> Default for Flights<A> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<A: Clone> Fill<A> {
+    pub fn fence(&self) -> &Fence {
+        &self.flight.fence
+    }
+
+    /// Waits until this fetch may leave.
+    pub async fn turn(&mut self) {
+        if let Some(mut before) = self.after.take() {
+            // Answered or given up: either way it is over.
+            let _ = before.wait_for(Option::is_some).await;
+        }
+    }
+
+    /// The fetch leaves now: from here on nobody joins it without its epochs.
+    pub fn leave(&self) {
+        let _shard = self.shards[self.shard].lock();
+        *self.flight.left.lock() = true;
+    }
+
+    /// Tells everybody.
+    pub fn answer(&self, answer: A) {
+        self.flight.answer.send_replace(Some(answer));
+    }
+}
+
+impl<A> Drop for Fill<A> {
+    fn drop(&mut self) {
+        let mut flights = self.shards[self.shard].lock();
+        if let Some(under_way) = flights.get_mut(&self.key) {
+            under_way.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
+            if under_way.is_empty() {
+                flights.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl<A: Clone> Follower<A> {
+    /// Ties the fetch's task to those who wait for it.
+    pub fn ties(&self, task: AbortHandle) {
+        *self.interest.0.lock() = Some(task);
+    }
+
+    /// The first answer that is for this one; `None` if the fetch was given up without.
+    pub async fn answer(&mut self, is_for_me: impl Fn(&A) -> bool) -> Option<A> {
+        let answer = self
+            .answer
+            .wait_for(|answer| answer.as_ref().is_some_and(&is_for_me))
+            .await;
+        answer.ok().and_then(|answer| answer.clone())
+    }
+
+    /// To be kept by whoever still reads.
+    pub fn interest(&self) -> Arc<Interest> {
+        self.interest.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::coherence::{Epoch, StateKey};
+
+    fn fence(epoch: Option<u64>, absence: Option<u64>) -> Fence {
+        let epochs = |name: &str, fresh| {
+            [(
+                StateKey::new(name),
+                Epoch::new(Timestamp::from_micros(1), fresh),
+            )]
+            .into_iter()
+            .collect()
+        };
+        Fence {
+            epochs: epoch.map(|e| epochs("f~state", e)),
+            absence: absence.map(|e| epochs("list~state", e)),
+        }
+    }
+
+    fn leads(turn: Turn<u8>) -> (Fill<u8>, Follower<u8>) {
+        match turn {
+            Turn::Lead(fill, follower) => (fill, follower),
+            Turn::Follow(_) => panic!("it follows"),
+        }
+    }
+
+    fn follows(turn: Turn<u8>) -> Follower<u8> {
+        match turn {
+            Turn::Lead(..) => panic!("it leads"),
+            Turn::Follow(follower) => follower,
+        }
+    }
+
+    #[test]
+    fn a_read_joins_a_fetch_that_carries_the_epochs_it_has_itself_seen_and_no_other() {
+        let flights = Flights::new();
+        let (fill, _one) = leads(flights.join("k", &fence(Some(1), None)));
+        fill.leave();
+        let _same = follows(flights.join("k", &fence(Some(1), None)));
+        let _later = leads(flights.join("k", &fence(Some(2), None)));
+        let _unfenced = leads(flights.join("k", &fence(None, None)));
+        let _other_key = leads(flights.join("j", &fence(Some(1), None)));
+    }
+
+    #[test]
+    fn without_epochs_only_a_fetch_that_has_not_left_is_joined() {
+        let flights = Flights::new();
+        let (first, _a) = leads(flights.join("k", &fence(None, None)));
+        let _b = follows(flights.join("k", &fence(None, None)));
+        first.leave();
+        let (second, _c) = leads(flights.join("k", &fence(None, None)));
+        let _d = follows(flights.join("k", &fence(None, None)));
+        assert!(second.after.is_some(), "one in flight and one waiting");
+    }
+
+    #[test]
+    fn the_absence_of_a_thing_is_shared_only_where_a_create_would_have_been_seen() {
+        let flights = Flights::new();
+        let (fill, _a) = leads(flights.join("k", &fence(Some(1), Some(5))));
+        assert!(
+            follows(flights.join("k", &fence(Some(1), Some(6)))).may_share_status,
+            "it has not left"
+        );
+        fill.leave();
+        assert!(follows(flights.join("k", &fence(Some(1), Some(5)))).may_share_status);
+        assert!(!follows(flights.join("k", &fence(Some(1), Some(6)))).may_share_status);
+        assert!(!follows(flights.join("k", &fence(Some(1), None))).may_share_status);
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_nobody_waits_for_is_given_up_and_the_key_is_free() {
+        let flights = Flights::new();
+        let (fill, follower) = leads(flights.join("k", &fence(Some(1), None)));
+        let task = tokio::spawn(async move {
+            let _fill = fill;
+            std::future::pending::<()>().await;
+        });
+        follower.ties(task.abort_handle());
+        let other = follows(flights.join("k", &fence(Some(1), None)));
+        drop(follower);
+        tokio::task::yield_now().await;
+        assert!(!task.is_finished(), "somebody still waits");
+        drop(other);
+        assert!(task.await.unwrap_err().is_cancelled());
+        let _ = leads(flights.join("k", &fence(Some(1), None)));
+    }
+
+    #[tokio::test]
+    async fn the_waiting_fetch_leaves_when_the_one_before_is_over_however_it_ended() {
+        for answered in [true, false] {
+            let flights = Flights::new();
+            let (first, _a) = leads(flights.join("k", &fence(None, None)));
+            first.leave();
+            let (mut second, _b) = leads(flights.join("k", &fence(None, None)));
+            if answered {
+                first.answer(1);
+            } else {
+                drop(first);
+            }
+            second.turn().await;
+        }
+    }
+}

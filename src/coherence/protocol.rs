@@ -1,0 +1,462 @@
+//! The protocol itself: what a state is, what each step does to it, and what makes a copy valid.
+//! Pure: steps in, the new state and a reply out; `now` and fresh random bits are arguments.
+//! The memory store runs these functions; Redis runs `state.lua`, and a test holds the two together.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use smallvec::SmallVec;
+
+use crate::clock::Timestamp;
+use crate::error::UpstreamFailure;
+
+/// The name of a state, below the deployment's prefix: `users:list~state`, `users:detail~all`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateKey(Arc<str>);
+
+impl StateKey {
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        StateKey(name.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for StateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A stretch of time in which nothing that a family shows was written. Its value is never used twice:
+/// the store's own microseconds above 64 fresh random bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(u128);
+
+impl Epoch {
+    pub fn new(now: Timestamp, fresh: u64) -> Epoch {
+        Epoch(u128::from(now.as_micros()) << 64 | u128::from(fresh))
+    }
+
+    pub fn parse(text: &str) -> Option<Epoch> {
+        let (micros, fresh) = text.split_once('-')?;
+        let well_formed = !micros.is_empty() && micros.len() <= 16 && fresh.len() == 16;
+        let micros = u64::from_str_radix(micros, 16)
+            .ok()
+            .filter(|_| well_formed)?;
+        Some(Epoch(
+            u128::from(micros) << 64 | u128::from(u64::from_str_radix(fresh, 16).ok()?),
+        ))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{:016x}", (self.0 >> 64) as u64, self.0 as u64)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What was current when a fetch began: the copy's own list of (state, epoch).
+pub type Epochs = SmallVec<[(StateKey, Epoch); 2]>;
+
+/// One write in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HoldId(pub u64);
+
+impl fmt::Display for HoldId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What one state holds. Nothing at all and an absent key are the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    epoch: Option<Epoch>,
+    holds: SmallVec<[(HoldId, Deadline); 1]>,
+}
+
+/// The store's milliseconds at which a hold may be swept.
+type Deadline = u64;
+
+/// What a reader needs to know of a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    Current(Epoch),
+    /// A write is in flight: nothing of this family is to be trusted or made.
+    Held,
+    /// No epoch: whatever was stored is of the past.
+    Absent,
+}
+
+/// How a write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Changed,
+    /// The upstream refused it, or never saw it.
+    Unchanged,
+    /// It may have changed something, or may yet.
+    Ambiguous,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A reader asks for an epoch, to fetch under it.
+    Open { fresh: u64 },
+    /// A writer announces itself, for at most so long.
+    Begin { hold: HoldId, lasting: Duration },
+    /// The writer is done; an ambiguous one leaves its hold for so long.
+    Finish {
+        hold: HoldId,
+        outcome: Outcome,
+        lasting: Duration,
+    },
+    /// A purge by hand.
+    Purge,
+}
+
+/// What a step found and left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// The state after the step.
+    pub seen: Seen,
+    /// For a finish: whether its own hold was still there.
+    pub own_hold: bool,
+}
+
+impl State {
+    pub fn seen(&self) -> Seen {
+        match self.epoch {
+            // A hold counts until it has been swept, whatever the clock says.
+            _ if !self.holds.is_empty() => Seen::Held,
+            Some(epoch) => Seen::Current(epoch),
+            None => Seen::Absent,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.epoch.is_none() && self.holds.is_empty()
+    }
+
+    /// Does one step. Atomic wherever it runs.
+    pub fn apply(&mut self, step: Step, now: Timestamp) -> Reply {
+        let mut own_hold = false;
+        match step {
+            Step::Open { fresh } => {
+                self.sweep(now);
+                if self.holds.is_empty() && self.epoch.is_none() {
+                    self.epoch = Some(Epoch::new(now, fresh));
+                }
+            }
+            Step::Begin { hold, lasting } => {
+                self.sweep(now);
+                self.take(hold);
+                self.holds.push((hold, deadline(now, lasting)));
+            }
+            Step::Finish {
+                hold,
+                outcome,
+                lasting,
+            } => match outcome {
+                Outcome::Changed => {
+                    own_hold = self.take(hold);
+                    self.epoch = None;
+                }
+                Outcome::Unchanged => own_hold = self.take(hold),
+                Outcome::Ambiguous => {
+                    own_hold = self.holds.iter().any(|(id, _)| *id == hold);
+                    if !own_hold {
+                        self.holds.push((hold, deadline(now, lasting)));
+                    }
+                    self.epoch = None;
+                }
+            },
+            Step::Purge => self.epoch = None,
+        }
+        Reply {
+            seen: self.seen(),
+            own_hold,
+        }
+    }
+
+    /// Whoever sweeps an overdue hold drops the epoch in the same step: its write may have come to pass.
+    fn sweep(&mut self, now: Timestamp) {
+        let before = self.holds.len();
+        self.holds
+            .retain(|(_, deadline)| *deadline > now.as_millis());
+        if self.holds.len() < before {
+            self.epoch = None;
+        }
+    }
+
+    fn take(&mut self, hold: HoldId) -> bool {
+        let before = self.holds.len();
+        self.holds.retain(|(id, _)| *id != hold);
+        self.holds.len() < before
+    }
+
+    /// As it stands in Redis: the epoch or `-`, then ` id@deadline` for each hold. Anything else is no state of ours.
+    pub fn parse(text: &str) -> Option<State> {
+        let mut words = text.split(' ');
+        let epoch = match words.next()? {
+            "-" => None,
+            word => Some(Epoch::parse(word)?),
+        };
+        let mut holds = SmallVec::new();
+        for word in words {
+            let (id, deadline) = word.split_once('@')?;
+            holds.push((
+                HoldId(u64::from_str_radix(id, 16).ok()?),
+                deadline.parse().ok()?,
+            ));
+        }
+        Some(State { epoch, holds })
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.epoch {
+            Some(epoch) => write!(f, "{epoch}")?,
+            None => f.write_str("-")?,
+        }
+        self.holds
+            .iter()
+            .try_for_each(|(id, deadline)| write!(f, " {id}@{deadline}"))
+    }
+}
+
+fn deadline(now: Timestamp, lasting: Duration) -> Deadline {
+    now.plus(lasting).as_millis()
+}
+
+/// The one comparison of epochs: a copy is valid iff every state it names was asked for and is current,
+/// and every state that was asked for is one it names.
+pub fn valid(copy: &Epochs, seen: &[(StateKey, Seen)]) -> bool {
+    copy.len() == seen.len()
+        && copy.iter().all(|(state, epoch)| {
+            seen.iter()
+                .any(|(asked, found)| asked == state && *found == Seen::Current(*epoch))
+        })
+}
+
+/// The epochs to fetch under, if every state has one.
+pub fn epochs(seen: &[(StateKey, Seen)]) -> Option<Epochs> {
+    seen.iter()
+        .map(|(state, seen)| match seen {
+            Seen::Current(epoch) => Some((state.clone(), *epoch)),
+            Seen::Held | Seen::Absent => None,
+        })
+        .collect()
+}
+
+/// What an upstream's answer to a write that was sent exactly once says of its outcome (DESIGN G8).
+/// 404, 409, 410 and 412 may answer a second sending by some layer, so they count as changes.
+pub fn outcome_of_status(status: StatusCode) -> Outcome {
+    match status.as_u16() {
+        400 | 401 | 403 | 405 | 413 | 415 | 422 | 429 => Outcome::Unchanged,
+        502..=504 => Outcome::Ambiguous,
+        _ => Outcome::Changed,
+    }
+}
+
+pub fn outcome_of_failure(failure: UpstreamFailure) -> Outcome {
+    match failure.never_left() {
+        true => Outcome::Unchanged,
+        false => Outcome::Ambiguous,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_micros(1_700_000_000_000_000 + seconds * 1_000_000)
+    }
+
+    fn begin(hold: u64) -> Step {
+        Step::Begin {
+            hold: HoldId(hold),
+            lasting: MINUTE,
+        }
+    }
+
+    fn finish(hold: u64, outcome: Outcome) -> Step {
+        Step::Finish {
+            hold: HoldId(hold),
+            outcome,
+            lasting: MINUTE,
+        }
+    }
+
+    fn opened(state: &mut State, now: u64, fresh: u64) -> Option<Epoch> {
+        match state.apply(Step::Open { fresh }, at(now)).seen {
+            Seen::Current(epoch) => Some(epoch),
+            Seen::Held | Seen::Absent => None,
+        }
+    }
+
+    #[test]
+    fn readers_share_an_epoch_until_something_changes() {
+        let mut state = State::default();
+        let first = opened(&mut state, 0, 1);
+        assert!(first.is_some());
+        assert_eq!(opened(&mut state, 1, 2), first);
+        state.apply(begin(1), at(2));
+        state.apply(finish(1, Outcome::Changed), at(3));
+        let second = opened(&mut state, 3, 3);
+        assert!(second.is_some() && second != first);
+    }
+
+    #[test]
+    fn while_a_write_is_in_flight_no_epoch_is_made_or_trusted() {
+        let mut state = State::default();
+        opened(&mut state, 0, 1);
+        assert_eq!(state.apply(begin(1), at(1)).seen, Seen::Held);
+        assert_eq!(opened(&mut state, 2, 2), None);
+    }
+
+    #[test]
+    fn a_refused_write_leaves_every_copy_valid() {
+        let mut state = State::default();
+        let epoch = opened(&mut state, 0, 1);
+        state.apply(begin(1), at(1));
+        assert!(state.apply(finish(1, Outcome::Unchanged), at(2)).own_hold);
+        assert_eq!(opened(&mut state, 3, 2), epoch);
+    }
+
+    #[test]
+    fn no_finish_clears_the_hold_of_another_write() {
+        for outcome in [Outcome::Changed, Outcome::Unchanged, Outcome::Ambiguous] {
+            let mut state = State::default();
+            state.apply(begin(1), at(0));
+            state.apply(begin(2), at(0));
+            state.apply(finish(1, outcome), at(1));
+            assert_eq!(state.seen(), Seen::Held, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn an_ambiguous_write_is_held_until_its_deadline_and_then_is_a_change() {
+        let mut state = State::default();
+        let before = opened(&mut state, 0, 1);
+        state.apply(begin(1), at(0));
+        state.apply(finish(1, Outcome::Ambiguous), at(30));
+        assert_eq!(opened(&mut state, 59, 2), None);
+        assert_eq!(
+            state.seen(),
+            Seen::Held,
+            "a hold counts until it has been swept"
+        );
+        let after = opened(&mut state, 61, 3);
+        assert!(after.is_some() && after != before);
+    }
+
+    #[test]
+    fn an_ambiguous_finish_puts_back_a_hold_that_was_lost() {
+        let mut state = State::default();
+        let reply = state.apply(finish(1, Outcome::Ambiguous), at(0));
+        assert_eq!(
+            reply,
+            Reply {
+                seen: Seen::Held,
+                own_hold: false
+            }
+        );
+    }
+
+    #[test]
+    fn the_hold_of_a_writer_that_died_is_swept_as_a_change() {
+        let mut state = State::default();
+        let before = opened(&mut state, 0, 1);
+        state.apply(begin(1), at(0));
+        assert_ne!(opened(&mut state, 60, 2), before);
+    }
+
+    #[test]
+    fn a_purge_by_hand_keeps_the_holds() {
+        let mut state = State::default();
+        opened(&mut state, 0, 1);
+        state.apply(begin(1), at(0));
+        assert_eq!(state.apply(Step::Purge, at(1)).seen, Seen::Held);
+        state.apply(finish(1, Outcome::Unchanged), at(2));
+        assert_eq!(state.seen(), Seen::Absent);
+    }
+
+    #[test]
+    fn a_copy_is_valid_only_while_all_its_epochs_are_current() {
+        let key = |name: &str| StateKey::new(name);
+        let (a, b) = (Epoch::new(at(0), 1), Epoch::new(at(0), 2));
+        let copy: Epochs = [(key("f"), a), (key("g"), b)].into_iter().collect();
+        assert!(valid(
+            &copy,
+            &[(key("g"), Seen::Current(b)), (key("f"), Seen::Current(a))]
+        ));
+        for other in [Seen::Current(a), Seen::Held, Seen::Absent] {
+            assert!(!valid(
+                &copy,
+                &[(key("f"), Seen::Current(a)), (key("g"), other)]
+            ));
+        }
+        assert!(
+            !valid(&copy, &[(key("f"), Seen::Current(a))]),
+            "a state it names was not asked for"
+        );
+        let only_family: Epochs = [(key("f"), a)].into_iter().collect();
+        assert!(
+            !valid(
+                &only_family,
+                &[(key("f"), Seen::Current(a)), (key("g"), Seen::Current(b))]
+            ),
+            "a state it lacks"
+        );
+    }
+
+    #[test]
+    fn the_answers_that_refuse_a_write_purge_nothing_and_all_others_do() {
+        for status in 200..=599u16 {
+            let expected = match status {
+                400 | 401 | 403 | 405 | 413 | 415 | 422 | 429 => Outcome::Unchanged,
+                502 | 503 | 504 => Outcome::Ambiguous,
+                _ => Outcome::Changed,
+            };
+            assert_eq!(
+                outcome_of_status(StatusCode::from_u16(status).unwrap()),
+                expected,
+                "{status}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_state_reads_back_as_it_was_written(steps in proptest::collection::vec((0u8..6, 0u64..4, 0u64..100), 0..20)) {
+            let mut state = State::default();
+            for (step, hold, now) in steps {
+                let step = match step {
+                    0 => Step::Open { fresh: hold },
+                    1 => begin(hold),
+                    2 => finish(hold, Outcome::Changed),
+                    3 => finish(hold, Outcome::Unchanged),
+                    4 => finish(hold, Outcome::Ambiguous),
+                    _ => Step::Purge,
+                };
+                state.apply(step, at(now));
+                proptest::prop_assert_eq!(State::parse(&state.to_string()), Some(state.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! proxy.yaml as it is written: every key, every value still text. Read straight from the YAML, so
+//! that what is wrong is known with its line and column; and never through a message of a library
+//! that would quote the value, for it may be a secret.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use crate::config::nearest::nearest;
+
+/// A scalar as it stands in the file, `${…}` and all.
+#[derive(Debug, Clone)]
+pub struct Text {
+    pub raw: String,
+    /// The option of the command line that gave it instead of the file.
+    pub flag: Option<&'static str>,
+}
+
+/// One value, or a list of them.
+#[derive(Debug)]
+pub struct Texts(pub Vec<Text>);
+
+#[derive(Debug)]
+pub struct List<T>(pub Vec<T>);
+
+/// One value, or a mapping that says more.
+#[derive(Debug)]
+pub enum Either<T> {
+    Text(Text),
+    Map(T),
+}
+
+/// A mapping with its keys: those that are built, and those of the design that are not yet.
+macro_rules! mirror {
+    ($(#[$doc:meta])* $name:ident like $like:literal {
+        $($field:ident: $of:ty),* $(,)?
+    } later [$($later:literal),* $(,)?]) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub struct $name {
+            $(pub $field: Option<$of>,)*
+        }
+
+        impl $name {
+            const KEYS: &'static [&'static str] = &[$(stringify!($field)),*];
+        }
+
+        impl Mapping for $name {
+            const LIKE: &'static str = $like;
+
+            fn read<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+                let mut read = Self::default();
+                let mut seen: Vec<&'static str> = Vec::new();
+                while let Some(key) = map.next_key_seed(Key {
+                    known: Self::KEYS,
+                    later: &[$($later),*],
+                    seen: &seen,
+                })? {
+                    seen.push(key);
+                    match key {
+                        $(stringify!($field) => read.$field = Some(map.next_value()?),)*
+                        _ => unreachable!("`Key` gives no other"),
+                    }
+                }
+                Ok(read)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(MappingVisitor(PhantomData))
+            }
+        }
+    };
+}
+
+mirror! {
+    File like "`listen: 127.0.0.1:8080`, one `key: value` to a line" {
+        listen: Text,
+        admin: Text,
+        admin_token: Text,
+        upstream: Either<UpstreamMap>,
+        store: StoreMap,
+        when_store_is_down: Text,
+        memory: MemoryMap,
+        ttl: Text,
+        routes: List<RouteMap>,
+        purge: List<PurgeMap>,
+        credential_headers: Texts,
+        ignore_cookies: Texts,
+        canonical_origin: Text,
+        hosts: Texts,
+        methods: Texts,
+        trusted_proxies: Texts,
+        drop_headers: Texts,
+        limits: LimitsMap,
+        logs: LogsMap,
+    } later ["upstreams", "tls", "warm"]
+}
+
+mirror! {
+    UpstreamMap like "`{url: http://127.0.0.1:8000}`" {
+        url: Text,
+        max_connections: Text,
+        queue: Text,
+        connect: Text,
+        first_byte: Text,
+        idle: Text,
+        pool_idle: Text,
+        total: Text,
+    } later ["ca_file", "client_cert"]
+}
+
+mirror! {
+    StoreMap like "`{url: \"redis://127.0.0.1:6379\", database: 1}`" {
+        url: Text,
+        database: Text,
+        prefix: Text,
+        timeout: Text,
+        ca_file: Text,
+    } later []
+}
+
+mirror! {
+    MemoryMap like "`{size: 64MiB}`" {
+        size: Text,
+    } later ["lease"]
+}
+
+mirror! {
+    RouteMap like "`{path: /api/users/, key: \"users:list\"}`" {
+        path: Text,
+        key: Text,
+        ttl: Text,
+        access: Either<Later>,
+        query: QueryMap,
+        vary: Texts,
+        max_body: Text,
+        override_origin: Text,
+    } later [
+        "policy", "stale_while_revalidate", "stale_if_error", "jitter", "early_refresh",
+        "negative_ttl", "etag", "compress", "honour_client_directives", "upgrade", "warm",
+    ]
+}
+
+mirror! {
+    QueryMap like "`{allow: [page], other: bypass}`" {
+        allow: Texts,
+        other: Text,
+    } later []
+}
+
+mirror! {
+    PurgeMap like "`{methods: POST, path: /api/users/, keys: [\"users:list\"]}`" {
+        methods: Texts,
+        path: Text,
+        keys: Texts,
+    } later []
+}
+
+mirror! {
+    LimitsMap like "`{content: 1GiB}`" {
+        target: Text,
+        fields: Text,
+        head: Text,
+        content: Text,
+        connections: Text,
+        header_timeout: Text,
+        content_idle: Text,
+        drain: Text,
+        copies: Text,
+    } later []
+}
+
+mirror! {
+    LogsMap like "`{format: json, level: info}`" {
+        format: Text,
+        level: Text,
+        access: Text,
+    } later []
+}
+
+/// `access: {verify: …}`, which nothing can be yet.
+#[derive(Debug)]
+pub enum Later {}
+
+impl Mapping for Later {
+    const LIKE: &'static str = "`per-credential`";
+
+    fn read<'de, A: MapAccess<'de>>(_: A) -> Result<Self, A::Error> {
+        Err(Complaint::value(
+            "`access` as a mapping is not in this release",
+            "write `per-credential` or `public`",
+        ))
+    }
+}
+
+/// Where each key belongs, to say so when it stands elsewhere.
+const PLACES: [(&str, &[&str]); 9] = [
+    ("at the top", File::KEYS),
+    ("under `upstream`", UpstreamMap::KEYS),
+    ("under `store`", StoreMap::KEYS),
+    ("under `memory`", MemoryMap::KEYS),
+    ("in a route, under `routes`", RouteMap::KEYS),
+    ("under a route's `query`", QueryMap::KEYS),
+    ("in a rule, under `purge`", PurgeMap::KEYS),
+    ("under `limits`", LimitsMap::KEYS),
+    ("under `logs`", LogsMap::KEYS),
+];
+
+/// What is wrong, as it travels through the YAML library as an error's text and comes out again.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Complaint {
+    pub cause: String,
+    pub help: String,
+    /// The key is wrong, and so nothing is known about its value: do not show it.
+    pub about_key: bool,
+}
+
+const BEGIN: char = '\u{2}';
+const BETWEEN: char = '\u{1F}';
+const END: char = '\u{3}';
+const ABOUT_KEY: char = '\u{6}';
+
+impl Complaint {
+    fn value<E: de::Error>(cause: impl fmt::Display, help: impl fmt::Display) -> E {
+        E::custom(format!("{BEGIN}{cause}{BETWEEN}{help}{END}"))
+    }
+
+    fn key<E: de::Error>(cause: impl fmt::Display, help: impl fmt::Display) -> E {
+        E::custom(format!("{BEGIN}{ABOUT_KEY}{cause}{BETWEEN}{help}{END}"))
+    }
+
+    pub fn find(message: &str) -> Option<Complaint> {
+        let (_, from) = message.split_once(BEGIN)?;
+        let (inside, _) = from.rsplit_once(END)?;
+        let (cause, help) = inside.split_once(BETWEEN)?;
+        let stripped = cause.strip_prefix(ABOUT_KEY);
+        Some(Complaint {
+            cause: stripped.unwrap_or(cause).to_owned(),
+            help: help.to_owned(),
+            about_key: stripped.is_some(),
+        })
+    }
+}
+
+trait Mapping: Sized {
+    /// How one is written.
+    const LIKE: &'static str;
+
+    fn read<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error>;
+}
+
+/// Reads a key: it must be known here, and for the first time. As the error is the key's own, its
+/// position is, too.
+struct Key<'a> {
+    known: &'static [&'static str],
+    later: &'static [&'static str],
+    seen: &'a [&'static str],
+}
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = &'static str;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'static str, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key<'_> {
+    type Value = &'static str;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: de::Error>(self, written: &str) -> Result<&'static str, E> {
+        if let Some(key) = self.known.iter().copied().find(|key| *key == written) {
+            return if self.seen.contains(&key) {
+                Err(Complaint::key(
+                    format!("`{key}` stands here a second time"),
+                    "leave one of the two",
+                ))
+            } else {
+                Ok(key)
+            };
+        }
+        if self.later.contains(&written) {
+            return Err(Complaint::key(
+                format!("`{written}` is not in this release"),
+                "leave it out; nothing is done by halves",
+            ));
+        }
+        let elsewhere = PLACES.iter().find(|(_, keys)| keys.contains(&written));
+        let help = match (nearest(written, self.known.iter().copied()), elsewhere) {
+            (Some(meant), _) => format!("did you mean `{meant}`?"),
+            (None, Some((place, _))) => format!("`{written}` stands {place}"),
+            (None, None) => match nearest(written, self.later.iter().copied()) {
+                Some(later) => format!("did you mean `{later}`? It is not in this release"),
+                None => format!("here may stand {}", self.known.join(", ")),
+            },
+        };
+        Err(Complaint::key(
+            format!("there is no key `{}` here", written.escape_debug()),
+            help,
+        ))
+    }
+}
+
+/// Answers everything but what was wanted, without quoting it.
+macro_rules! refuse {
+    (scalars) => {
+        fn visit_str<E: de::Error>(self, _: &str) -> Result<Self::Value, E> {
+            Err(self.refuse("one value"))
+        }
+        refuse!(typed scalars);
+    };
+    (typed scalars) => {
+        fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
+            Err(self.refuse("one value"))
+        }
+        fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
+            Err(self.refuse("one value"))
+        }
+        fn visit_i128<E: de::Error>(self, _: i128) -> Result<Self::Value, E> {
+            Err(self.refuse("one value"))
+        }
+        fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
+            Err(self.refuse("one value"))
+        }
+        fn visit_u128<E: de::Error>(self, _: u128) -> Result<Self::Value, E> {
+            Err(self.refuse("one value"))
+        }
+        fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+            Err(self.refuse("one value"))
+        }
+    };
+    (nothing) => {
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Err(self.refuse("nothing"))
+        }
+        fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+            Err(self.refuse("nothing"))
+        }
+        fn visit_enum<A: de::EnumAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+            Err(self.refuse("a YAML tag (`!…`)"))
+        }
+    };
+    (list) => {
+        fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+            Err(self.refuse("a list"))
+        }
+    };
+    (mapping) => {
+        fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+            Err(self.refuse("a mapping"))
+        }
+    };
+}
+
+/// Numbers and truth values, where text is as good.
+macro_rules! scalars_as_text {
+    ($self:ident, $make:expr) => {
+        fn visit_bool<E: de::Error>($self, value: bool) -> Result<Self::Value, E> {
+            Ok($make(value.to_string()))
+        }
+        fn visit_i64<E: de::Error>($self, value: i64) -> Result<Self::Value, E> {
+            Ok($make(value.to_string()))
+        }
+        fn visit_u64<E: de::Error>($self, value: u64) -> Result<Self::Value, E> {
+            Ok($make(value.to_string()))
+        }
+        fn visit_f64<E: de::Error>($self, value: f64) -> Result<Self::Value, E> {
+            Ok($make(value.to_string()))
+        }
+    };
+}
+
+struct MappingVisitor<T>(PhantomData<T>);
+
+impl<T: Mapping> MappingVisitor<T> {
+    fn refuse<E: de::Error>(self, found: &str) -> E {
+        Complaint::value(
+            format!("{found} where a mapping is expected"),
+            format!("write it like {}", T::LIKE),
+        )
+    }
+}
+
+impl<'de, T: Mapping> Visitor<'de> for MappingVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::read(map)
+    }
+
+    refuse!(scalars);
+    refuse!(nothing);
+    refuse!(list);
+}
+
+struct TextVisitor;
+
+impl Text {
+    fn of(raw: impl Into<String>) -> Text {
+        Text {
+            raw: raw.into(),
+            flag: None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    /// As text and not as whatever YAML takes it for: `1.10` and `0x1f` stay what they are.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("one value")
+    }
+
+    fn visit_str<E: de::Error>(self, raw: &str) -> Result<Text, E> {
+        Ok(Text::of(raw))
+    }
+}
+
+struct TextsVisitor;
+
+impl TextsVisitor {
+    fn refuse<E: de::Error>(self, found: &str) -> E {
+        Complaint::value(
+            format!("{found} where a list is expected"),
+            "write `[a, b]`, or `[]` for none",
+        )
+    }
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextsVisitor)
+    }
+}
+
+impl<'de> Visitor<'de> for TextsVisitor {
+    type Value = Texts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_str<E: de::Error>(self, raw: &str) -> Result<Texts, E> {
+        Ok(Texts(vec![Text::of(raw)]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(text) = list.next_element()? {
+            texts.push(text);
+        }
+        Ok(Texts(texts))
+    }
+
+    scalars_as_text!(self, |raw: String| Texts(vec![Text::of(raw)]));
+    refuse!(nothing);
+    refuse!(mapping);
+}
+
+struct ListVisitor<T>(PhantomData<T>);
+
+impl<T: Mapping> ListVisitor<T> {
+    fn refuse<E: de::Error>(self, found: &str) -> E {
+        Complaint::value(
+            format!("{found} where a list is expected"),
+            format!(
+                "begin each item with `- `, like `- {}`, or write `[]` for none",
+                T::LIKE.trim_matches('`')
+            ),
+        )
+    }
+}
+
+impl<'de, T: Mapping + Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor(PhantomData))
+    }
+}
+
+impl<'de, T: Mapping + Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+    type Value = List<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<List<T>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(List(items))
+    }
+
+    refuse!(scalars);
+    refuse!(nothing);
+    refuse!(mapping);
+}
+
+struct EitherVisitor<T>(PhantomData<T>);
+
+impl<T: Mapping> EitherVisitor<T> {
+    fn refuse<E: de::Error>(self, found: &str) -> E {
+        Complaint::value(
+            format!("{found} where one value or a mapping is expected"),
+            format!("write it like {}", T::LIKE),
+        )
+    }
+}
+
+impl<'de, T: Mapping> Deserialize<'de> for Either<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EitherVisitor(PhantomData))
+    }
+}
+
+impl<'de, T: Mapping> Visitor<'de> for EitherVisitor<T> {
+    type Value = Either<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("one value or a mapping")
+    }
+
+    fn visit_str<E: de::Error>(self, raw: &str) -> Result<Either<T>, E> {
+        Ok(Either::Text(Text::of(raw)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Either<T>, A::Error> {
+        T::read(map).map(Either::Map)
+    }
+
+    scalars_as_text!(self, |raw: String| Either::Text(Text::of(raw)));
+    refuse!(nothing);
+    refuse!(list);
+}

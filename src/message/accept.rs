@@ -1,0 +1,127 @@
+//! Accept, reduced to what a route can key by: json, html, or the client's own words. RFC 9110 §12.5.1.
+
+use http::header::{self, HeaderMap};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AcceptClass {
+    /// JSON, anything, or nothing said: asked as `application/json`, one copy.
+    Json,
+    /// A browser that wants a page: never cached.
+    Html,
+    /// Something else (a version, an indentation, CSV): a copy of its own.
+    Other(String),
+}
+
+impl AcceptClass {
+    /// By what the client likes best; of equals, what it names first.
+    pub fn of(fields: &HeaderMap) -> AcceptClass {
+        let lines: Vec<&str> = fields
+            .get_all(header::ACCEPT)
+            .iter()
+            .map(|line| line.to_str().unwrap_or("?"))
+            .collect();
+        let all = lines.join(", ");
+        let mut best: Option<(&str, f32)> = None;
+        for range in all
+            .split(',')
+            .map(str::trim)
+            .filter(|range| !range.is_empty())
+        {
+            let quality = quality(range);
+            if best.is_none_or(|(_, q)| quality > q) {
+                best = Some((range, quality));
+            }
+        }
+        let Some((range, quality)) = best else {
+            return AcceptClass::Json;
+        };
+        let (kind, parameters) = range
+            .split_once(';')
+            .map_or((range, ""), |(kind, rest)| (kind.trim_end(), rest));
+        let plain = parameters
+            .split(';')
+            .all(|p| p.trim().is_empty() || p.trim_start().to_ascii_lowercase().starts_with("q="));
+        let json = ["application/json", "application/*", "*/*"]
+            .iter()
+            .any(|json| kind.eq_ignore_ascii_case(json));
+        let html = ["text/html", "application/xhtml+xml"]
+            .iter()
+            .any(|html| kind.eq_ignore_ascii_case(html));
+        match () {
+            () if html => AcceptClass::Html,
+            () if json && plain && quality > 0.0 => AcceptClass::Json,
+            () => AcceptClass::Other(all),
+        }
+    }
+}
+
+fn quality(range: &str) -> f32 {
+    range
+        .split(';')
+        .skip(1)
+        .filter_map(|p| {
+            p.trim()
+                .strip_prefix("q=")
+                .or_else(|| p.trim().strip_prefix("Q="))
+        })
+        .find_map(|q| q.trim().parse::<f32>().ok())
+        .map_or(1.0, |q| q.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(accept: &str) -> AcceptClass {
+        let mut fields = HeaderMap::new();
+        fields.insert(header::ACCEPT, accept.parse().unwrap());
+        AcceptClass::of(&fields)
+    }
+
+    #[test]
+    fn json_anything_and_nothing_are_one_copy() {
+        assert_eq!(AcceptClass::of(&HeaderMap::new()), AcceptClass::Json);
+        for accept in [
+            "*/*",
+            "application/json",
+            "application/json, text/plain, */*",
+            "Application/JSON;q=0.9",
+            "application/*",
+        ] {
+            assert_eq!(class(accept), AcceptClass::Json, "{accept}");
+        }
+    }
+
+    #[test]
+    fn a_browser_is_html() {
+        assert_eq!(
+            class("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+            AcceptClass::Html
+        );
+        assert_eq!(
+            class("application/json;q=0.5, text/html"),
+            AcceptClass::Html
+        );
+        assert_eq!(
+            class("application/json, text/html;q=0.5"),
+            AcceptClass::Json
+        );
+    }
+
+    #[test]
+    fn a_parameter_of_the_media_type_is_a_copy_of_its_own() {
+        assert!(matches!(
+            class("application/json; indent=4"),
+            AcceptClass::Other(_)
+        ));
+        assert!(matches!(
+            class("application/json;version=1"),
+            AcceptClass::Other(_)
+        ));
+        assert!(matches!(class("text/csv"), AcceptClass::Other(_)));
+        assert!(matches!(
+            class("application/json;q=0"),
+            AcceptClass::Other(_)
+        ));
+    }
+}

@@ -1,0 +1,134 @@
+//! Is the client's copy still good? If-None-Match and If-Modified-Since. RFC 9110 §13.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// The conditions of a request; a fill is sent without them, or a poller would be told 304 and nothing stored.
+pub const CONDITIONS: [HeaderName; 5] = [
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_MATCH,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+];
+
+/// The fields of a stored 200 that a 304 repeats (RFC 9110 §15.4.5).
+pub const OF_A_304: [HeaderName; 6] = [
+    header::CACHE_CONTROL,
+    header::CONTENT_LOCATION,
+    header::DATE,
+    header::ETAG,
+    header::EXPIRES,
+    header::VARY,
+];
+
+/// Whether a stored 200 with `stored` fields lets a GET or HEAD be answered 304.
+pub fn not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    if request.contains_key(header::IF_NONE_MATCH) {
+        // §13.1.3: with If-None-Match present, If-Modified-Since is ignored.
+        return none_match_fails(request, stored.get(header::ETAG));
+    }
+    let (Some(since), Some(modified)) = (
+        request.get(header::IF_MODIFIED_SINCE),
+        stored.get(header::LAST_MODIFIED),
+    ) else {
+        return false;
+    };
+    match (date(since), date(modified)) {
+        (Some(since), Some(modified)) => modified <= since,
+        _ => false,
+    }
+}
+
+/// §13.1.2: false (so 304) if any listed tag matches by weak comparison, or `*`.
+fn none_match_fails(request: &HeaderMap, etag: Option<&HeaderValue>) -> bool {
+    let Some(stored) = etag.map(|tag| opaque(tag.as_bytes())) else {
+        return request
+            .get_all(header::IF_NONE_MATCH)
+            .iter()
+            .any(|line| line.as_bytes().trim_ascii() == b"*");
+    };
+    request.get_all(header::IF_NONE_MATCH).iter().any(|line| {
+        let line = line.as_bytes().trim_ascii();
+        line == b"*" || tags(line).any(|tag| tag == stored)
+    })
+}
+
+fn opaque(tag: &[u8]) -> &[u8] {
+    tag.trim_ascii()
+        .strip_prefix(b"W/")
+        .unwrap_or(tag.trim_ascii())
+}
+
+/// The opaque tags, quotes included, of a list: a comma inside quotes does not end one.
+fn tags(mut line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let open = line.iter().position(|&b| b == b'"')?;
+        let close = open + 1 + line[open + 1..].iter().position(|&b| b == b'"')?;
+        let tag = &line[open..=close];
+        line = &line[close + 1..];
+        Some(tag)
+    })
+}
+
+fn date(value: &HeaderValue) -> Option<std::time::SystemTime> {
+    httpdate::parse_http_date(value.to_str().ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(HeaderName, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(n, v)| (n.clone(), v.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn if_none_match_compares_weakly_any_member_or_star() {
+        let stored = map(&[(header::ETAG, "W/\"a,b\"")]);
+        for (condition, expected) in [
+            ("\"a,b\"", true),
+            ("W/\"a,b\"", true),
+            ("\"x\", W/\"a,b\"", true),
+            ("*", true),
+            ("\"a\"", false),
+            ("\"x\"", false),
+            ("a,b", false),
+        ] {
+            assert_eq!(
+                not_modified(&map(&[(header::IF_NONE_MATCH, condition)]), &stored),
+                expected,
+                "{condition}"
+            );
+        }
+    }
+
+    #[test]
+    fn with_if_none_match_present_if_modified_since_is_ignored() {
+        let stored = map(&[
+            (header::ETAG, "\"a\""),
+            (header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT"),
+        ]);
+        let request = map(&[
+            (header::IF_NONE_MATCH, "\"b\""),
+            (header::IF_MODIFIED_SINCE, "Sun, 06 Nov 2094 08:49:37 GMT"),
+        ]);
+        assert!(!not_modified(&request, &stored));
+    }
+
+    #[test]
+    fn if_modified_since_needs_a_stored_last_modified() {
+        let request = map(&[(header::IF_MODIFIED_SINCE, "Sunday, 06-Nov-94 08:49:37 GMT")]);
+        assert!(not_modified(
+            &request,
+            &map(&[(header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT")])
+        ));
+        assert!(!not_modified(
+            &request,
+            &map(&[(header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:38 GMT")])
+        ));
+        assert!(!not_modified(&request, &HeaderMap::new()));
+    }
+}

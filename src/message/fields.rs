@@ -1,0 +1,137 @@
+//! Which fields travel end to end, and which belong to one connection only. RFC 9110 §7.6.1.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Fields that end here, whether or not Connection names them.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    HTTP2_SETTINGS,
+];
+
+/// Fields that nobody can have removed by naming them in Connection: the message would mean something else without them.
+const NOT_NAMEABLE: [HeaderName; 5] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::CACHE_CONTROL,
+];
+
+/// Takes off what belongs to the connection it came by: the hop-by-hop fields and those that Connection names.
+pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
+    if fields.contains_key(header::CONNECTION) {
+        for name in connection_named(fields) {
+            fields.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        fields.remove(name);
+    }
+}
+
+fn connection_named(fields: &HeaderMap) -> Vec<HeaderName> {
+    fields
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(list_members)
+        .filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok())
+        .filter(|name| !NOT_NAMEABLE.contains(name))
+        .collect()
+}
+
+/// The members of one line of a comma-separated field, trimmed, empty ones left out. Not for fields with quoted commas.
+pub fn list_members(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    std::str::from_utf8(value.as_bytes())
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim)
+        .filter(|m| !m.is_empty())
+}
+
+/// Takes off what a request must not carry to the upstream: its framing is made anew, Expect is answered
+/// here, and a name with `_` reads like another one in CGI-style servers (`X_User` as `X-User`).
+pub fn strip_request(fields: &mut HeaderMap, drop: &[HeaderName]) {
+    strip_hop_by_hop(fields);
+    fields.remove(header::EXPECT);
+    for name in drop {
+        fields.remove(name);
+    }
+    let with_underscore: Vec<HeaderName> = fields
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .cloned()
+        .collect();
+    for name in with_underscore {
+        fields.remove(name);
+    }
+}
+
+/// RFC 9110 §7.6.3, appended in either direction.
+pub fn append_via(fields: &mut HeaderMap) {
+    fields.append(header::VIA, HeaderValue::from_static("1.1 larder"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(n, v)| {
+                (
+                    HeaderName::from_bytes(n.as_bytes()).unwrap(),
+                    HeaderValue::from_str(v).unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn fields_named_in_connection_end_here_on_any_line_and_in_any_case() {
+        let mut map = fields(&[
+            ("connection", "close, X-One"),
+            ("connection", "x-TWO"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+        ]);
+        strip_hop_by_hop(&mut map);
+        assert_eq!(map, fields(&[("x-three", "3")]));
+    }
+
+    #[test]
+    fn nobody_can_have_the_credential_or_the_framing_removed_by_naming_it() {
+        let mut map = fields(&[
+            (
+                "connection",
+                "authorization, cookie, host, content-length, cache-control",
+            ),
+            ("authorization", "Token a"),
+            ("cookie", "s=1"),
+            ("host", "h"),
+            ("content-length", "0"),
+            ("cache-control", "no-store"),
+        ]);
+        strip_hop_by_hop(&mut map);
+        assert_eq!(map.len(), 5);
+    }
+
+    #[test]
+    fn a_name_with_an_underscore_does_not_reach_the_upstream() {
+        let mut map = fields(&[("x_forwarded_host", "evil"), ("x-real", "1")]);
+        strip_request(&mut map, &[]);
+        assert_eq!(map, fields(&[("x-real", "1")]));
+    }
+}

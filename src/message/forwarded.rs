@@ -1,0 +1,197 @@
+//! Who the client is and by which scheme it came, told to the upstream in our words.
+//! A client's own X-Forwarded-* and Forwarded (RFC 7239) count only if it is a trusted proxy.
+
+use std::net::IpAddr;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const X_FORWARDED_SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+
+/// Every name by which a client could speak in our place.
+const OURS: [HeaderName; 9] = [
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PORT,
+    X_FORWARDED_SERVER,
+    X_FORWARDED_PREFIX,
+    X_FORWARDED_SSL,
+    X_REAL_IP,
+    FORWARDED,
+];
+
+/// What is known of a request's way here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    /// The client, then the trusted proxies that passed it on, as X-Forwarded-For has them.
+    pub chain: Vec<IpAddr>,
+    pub scheme: Scheme,
+    /// The peer claimed https, but is no trusted proxy.
+    pub untrusted_https: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+/// Reads the way here off a request's fields. `peer` is `None` on a unix socket, which is trusted.
+pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, trusted: &[IpNet]) -> Via {
+    let trusts = |ip: &IpAddr| trusted.iter().any(|net| net.contains(&ip.to_canonical()));
+    let claims_https = fields
+        .get(X_FORWARDED_PROTO)
+        .is_some_and(|proto| last(proto).eq_ignore_ascii_case("https"));
+    if !peer.is_none_or(|peer| trusts(&peer)) {
+        return Via {
+            chain: peer.into_iter().collect(),
+            scheme: Scheme::Http,
+            untrusted_https: claims_https,
+        };
+    }
+    // From the right: each address was written by the one after it; the first that is not trusted is the
+    // client, and what stands left of it is only its word.
+    let mut chain: Vec<IpAddr> = peer.into_iter().collect();
+    let told: Vec<&str> = fields
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .flat_map(super::fields::list_members)
+        .collect();
+    for address in told.into_iter().rev() {
+        let Ok(address) = address.parse::<IpAddr>() else {
+            break;
+        };
+        chain.push(address);
+        if !trusts(&address) {
+            break;
+        }
+    }
+    chain.reverse();
+    let scheme = if claims_https {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    };
+    Via {
+        chain,
+        scheme,
+        untrusted_https: false,
+    }
+}
+
+/// Puts our words in place of the client's.
+pub fn write(fields: &mut HeaderMap, via: &Via, scheme: Scheme, host: &str) {
+    for name in &OURS {
+        fields.remove(name);
+    }
+    let chain: Vec<String> = via.chain.iter().map(IpAddr::to_string).collect();
+    if let (Some(client), Ok(all)) = (chain.first(), HeaderValue::from_str(&chain.join(", "))) {
+        fields.insert(
+            X_REAL_IP,
+            HeaderValue::from_str(client).expect("an address is a field value"),
+        );
+        fields.insert(X_FORWARDED_FOR, all);
+    }
+    fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
+    if let Ok(host) = HeaderValue::from_str(host) {
+        fields.insert(X_FORWARDED_HOST, host);
+    }
+}
+
+fn last(value: &HeaderValue) -> &str {
+    value
+        .to_str()
+        .unwrap_or_default()
+        .rsplit(',')
+        .next()
+        .unwrap_or_default()
+        .trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap()))
+            .collect()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_untrusted_client_cannot_say_who_it_is_nor_how_it_came() {
+        let fields = map(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+        ]);
+        let via = read(
+            &fields,
+            Some(ip("203.0.113.9")),
+            &["127.0.0.0/8".parse().unwrap()],
+        );
+        assert_eq!(
+            via,
+            Via {
+                chain: vec![ip("203.0.113.9")],
+                scheme: Scheme::Http,
+                untrusted_https: true
+            }
+        );
+        let mut sent = fields;
+        write(&mut sent, &via, via.scheme, "api.example.org");
+        assert_eq!(
+            sent,
+            map(&[
+                ("x-real-ip", "203.0.113.9"),
+                ("x-forwarded-for", "203.0.113.9"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "api.example.org"),
+            ])
+        );
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_up_to_the_first_address_that_is_not_trusted() {
+        let fields = map(&[
+            ("x-forwarded-for", "6.6.6.6, 198.51.100.7, 10.0.0.2"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        let via = read(
+            &fields,
+            Some(ip("127.0.0.1")),
+            &[
+                "127.0.0.0/8".parse().unwrap(),
+                "10.0.0.0/8".parse().unwrap(),
+            ],
+        );
+        assert_eq!(
+            via.chain,
+            [ip("198.51.100.7"), ip("10.0.0.2"), ip("127.0.0.1")]
+        );
+        assert_eq!(via.scheme, Scheme::Https);
+    }
+}

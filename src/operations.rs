@@ -1,0 +1,321 @@
+//! What people do by hand: look at a copy, put one there, purge, list. By key or by path, from the command line
+//! or the admin listener; both end here.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
+use serde::Serialize;
+
+use crate::caching::cache_status::Reason;
+use crate::caching::key::{family_state, group_state};
+use crate::caching::stored::{ANY_ORIGIN, Stored};
+use crate::clock;
+use crate::coherence::{Coherence, LookUp, StateKey, States};
+use crate::config::{Config, Route};
+use crate::proxy::plan;
+use crate::route::{Decoded, FamilyPattern};
+use crate::store::{Away, Listed};
+
+/// What went wrong, with its remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperationError {
+    /// The name means nothing here.
+    Unknown(String),
+    StoreAway,
+    /// A write is in flight on it.
+    Held,
+    NotKept(&'static str),
+}
+
+impl fmt::Display for OperationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OperationError::Unknown(why) => f.write_str(why),
+            OperationError::StoreAway => {
+                f.write_str("the store cannot be reached: see `store.url`, and whether it runs")
+            }
+            OperationError::Held => {
+                f.write_str("a write to it is in flight: try again in a moment")
+            }
+            OperationError::NotKept(why) => write!(f, "the store did not take it ({why})"),
+        }
+    }
+}
+
+impl From<Away> for OperationError {
+    fn from(Away: Away) -> Self {
+        OperationError::StoreAway
+    }
+}
+
+/// What is named for a purge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    States(Vec<StateKey>),
+    Everything,
+}
+
+/// Reads `users:list`, `users:detail:7`, `users:detail:*`, a full key with the prefix, or a path such as `/api/users/7/`.
+pub fn named(config: &Config, text: &str) -> Result<Named, OperationError> {
+    if text.starts_with('/') {
+        let path = Decoded::of(text.split('?').next().unwrap_or(text));
+        let matches = crate::route::first_matches(&config.routes, |route| Some(&route.path), &path);
+        let states: Vec<StateKey> = matches
+            .iter()
+            .filter_map(|(route, captures)| route.key.family(captures))
+            .map(|family| StateKey::new(family_state(family.as_str())))
+            .collect();
+        return match states.is_empty() {
+            true => Err(OperationError::Unknown(format!(
+                "no route keeps `{text}`; the routes are {}",
+                paths(config)
+            ))),
+            false => Ok(Named::States(states)),
+        };
+    }
+    let own = own_part(config, text);
+    if own == "*" {
+        return Ok(Named::Everything);
+    }
+    let family = own.split('~').next().unwrap_or(own);
+    if config
+        .routes
+        .iter()
+        .any(|route| route.key.matches_family(family))
+    {
+        return Ok(Named::States(vec![StateKey::new(format!(
+            "{family}~state"
+        ))]));
+    }
+    if let Ok(FamilyPattern::Group(group)) = FamilyPattern::parse(family)
+        && config
+            .routes
+            .iter()
+            .any(|route| route.key.group().as_ref() == Some(&group))
+    {
+        return Ok(Named::States(vec![StateKey::new(group_state(&group))]));
+    }
+    let keys: Vec<String> = config
+        .routes
+        .iter()
+        .map(|route| format!("`{}`", route.key.pattern()))
+        .collect();
+    Err(OperationError::Unknown(format!(
+        "no route makes a key `{own}`; the keys are {}",
+        keys.join(", ")
+    )))
+}
+
+/// Purges what is named, all copies of it. Gives the states whose epochs were dropped.
+pub async fn purge(
+    config: &Config,
+    coherence: &Coherence,
+    named: Named,
+) -> Result<Vec<StateKey>, OperationError> {
+    let states = match named {
+        Named::States(states) => states,
+        Named::Everything => {
+            coherence
+                .store()
+                .all_states(&plan::every_state(config))
+                .await?
+        }
+    };
+    coherence.purge(&states).await?;
+    let names: Vec<&str> = states.iter().map(StateKey::as_str).collect();
+    tracing::info!(states = names.join(" "), cause = "by hand", "purged");
+    Ok(states)
+}
+
+/// A copy as people look at it.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    pub key: String,
+    /// Whether a request would be given it now; if not, why.
+    pub valid: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    pub status: u16,
+    pub age_seconds: u64,
+    pub ttl_seconds: u64,
+    pub origin: String,
+    pub epochs: Vec<String>,
+    pub fields: Vec<(String, String)>,
+    #[serde(skip)]
+    pub body: Bytes,
+}
+
+/// The copy at a key, if there is one.
+pub async fn get(
+    config: &Config,
+    coherence: &Coherence,
+    text: &str,
+) -> Result<Option<Entry>, OperationError> {
+    let (key, states, _) = find(config, text)?;
+    let copy = match coherence.store().get(&key).await? {
+        Ok(copy) => copy,
+        Err(Reason::Absent) => return Ok(None),
+        Err(reason) => {
+            return Err(OperationError::Unknown(format!(
+                "what stands at `{key}` is none of ours ({})",
+                reason.word()
+            )));
+        }
+    };
+    let now = clock::now();
+    let reason = match coherence.look_up(&key, &states, &copy.origin, now).await {
+        LookUp::Hit(..) => None,
+        LookUp::Miss(reason) => Some(reason.word()),
+    };
+    Ok(Some(Entry {
+        valid: reason.is_none(),
+        reason,
+        status: copy.status.as_u16(),
+        age_seconds: copy.age(now).as_secs(),
+        ttl_seconds: copy.lifetime.saturating_sub(copy.age(now)).as_secs(),
+        origin: copy.origin.clone(),
+        epochs: copy
+            .epochs
+            .iter()
+            .map(|(state, epoch)| format!("{state}@{epoch}"))
+            .collect(),
+        fields: copy
+            .fields
+            .iter()
+            .map(|(name, value)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                )
+            })
+            .collect(),
+        body: copy.body.clone(),
+        key,
+    }))
+}
+
+/// Puts a JSON body there as the shared copy, under the epoch of this moment.
+pub async fn set(
+    config: &Config,
+    coherence: &Coherence,
+    text: &str,
+    body: Bytes,
+) -> Result<Duration, OperationError> {
+    let (key, states, route) = find(config, text)?;
+    if key.contains('~') {
+        return Err(OperationError::Unknown(
+            "only the shared copy can be set: a key without `~`".to_owned(),
+        ));
+    }
+    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&body) {
+        return Err(OperationError::Unknown(format!(
+            "the body is not JSON: {error}"
+        )));
+    }
+    let epochs = coherence
+        .open(&states)
+        .await
+        .map_err(|reason| match reason {
+            Reason::Held => OperationError::Held,
+            _ => OperationError::StoreAway,
+        })?;
+    let now = clock::now();
+    let mut fields = HeaderMap::new();
+    fields.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    let date = httpdate::fmt_http_date(now.to_system_time());
+    fields.insert(
+        header::DATE,
+        HeaderValue::from_str(&date).expect("a date is a field value"),
+    );
+    let copy = Stored {
+        status: StatusCode::OK,
+        fields,
+        body,
+        response_time: now,
+        initial_age: Duration::ZERO,
+        lifetime: route.ttl,
+        origin: ANY_ORIGIN.to_owned(),
+        varied: Vec::new(),
+        epochs,
+    };
+    coherence
+        .commit(&key, Arc::new(copy), now)
+        .await
+        .map_err(|reason| OperationError::NotKept(reason.word()))?;
+    Ok(route.ttl)
+}
+
+/// The keys in the store that begin with `start` (below the prefix), at most so many.
+pub async fn keys(
+    config: &Config,
+    coherence: &Coherence,
+    start: &str,
+    most: usize,
+) -> Result<Vec<Listed>, OperationError> {
+    let start = own_part(config, start).trim_end_matches('*');
+    Ok(coherence
+        .store()
+        .list(&format!("{}:{start}", config.store.prefix), most)
+        .await?)
+}
+
+/// The store's key for a copy that is named by key or by path, its states and its route.
+fn find<'c>(config: &'c Config, text: &str) -> Result<(String, States, &'c Route), OperationError> {
+    let unknown = || {
+        OperationError::Unknown(format!(
+            "no route keeps `{text}`; the routes are {}",
+            paths(config)
+        ))
+    };
+    let of = |route: &'c Route, own: &str| {
+        let family = own.split('~').next().unwrap_or(own);
+        (
+            format!("{}:{own}", config.store.prefix),
+            plan::states_of(route, family),
+            route,
+        )
+    };
+    if text.starts_with('/') {
+        let found = crate::route::first_matches(
+            &config.routes,
+            |route| Some(&route.path),
+            &Decoded::of(text),
+        );
+        let (route, captures) = found.into_iter().next().ok_or_else(unknown)?;
+        return Ok(of(
+            route,
+            route.key.family(&captures).ok_or_else(unknown)?.as_str(),
+        ));
+    }
+    let own = own_part(config, text);
+    let family = own.split('~').next().unwrap_or(own);
+    let route = config
+        .routes
+        .iter()
+        .find(|route| route.key.matches_family(family))
+        .ok_or_else(unknown)?;
+    Ok(of(route, own))
+}
+
+/// A key as written here, with or without the prefix.
+fn own_part<'t>(config: &Config, text: &'t str) -> &'t str {
+    text.strip_prefix(&config.store.prefix)
+        .and_then(|rest| rest.strip_prefix(':'))
+        .unwrap_or(text)
+}
+
+fn paths(config: &Config) -> String {
+    config
+        .routes
+        .iter()
+        .map(|route| format!("`{}`", route.path.as_str()))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,358 @@
+//! The front page: a request's way, in its order.
+//! accept → route → present → look up → decide → lead or follow → forward and fill → reply
+
+pub mod fetch;
+pub mod pass;
+pub mod plan;
+pub mod present;
+pub mod read;
+pub mod write;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use http::header::{self, HeaderMap, HeaderName};
+use http::{Method, Request, Response, Version};
+use hyper::body::{Body, Incoming};
+use parking_lot::Mutex;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::body::{ClientBody, ReplyBody, RequestBody};
+use crate::caching::cache_status::Handling;
+use crate::clock::{self, Timestamp};
+use crate::coherence::flights::Flights;
+use crate::coherence::{Coherence, States};
+use crate::config::{Config, Methods, Route};
+use crate::error::{Error, Refusal};
+use crate::message::forwarded::{self, Via};
+use crate::message::target::{self, TargetUri};
+use crate::reply::{self, Reply};
+use crate::route::FamilyKey;
+use crate::upstream::Upstream;
+use fetch::Answer;
+use plan::Plan;
+
+/// A write's content up to this is read whole before anything else happens.
+const READ_WHOLE: usize = 64 * 1024;
+
+/// The proxy, whatever its configuration is at the moment.
+pub struct Proxy {
+    setup: ArcSwap<Setup>,
+}
+
+/// One configuration at work: what a reload replaces at once.
+pub struct Setup {
+    pub config: Config,
+    pub served: Vec<Served>,
+    pub upstream: Arc<Upstream>,
+    pub coherence: Coherence,
+    pub flights: Flights<Answer>,
+    /// Writes under way, with or without their clients.
+    pub writes: TaskTracker,
+    said_untrusted_https: AtomicBool,
+    copies: Mutex<HashMap<FamilyKey, (Timestamp, usize)>>,
+}
+
+/// A route at work.
+pub struct Served {
+    pub route: Route,
+    /// Whose epochs a create would drop, if the purge rules say so for every write.
+    pub absence: Option<States>,
+    /// The fields by which its answers have been seen to vary.
+    pub varied: ArcSwap<Vec<HeaderName>>,
+    /// Under this name the instances tell each other of `varied`.
+    noted_as: String,
+    asked_others: Mutex<Option<Instant>>,
+    said_not_public: AtomicBool,
+    said_other_origin: AtomicBool,
+}
+
+/// Who asks for what: a request without its content.
+#[derive(Debug)]
+pub struct Client {
+    pub method: Method,
+    pub target: TargetUri,
+    pub fields: HeaderMap,
+    pub via: Via,
+}
+
+impl Proxy {
+    pub fn new(setup: Setup) -> Proxy {
+        Proxy {
+            setup: ArcSwap::from_pointee(setup),
+        }
+    }
+
+    pub fn setup(&self) -> Arc<Setup> {
+        self.setup.load_full()
+    }
+
+    /// Answers one request of a client at `peer`. Never fails: what goes wrong is an answer, too.
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<IpAddr>,
+    ) -> Response<ReplyBody> {
+        let started = clock::stopwatch();
+        let setup = self.setup();
+        let (mut route, access_log) = (None, setup.config.logs.access);
+        let told = access_log.then(|| (request.method().clone(), request.uri().path().to_owned()));
+        let reply = match self.answer(&setup, request, peer, &mut route).await {
+            Ok(reply) => reply,
+            Err(error) => reply::error(error),
+        };
+        if let Some((method, path)) = told {
+            let route = route.map_or("-", |route: usize| setup.config.routes[route].path.as_str());
+            log(&method, &path, route, &reply, started.elapsed());
+        }
+        reply.response
+    }
+
+    async fn answer(
+        &self,
+        setup: &Arc<Setup>,
+        request: Request<Incoming>,
+        peer: Option<IpAddr>,
+        route: &mut Option<usize>,
+    ) -> Result<Reply, Error> {
+        let (client, content) = accept(&setup.config, request, peer)?;
+        match plan::plan(
+            &setup.config,
+            &client.method,
+            &client.target,
+            !content.is_end_stream(),
+        ) {
+            Plan::Read {
+                route: under,
+                captures,
+            } => {
+                *route = Some(under);
+                read::read(setup, under, captures, Arc::new(client)).await
+            }
+            Plan::Write { states } => {
+                let body = self.content(setup, content).read(READ_WHOLE).await?;
+                write::write(setup, Arc::new(client), body, states).await
+            }
+            Plan::Pass { why, detail } => {
+                let body = match content.is_end_stream() {
+                    true => RequestBody::Empty,
+                    false => self.content(setup, content).read(READ_WHOLE).await?,
+                };
+                pass::pass(setup, &client, body, why, detail).await
+            }
+        }
+    }
+
+    fn content(&self, setup: &Setup, content: Incoming) -> ClientBody {
+        ClientBody::new(
+            content,
+            setup.config.limits.content,
+            setup.config.limits.content_idle,
+        )
+    }
+}
+
+/// Takes a request for what it is, or refuses it.
+fn accept(
+    config: &Config,
+    request: Request<Incoming>,
+    peer: Option<IpAddr>,
+) -> Result<(Client, Incoming), Refusal> {
+    let (head, content) = request.into_parts();
+    match &config.methods {
+        _ if matches!(head.method, Method::CONNECT | Method::TRACE) => {
+            return Err(Refusal::MethodNotAllowed);
+        }
+        Methods::Listed(methods) if !methods.contains(&head.method) => {
+            return Err(Refusal::MethodNotImplemented);
+        }
+        Methods::Listed(_) | Methods::Any => {}
+    }
+    check_framing(head.version, &head.headers)?;
+    let target = target::take(
+        &head.method,
+        &head.uri,
+        head.version,
+        &head.headers,
+        config.limits.target,
+    )?;
+    if !config.hosts.is_empty() && !is_served(&config.hosts, target.host()) {
+        return Err(Refusal::WrongHost);
+    }
+    if content.size_hint().lower() > config.limits.content {
+        return Err(Refusal::ContentTooLarge);
+    }
+    let via = forwarded::read(&head.headers, peer, &config.trusted_proxies);
+    Ok((
+        Client {
+            method: head.method,
+            target,
+            fields: head.headers,
+            via,
+        },
+        content,
+    ))
+}
+
+/// RFC 9112 §6: one way to read where the content ends, or none at all.
+fn check_framing(version: Version, fields: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        (Some(coding), None)
+            if version == Version::HTTP_11
+                && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
+        _ => return Err(Refusal::BadFraming),
+    }
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(()),
+        (Some(length), None) => {
+            let digits = length.as_bytes();
+            let canonical = !digits.is_empty()
+                && digits.iter().all(u8::is_ascii_digit)
+                && (digits.len() == 1 || digits[0] != b'0')
+                && length
+                    .to_str()
+                    .is_ok_and(|digits| digits.parse::<i64>().is_ok());
+            canonical.then_some(()).ok_or(Refusal::BadFraming)
+        }
+        _ => Err(Refusal::BadFraming),
+    }
+}
+
+/// By name alone, or by name and port where the operator wrote one.
+fn is_served(hosts: &[String], host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    let name = match host.rfind(':') {
+        Some(colon) if !host.ends_with(']') => &host[..colon],
+        _ => &host,
+    };
+    hosts.iter().any(|served| *served == host || served == name)
+}
+
+fn log(method: &Method, path: &str, route: &str, reply: &Reply, took: Duration) {
+    info!(
+        target: "larder::access",
+        method = method.as_str(),
+        path,
+        route,
+        status = reply.response.status().as_u16(),
+        cache = reply.handling.word(),
+        detail = reply.handling.detail().unwrap_or("-"),
+        stored = matches!(reply.handling, Handling::Forwarded { stored: true, .. }),
+        collapsed = matches!(reply.handling, Handling::Forwarded { collapsed: true, .. }),
+        ms = took.as_micros() as f64 / 1000.0,
+        "request"
+    );
+}
+
+impl Setup {
+    pub fn new(config: Config, upstream: Arc<Upstream>, coherence: Coherence) -> Setup {
+        let served = config
+            .routes
+            .iter()
+            .map(|route| Served::new(&config, route))
+            .collect();
+        Setup {
+            config,
+            served,
+            upstream,
+            coherence,
+            flights: Flights::new(),
+            writes: TaskTracker::new(),
+            said_untrusted_https: AtomicBool::new(false),
+            copies: Mutex::default(),
+        }
+    }
+
+    /// Whether this instance may store one more copy beside a family's plain one within `ttl`: a client that
+    /// makes up parameters must not fill the store.
+    pub fn may_add_copy(&self, family: &FamilyKey, ttl: Duration, now: Timestamp) -> bool {
+        let mut copies = self.copies.lock();
+        if copies.len() > 10_000 {
+            copies.retain(|_, (since, _)| now.since(*since) < ttl);
+        }
+        let (since, count) = copies.entry(family.clone()).or_insert((now, 0));
+        if now.since(*since) >= ttl {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count == self.config.limits.copies + 1 {
+            tracing::warn!(%family, most = self.config.limits.copies,
+                "a family has as many copies as `limits.copies` allows: no more are stored until its ttl is over");
+        }
+        *count <= self.config.limits.copies
+    }
+}
+
+impl Served {
+    fn new(config: &Config, route: &Route) -> Served {
+        let name = route.key.group().map_or_else(
+            || route.key.as_str().to_owned(),
+            |group| group.as_str().to_owned(),
+        );
+        Served {
+            absence: plan::absence_states(config, route),
+            varied: ArcSwap::default(),
+            noted_as: format!("{name}~vary"),
+            asked_others: Mutex::new(None),
+            said_not_public: AtomicBool::new(false),
+            said_other_origin: AtomicBool::new(false),
+            route: route.clone(),
+        }
+    }
+
+    /// An answer was seen to vary by `names`: from now on the key holds them, on every instance.
+    pub async fn learn(&self, coherence: &Coherence, names: &[HeaderName]) {
+        self.learn_here(names);
+        let words: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
+        // If the others cannot be told, they will see it for themselves.
+        let _ = coherence.store().note(&self.noted_as, &words).await;
+    }
+
+    pub fn learn_here(&self, names: &[HeaderName]) -> bool {
+        let lacks = |known: &[HeaderName]| names.iter().any(|name| !known.contains(name));
+        let new = lacks(&self.varied.load());
+        if new {
+            self.varied.rcu(|known| {
+                let mut known = known.as_ref().clone();
+                known.extend(
+                    names
+                        .iter()
+                        .filter(|name| !known.contains(name))
+                        .cloned()
+                        .collect::<Vec<_>>(),
+                );
+                known.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+                known
+            });
+        }
+        new
+    }
+
+    /// Asks what other instances have learnt, at most once a second. Whether that was news.
+    async fn learn_from_others(&self, coherence: &Coherence) -> bool {
+        {
+            let mut asked = self.asked_others.lock();
+            if asked.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+                return false;
+            }
+            *asked = Some(clock::stopwatch());
+        }
+        let Ok(words) = coherence.store().notes(&self.noted_as).await else {
+            return false;
+        };
+        let names: Vec<HeaderName> = words
+            .iter()
+            .filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok())
+            .filter(|name| crate::caching::storing::LEARNABLE.contains(name))
+            .collect();
+        self.learn_here(&names)
+    }
+}

@@ -1,0 +1,411 @@
+//! One fetch for all who wait: ask the upstream, decide whether its answer is kept, and share it as it comes.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap};
+use http::{Response, StatusCode};
+use http_body::Body;
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use tracing::{debug, warn};
+
+use super::present::{self, Asked, Presented};
+use super::{Client, Served, Setup};
+use crate::body::SharedBody;
+use crate::caching::cache_status::Reason;
+use crate::caching::freshness::Exchange;
+use crate::caching::stored::Stored;
+use crate::caching::storing::{self, Policy, Storable};
+use crate::clock;
+use crate::coherence::flights::Fill;
+use crate::coherence::{Epochs, LookUp};
+use crate::config::Access;
+use crate::error::UpstreamFailure;
+use crate::message::fields;
+use crate::route::Captures;
+use crate::upstream::{Outgoing, UpstreamBody};
+
+/// What those who wait are told.
+#[derive(Clone)]
+pub enum Answer {
+    /// Somebody else had stored it in the meantime.
+    Found(Arc<Stored>, Duration),
+    /// The whole answer.
+    Fetched(Arc<Fetched>),
+    /// An answer that is still coming.
+    Coming(Arc<Coming>),
+    /// For the one whose request it was, alone: nobody else may see it. Others go upstream themselves.
+    Alone(Arc<Mutex<Option<Response<UpstreamBody>>>>, Reason),
+    /// For the one whose request it was; the others' keys are not what they thought: they ask again.
+    Varied(Arc<Fetched>),
+    Failed(UpstreamFailure),
+}
+
+pub struct Fetched {
+    /// As it was, or would have been, stored.
+    pub copy: Arc<Stored>,
+    /// Why it was not.
+    pub not_stored: Option<Reason>,
+    /// The upstream's answer itself was not storable for its status: shared only with whom it may be.
+    pub for_its_status: bool,
+}
+
+pub struct Coming {
+    pub status: StatusCode,
+    pub fields: HeaderMap,
+    pub body: SharedBody,
+    pub others: Others,
+    pub not_stored: Option<Reason>,
+    pub for_its_status: bool,
+}
+
+/// What those do whose request it was not, while an answer is still coming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// Its end is announced and will be kept: they see it whole or broken off.
+    ReadAlong,
+    /// It may yet turn out too large to keep.
+    Wait,
+    /// It has.
+    GoAlone,
+}
+
+/// All that a fetch needs, so that it can outlive the request it began with.
+pub struct Fetch {
+    pub setup: Arc<Setup>,
+    pub route: usize,
+    pub captures: Captures,
+    pub client: Arc<Client>,
+    pub asked: Asked,
+    /// What to store under, or why there is nothing.
+    pub epochs: Result<Epochs, Reason>,
+}
+
+impl Fetch {
+    /// The fetch from its turn to its end.
+    pub async fn run(self, mut fill: Fill<Answer>) {
+        fill.turn().await;
+        if self.epochs.is_ok() {
+            // Look again: another fetch may have ended between our look-up and our turn, and then there is nothing to do.
+            let again = self
+                .setup
+                .coherence
+                .look_up(
+                    &self.asked.copy,
+                    &self.asked.states,
+                    &self.asked.origin,
+                    clock::now(),
+                )
+                .await;
+            if let LookUp::Hit(stored, left) = again {
+                return fill.answer(Answer::Found(stored, left));
+            }
+        }
+        let slot = match self.setup.upstream.slot().await {
+            Ok(slot) => slot,
+            Err(failure) => return fill.answer(Answer::Failed(failure)),
+        };
+        fill.leave();
+        let outgoing: Outgoing = present::fill(
+            &self.setup.config,
+            &self.served().route,
+            &self.client,
+            &self.asked,
+        );
+        let request_time = clock::now();
+        match self.setup.upstream.send(slot, outgoing).await {
+            Ok(response) => {
+                let exchange = Exchange {
+                    request_time,
+                    response_time: clock::now(),
+                };
+                self.receive(&fill, response, exchange).await;
+            }
+            Err(failure) => fill.answer(Answer::Failed(failure)),
+        }
+    }
+
+    fn served(&self) -> &Served {
+        &self.setup.served[self.route]
+    }
+
+    async fn receive(
+        self,
+        fill: &Fill<Answer>,
+        mut response: Response<UpstreamBody>,
+        exchange: Exchange,
+    ) {
+        fields::strip_hop_by_hop(response.headers_mut());
+        let served = self.served();
+        let route = &served.route;
+        let policy = Policy {
+            ttl: route.ttl,
+            override_origin: route.override_origin,
+            max_body: route.max_body,
+            vary: &route.vary,
+        };
+        if route.access == Access::Public
+            && matches!(response.status().as_u16(), 401 | 403)
+            && !served.said_not_public.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                route = route.path.as_str(),
+                status = response.status().as_u16(),
+                "a route with `access: public` is refused without credentials: it is not public; write `access: per-credential`"
+            );
+        }
+        let length = response.body().size_hint().exact();
+        let verdict = storing::storable(
+            &policy,
+            response.status(),
+            response.headers(),
+            length,
+            exchange,
+        );
+        let (storable, not_stored) = match verdict {
+            Ok(storable) => (Some(storable), self.epochs.as_ref().err().copied()),
+            Err(reason) if storing::shareable(reason) => (None, Some(reason)),
+            Err(reason) => {
+                return fill.answer(Answer::Alone(Arc::new(Mutex::new(Some(response))), reason));
+            }
+        };
+        // Judged whatever the status, so that nobody shares what varies by a field their keys do not hold.
+        let varied = storing::varied(&policy, response.headers()).unwrap_or_default();
+        let new: Vec<_> = varied
+            .iter()
+            .filter(|name| !self.asked.varied.contains(name))
+            .cloned()
+            .collect();
+        let (head, body) = response.into_parts();
+        let mut incoming = Incoming {
+            storable,
+            not_stored,
+            for_its_status: not_stored == Some(Reason::Status),
+            status: head.status,
+            fields: head.headers,
+            exchange,
+            length,
+            varied,
+        };
+        if !new.is_empty() {
+            served.learn(&self.setup.coherence, &new).await;
+        }
+        incoming.collect(self, fill, body, !new.is_empty()).await;
+    }
+
+    /// The key under the fields that the answer has just been seen to vary by.
+    fn asked_again(&self) -> Option<Asked> {
+        let secret = self.setup.coherence.store().secret()?;
+        let varied = self.served().varied.load_full();
+        match present::present(
+            &self.setup.config,
+            &self.served().route,
+            &self.captures,
+            &self.client,
+            &varied,
+            &secret,
+        ) {
+            Presented::Asked(asked) => Some(*asked),
+            Presented::Pass(_) | Presented::Refused(_) => None,
+        }
+    }
+}
+
+/// An answer that may be shared, while its body comes in.
+struct Incoming {
+    storable: Option<Storable>,
+    not_stored: Option<Reason>,
+    for_its_status: bool,
+    status: StatusCode,
+    fields: HeaderMap,
+    exchange: Exchange,
+    length: Option<u64>,
+    varied: Vec<header::HeaderName>,
+}
+
+impl Incoming {
+    async fn collect(
+        &mut self,
+        fetch: Fetch,
+        fill: &Fill<Answer>,
+        mut body: UpstreamBody,
+        alone: bool,
+    ) {
+        let most = fetch.served().route.max_body;
+        let deadline = tokio::time::Instant::now() + fetch.setup.upstream.settings().total;
+        let shared = SharedBody::new(self.length);
+        let mut chunks: Vec<Bytes> = Vec::new();
+        let (mut shown, mut total, mut announced) = (0, 0u64, false);
+        loop {
+            let frame = {
+                let mut next = pin!(body.frame());
+                match poll_once(next.as_mut()).await {
+                    Poll::Ready(frame) => frame,
+                    Poll::Pending => {
+                        // Nothing more for now: what is there goes out, but for a last chunk, which waits for the store.
+                        if !chunks.is_empty() && Some(total) != self.length {
+                            if !announced {
+                                announced = true;
+                                fill.answer(Answer::Coming(Arc::new(
+                                    self.coming(&shared, self.others(alone)),
+                                )));
+                            }
+                            chunks[shown..]
+                                .iter()
+                                .cloned()
+                                .for_each(|chunk| shared.push(chunk));
+                            shown = chunks.len();
+                        }
+                        match tokio::time::timeout_at(deadline, next).await {
+                            Ok(frame) => frame,
+                            Err(_) => return broken(fill, &shared, UpstreamFailure::TotalTimeout),
+                        }
+                    }
+                }
+            };
+            match frame {
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
+                    total += data.len() as u64;
+                    chunks.push(data);
+                    if total > most {
+                        // Too large to keep: it goes on to the one whose request it was, alone.
+                        self.not_stored = Some(Reason::TooLarge);
+                        chunks[shown..]
+                            .iter()
+                            .cloned()
+                            .for_each(|chunk| shared.push(chunk));
+                        shared.hand_over(body);
+                        return fill.answer(Answer::Coming(Arc::new(
+                            self.coming(&shared, Others::GoAlone),
+                        )));
+                    }
+                }
+                Some(Err(error)) => {
+                    debug!(%error, "the upstream's answer broke off");
+                    return broken(fill, &shared, UpstreamFailure::Lost);
+                }
+                None => break,
+            }
+        }
+        if self.length.is_some_and(|length| length != total) {
+            return broken(fill, &shared, UpstreamFailure::Lost);
+        }
+        drop(body);
+        let whole = joined(&chunks);
+        let fetched = self.keep(&fetch, whole).await;
+        // Stored before its last byte leaves, so that whoever has read it finds it.
+        chunks[shown..]
+            .iter()
+            .cloned()
+            .for_each(|chunk| shared.push(chunk));
+        shared.finish();
+        fill.answer(match alone {
+            true => Answer::Varied(Arc::new(fetched)),
+            false => Answer::Fetched(Arc::new(fetched)),
+        });
+    }
+
+    fn others(&self, alone: bool) -> Others {
+        match self.length {
+            Some(_) if !alone => Others::ReadAlong,
+            _ => Others::Wait,
+        }
+    }
+
+    fn coming(&self, shared: &SharedBody, others: Others) -> Coming {
+        Coming {
+            status: self.status,
+            fields: self.fields.clone(),
+            body: shared.clone(),
+            others,
+            not_stored: self.not_stored,
+            for_its_status: self.for_its_status,
+        }
+    }
+
+    /// Stores the whole answer, if it is to be stored.
+    async fn keep(&mut self, fetch: &Fetch, body: Bytes) -> Fetched {
+        let mut fields = storing::kept_fields(&self.fields, self.exchange);
+        fields.remove(header::CONTENT_LENGTH);
+        let mut copy = Stored {
+            status: self.status,
+            fields,
+            body,
+            response_time: self.exchange.response_time,
+            initial_age: Duration::ZERO,
+            lifetime: Duration::ZERO,
+            origin: fetch.asked.origin.clone(),
+            varied: std::mem::take(&mut self.varied),
+            epochs: Default::default(),
+        };
+        let unstored = |copy, reason, for_its_status| Fetched {
+            copy: Arc::new(copy),
+            not_stored: Some(reason),
+            for_its_status,
+        };
+        let Some(storable) = self.storable.take() else {
+            return unstored(copy, Reason::Status, self.for_its_status);
+        };
+        if let Some(reason) = self.not_stored {
+            return unstored(copy, reason, false);
+        }
+        let asked = match copy
+            .varied
+            .iter()
+            .all(|name| fetch.asked.varied.contains(name))
+        {
+            true => Some(fetch.asked.clone()),
+            false => fetch.asked_again(),
+        };
+        let (Some(asked), Ok(epochs)) = (asked, fetch.epochs.clone()) else {
+            return unstored(copy, Reason::Held, false);
+        };
+        if asked.copy.contains('~')
+            && !fetch
+                .setup
+                .may_add_copy(&asked.family, fetch.served().route.ttl, clock::now())
+        {
+            return unstored(copy, Reason::TooManyCopies, false);
+        }
+        (copy.initial_age, copy.lifetime, copy.epochs) =
+            (storable.initial_age, storable.lifetime, epochs);
+        let copy = Arc::new(copy);
+        let stored = fetch
+            .setup
+            .coherence
+            .commit(&asked.copy, copy.clone(), clock::now())
+            .await;
+        Fetched {
+            copy,
+            not_stored: stored.err(),
+            for_its_status: false,
+        }
+    }
+}
+
+/// Those who read along see it break off; those who only wait are told.
+fn broken(fill: &Fill<Answer>, shared: &SharedBody, failure: UpstreamFailure) {
+    shared.break_off("the upstream's answer broke off");
+    fill.answer(Answer::Failed(failure));
+}
+
+/// One copy of exactly its size: a slice of a read buffer would keep all of the buffer.
+fn joined(chunks: &[Bytes]) -> Bytes {
+    let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+    chunks
+        .iter()
+        .for_each(|chunk| whole.extend_from_slice(chunk));
+    whole.freeze()
+}
+
+async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}

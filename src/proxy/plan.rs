@@ -1,0 +1,168 @@
+//! Which of the operator's rules a request falls under. Pure.
+
+use http::Method;
+
+use crate::caching::cache_status::{Forward, Reason};
+use crate::caching::key::{family_state, group_state};
+use crate::coherence::{StateKey, States};
+use crate::config::{Config, PurgeRule, Route};
+use crate::message::target::TargetUri;
+use crate::route::{Captures, Decoded, FamilyPattern, first_matches};
+
+/// What is to be done with a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Look up, or fetch and store, under this route (its place in the file).
+    Read { route: usize, captures: Captures },
+    /// Forward, and drop what hangs on these states.
+    Write { states: Vec<StateKey> },
+    /// Forward, and nothing else.
+    Pass {
+        why: Forward,
+        detail: Option<Reason>,
+    },
+}
+
+pub fn plan(config: &Config, method: &Method, target: &TargetUri, has_content: bool) -> Plan {
+    match *method {
+        Method::GET | Method::HEAD => read(config, target, has_content),
+        Method::OPTIONS => Plan::Pass {
+            why: Forward::Method,
+            detail: None,
+        },
+        _ => write(config, method, target),
+    }
+}
+
+fn read(config: &Config, target: &TargetUri, has_content: bool) -> Plan {
+    let bypass = |reason| Plan::Pass {
+        why: Forward::Bypass,
+        detail: Some(reason),
+    };
+    let mut decoded = None;
+    for (route, rule) in config.routes.iter().enumerate() {
+        if let Some(captures) = rule.path.match_canonical(target.path()) {
+            return match has_content {
+                true => bypass(Reason::HasContent),
+                false => Plan::Read { route, captures },
+            };
+        }
+        // In another spelling the path is this route's all the same, so that no later one may claim it.
+        if rule
+            .path
+            .match_decoded(decoded.get_or_insert_with(|| Decoded::of(target.path())))
+            .is_some()
+        {
+            return bypass(Reason::Spelling);
+        }
+    }
+    bypass(Reason::NoRoute)
+}
+
+fn write(config: &Config, method: &Method, target: &TargetUri) -> Plan {
+    let path = Decoded::of(target.path());
+    let named = |rule: &PurgeRule| rule.methods.contains(method);
+    let rules = first_matches(
+        &config.purge,
+        |rule| named(rule).then_some(&rule.path),
+        &path,
+    );
+    let mut states: Vec<StateKey> = Vec::new();
+    for (rule, captures) in &rules {
+        states.extend(rule.keys.iter().filter_map(|key| state_of(key, captures)));
+    }
+    if rules.is_empty() {
+        // RFC 9111 §4.4: a write to what a route keeps drops that, whether or not a rule says so.
+        for (route, captures) in first_matches(&config.routes, |route| Some(&route.path), &path) {
+            states.extend(
+                route
+                    .key
+                    .family(&captures)
+                    .map(|family| StateKey::new(family_state(family.as_str()))),
+            );
+        }
+    }
+    states.sort();
+    states.dedup();
+    match states.is_empty() {
+        true => Plan::Pass {
+            why: Forward::Method,
+            detail: None,
+        },
+        false => Plan::Write { states },
+    }
+}
+
+/// The state whose epoch a purge key drops.
+pub fn state_of(key: &FamilyPattern, captures: &Captures) -> Option<StateKey> {
+    match key {
+        FamilyPattern::Family(template) => template
+            .family(captures)
+            .map(|family| StateKey::new(family_state(family.as_str()))),
+        FamilyPattern::Group(group) => Some(StateKey::new(group_state(group))),
+    }
+}
+
+/// The states of a route's copy: its family's and, if families can be purged together, its group's.
+pub fn states(route: &Route, captures: &Captures) -> Option<(crate::route::FamilyKey, States)> {
+    let family = route.key.family(captures)?;
+    let states = states_of(route, family.as_str());
+    Some((family, states))
+}
+
+pub fn states_of(route: &Route, family: &str) -> States {
+    let mut states: States = [StateKey::new(family_state(family))].into_iter().collect();
+    states.extend(
+        route
+            .key
+            .group()
+            .map(|group| StateKey::new(group_state(&group))),
+    );
+    states
+}
+
+/// The states that every copy of this configuration depends on: dropping them all purges everything.
+pub fn every_state(config: &Config) -> Vec<StateKey> {
+    let mut states: Vec<StateKey> = config
+        .routes
+        .iter()
+        .filter_map(|route| match route.key.group() {
+            Some(group) => Some(StateKey::new(group_state(&group))),
+            None => route
+                .key
+                .family(&Captures::default())
+                .map(|family| StateKey::new(family_state(family.as_str()))),
+        })
+        .collect();
+    states.sort();
+    states.dedup();
+    states
+}
+
+/// The states beyond a route's own that a write would drop that makes one of its things appear, if every
+/// purge rule names such a state: under equal epochs of theirs the absence of a thing is no stale answer.
+pub fn absence_states(config: &Config, route: &Route) -> Option<States> {
+    let mut states = States::new();
+    let own = |key: &FamilyPattern| match key {
+        FamilyPattern::Family(template) => template.as_str() == route.key.as_str(),
+        FamilyPattern::Group(group) => route.key.group().as_ref() == Some(group),
+    };
+    for rule in config
+        .purge
+        .iter()
+        .filter(|rule| !rule.keys.iter().any(own))
+    {
+        let state = rule
+            .keys
+            .iter()
+            .find_map(|key| state_of(key, &Captures::default()))?;
+        if !states.contains(&state) {
+            states.push(state);
+        }
+    }
+    let creates_are_named = config
+        .purge
+        .iter()
+        .any(|rule| rule.methods.contains(&Method::POST));
+    creates_are_named.then_some(states)
+}

@@ -1,0 +1,171 @@
+//! A read as the cache sees it: its key, its states, the origin it is asked under; and the request that
+//! would fill it, which carries what the key holds and nothing else that a client can choose. Pure.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::Client;
+use super::plan;
+use crate::access;
+use crate::body::RequestBody;
+use crate::caching::cache_status::Reason;
+use crate::caching::key::{CopyKey, HashingSecret};
+use crate::caching::storing::LEARNABLE;
+use crate::coherence::States;
+use crate::config::{Config, Route};
+use crate::error::Refusal;
+use crate::message::accept::AcceptClass;
+use crate::message::forwarded::{self, Scheme};
+use crate::message::query::{self, Canonical};
+use crate::message::target::ForwardUri;
+use crate::message::{fields, forwarded::Via};
+use crate::route::{Captures, FamilyKey};
+use crate::upstream::Outgoing;
+
+/// A read that may be looked up.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub family: FamilyKey,
+    /// The store's key.
+    pub copy: String,
+    pub states: States,
+    /// scheme://host that its links will hold.
+    pub origin: String,
+    /// The fields beyond the route's own `vary` that the key holds.
+    pub varied: Vec<HeaderName>,
+    query: Option<String>,
+    accept: AcceptClass,
+}
+
+pub enum Presented {
+    Asked(Box<Asked>),
+    /// Not to be looked up: forwarded as it is.
+    Pass(Reason),
+    Refused(Refusal),
+}
+
+/// `varied` are the learnt fields by which this route's answers are known to vary.
+pub fn present(
+    config: &Config,
+    route: &Route,
+    captures: &Captures,
+    client: &Client,
+    varied: &[HeaderName],
+    secret: &HashingSecret,
+) -> Presented {
+    let accept = AcceptClass::of(&client.fields);
+    if accept == AcceptClass::Html {
+        return Presented::Pass(Reason::Html);
+    }
+    let query = match query::canonical(&route.query, client.target.query()) {
+        Canonical::Pairs(query) => query,
+        Canonical::Bypass => return Presented::Pass(Reason::Parameter),
+        Canonical::Reject => return Presented::Refused(Refusal::UnlistedParameter),
+    };
+    let Some((family, states)) = plan::states(route, captures) else {
+        return Presented::Pass(Reason::Spelling);
+    };
+    let mut key = CopyKey::new(secret);
+    access::partition(route.access, config, &client.fields, &mut key);
+    if let Some(query) = &query {
+        key.query(query);
+    }
+    if let AcceptClass::Other(accept) = &accept {
+        key.accept(accept);
+    }
+    for name in route.vary.iter().chain(varied) {
+        key.field(name, client.fields.get_all(name).iter());
+    }
+    Presented::Asked(Box::new(Asked {
+        copy: key.of(&config.store.prefix, &family),
+        family,
+        states,
+        origin: origin(config, client),
+        varied: varied.to_vec(),
+        query,
+        accept,
+    }))
+}
+
+fn origin(config: &Config, client: &Client) -> String {
+    match &config.canonical_origin {
+        Some(origin) => format!("{}://{}", origin.scheme, origin.authority),
+        None => format!(
+            "{}://{}",
+            client.via.scheme.as_str(),
+            client.target.host().to_ascii_lowercase()
+        ),
+    }
+}
+
+/// The request that fills the copy `asked` for.
+pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> Outgoing {
+    let mut sent = HeaderMap::with_capacity(16);
+    let (host, scheme) = match &config.canonical_origin {
+        Some(origin) => (
+            origin.authority.as_str(),
+            if origin.scheme == "https" {
+                Scheme::Https
+            } else {
+                Scheme::Http
+            },
+        ),
+        None => (client.target.host(), client.via.scheme),
+    };
+    sent.insert(
+        header::HOST,
+        HeaderValue::from_str(host).expect("a valid host is a field value"),
+    );
+    let accept = match &asked.accept {
+        AcceptClass::Other(accept) => {
+            HeaderValue::from_str(accept).unwrap_or(HeaderValue::from_static("application/json"))
+        }
+        AcceptClass::Json | AcceptClass::Html => HeaderValue::from_static("application/json"),
+    };
+    sent.insert(header::ACCEPT, accept);
+    sent.insert(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
+    sent.insert(
+        header::USER_AGENT,
+        HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION"))),
+    );
+    access::fill_credentials(route.access, config, &client.fields, &mut sent);
+    // Sent before they are known to matter, or the answer could not say that they do.
+    for name in LEARNABLE.iter().chain(&route.vary) {
+        if !sent.contains_key(name) {
+            access::copy(name, &client.fields, &mut sent);
+        }
+    }
+    forwarded::write(&mut sent, &client.via, scheme, host);
+    fields::append_via(&mut sent);
+    Outgoing {
+        method: http::Method::GET,
+        target: ForwardUri::new(client.target.path(), asked.query.as_deref()),
+        fields: sent,
+        body: RequestBody::Empty,
+    }
+}
+
+/// A request passed on as the client sent it, but for what must not travel.
+pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
+    let mut sent = client.fields.clone();
+    fields::strip_request(&mut sent, &config.drop_headers);
+    let Via { scheme, .. } = client.via;
+    sent.insert(
+        header::HOST,
+        HeaderValue::from_str(client.target.host()).expect("a valid host is a field value"),
+    );
+    forwarded::write(&mut sent, &client.via, scheme, client.target.host());
+    fields::append_via(&mut sent);
+    if matches!(body, RequestBody::Whole(_)) {
+        // Read whole, so its length is known, however it came; hyper writes it.
+        sent.remove(header::CONTENT_LENGTH);
+    }
+    Outgoing {
+        method: client.method.clone(),
+        target: ForwardUri::verbatim(&client.target),
+        fields: sent,
+        body,
+    }
+}

@@ -1,0 +1,284 @@
+//! A read under a route: look up; if there is nothing, lead a fetch or follow one; reply.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::Method;
+use tracing::warn;
+
+use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
+use super::present::{self, Asked, Presented};
+use super::{Client, Served, Setup, pass};
+use crate::body::{ReplyBody, RequestBody};
+use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::clock;
+use crate::coherence::flights::{Fence, Follower, Turn};
+use crate::coherence::{Epochs, LookUp, States, protocol};
+use crate::error::Error;
+use crate::reply::{self, Reply};
+use crate::route::Captures;
+
+/// How often a read asks anew because what it waited for was not for it; then it goes alone.
+const ATTEMPTS: usize = 3;
+
+/// Answers a GET or HEAD that a route may keep.
+pub async fn read(
+    setup: &Arc<Setup>,
+    route: usize,
+    captures: Captures,
+    client: Arc<Client>,
+) -> Result<Reply, Error> {
+    let served = &setup.served[route];
+    let Some(secret) = setup.coherence.store().secret() else {
+        return pass::pass(
+            setup,
+            &client,
+            RequestBody::Empty,
+            Forward::Bypass,
+            Some(Reason::StoreAway),
+        )
+        .await;
+    };
+    let present = |varied: &[http::HeaderName]| {
+        present::present(
+            &setup.config,
+            &served.route,
+            &captures,
+            &client,
+            varied,
+            &secret,
+        )
+    };
+    let mut why = Reason::Absent;
+    for _ in 0..ATTEMPTS {
+        let asked = match present(&served.varied.load()) {
+            Presented::Asked(asked) => *asked,
+            Presented::Pass(reason) => {
+                return pass::pass(
+                    setup,
+                    &client,
+                    RequestBody::Empty,
+                    Forward::Bypass,
+                    Some(reason),
+                )
+                .await;
+            }
+            Presented::Refused(refusal) => return Err(refusal.into()),
+        };
+        why = match setup
+            .coherence
+            .look_up(&asked.copy, &asked.states, &asked.origin, clock::now())
+            .await
+        {
+            LookUp::Hit(stored, left) => {
+                let unknown: Vec<_> = stored
+                    .varied
+                    .iter()
+                    .filter(|name| !asked.varied.contains(name))
+                    .cloned()
+                    .collect();
+                if unknown.is_empty() {
+                    let handling = Handling::Hit {
+                        ttl: left.as_secs(),
+                    };
+                    return Ok(reply::from_copy(
+                        &client.method,
+                        &client.fields,
+                        &stored,
+                        handling,
+                        clock::now(),
+                    ));
+                }
+                // Another instance has seen the answers vary: the key holds more than we knew.
+                served.learn_here(&unknown);
+                continue;
+            }
+            LookUp::Miss(reason) => reason,
+        };
+        if why == Reason::OtherOrigin && !served.said_other_origin.swap(true, Ordering::Relaxed) {
+            warn!(route = served.route.path.as_str(), origin = %asked.origin,
+                "the same answers are asked under several origins and replace each other: set `canonical_origin: {}`, or `hosts:`", asked.origin);
+        }
+        if client.method == Method::HEAD {
+            return pass::pass(
+                setup,
+                &client,
+                RequestBody::Empty,
+                forward_word(why),
+                Some(why),
+            )
+            .await;
+        }
+        if served.learn_from_others(&setup.coherence).await {
+            continue;
+        }
+        if let Some(reply) = wait(setup, route, &captures, &client, asked, why).await? {
+            return Ok(reply);
+        }
+    }
+    pass::pass(
+        setup,
+        &client,
+        RequestBody::Empty,
+        forward_word(why),
+        Some(why),
+    )
+    .await
+}
+
+/// Leads or follows one fetch. `None`: what came of it is not for this one, ask anew.
+async fn wait(
+    setup: &Arc<Setup>,
+    route: usize,
+    captures: &Captures,
+    client: &Arc<Client>,
+    asked: Asked,
+    why: Reason,
+) -> Result<Option<Reply>, Error> {
+    let served = &setup.served[route];
+    let (epochs, fence) = open(setup, served, &asked.states).await;
+    let mut follower = match setup.flights.join(&asked.copy, &fence) {
+        Turn::Lead(fill, follower) => {
+            let fetch = Fetch {
+                setup: setup.clone(),
+                route,
+                captures: captures.clone(),
+                client: client.clone(),
+                asked: asked.clone(),
+                epochs,
+            };
+            follower.ties(tokio::spawn(fetch.run(fill)).abort_handle());
+            follower
+        }
+        Turn::Follow(follower) => follower,
+    };
+    let leads = follower.leads;
+    let for_me = |answer: &Answer| {
+        leads || !matches!(answer, Answer::Coming(coming) if coming.others == Others::Wait)
+    };
+    // Longer than this nobody waits for another's fetch.
+    let patience = setup.upstream.settings().total * 2;
+    let Ok(answer) = tokio::time::timeout(patience, follower.answer(for_me)).await else {
+        return Ok(None);
+    };
+    let collapsed = !leads;
+    match answer {
+        None => Ok(None),
+        Some(Answer::Found(stored, left)) => {
+            let handling = Handling::Hit {
+                ttl: left.as_secs(),
+            };
+            Ok(Some(reply::from_copy(
+                &client.method,
+                &client.fields,
+                &stored,
+                handling,
+                clock::now(),
+            )))
+        }
+        Some(Answer::Varied(fetched)) if leads => Ok(Some(whole(client, &fetched, why, collapsed))),
+        Some(Answer::Varied(_)) => Ok(None),
+        Some(Answer::Fetched(fetched))
+            if leads || follower.may_share_status || !fetched.for_its_status =>
+        {
+            Ok(Some(whole(client, &fetched, why, collapsed)))
+        }
+        Some(Answer::Fetched(_)) => Ok(None),
+        Some(Answer::Coming(coming)) if leads => {
+            Ok(Some(read_along(&coming, &follower, why, collapsed)))
+        }
+        Some(Answer::Coming(coming)) if coming.others == Others::GoAlone => {
+            pass::fill_alone(setup, served, client, &asked, Reason::TooLarge)
+                .await
+                .map(Some)
+        }
+        Some(Answer::Coming(coming)) if follower.may_share_status || !coming.for_its_status => {
+            Ok(Some(read_along(&coming, &follower, why, collapsed)))
+        }
+        Some(Answer::Coming(_)) => Ok(None),
+        Some(Answer::Alone(response, reason)) => {
+            let taken = if leads { response.lock().take() } else { None };
+            match taken {
+                Some(response) => Ok(Some(pass::streamed(
+                    response,
+                    forward_word(why),
+                    Some(reason),
+                ))),
+                None => pass::fill_alone(setup, served, client, &asked, reason)
+                    .await
+                    .map(Some),
+            }
+        }
+        Some(Answer::Failed(failure)) => Err(failure.into()),
+    }
+}
+
+/// The epochs to store under, or why there are none; and the fence to join by.
+async fn open(setup: &Setup, served: &Served, states: &States) -> (Result<Epochs, Reason>, Fence) {
+    let mut all = states.clone();
+    if let Some(absence) = &served.absence {
+        all.extend(absence.iter().cloned());
+    }
+    let seen = match setup.coherence.store().open(&all).await {
+        Ok(seen) => seen,
+        Err(_) => {
+            return (
+                Err(Reason::StoreAway),
+                Fence {
+                    epochs: None,
+                    absence: None,
+                },
+            );
+        }
+    };
+    let (own, others) = seen.split_at(states.len());
+    let epochs = protocol::epochs(own);
+    let absence = served
+        .absence
+        .as_ref()
+        .and_then(|_| protocol::epochs(others));
+    (
+        epochs.clone().ok_or(Reason::Held),
+        Fence { epochs, absence },
+    )
+}
+
+fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
+    let handling = Handling::Forwarded {
+        why: forward_word(why),
+        status: Some(fetched.copy.status),
+        stored: fetched.not_stored.is_none(),
+        collapsed,
+        detail: Some(fetched.not_stored.unwrap_or(why).word()),
+    };
+    reply::from_copy(
+        &client.method,
+        &client.fields,
+        &fetched.copy,
+        handling,
+        clock::now(),
+    )
+}
+
+fn read_along(coming: &Coming, follower: &Follower<Answer>, why: Reason, collapsed: bool) -> Reply {
+    let handling = Handling::Forwarded {
+        why: forward_word(why),
+        status: Some(coming.status),
+        stored: coming.not_stored.is_none(),
+        collapsed,
+        detail: Some(coming.not_stored.unwrap_or(why).word()),
+    };
+    let body = ReplyBody::Shared(coming.body.reader(follower.interest()));
+    reply::forwarded(coming.status, coming.fields.clone(), body, handling)
+}
+
+/// RFC 9211 §2.2 for a look-up that found nothing to serve.
+fn forward_word(why: Reason) -> Forward {
+    match why {
+        Reason::Absent | Reason::Foreign | Reason::Purged => Forward::UriMiss,
+        Reason::Expired => Forward::Stale,
+        Reason::OtherOrigin => Forward::VaryMiss,
+        Reason::Held => Forward::Miss,
+        _ => Forward::Bypass,
+    }
+}

@@ -1,0 +1,91 @@
+//! A write: held, forwarded once, finished, and only then answered. It runs in a task that outlives its client:
+//! once it may have left, what it purges does not depend on who still waits.
+
+use std::sync::Arc;
+
+use http::Response;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::{Client, Setup, pass, present};
+use crate::body::RequestBody;
+use crate::caching::cache_status::Forward;
+use crate::coherence::{Outcome, StateKey, Write, protocol};
+use crate::config::WhenStoreIsDown;
+use crate::error::{Error, UpstreamFailure};
+use crate::reply::Reply;
+use crate::store::Away;
+use crate::upstream::UpstreamBody;
+
+pub async fn write(
+    setup: &Arc<Setup>,
+    client: Arc<Client>,
+    body: RequestBody,
+    states: Vec<StateKey>,
+) -> Result<Reply, Error> {
+    let (tell, told) = oneshot::channel();
+    let own = setup.clone();
+    setup.writes.spawn(async move {
+        let answered = held(&own, &client, body, states).await;
+        // A client that has gone does not hear of it; the write is finished all the same.
+        let _ = tell.send(answered);
+    });
+    let response = told.await.unwrap_or(Err(UpstreamFailure::Lost.into()))?;
+    Ok(pass::streamed(response, Forward::Method, None))
+}
+
+/// Hold, forward, finish.
+async fn held(
+    setup: &Arc<Setup>,
+    client: &Client,
+    body: RequestBody,
+    states: Vec<StateKey>,
+) -> Result<Response<UpstreamBody>, Error> {
+    // The slot first: a write that waits in the queue holds nothing.
+    let slot = setup.upstream.slot().await?;
+    let write = match setup.coherence.begin(states.clone()).await {
+        Ok(write) => write,
+        Err(Away) => match setup.config.when_store_is_down {
+            WhenStoreIsDown::RefuseWrites => return Err(Error::StoreAway),
+            WhenStoreIsDown::Forward => setup.coherence.begin_unheld(states.clone()),
+        },
+    };
+    let answered = setup
+        .upstream
+        .send(slot, present::pass(&setup.config, client, body))
+        .await;
+    let outcome = match &answered {
+        Ok(response) => protocol::outcome_of_status(response.status()),
+        Err(failure) => protocol::outcome_of_failure(*failure),
+    };
+    finish(setup, client, write, outcome, &states).await;
+    Ok(answered?)
+}
+
+async fn finish(
+    setup: &Setup,
+    client: &Client,
+    write: Write,
+    outcome: Outcome,
+    states: &[StateKey],
+) {
+    let finished = setup.coherence.finish(write, outcome).await;
+    let names = || {
+        states
+            .iter()
+            .map(StateKey::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    match (finished, outcome) {
+        (Ok(()), Outcome::Unchanged) => {}
+        (Ok(()), Outcome::Changed | Outcome::Ambiguous) => {
+            info!(states = names(), cause = "write", method = %client.method, path = client.target.path(),
+                ambiguous = outcome == Outcome::Ambiguous, "purged");
+        }
+        (Err(Away), _) => {
+            warn!(states = names(), cause = "write", method = %client.method, path = client.target.path(),
+                "purge owed: the store is away, and it will be told before it is used again");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The embedded store: copies bounded by bytes, and the same states and steps as in Redis, in this process.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::{Found, Listed, SeenStates};
+use crate::caching::cache_status::Reason;
+use crate::caching::key::HashingSecret;
+use crate::caching::stored::{Freshness, Stored};
+use crate::clock;
+use crate::coherence::protocol::{Reply, Seen, State, Step};
+use crate::coherence::{StateKey, States, fresh_bits};
+
+const SHARDS: usize = 64;
+
+/// States kept per shard; beyond it those without a hold are forgotten, which is a purge and so always safe.
+const STATES_PER_SHARD: usize = 8_192;
+
+pub struct Memory {
+    copies: Cache<String, Arc<Stored>, ByBytes>,
+    states: Vec<RwLock<HashMap<StateKey, State>>>,
+    hasher: RandomState,
+    secret: HashingSecret,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<String, Arc<Stored>> for ByBytes {
+    fn weight(&self, key: &String, stored: &Arc<Stored>) -> u64 {
+        // Two words of counts for the Arc, and what the cache itself keeps for an entry.
+        stored.weight() + key.capacity() as u64 + 112
+    }
+}
+
+impl Memory {
+    /// A store of at most `bytes` for copies.
+    pub fn new(bytes: u64) -> Self {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).expect("the system has random bits");
+        Memory {
+            copies: Cache::with_weighter(
+                (bytes / 1_500).clamp(64, 4_000_000) as usize,
+                bytes,
+                ByBytes,
+            ),
+            states: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            hasher: RandomState::new(),
+            secret: HashingSecret(secret),
+        }
+    }
+
+    pub fn secret(&self) -> HashingSecret {
+        self.secret
+    }
+
+    pub fn look_up(&self, copy: &str, states: &States) -> Found {
+        // The copy first: a state that changes in between makes the look-up a miss, never a stale hit.
+        let copy = self.copies.get(copy).ok_or(Reason::Absent);
+        Found {
+            copy,
+            states: states
+                .iter()
+                .map(|state| (state.clone(), self.seen(state)))
+                .collect(),
+        }
+    }
+
+    pub fn open(&self, states: &States) -> SeenStates {
+        states
+            .iter()
+            .map(|state| match self.seen(state) {
+                current @ Seen::Current(_) => (state.clone(), current),
+                Seen::Held | Seen::Absent => (
+                    state.clone(),
+                    self.apply(
+                        state,
+                        Step::Open {
+                            fresh: fresh_bits(),
+                        },
+                    )
+                    .seen,
+                ),
+            })
+            .collect()
+    }
+
+    pub fn step(&self, states: &[StateKey], step: Step) -> Vec<Reply> {
+        states.iter().map(|state| self.apply(state, step)).collect()
+    }
+
+    pub fn put(&self, copy: &str, stored: Arc<Stored>) {
+        self.copies.insert(copy.to_owned(), stored);
+    }
+
+    pub fn list(&self, start: &str, most: usize) -> Vec<Listed> {
+        let now = clock::now();
+        let mut listed: Vec<Listed> = self
+            .copies
+            .iter()
+            .filter(|(key, _)| key.starts_with(start))
+            .filter_map(|(key, stored)| match stored.freshness(now) {
+                Freshness::Fresh { left } => Some(Listed {
+                    key,
+                    bytes: stored.body.len() as u64,
+                    ttl: Some(left),
+                }),
+                Freshness::Stale => None,
+            })
+            .take(most)
+            .collect();
+        listed.sort_by(|a, b| a.key.cmp(&b.key));
+        listed
+    }
+
+    /// How many bytes the copies take.
+    pub fn weight(&self) -> u64 {
+        self.copies.weight()
+    }
+
+    fn seen(&self, state: &StateKey) -> Seen {
+        self.shard(state)
+            .read()
+            .get(state)
+            .map_or(Seen::Absent, State::seen)
+    }
+
+    fn apply(&self, state: &StateKey, step: Step) -> Reply {
+        let mut shard = self.shard(state).write();
+        let entry = shard.entry(state.clone()).or_default();
+        let reply = entry.apply(step, clock::now());
+        if entry.is_empty() {
+            shard.remove(state);
+        } else if shard.len() > STATES_PER_SHARD {
+            let mut forget = STATES_PER_SHARD / 2;
+            shard.retain(|key, other| {
+                let keep = key == state || other.seen() == Seen::Held || forget == 0;
+                forget -= usize::from(!keep);
+                keep
+            });
+        }
+        reply
+    }
+
+    fn shard(&self, state: &StateKey) -> &RwLock<HashMap<StateKey, State>> {
+        &self.states[self.hasher.hash_one(state) as usize % SHARDS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn stored(bytes: usize) -> Arc<Stored> {
+        Arc::new(Stored {
+            status: http::StatusCode::OK,
+            fields: http::HeaderMap::new(),
+            body: vec![b'x'; bytes].into(),
+            response_time: clock::now(),
+            initial_age: Duration::ZERO,
+            lifetime: Duration::from_secs(60),
+            origin: "http://h".into(),
+            varied: Vec::new(),
+            epochs: Default::default(),
+        })
+    }
+
+    #[test]
+    fn copies_never_take_more_than_the_size() {
+        let memory = Memory::new(1 << 20);
+        for n in 0..5_000 {
+            memory.put(&format!("p:{n}"), stored(1_000));
+        }
+        assert!(memory.weight() <= 1 << 20, "{}", memory.weight());
+        assert!(memory.list("p:", usize::MAX).len() > 300);
+    }
+
+    #[test]
+    fn states_are_bounded_and_a_held_one_is_never_forgotten() {
+        let memory = Memory::new(1 << 20);
+        let held = StateKey::new("held~state");
+        memory.step(
+            std::slice::from_ref(&held),
+            Step::Begin {
+                hold: crate::coherence::HoldId(1),
+                lasting: Duration::from_secs(60),
+            },
+        );
+        for n in 0..SHARDS * STATES_PER_SHARD * 2 {
+            memory.apply(
+                &StateKey::new(format!("f{n}~state")),
+                Step::Open { fresh: 1 },
+            );
+        }
+        assert_eq!(memory.seen(&held), Seen::Held);
+        assert!(
+            memory
+                .states
+                .iter()
+                .map(|shard| shard.read().len())
+                .sum::<usize>()
+                <= SHARDS * (STATES_PER_SHARD + 1)
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! Where copies and states are kept: in this process, or in Redis. Two of a kind, so an enum.
+//! A store does single steps; what they mean is `coherence`'s.
+
+pub mod codec;
+pub mod memory;
+pub mod redis;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::caching::cache_status::Reason;
+use crate::caching::key::HashingSecret;
+use crate::caching::stored::Stored;
+use crate::coherence::protocol::{Reply, Seen, Step};
+use crate::coherence::{StateKey, States};
+
+/// The store cannot be reached, or does not answer in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Away;
+
+/// What one look-up read.
+#[derive(Debug)]
+pub struct Found {
+    /// The copy, or why there is none: absent, or not one of ours.
+    pub copy: Result<Arc<Stored>, Reason>,
+    pub states: SeenStates,
+}
+
+pub type SeenStates = SmallVec<[(StateKey, Seen); 2]>;
+
+/// How the store is, for `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    Up,
+    /// Not reached; requests pass through.
+    Down(String),
+    /// It answers, but refuses us; needs a change of the configuration.
+    Refused(String),
+}
+
+/// A key as `larder keys` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub key: String,
+    pub bytes: u64,
+    pub ttl: Option<Duration>,
+}
+
+pub enum Store {
+    Memory(memory::Memory),
+    Redis(redis::Redis),
+}
+
+impl Store {
+    /// The copy and its states, in one round trip.
+    pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
+        match self {
+            Store::Memory(memory) => Ok(memory.look_up(copy, states)),
+            Store::Redis(redis) => redis.look_up(copy, states).await,
+        }
+    }
+
+    /// The states, with an epoch made for each that has neither epoch nor hold.
+    pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
+        match self {
+            Store::Memory(memory) => Ok(memory.open(states)),
+            Store::Redis(redis) => redis.open(states).await,
+        }
+    }
+
+    /// The same step on each state, each atomic by itself.
+    pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
+        match self {
+            Store::Memory(memory) => Ok(memory.step(states, step)),
+            Store::Redis(redis) => redis.step(states, step).await,
+        }
+    }
+
+    /// Keeps a copy for so long. `Err` says why it was not kept.
+    pub async fn put(
+        &self,
+        copy: &str,
+        stored: Arc<Stored>,
+        lasting: Duration,
+    ) -> Result<(), Reason> {
+        match self {
+            Store::Memory(memory) => {
+                memory.put(copy, stored);
+                Ok(())
+            }
+            Store::Redis(redis) => redis.put(copy, &stored, lasting).await,
+        }
+    }
+
+    /// The names noted under `name`: the fields that a group's answers are known to vary by.
+    pub async fn notes(&self, name: &str) -> Result<Vec<String>, Away> {
+        match self {
+            Store::Memory(_) => Ok(Vec::new()),
+            Store::Redis(redis) => redis.notes(name).await,
+        }
+    }
+
+    /// Adds to the names noted under `name`, for the other instances.
+    pub async fn note(&self, name: &str, words: &[&str]) -> Result<(), Away> {
+        match self {
+            Store::Memory(_) => Ok(()),
+            Store::Redis(redis) => redis.note(name, words).await,
+        }
+    }
+
+    /// The deployment's hashing secret; none while a shared store was never reached.
+    pub fn secret(&self) -> Option<HashingSecret> {
+        match self {
+            Store::Memory(memory) => Some(memory.secret()),
+            Store::Redis(redis) => redis.secret(),
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        match self {
+            Store::Memory(_) => Health::Up,
+            Store::Redis(redis) => redis.health(),
+        }
+    }
+
+    /// `memory` or `redis`, for people.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Store::Memory(_) => "memory",
+            Store::Redis(_) => "redis",
+        }
+    }
+
+    /// One copy as it is, valid or not.
+    pub async fn get(&self, copy: &str) -> Result<Result<Arc<Stored>, Reason>, Away> {
+        self.look_up(copy, &States::new())
+            .await
+            .map(|found| found.copy)
+    }
+
+    /// The keys below `start`, at most so many.
+    pub async fn list(&self, start: &str, most: usize) -> Result<Vec<Listed>, Away> {
+        match self {
+            Store::Memory(memory) => Ok(memory.list(start, most)),
+            Store::Redis(redis) => redis.list(start, most).await,
+        }
+    }
+
+    /// Every state that all copies under the prefix depend on, whichever configuration made them.
+    pub async fn all_states(&self, ours: &[StateKey]) -> Result<Vec<StateKey>, Away> {
+        match self {
+            Store::Memory(_) => Ok(ours.to_vec()),
+            Store::Redis(redis) => redis.all_states(ours).await,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+-- One step on one state: `coherence::protocol::State::apply`, where the state is.
+-- KEYS[1]: the state. ARGV: the state's lifetime in ms, the step, and its arguments.
+-- Returns the state after the step, and whether the step's own hold was there before.
+local text = redis.pcall('GET', KEYS[1])
+if type(text) ~= 'string' then text = '-' end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lifetime, step, hold = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+
+local pattern = '^(%x+%-' .. string.rep('%x', 16) .. ')'
+local epoch = string.match(text, pattern .. '$') or string.match(text, pattern .. ' ') or '-'
+local holds, swept, own, last = {}, false, false, 0
+for id, deadline in string.gmatch(text, ' (%x+)@(%d+)') do
+  deadline = tonumber(deadline)
+  if (step == 'open' or step == 'begin') and deadline <= now then
+    swept = true
+  elseif step ~= 'open' and id == hold then
+    own = true
+    if step == 'ambiguous' then holds[#holds + 1] = { id, deadline } end
+  else
+    holds[#holds + 1] = { id, deadline }
+  end
+end
+if swept then epoch = '-' end
+
+if step == 'open' then
+  if epoch == '-' and #holds == 0 then
+    epoch = string.format('%x%05x', math.floor((time[1] * 1000000 + time[2]) / 1048576), (time[1] * 1000000 + time[2]) % 1048576) .. '-' .. ARGV[3]
+  end
+elseif step == 'begin' or (step == 'ambiguous' and not own) then
+  holds[#holds + 1] = { hold, now + tonumber(ARGV[4]) }
+end
+if step == 'changed' or step == 'ambiguous' or step == 'purge' then epoch = '-' end
+
+local after = epoch
+for _, held in ipairs(holds) do
+  after = after .. string.format(' %s@%.0f', held[1], held[2])
+  if held[2] > last then last = held[2] end
+end
+if after == '-' then
+  if text ~= '-' or redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DEL', KEYS[1]) end
+elseif after ~= text or step == 'begin' then
+  -- A state outlives its copies and its holds: never shortened, always past the last deadline.
+  local left = redis.call('PTTL', KEYS[1])
+  if last - now + 1000 > lifetime then lifetime = last - now + 1000 end
+  if left > lifetime then lifetime = left end
+  redis.call('SET', KEYS[1], after, 'PX', string.format('%.0f', lifetime))
+end
+return { after, own and 1 or 0 }

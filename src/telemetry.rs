@@ -1,0 +1,37 @@
+//! Logs: readable on a terminal, JSON elsewhere, to standard output.
+
+use std::io::IsTerminal;
+
+use tracing::Level;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::config::{LogFormat, Logs};
+
+/// Starts logging as configured; RUST_LOG wins over `logs.level`.
+pub fn start(logs: &Logs) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&logs.level));
+    // What other crates say at debug and trace may hold what a client sent: they are heard up to info.
+    let ours =
+        filter_fn(|event| event.target().starts_with("larder") || *event.level() <= Level::INFO);
+    let registry = tracing_subscriber::registry().with(filter).with(ours);
+    let json = match logs.format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !std::io::stdout().is_terminal(),
+    };
+    // Err only says that logging was started before.
+    let _ = match json {
+        true => registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(false),
+            )
+            .try_init(),
+        false => registry.with(fmt::layer().with_target(false)).try_init(),
+    };
+}

@@ -1,0 +1,66 @@
+//! TLS, and nobody else's business: which roots are trusted, and the handshake. rustls with ring.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Makes ring the one provider of this process. Before anything else that speaks TLS.
+pub fn install_provider() {
+    // Err only says that it was installed before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Connects as a client to `host`, which is also the SNI; verified against `ca_file` alone if there is one,
+/// else against the system's roots and Mozilla's.
+pub async fn connect(
+    host: &str,
+    ca_file: Option<&Path>,
+    stream: TcpStream,
+) -> io::Result<TlsStream<TcpStream>> {
+    let roots = match ca_file {
+        Some(file) => private_roots(file)?,
+        None => public_roots(),
+    };
+    let config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name =
+        ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;
+    TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+}
+
+/// The certificates of a PEM file.
+pub fn private_roots(file: &Path) -> io::Result<RootCertStore> {
+    let unreadable =
+        |e: &dyn std::fmt::Display| io::Error::other(format!("{}: {e}", file.display()));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|e| unreadable(&e))? {
+        roots
+            .add(certificate.map_err(|e| unreadable(&e))?)
+            .map_err(|e| unreadable(&e))?;
+    }
+    match roots.is_empty() {
+        true => Err(unreadable(&"no certificate in it")),
+        false => Ok(roots),
+    }
+}
+
+fn public_roots() -> RootCertStore {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    // A system without readable roots still has Mozilla's.
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        let _ = roots.add(certificate);
+    }
+    roots
+}

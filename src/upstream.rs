@@ -1,0 +1,366 @@
+//! The existing API behind us: a pool of connections, a cap with a bounded queue, and time limits.
+//! No request is sent twice, but for a bodyless GET or HEAD that was lost to a closing connection, once;
+//! and one that provably never left.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::body::{Broken, Progress, RequestBody, Silence};
+use crate::config::{Upstream as Settings, UpstreamAddress};
+use crate::error::UpstreamFailure;
+use crate::message::target::ForwardUri;
+
+/// A slow reader must not have us buffer much of an answer.
+const READ_BUFFER: usize = 64 * 1024;
+
+pub struct Upstream {
+    settings: Settings,
+    slots: Arc<Semaphore>,
+    queued: AtomicUsize,
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: Instant,
+}
+
+/// The right to have one request under way.
+pub struct Slot(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+
+/// A request as it will be sent: its fields are final.
+pub struct Outgoing {
+    pub method: Method,
+    pub target: ForwardUri,
+    pub fields: HeaderMap,
+    pub body: RequestBody,
+}
+
+impl Upstream {
+    pub fn new(settings: Settings) -> Arc<Upstream> {
+        Arc::new(Upstream {
+            slots: Arc::new(Semaphore::new(settings.max_connections)),
+            queued: AtomicUsize::new(0),
+            idle: Mutex::new(Vec::new()),
+            settings,
+        })
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Waits in the queue for the right to send.
+    pub async fn slot(&self) -> Result<Slot, UpstreamFailure> {
+        if let Ok(permit) = self.slots.clone().try_acquire_owned() {
+            return Ok(Slot(permit));
+        }
+        let _place =
+            Place::take(&self.queued, self.settings.queue).ok_or(UpstreamFailure::QueueFull)?;
+        match tokio::time::timeout(self.settings.total, self.slots.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Slot(permit)),
+            Ok(Err(_)) | Err(_) => Err(UpstreamFailure::QueueTimeout),
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub async fn send(
+        self: &Arc<Self>,
+        slot: Slot,
+        request: Outgoing,
+    ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
+        let progress = request.body.progress();
+        let exchange = self.exchange(request);
+        let response = match progress {
+            None => tokio::time::timeout(self.settings.total, exchange)
+                .await
+                .map_err(|_| UpstreamFailure::TotalTimeout)??,
+            Some(progress) => self.while_streaming(exchange, &progress).await?,
+        };
+        let (response, sender) = response;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(UpstreamFailure::Malformed);
+        }
+        Ok(response.map(|incoming| UpstreamBody {
+            incoming,
+            silence: Silence::new(self.settings.idle),
+            returning: Some(Returning {
+                upstream: self.clone(),
+                sender,
+            }),
+            _slot: slot,
+        }))
+    }
+
+    /// The time limits count from the content's end; before it, only from the last sign of life.
+    async fn while_streaming<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, UpstreamFailure>>,
+        progress: &Progress,
+    ) -> Result<T, UpstreamFailure> {
+        tokio::pin!(exchange);
+        let mut seen = (u64::MAX, false);
+        loop {
+            let now = (
+                progress.bytes.load(Ordering::Relaxed),
+                progress.done.load(Ordering::Relaxed),
+            );
+            if now == seen {
+                return Err(UpstreamFailure::TotalTimeout);
+            }
+            seen = now;
+            if let Ok(done) = tokio::time::timeout(self.settings.total, &mut exchange).await {
+                return done;
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        request: Outgoing,
+    ) -> Result<(Response<Incoming>, SendRequest<RequestBody>), UpstreamFailure> {
+        let resendable = matches!(request.method, Method::GET | Method::HEAD)
+            && matches!(request.body, RequestBody::Empty);
+        let Outgoing {
+            method,
+            target,
+            fields,
+            body,
+        } = request;
+        let build = |body: RequestBody| {
+            let mut request = Request::new(body);
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = target
+                .as_str()
+                .parse()
+                .map_err(|_| UpstreamFailure::Malformed)?;
+            *request.headers_mut() = fields.clone();
+            Ok::<_, UpstreamFailure>(request)
+        };
+        let mut request = build(body)?;
+        while let Some(mut sender) = self.pooled().await {
+            match self.first_byte(sender.try_send_request(request)).await? {
+                Ok(response) => return Ok((response, sender)),
+                Err(mut lost) => match lost.take_message() {
+                    // It never left: the connection was closed before.
+                    Some(unsent) => request = unsent,
+                    None if resendable && is_lost(lost.error()) => {
+                        request = build(RequestBody::Empty)?;
+                        break;
+                    }
+                    None => return Err(failure(lost.error())),
+                },
+            }
+        }
+        let mut sender = self.connect().await?;
+        match self.first_byte(sender.try_send_request(request)).await? {
+            Ok(response) => Ok((response, sender)),
+            Err(mut lost) => Err(match lost.take_message() {
+                Some(_) => UpstreamFailure::Connect,
+                None => failure(lost.error()),
+            }),
+        }
+    }
+
+    async fn first_byte<T>(&self, answer: impl Future<Output = T>) -> Result<T, UpstreamFailure> {
+        // For a streamed body this would count its content too: `while_streaming` watches that.
+        match self.settings.first_byte >= self.settings.total {
+            true => Ok(answer.await),
+            false => tokio::time::timeout(self.settings.first_byte, answer)
+                .await
+                .map_err(|_| UpstreamFailure::FirstByteTimeout),
+        }
+    }
+
+    /// An idle connection that is still good, the latest used first.
+    async fn pooled(&self) -> Option<SendRequest<RequestBody>> {
+        loop {
+            let mut idle = self.idle.lock().pop()?;
+            if idle.since.elapsed() < self.settings.pool_idle
+                && !idle.sender.is_closed()
+                && idle.sender.ready().await.is_ok()
+            {
+                return Some(idle.sender);
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<RequestBody>, UpstreamFailure> {
+        tokio::time::timeout(self.settings.connect, async {
+            match &self.settings.address {
+                UpstreamAddress::Tcp { host, port } => {
+                    let stream = TcpStream::connect((host.as_str(), *port))
+                        .await
+                        .map_err(|_| UpstreamFailure::Connect)?;
+                    let _ = stream.set_nodelay(true);
+                    handshake(TokioIo::new(stream)).await
+                }
+                UpstreamAddress::Unix(path) => {
+                    handshake(TokioIo::new(
+                        UnixStream::connect(path)
+                            .await
+                            .map_err(|_| UpstreamFailure::Connect)?,
+                    ))
+                    .await
+                }
+            }
+        })
+        .await
+        .map_err(|_| UpstreamFailure::ConnectTimeout)?
+    }
+
+    fn put_back(&self, sender: SendRequest<RequestBody>) {
+        if sender.is_closed() {
+            return;
+        }
+        let now = Instant::now();
+        let mut idle = self.idle.lock();
+        idle.retain(|idle| now - idle.since < self.settings.pool_idle);
+        idle.push(Idle { sender, since: now });
+    }
+}
+
+async fn handshake<I>(io: I) -> Result<SendRequest<RequestBody>, UpstreamFailure>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(READ_BUFFER)
+        .handshake(io)
+        .await
+        .map_err(|_| UpstreamFailure::Connect)?;
+    // Its errors reach whoever waits for an answer.
+    tokio::spawn(async { drop(connection.await) });
+    Ok(sender)
+}
+
+/// Lost without a byte of an answer, as a kept-alive connection is when its server closes it.
+fn is_lost(error: &hyper::Error) -> bool {
+    error.is_incomplete_message()
+        || error.is_canceled()
+        || error.is_closed()
+        || io_kind(error).is_some()
+}
+
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
+fn failure(error: &hyper::Error) -> UpstreamFailure {
+    if error.is_parse() {
+        UpstreamFailure::Malformed
+    } else if error.is_user() {
+        UpstreamFailure::ClientAborted
+    } else {
+        UpstreamFailure::Lost
+    }
+}
+
+/// A place in the queue, given back when dropped.
+struct Place<'q>(&'q AtomicUsize);
+
+impl<'q> Place<'q> {
+    fn take(queued: &'q AtomicUsize, most: usize) -> Option<Place<'q>> {
+        let place = Place(queued);
+        (queued.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's content as it comes. Holds its slot, and gives the connection back at the end.
+pub struct UpstreamBody {
+    incoming: Incoming,
+    silence: Silence,
+    returning: Option<Returning>,
+    _slot: Slot,
+}
+
+struct Returning {
+    upstream: Arc<Upstream>,
+    sender: SendRequest<RequestBody>,
+}
+
+impl UpstreamBody {
+    fn give_back(&mut self) {
+        if let Some(Returning { upstream, sender }) = self.returning.take() {
+            upstream.put_back(sender);
+        }
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.give_back();
+        }
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let body = self.get_mut();
+        loop {
+            return match Pin::new(&mut body.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    body.silence.broken();
+                    match frame.is_data() {
+                        true => Poll::Ready(Some(Ok(frame))),
+                        // Trailers end here.
+                        false => continue,
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    body.returning = None;
+                    Poll::Ready(Some(Err(error.into())))
+                }
+                Poll::Ready(None) => {
+                    body.give_back();
+                    Poll::Ready(None)
+                }
+                Poll::Pending => match body.silence.poll_over(cx) {
+                    Poll::Ready(()) => {
+                        body.returning = None;
+                        Poll::Ready(Some(Err(Box::new(Broken(
+                            "the upstream fell silent in the middle of its answer",
+                        )))))
+                    }
+                    Poll::Pending => Poll::Pending,
+                },
+            };
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
