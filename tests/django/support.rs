@@ -85,8 +85,8 @@ impl Stage {
             "--appendonly",
             "no",
         ]);
-        let redis_process =
-            Process::spawn(command.current_dir(&scratch), &scratch.join("redis.log"));
+        let mut redis_process =
+            Process::spawn("redis-server", command.current_dir(&scratch), &scratch);
 
         let django = free_port();
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/django/run.sh"));
@@ -96,15 +96,10 @@ impl Stage {
             .env("DJANGO_DATABASE", scratch.join("db.sqlite3"))
             .env("DJANGO_REQUEST_LOG", scratch.join("requests.log"))
             .envs(variant.settings().iter().copied());
-        let django_process = Process::spawn(&mut command, &scratch.join("django.log"));
+        let mut django_process = Process::spawn("Django", &mut command, &scratch);
 
-        redis_process.wait_for("redis-server", || {
-            TcpStream::connect(("127.0.0.1", redis)).is_ok()
-        });
-        // Long, for the first run installs Django.
-        django_process.wait_for("Django", || {
-            TcpStream::connect(("127.0.0.1", django)).is_ok()
-        });
+        redis_process.wait_until(|| TcpStream::connect(("127.0.0.1", redis)).is_ok());
+        django_process.wait_until(|| TcpStream::connect(("127.0.0.1", django)).is_ok());
         Stage {
             django,
             redis,
@@ -137,11 +132,8 @@ impl Stage {
             // As the team has it in its .env: the path is Celery's.
             .env("REDIS_URL", format!("redis://127.0.0.1:{}/0", self.redis))
             .env_remove("REDIS_DATABASE");
-        let process = Process::spawn(
-            &mut command,
-            &self.scratch.join(format!("larder-{number}.log")),
-        );
-        process.wait_for("larder", || {
+        let mut process = Process::spawn(&format!("larder-{number}"), &mut command, &self.scratch);
+        process.wait_until(|| {
             TcpStream::connect(("127.0.0.1", admin)).is_ok()
                 && get("/readyz").to(admin).status == 200
         });
@@ -217,20 +209,25 @@ pub struct Larder {
 /// A shell holds it and ends it when the pipe from us closes: on drop, but also when this process is killed or leaves
 /// without dropping its statics. What it names in SCRATCH goes with it.
 struct Process {
+    what: String,
     shell: Child,
-    log: PathBuf,
+    /// Opened while it is there: the scratch directory may go first.
+    log: File,
 }
 
 impl Process {
-    fn spawn(command: &mut Command, log: &Path) -> Self {
+    fn spawn(what: &str, command: &mut Command, scratch: &Path) -> Self {
         const HOLD: &str = r#"
             trap '' INT
-            "$@" </dev/null &
-            read -r _
-            kill $! 2>/dev/null; wait $!
+            exec 3<&0
+            "$@" </dev/null 3<&- & child=$!
+            { read -r _ <&3; kill $child; } 2>/dev/null & reader=$!
+            wait $child
+            kill $reader 2>/dev/null
             [ -z "${SCRATCH:-}" ] || rm -rf "$SCRATCH"
         "#;
-        let output = File::create(log).unwrap();
+        let log = scratch.join(what).with_extension("log");
+        let output = File::create(&log).unwrap();
         let mut shell = Command::new("sh");
         shell
             .args(["-c", HOLD, "sh"])
@@ -250,19 +247,21 @@ impl Process {
             .stdout(output.try_clone().unwrap())
             .stderr(output);
         Process {
+            what: what.to_owned(),
             shell: shell.spawn().unwrap(),
-            log: log.to_owned(),
+            log: File::open(log).unwrap(),
         }
     }
 
-    fn wait_for(&self, what: &str, ready: impl FnMut() -> bool) {
-        if !eventually(Duration::from_secs(120), ready) {
-            panic!("{what} did not start:\n{}", self.output());
+    fn wait_until(&mut self, mut ready: impl FnMut() -> bool) {
+        // Long, for the first run installs Django.
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !ready() {
+            let ended = self.shell.try_wait().unwrap().is_some();
+            let waiting = !ended && Instant::now() < deadline;
+            assert!(waiting, "{} did not start", self.what);
+            thread::sleep(Duration::from_millis(20));
         }
-    }
-
-    fn output(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 }
 
@@ -271,21 +270,11 @@ impl Drop for Process {
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
         if thread::panicking() {
-            eprintln!("--- {}\n{}", self.log.display(), self.output());
+            let mut output = Vec::new();
+            let _ = self.log.read_to_end(&mut output);
+            eprintln!("--- {}\n{}", self.what, String::from_utf8_lossy(&output));
         }
     }
-}
-
-/// Whether `ready` became true in time.
-fn eventually(limit: Duration, mut ready: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + limit;
-    while !ready() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    true
 }
 
 fn free_port() -> u16 {
