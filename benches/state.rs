@@ -96,13 +96,17 @@ impl Work {
             Work::Mget(states) => {
                 let mut mget = redis::cmd("MGET");
                 mget.arg(copy);
-                (0..*states).for_each(|n| drop(mget.arg(string(n))));
+                for n in 0..*states {
+                    mget.arg(string(n));
+                }
                 mget.query_async::<redis::Value>(connection).await.unwrap();
             }
             Work::Hash(states) => {
                 let mut pipe = redis::pipe();
                 pipe.cmd("GET").arg(copy);
-                (0..*states).for_each(|n| drop(pipe.cmd("HGETALL").arg(hash(n))));
+                for n in 0..*states {
+                    pipe.cmd("HGETALL").arg(hash(n));
+                }
                 pipe.query_async::<redis::Value>(connection).await.unwrap();
             }
             Work::HashBegin => {

@@ -86,12 +86,10 @@ impl PathPattern {
         let Some(body) = text.strip_prefix('/') else {
             let help = if text.starts_with("http://") || text.starts_with("https://") {
                 "write the path alone; the upstream's address stands under `upstream`".to_owned()
+            } else if text.starts_with('^') {
+                "write it as in Django's path(), not re_path(): `/api/users/<int:id>/`".to_owned()
             } else {
-                format!(
-                    "write `/{}`",
-                    text.trim_start_matches(['^', '/', ' '])
-                        .trim_end_matches('$')
-                )
+                format!("write `/{}`", text.trim_start())
             };
             return Err(wrong(0..text.len(), "a path begins with `/`", help));
         };
@@ -1357,7 +1355,7 @@ mod tests {
         assert!(cause("/u/<id>/x/<id>/").contains("captured twice"));
         assert!(cause("/u/<a>-<b>/").contains("two captures"));
         assert!(cause("/u/<path:a>/<path:b>").contains("second"));
-        assert!(cause("^/u/$").contains("write `/u/`"));
+        assert!(cause("^/u/$").contains("re_path()"));
         assert!(cause("/u/(?P<id>[0-9]+)/").contains("regular expression"));
         assert!(cause("/u/{id}/").contains("`<id>`"));
         assert!(cause("/u/:id/").contains("`<id>`"));

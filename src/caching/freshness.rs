@@ -148,7 +148,7 @@ mod tests {
             lifetime(&[(header::CACHE_CONTROL, "max-age=1"), expires.clone()]),
             said(1)
         );
-        assert_eq!(lifetime(&[expires.clone()]), said(20));
+        assert_eq!(lifetime(std::slice::from_ref(&expires)), said(20));
         assert_eq!(lifetime(&[expires.clone(), expires.clone()]), said(0));
         assert_eq!(lifetime(&[(header::EXPIRES, "0")]), said(0));
         assert_eq!(

@@ -80,9 +80,8 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Serve(arguments) => serve::run(&arguments),
-        Command::Check(file) => {
-            load(&file.config).map(|config| print!("{}", check::describe(&config)))
-        }
+        Command::Check(file) => load_over(&file.config, &file::Overrides::default())
+            .map(|config| print!("{}", check::describe(&config))),
         Command::Get(arguments) => by_hand::get(&arguments),
         Command::Set(arguments) => by_hand::set(&arguments),
         Command::Purge(arguments) => by_hand::purge(&arguments),
@@ -101,12 +100,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Reads and checks the file; warnings go to standard error.
+/// Reads and checks the file, without a word of what is only odd about it.
 fn load(path: &Path) -> Result<Config, Failure> {
-    load_over(path, &file::Overrides::default())
+    let environment = |name: &str| std::env::var(name).ok();
+    let loaded = file::load(path, &environment);
+    Ok(loaded
+        .map_err(|error| Failure::Config(error.to_string()))?
+        .config)
 }
 
-/// As `load`, with what the command line says in place of the file's own words.
+/// As `load`, with what the command line says in place of the file's own words; warnings go to standard error.
 fn load_over(path: &Path, over: &file::Overrides) -> Result<Config, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     let loaded = file::load_with(path, &environment, over)

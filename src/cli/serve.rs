@@ -11,13 +11,13 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{ConfigFile, Failure};
-use crate::coherence::{Coherence, Journal};
+use crate::coherence::{Coherence, Journal, hold_for};
 use crate::config::{Config, StoreAddress};
 use crate::proxy::{Proxy, Setup, plan};
 use crate::server::{self, Manners};
 use crate::store::Store;
 use crate::store::memory::Memory;
-use crate::store::redis::Redis;
+use crate::store::redis::{Lifetimes, Redis};
 use crate::upstream::Upstream;
 use crate::{admin, telemetry};
 
@@ -73,8 +73,7 @@ impl Running {
             .admin
             .map(|address| bind("admin", address))
             .transpose()?;
-        let journal = Arc::new(Journal::default());
-        let store = store(&config, journal.clone()).await?;
+        let coherence = coherence(&config).await?;
         let limits = config.limits.clone();
         let manners = Manners {
             connections: room_for(limits.connections),
@@ -84,7 +83,6 @@ impl Running {
             drain: limits.drain,
         };
         let upstream = Upstream::new(config.upstream.clone());
-        let coherence = Coherence::new(Arc::new(store), journal);
         let proxy = Arc::new(Proxy::new(Setup::new(config, upstream, coherence)));
         let (end, ended) = watch::channel(false);
         let address = |listener: &TcpListener| {
@@ -177,33 +175,27 @@ impl Running {
     }
 }
 
-async fn store(config: &Config, journal: Arc<Journal>) -> Result<Store, Failure> {
-    match &config.store.address {
-        StoreAddress::Memory => Ok(Store::Memory(Memory::new(config.memory_size))),
+/// The protocol over the configured store.
+pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
+    let (journal, hold) = (
+        Arc::new(Journal::default()),
+        hold_for(config.upstream.total),
+    );
+    let store = match &config.store.address {
+        StoreAddress::Memory => Store::Memory(Memory::new(config.memory_size)),
         StoreAddress::Redis(settings) => {
-            let longest = config
-                .routes
-                .iter()
-                .map(|route| route.ttl)
-                .max()
-                .unwrap_or_default();
+            let longest = config.routes.iter().map(|route| route.ttl).max();
+            let lifetimes = Lifetimes {
+                hold,
+                longest_ttl: longest.unwrap_or_default(),
+            };
             let states = plan::every_state(config);
             let redis =
-                Redis::start(&config.store, settings.clone(), longest, states, journal).await;
-            redis
-                .map(Store::Redis)
-                .map_err(|why| Failure::Config(format!("store: {why}")))
+                Redis::start(&config.store, settings, lifetimes, states, journal.clone()).await;
+            Store::Redis(redis.map_err(|why| Failure::Config(format!("store: {why}")))?)
         }
-    }
-}
-
-/// The protocol over the configured store, for a command that needs no proxy.
-pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
-    let journal = Arc::new(Journal::default());
-    Ok(Coherence::new(
-        Arc::new(store(config, journal.clone()).await?),
-        journal,
-    ))
+    };
+    Ok(Coherence::new(Arc::new(store), journal, hold))
 }
 
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

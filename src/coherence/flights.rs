@@ -250,7 +250,8 @@ mod tests {
         let (fill, _one) = leads(flights.join("k", &fence(Some(1), None)));
         fill.leave();
         let _same = follows(flights.join("k", &fence(Some(1), None)));
-        let _later = leads(flights.join("k", &fence(Some(2), None)));
+        let (later, _c) = leads(flights.join("k", &fence(Some(2), None)));
+        later.leave();
         let _unfenced = leads(flights.join("k", &fence(None, None)));
         let _other_key = leads(flights.join("j", &fence(Some(1), None)));
     }

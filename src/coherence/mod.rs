@@ -48,8 +48,11 @@ use crate::clock::Timestamp;
 use crate::store::{Away, Found, Store};
 use protocol::{Reply, Step};
 
-/// How long a hold counts if its writer never comes back.
-pub const HOLD: Duration = Duration::from_secs(60);
+/// How long a hold counts if its writer never comes back, given how long the upstream may take: a minute,
+/// or longer where a write may take longer.
+pub fn hold_for(upstream_total: Duration) -> Duration {
+    (upstream_total + Duration::from_secs(30)).max(Duration::from_secs(60))
+}
 
 /// States kept in the journal before it becomes "all of them".
 const JOURNAL_CAPACITY: usize = 100_000;
@@ -61,6 +64,8 @@ pub type States = SmallVec<[StateKey; 2]>;
 pub struct Coherence {
     store: Arc<Store>,
     journal: Arc<Journal>,
+    /// How long a hold counts: see `hold_for`.
+    hold: Duration,
 }
 
 /// What a look-up came to.
@@ -72,8 +77,12 @@ pub enum LookUp {
 }
 
 impl Coherence {
-    pub fn new(store: Arc<Store>, journal: Arc<Journal>) -> Self {
-        Coherence { store, journal }
+    pub fn new(store: Arc<Store>, journal: Arc<Journal>, hold: Duration) -> Self {
+        Coherence {
+            store,
+            journal,
+            hold,
+        }
     }
 
     pub fn store(&self) -> &Arc<Store> {
@@ -125,7 +134,7 @@ impl Coherence {
         let hold = HoldId(fresh_bits());
         let step = Step::Begin {
             hold,
-            lasting: HOLD,
+            lasting: self.hold,
         };
         match self.store.step(&states, step).await {
             Ok(_) => Ok(Write {
@@ -151,7 +160,7 @@ impl Coherence {
             (Some(hold), outcome) => Step::Finish {
                 hold,
                 outcome,
-                lasting: HOLD,
+                lasting: self.hold,
             },
             (None, Outcome::Unchanged) => return Ok(()),
             (None, Outcome::Changed | Outcome::Ambiguous) => Step::Purge,

@@ -430,7 +430,7 @@ mod tests {
         for status in 200..=599u16 {
             let expected = match status {
                 400 | 401 | 403 | 405 | 413 | 415 | 422 | 429 => Outcome::Unchanged,
-                502 | 503 | 504 => Outcome::Ambiguous,
+                502..=504 => Outcome::Ambiguous,
                 _ => Outcome::Changed,
             };
             assert_eq!(

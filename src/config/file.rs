@@ -295,8 +295,16 @@ impl Reader<'_> {
     /// The value with its variables filled in. Complains, and is none, if that cannot be done.
     fn fill(&self, at: &At, text: &Text) -> Option<Value> {
         match Value::fill(text, at, self.env) {
-            Ok(value) => Some(value),
-            Err((value, wrong)) => {
+            Ok(value) => {
+                if at.is_under("routes") || at.is_under("purge") {
+                    value
+                        .variables()
+                        .for_each(|variable| self.source.keep_unquoted(variable));
+                }
+                Some(value)
+            }
+            Err(failed) => {
+                let (value, wrong) = *failed;
                 self.complain(Problem::with(&value, wrong));
                 None
             }
@@ -411,7 +419,7 @@ impl Reader<'_> {
     }
 
     fn ttl(&self, at: &At, text: Option<Text>, default: Duration) -> Duration {
-        const YEAR: Duration = Duration::from_secs(366 * 86_400);
+        const YEAR: Duration = Duration::from_secs(31_557_600);
         self.duration(at, text, default, Duration::from_secs(1)..=YEAR)
     }
 
@@ -503,15 +511,7 @@ impl Reader<'_> {
             Some(Either::Text(text)) => {
                 self.read(&at.key("access"), Some(text), Access::PerCredential, access)
             }
-            Some(Either::Map(_)) => {
-                let cause = "`access` as a mapping is not in this release";
-                self.complain(Problem::at(
-                    &at.key("access"),
-                    cause,
-                    "write `per-credential` or `public`",
-                ));
-                Access::PerCredential
-            }
+            Some(Either::Map(never)) => match never {},
         };
         let query = map
             .query

@@ -30,7 +30,7 @@ use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
 use crate::coherence::protocol::{Outcome, Reply, Seen, State, Step};
-use crate::coherence::{HOLD, Journal, StateKey, States, fresh_bits};
+use crate::coherence::{Journal, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
 
 /// The deployment's own keys live a week from their last renewal.
@@ -63,14 +63,27 @@ struct Shared {
     settings: Settings,
     prefix: String,
     timeout: Duration,
-    /// How long a state lives after it was last needed: beyond every copy and hold.
-    state_lifetime: Duration,
+    lifetimes: Lifetimes,
     /// The states that all copies of this configuration depend on, known to every instance under the prefix.
     registered: Vec<StateKey>,
     journal: Arc<Journal>,
     link: ArcSwapOption<Link>,
     secret: ArcSwapOption<HashingSecret>,
     health: Mutex<Health>,
+}
+
+/// How long what a state protects may last.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetimes {
+    pub hold: Duration,
+    pub longest_ttl: Duration,
+}
+
+impl Lifetimes {
+    /// How long a state lives after it was last needed, in milliseconds: beyond every copy and hold.
+    fn state(&self) -> u64 {
+        (self.longest_ttl + self.hold + Duration::from_secs(60)).as_millis() as u64
+    }
 }
 
 /// One connection and what was learnt on it.
@@ -113,16 +126,16 @@ impl Redis {
     /// Connects once. Refused is the operator's to mend; unreachable is tried again in the background.
     pub async fn start(
         store: &crate::config::Store,
-        settings: Settings,
-        longest_ttl: Duration,
+        settings: &Settings,
+        lifetimes: Lifetimes,
         registered: Vec<StateKey>,
         journal: Arc<Journal>,
     ) -> Result<Redis, String> {
         let shared = Arc::new(Shared {
-            settings,
+            settings: settings.clone(),
             prefix: store.prefix.clone(),
             timeout: store.timeout,
-            state_lifetime: longest_ttl + HOLD + Duration::from_secs(60),
+            lifetimes,
             registered,
             journal,
             link: ArcSwapOption::empty(),
@@ -234,9 +247,7 @@ impl Redis {
             expire
                 .arg("PEXPIRE")
                 .write_arg_pair(&self.shared.prefix, state);
-            expire
-                .arg(self.shared.state_lifetime.as_millis() as u64)
-                .arg("GT");
+            expire.arg(self.shared.lifetimes.state()).arg("GT");
             put.add_command(expire);
         }
         let link = self.shared.link().map_err(|Away| Reason::StoreAway)?;
@@ -520,33 +531,29 @@ impl Shared {
             HashingSecret(secret)
         });
         let hex: String = own.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut set = Cmd::new();
-        set.arg("SET")
-            .arg(&key)
-            .arg(&hex)
-            .arg("NX")
-            .arg("EX")
-            .arg(A_WEEK.as_secs());
-        link.ask(&set).await.map_err(|e| self.refusal("SET", &e))?;
+        let set = |only_if_absent: bool| {
+            let mut set = Cmd::new();
+            set.arg("SET")
+                .arg(&key)
+                .arg(&hex)
+                .arg("EX")
+                .arg(A_WEEK.as_secs());
+            if only_if_absent {
+                set.arg("NX");
+            }
+            set
+        };
+        self.wrote(link.ask(&set(true)).await)?;
         let mut get = Cmd::new();
-        let theirs = link
-            .ask(get.arg("GET").arg(&key))
-            .await
-            .map_err(|e| self.refusal("GET", &e))?;
-        let secret = match text(&theirs).as_deref().and_then(parse_secret) {
+        let theirs = match link.ask(get.arg("GET").arg(&key)).await {
+            Err(refused) if refused.code() == Some("WRONGTYPE") => None,
+            answer => text(&answer.map_err(|e| self.refusal("GET", &e))?),
+        };
+        let secret = match theirs.as_deref().and_then(parse_secret) {
             Some(secret) => secret,
             None => {
-                // Something that is no secret of ours stands there: replaced, or no copy could be keyed.
-                let mut replace = Cmd::new();
-                replace
-                    .arg("SET")
-                    .arg(&key)
-                    .arg(&hex)
-                    .arg("EX")
-                    .arg(A_WEEK.as_secs());
-                link.ask(&replace)
-                    .await
-                    .map_err(|e| self.refusal("SET", &e))?;
+                // Nothing, or no secret of ours, stands there: replaced, or no copy could be keyed.
+                self.wrote(link.ask(&set(false)).await)?;
                 own
             }
         };
@@ -570,6 +577,14 @@ impl Shared {
             .map_err(|Away| NoLink::Unreachable("it was lost".to_owned()))
     }
 
+    /// A full store takes no new key, but may hold ours, and everything else works without memory to spare.
+    fn wrote(&self, answer: Result<Value, RedisError>) -> Result<(), NoLink> {
+        match answer {
+            Err(refused) if refused.code() == Some("OOM") => Ok(()),
+            answer => answer.map(drop).map_err(|e| self.refusal("SET", &e)),
+        }
+    }
+
     /// Pays what is owed, before the link may serve anybody.
     async fn replay(&self, link: &Link) -> Result<(), Away> {
         let owed = self.journal.owed();
@@ -580,7 +595,7 @@ impl Shared {
             let step = Step::Finish {
                 hold: *hold,
                 outcome: *outcome,
-                lasting: HOLD,
+                lasting: self.lifetimes.hold,
             };
             link.step(self, std::slice::from_ref(state), step).await?;
         }
@@ -661,7 +676,10 @@ impl Link {
     async fn ask(&self, command: &Cmd) -> Result<Value, RedisError> {
         self.sent.fetch_add(1, Ordering::Relaxed);
         let _answered = Answered(self);
-        self.connection.clone().req_packed_command(command).await
+        match self.connection.clone().req_packed_command(command).await? {
+            Value::ServerError(refused) => Err(refused.into()),
+            value => Ok(value),
+        }
     }
 
     async fn run(&self, shared: &Shared, command: &Cmd) -> Result<Value, Away> {
@@ -726,7 +744,7 @@ impl Link {
             false => eval.arg("EVALSHA").arg(&self.script_sha),
         };
         eval.arg(1).write_arg_pair(&shared.prefix, state);
-        eval.arg(shared.state_lifetime.as_millis() as u64);
+        eval.arg(shared.lifetimes.state());
         match step {
             Step::Open { fresh } => eval.arg("open").arg(format!("{fresh:016x}")),
             Step::Begin { hold, lasting } => eval

@@ -24,7 +24,7 @@ pub(super) fn addresses(
     if let Some(admin) = admin {
         let same_place = admin.ip() == listen.ip() || any(admin.ip()) || any(listen.ip());
         if admin.port() == listen.port() && admin.port() != 0 && same_place {
-            let cause = format!("`listen` and `admin` are both on port {}", admin.port());
+            let cause = "the port of `listen`";
             let problem = Problem::at(
                 &admin_at,
                 cause,
@@ -33,7 +33,8 @@ pub(super) fn addresses(
             reader.complain(problem.beside(&listen_at));
         }
         if !admin.ip().is_loopback() && !token {
-            let cause = "`admin` can be reached from elsewhere, and `admin_token` is not set: anybody could purge";
+            let cause =
+                "can be reached from elsewhere, and `admin_token` is not set: anybody could purge";
             let help = "set `admin_token: ${ADMIN_TOKEN}`, or bind `admin` to 127.0.0.1, or write `admin: off`";
             reader.complain(Problem::at(&admin_at, cause, help));
         }
@@ -52,7 +53,7 @@ pub(super) fn addresses(
     ] {
         if own.is_some_and(reaches) {
             let cause =
-                format!("`upstream` is `{key}`: requests would be forwarded to this proxy itself");
+                format!("the address of `{key}`: requests would be forwarded to this proxy itself");
             let help = "name the address of the API behind, and give the proxy another port";
             reader.complain(Problem::at(&upstream_at, cause, help).beside(&at));
         }
@@ -62,13 +63,18 @@ pub(super) fn addresses(
 pub(super) fn routes(reader: &Reader, routes: &[ReadRoute]) {
     for (i, read) in routes.iter().enumerate() {
         let (route, path_at, key_at) = (&read.route, read.at.key("path"), read.at.key("key"));
+        let mut complete = true;
         for name in route.key.placeholders() {
             if !route.path.names().any(|captured| captured == name) {
                 let cause = format!("`{{{name}}}` is not captured by `{path_at}`");
                 reader.complain(
                     Problem::at(&key_at, cause, captured(name, &route.path)).beside(&path_at),
                 );
+                complete = false;
             }
+        }
+        if !complete {
+            continue;
         }
         for name in route.path.names() {
             if !route.key.placeholders().any(|used| used == name) {
@@ -286,7 +292,7 @@ pub(super) fn limits(reader: &Reader, limits: &Limits, upstream: &Upstream) {
     let at = At::root().key("limits");
     if limits.head < limits.target {
         let (target_at, head_at) = (at.key("target"), at.key("head"));
-        let cause = format!("`{head_at}` is less than `{target_at}`, which is a part of it");
+        let cause = format!("less than `{target_at}`, which is a part of it");
         reader.complain(
             Problem::at(&head_at, cause, "make `head` the larger one").beside(&target_at),
         );
@@ -294,7 +300,7 @@ pub(super) fn limits(reader: &Reader, limits: &Limits, upstream: &Upstream) {
     if upstream.connect > upstream.total {
         let at = At::root().key("upstream");
         let (connect_at, total_at) = (at.key("connect"), at.key("total"));
-        let cause = format!("`{total_at}` is less than `{connect_at}`, which is a part of it");
+        let cause = format!("less than `{connect_at}`, which is a part of it");
         reader.complain(
             Problem::at(&total_at, cause, "make `total` the larger one").beside(&connect_at),
         );
@@ -309,8 +315,7 @@ pub(super) fn memory(reader: &Reader, routes: &[ReadRoute], store: &Store, size:
         if read.route.max_body > size {
             let memory_at = At::root().key("memory").key("size");
             let at = read.at.key("max_body");
-            let cause =
-                format!("`{at}` is more than `{memory_at}`, all that the embedded store may use");
+            let cause = format!("more than `{memory_at}`, all that the embedded store may use");
             let help = "lower `max_body`, or raise `memory: {size: …}`";
             reader.complain(Problem::at(&at, cause, help).beside(&memory_at));
         }

@@ -189,7 +189,7 @@ impl Mapping for Later {
     const LIKE: &'static str = "`per-credential`";
 
     fn read<'de, A: MapAccess<'de>>(_: A) -> Result<Self, A::Error> {
-        Err(Complaint::value(
+        Err(Complaint::about(
             "`access` as a mapping is not in this release",
             "write `per-credential` or `public`",
         ))
@@ -212,35 +212,37 @@ const PLACES: [(&str, &[&str]); 9] = [
 /// What is wrong, as it travels through the YAML library as an error's text and comes out again.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Complaint {
+    /// The way to it by keys.
+    pub within: String,
     pub cause: String,
     pub help: String,
-    /// The key is wrong, and so nothing is known about its value: do not show it.
-    pub about_key: bool,
+    /// It is about a key that is known, in a line that is understood.
+    pub known_key: bool,
 }
 
 const BEGIN: char = '\u{2}';
+const BEGIN_KNOWN: char = '\u{6}';
 const BETWEEN: char = '\u{1F}';
 const END: char = '\u{3}';
-const ABOUT_KEY: char = '\u{6}';
 
 impl Complaint {
-    fn value<E: de::Error>(cause: impl fmt::Display, help: impl fmt::Display) -> E {
+    fn about<E: de::Error>(cause: impl fmt::Display, help: impl fmt::Display) -> E {
         E::custom(format!("{BEGIN}{cause}{BETWEEN}{help}{END}"))
     }
 
-    fn key<E: de::Error>(cause: impl fmt::Display, help: impl fmt::Display) -> E {
-        E::custom(format!("{BEGIN}{ABOUT_KEY}{cause}{BETWEEN}{help}{END}"))
+    fn about_known<E: de::Error>(cause: impl fmt::Display, help: impl fmt::Display) -> E {
+        E::custom(format!("{BEGIN_KNOWN}{cause}{BETWEEN}{help}{END}"))
     }
 
     pub fn find(message: &str) -> Option<Complaint> {
-        let (_, from) = message.split_once(BEGIN)?;
-        let (inside, _) = from.rsplit_once(END)?;
+        let begin = message.find([BEGIN, BEGIN_KNOWN])?;
+        let (inside, _) = message[begin + 1..].rsplit_once(END)?;
         let (cause, help) = inside.split_once(BETWEEN)?;
-        let stripped = cause.strip_prefix(ABOUT_KEY);
         Some(Complaint {
-            cause: stripped.unwrap_or(cause).to_owned(),
+            within: message[..begin].trim_end_matches(": ").to_owned(),
+            cause: cause.to_owned(),
             help: help.to_owned(),
-            about_key: stripped.is_some(),
+            known_key: message[begin..].starts_with(BEGIN_KNOWN),
         })
     }
 }
@@ -278,7 +280,7 @@ impl<'de> Visitor<'de> for Key<'_> {
     fn visit_str<E: de::Error>(self, written: &str) -> Result<&'static str, E> {
         if let Some(key) = self.known.iter().copied().find(|key| *key == written) {
             return if self.seen.contains(&key) {
-                Err(Complaint::key(
+                Err(Complaint::about_known(
                     format!("`{key}` stands here a second time"),
                     "leave one of the two",
                 ))
@@ -287,9 +289,9 @@ impl<'de> Visitor<'de> for Key<'_> {
             };
         }
         if self.later.contains(&written) {
-            return Err(Complaint::key(
+            return Err(Complaint::about_known(
                 format!("`{written}` is not in this release"),
-                "leave it out; nothing is done by halves",
+                "leave it out for now",
             ));
         }
         let elsewhere = PLACES.iter().find(|(_, keys)| keys.contains(&written));
@@ -298,11 +300,15 @@ impl<'de> Visitor<'de> for Key<'_> {
             (None, Some((place, _))) => format!("`{written}` stands {place}"),
             (None, None) => match nearest(written, self.later.iter().copied()) {
                 Some(later) => format!("did you mean `{later}`? It is not in this release"),
-                None => format!("here may stand {}", self.known.join(", ")),
+                // Of what resembles no key it is not even known that it is one.
+                None => {
+                    let help = format!("here may stand {}", self.known.join(", "));
+                    return Err(Complaint::about("there is no such key here", help));
+                }
             },
         };
-        Err(Complaint::key(
-            format!("there is no key `{}` here", written.escape_debug()),
+        Err(Complaint::about(
+            format!("there is no key `{written}` here"),
             help,
         ))
     }
@@ -381,7 +387,7 @@ struct MappingVisitor<T>(PhantomData<T>);
 
 impl<T: Mapping> MappingVisitor<T> {
     fn refuse<E: de::Error>(self, found: &str) -> E {
-        Complaint::value(
+        Complaint::about(
             format!("{found} where a mapping is expected"),
             format!("write it like {}", T::LIKE),
         )
@@ -438,7 +444,7 @@ struct TextsVisitor;
 
 impl TextsVisitor {
     fn refuse<E: de::Error>(self, found: &str) -> E {
-        Complaint::value(
+        Complaint::about(
             format!("{found} where a list is expected"),
             "write `[a, b]`, or `[]` for none",
         )
@@ -479,7 +485,7 @@ struct ListVisitor<T>(PhantomData<T>);
 
 impl<T: Mapping> ListVisitor<T> {
     fn refuse<E: de::Error>(self, found: &str) -> E {
-        Complaint::value(
+        Complaint::about(
             format!("{found} where a list is expected"),
             format!(
                 "begin each item with `- `, like `- {}`, or write `[]` for none",
@@ -519,7 +525,7 @@ struct EitherVisitor<T>(PhantomData<T>);
 
 impl<T: Mapping> EitherVisitor<T> {
     fn refuse<E: de::Error>(self, found: &str) -> E {
-        Complaint::value(
+        Complaint::about(
             format!("{found} where one value or a mapping is expected"),
             format!("write it like {}", T::LIKE),
         )

@@ -1,6 +1,6 @@
 //! Where in proxy.yaml something stands: the way to it by keys, and from that line and column.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -26,6 +26,11 @@ impl At {
 
     pub fn item(&self, index: usize) -> At {
         self.then(Step::Item(index))
+    }
+
+    /// Whether it is within the list of this name at the top.
+    pub fn is_under(&self, key: &str) -> bool {
+        matches!(self.0.first(), Some(Step::Key(first)) if *first == key)
     }
 
     fn then(&self, step: Step) -> At {
@@ -69,6 +74,8 @@ impl Position {
 pub struct Located {
     pub position: Position,
     pub scalar: Option<String>,
+    /// It is there. Else this is what would hold it.
+    pub exact: bool,
 }
 
 /// Reads the text once more, as far as that value, and stops there with an error: it bears the
@@ -76,9 +83,11 @@ pub struct Located {
 /// before (a key that is not there), it is the place where it ends.
 pub fn locate(text: &str, at: &At) -> Option<Located> {
     let scalar = RefCell::new(None);
+    let exact = Cell::new(false);
     let walk = Walk {
         steps: &at.0,
         scalar: &scalar,
+        exact: &exact,
     };
     let stopped = walk
         .deserialize(serde_yaml::Deserializer::from_str(text))
@@ -87,12 +96,14 @@ pub fn locate(text: &str, at: &At) -> Option<Located> {
     Some(Located {
         position,
         scalar: scalar.into_inner(),
+        exact: exact.get(),
     })
 }
 
 struct Walk<'a> {
     steps: &'a [Step],
     scalar: &'a RefCell<Option<String>>,
+    exact: &'a Cell<bool>,
 }
 
 impl<'a> Walk<'a> {
@@ -100,6 +111,7 @@ impl<'a> Walk<'a> {
         Walk {
             steps: &self.steps[1..],
             scalar: self.scalar,
+            exact: self.exact,
         }
     }
 
@@ -113,7 +125,10 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         match self.steps {
-            [] => deserializer.deserialize_str(self),
+            [] => {
+                self.exact.set(true);
+                deserializer.deserialize_str(self)
+            }
             _ => deserializer.deserialize_any(self),
         }
     }

@@ -48,6 +48,16 @@ enum Place {
     Flag(&'static str),
 }
 
+/// How far the text is understood. Where it is not, a line ends for the reader with the token: what
+/// stands behind may be the secret of a key misspelt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Understood,
+    /// This line, but not what comes behind it.
+    Line,
+    Broken,
+}
+
 /// A complaint about a value by somebody who does not know where it stands.
 #[derive(Debug)]
 pub struct Wrong {
@@ -117,6 +127,8 @@ pub struct Source<'a> {
     name: &'a str,
     text: &'a str,
     secrets: RefCell<Vec<String>>,
+    /// Values of variables that went into paths and keys, which the rules across keys quote.
+    variables: RefCell<Vec<String>>,
 }
 
 impl<'a> Source<'a> {
@@ -125,6 +137,7 @@ impl<'a> Source<'a> {
             name,
             text,
             secrets: RefCell::default(),
+            variables: RefCell::default(),
         }
     }
 
@@ -134,6 +147,23 @@ impl<'a> Source<'a> {
         if secret.chars().count() > 3 {
             self.secrets.borrow_mut().push(secret.to_owned());
         }
+    }
+
+    /// From now on no rule across keys quotes a text with this in it.
+    pub fn keep_unquoted(&self, value: &str) {
+        if !value.is_empty() {
+            self.variables.borrow_mut().push(value.to_owned());
+        }
+    }
+
+    /// The text without the quotations that hold a variable's value.
+    fn unquoted(&self, text: &str) -> String {
+        let variables = self.variables.borrow();
+        let pieces = text.split('`').enumerate().map(|(i, piece)| {
+            let hide = i % 2 == 1 && variables.iter().any(|value| piece.contains(value));
+            if hide { "***" } else { piece }
+        });
+        pieces.collect::<Vec<_>>().join("`")
     }
 
     /// Something wrong with the file as a whole.
@@ -162,11 +192,14 @@ impl<'a> Source<'a> {
     fn tell(&self, found: Option<Located>, problem: Problem) -> String {
         let (cause, help) = match &problem.value {
             Some(value) => value.veil(problem.cause, problem.help),
-            None => (problem.cause, problem.help),
+            None => (self.unquoted(&problem.cause), self.unquoted(&problem.help)),
         };
         let other = problem.other.and_then(|at| {
             let there = locate(self.text, &at)?;
-            Some(format!("`{at}` is in line {}", there.position.line))
+            Some(match there.exact {
+                true => format!("`{at}` is in line {}", there.position.line),
+                false => format!("`{at}` is not in the file and has its default"),
+            })
         });
         let mut told = String::new();
         match (&problem.place, found) {
@@ -182,7 +215,12 @@ impl<'a> Source<'a> {
                     path => format!("{path}: "),
                 };
                 let token = self.token(&found, problem.span);
-                told = self.snippet(found.position, token, None, &format!("{subject}{cause}"));
+                told = self.snippet(
+                    found.position,
+                    token,
+                    Reading::Understood,
+                    &format!("{subject}{cause}"),
+                );
             }
         }
         if let Some(other) = other {
@@ -207,21 +245,35 @@ impl<'a> Source<'a> {
                 ),
             };
         };
+        let position = opening_quote(&message).unwrap_or(position);
         let found = Located {
             position,
             scalar: None,
+            exact: true,
         };
         let token = self.token(&found, None);
         let complaint = Complaint::find(&message).unwrap_or_else(|| syntax(&message));
-        let cut = complaint.about_key.then_some(token.end);
-        let told = self.snippet(position, token, cut, &complaint.cause);
+        let subject = match complaint.within.as_str() {
+            "" => String::new(),
+            path => format!("{path}: "),
+        };
+        let how = match complaint.known_key {
+            true => Reading::Line,
+            false => Reading::Broken,
+        };
+        let told = self.snippet(
+            position,
+            token,
+            how,
+            &format!("{subject}{}", complaint.cause),
+        );
         self.finish(format!("{told}help: {}\n", complaint.help))
     }
 
     /// A character of the text that may not stand there.
     pub fn character(&self, position: Position, cause: &str, help: &str) -> ConfigError {
         let column = position.column - 1;
-        let told = self.snippet(position, column..column + 1, None, cause);
+        let told = self.snippet(position, column..column + 1, Reading::Broken, cause);
         self.finish(format!("{told}help: {help}\n"))
     }
 
@@ -263,33 +315,31 @@ impl<'a> Source<'a> {
                         || matches!(c, ',' | ']' | '}') && !text.starts_with("${")
                         || *c == ':' && next.is_none_or(|next| next.is_whitespace())
                 };
-                rest.iter()
-                    .enumerate()
-                    .position(|place| ends(place))
-                    .unwrap_or(rest.len())
+                rest.iter().enumerate().position(ends).unwrap_or(rest.len())
             }
         };
         start..start + length.max(1)
     }
 
-    /// `cut` is the character behind which the line is not shown.
     fn snippet(
         &self,
         position: Position,
         token: Range<usize>,
-        cut: Option<usize>,
+        how: Reading,
         cause: &str,
     ) -> String {
         let line = self.line(position.line);
-        let mut hidden = self.secret_spans(position.line);
-        let length = line.chars().count();
-        if let Some(cut) = cut {
-            let end = line.chars().take(cut + 2).count();
-            if end < length {
-                hidden.push(end..length);
-            }
+        let column = token.start + 1;
+        let (mut shown, token) = hide(line, self.secret_spans(position.line, how), token);
+        if how == Reading::Broken && token.end + 1 < shown.chars().count() {
+            let colon = shown
+                .chars()
+                .skip(token.end)
+                .take_while(|c| *c == ':')
+                .count();
+            let kept = shown.chars().take(token.end + colon.min(1));
+            shown = kept.chain([' ', '…']).collect();
         }
-        let (shown, token) = hide(line, hidden, token);
         let number = position.line.to_string();
         let margin = " ".repeat(number.len());
         let carets = "^".repeat(token.len().max(1));
@@ -298,40 +348,53 @@ impl<'a> Source<'a> {
             .take(token.start)
             .map(|c| if c == '\t' { '\t' } else { ' ' })
             .collect();
-        let mut told = format!(
-            "{}:{}:{}: {cause}\n",
-            self.name, position.line, position.column
-        );
+        let mut told = format!("{}:{}:{}: {cause}\n", self.name, position.line, column);
         let _ = writeln!(told, "{margin} |");
         let _ = writeln!(told, "{number} | {}", shown.trim_end());
         let _ = writeln!(told, "{margin} | {lead}{carets}");
         told
     }
 
-    /// The characters of a line that hold, or may hold, a secret. Judged by the text alone, for the
-    /// file may be too broken to be read.
-    fn secret_spans(&self, number: usize) -> Vec<Range<usize>> {
+    /// The characters of a line that hold a secret, or may hold one.
+    fn secret_spans(&self, number: usize, how: Reading) -> Vec<Range<usize>> {
         let line = self.line(number);
-        let mut bytes = credentials(line);
-        bytes.extend(secret_value(line));
-        let indentation = |line: &str| line.len() - line.trim_start().len();
-        let before = self.text.lines().take(number.saturating_sub(1));
-        let before: Vec<&str> = before.filter(|line| !line.trim().is_empty()).collect();
-        // A value may go on below its key.
-        let own = indentation(line);
-        let parent = before.iter().rev().find(|above| indentation(above) < own);
-        let opens = |above: &str| secret_key(above).is_some();
-        let follows = before.last().is_some_and(|above| {
-            secret_key(above).is_some_and(|end| above[end..].trim().is_empty())
-        });
-        if own > 0 && parent.is_some_and(|above| opens(above)) || follows {
-            bytes.push(own..line.len());
-        }
         let chars = |at: usize| line[..at].chars().count();
-        bytes
+        let mut spans: Vec<Range<usize>> = credentials(line)
             .into_iter()
             .map(|span| chars(span.start)..chars(span.end))
-            .collect()
+            .collect();
+        match how {
+            Reading::Understood => {
+                let token = locate(self.text, &At::root().key("admin_token"));
+                if let Some(found) = token.filter(|it| it.exact && it.position.line == number) {
+                    let mut span = self.token(&found, None);
+                    // What is empty, or goes on in further lines, is not to be found in this one.
+                    let whole = |text: String| !text.is_empty() && line.contains(&text);
+                    if !found.scalar.is_some_and(whole) {
+                        span.end = line.chars().count().max(span.start);
+                    }
+                    spans.push(span);
+                }
+            }
+            Reading::Line | Reading::Broken => {
+                let guessed = secret_value(line);
+                spans.extend(guessed.map(|span| chars(span.start)..chars(span.end)));
+            }
+        }
+        // A value may go on below its key.
+        let indentation = |line: &str| line.len() - line.trim_start().len();
+        let own = indentation(line);
+        let above = self.text.lines().take(number.saturating_sub(1));
+        let above: Vec<&str> = above.filter(|line| !line.trim().is_empty()).collect();
+        let parent = above.iter().rev().find(|above| indentation(above) < own);
+        let follows = above.last().is_some_and(|above| {
+            behind_secret_name(above)
+                .is_some_and(|end| !above[end..].contains(char::is_alphanumeric))
+        });
+        if own > 0 && parent.is_some_and(|above| behind_secret_name(above).is_some()) || follows {
+            spans.push(chars(own)..line.chars().count());
+        }
+        spans
     }
 
     /// The last word on a message: no secret that is known leaves in it.
@@ -375,7 +438,7 @@ fn hide(line: &str, mut hidden: Vec<Range<usize>>, token: Range<usize>) -> (Stri
         moved
             .get(at)
             .copied()
-            .unwrap_or(shown.len() + at - chars.len())
+            .unwrap_or_else(|| shown.len() + at - chars.len())
     };
     let token = place(token.start)..place(token.end);
     (shown.into_iter().collect(), token)
@@ -393,19 +456,17 @@ fn credentials(line: &str) -> Vec<Range<usize>> {
         if let Some(end) = word.rfind('@') {
             let start = authority.filter(|start| *start <= end).unwrap_or(0);
             spans.push(at + start..at + end);
-        } else if let Some(start) = behind("://").filter(|_| word.to_lowercase().contains("redis"))
-        {
-            // `redis://:password`, with the host forgotten.
+        } else if let Some(start) = behind("://").filter(|_| !word.contains("http")) {
+            // `redis://:password`, with the host or its `@` forgotten.
             let authority = &word[start..];
-            let end = authority
-                .find(['/', '"', '\'', ',', '}', ' ', '\n'])
-                .unwrap_or(authority.len());
-            let port = authority[..end]
-                .rfind(':')
-                .map(|colon| &authority[colon + 1..end]);
-            if let Some(port) = port.filter(|port| !port.bytes().all(|b| b.is_ascii_digit())) {
-                let stop = at + start + end;
-                spans.push(stop - port.len()..stop);
+            let end = authority.find(['/', '"', '\'', ',', '}', ' ', '\n']);
+            let authority = &authority[..end.unwrap_or(authority.len())];
+            let host = authority.find(']').map_or(0, |bracket| bracket + 1);
+            if let Some(colon) = authority[host..].find(':') {
+                let port = host + colon + 1..authority.len();
+                if !authority[port.clone()].bytes().all(|b| b.is_ascii_digit()) {
+                    spans.push(at + start + port.start..at + start + port.end);
+                }
             }
         }
         at += word.len();
@@ -413,105 +474,141 @@ fn credentials(line: &str) -> Vec<Range<usize>> {
     spans
 }
 
-/// Where the value of a key begins that is by its name a secret's.
-fn secret_key(line: &str) -> Option<usize> {
+/// Where a line goes on behind a word that names a secret; also without a proper colon, for the file
+/// may be broken just there.
+fn behind_secret_name(line: &str) -> Option<usize> {
+    let in_word = |c: char| c.is_alphanumeric() || c == '_';
     let lower = line.to_ascii_lowercase();
-    for word in ["token", "passw", "secret"] {
-        for (found, _) in lower.match_indices(word) {
-            let rest = &line[found..];
-            let name = rest
-                .find(|c: char| !c.is_alphanumeric() && c != '_')
-                .unwrap_or(rest.len());
-            let behind = rest[name..].trim_start_matches(['"', '\'']);
-            let gap = behind.trim_start();
-            let first_word = !line[..found]
-                .trim_start_matches([' ', '{', '"', '\''])
-                .contains([' ', ':', '#']);
-            if let Some(value) = gap.strip_prefix([':', '=']) {
-                return Some(line.len() - value.len());
-            }
-            // A colon forgotten is the likeliest error there.
-            if first_word && behind.len() > gap.len() {
-                return Some(line.len() - gap.len());
-            }
-        }
-    }
-    None
+    let names = ["token", "passw", "secret"];
+    let found = names.iter().flat_map(|name| lower.match_indices(name));
+    let ends = found.filter_map(|(found, _)| {
+        let before = line[..found].trim_end_matches(in_word);
+        let behind = line[found..].trim_start_matches(in_word);
+        // Names of headers and variables hold such words, too.
+        let own = !before.ends_with('-') && !before.ends_with("${");
+        own.then_some(line.len() - behind.len())
+    });
+    ends.min()
 }
 
-/// The value of a key that is by its name a secret's, unless it only names a variable.
+/// What follows such a word, unless it only names a variable.
 fn secret_value(line: &str) -> Option<Range<usize>> {
-    let from = secret_key(line)?;
-    let value = line[from..].trim_start();
+    let rest = &line[behind_secret_name(line)?..];
+    let value = rest.trim_start_matches([' ', '\t', ':', '=', '"', '\'']);
     let start = line.len() - value.len();
-    let value = value.trim_end();
-    let length = match value.chars().next()? {
-        '#' | '|' | '>' => return None,
-        quote @ ('"' | '\'') => value[1..].find(quote).map_or(value.len(), |end| end + 2),
-        _ => value.len(),
-    };
-    let bare = value[..length].trim_matches(['"', '\'']);
-    let variable = bare
+    let value = value.trim_end_matches([' ', '\t', '"', '\'']);
+    let variable = value
         .strip_prefix("${")
         .and_then(|inside| inside.strip_suffix('}'));
     let only_named = variable.is_some_and(|inside| !inside.contains(['$', '-', '}']));
-    (!only_named).then_some(start..start + length)
+    (!only_named).then_some(start..start + value.len())
+}
+
+/// Where a quoted value begins that never ends. The parser complains at the end of the file.
+fn opening_quote(message: &str) -> Option<Position> {
+    if !message.contains("unexpected end of stream") {
+        return None;
+    }
+    let (_, place) = message.split_once("while scanning a quoted scalar at line ")?;
+    let (line, column) = place.split_once(" column ")?;
+    Some(Position {
+        line: line.parse().ok()?,
+        column: column.parse().ok()?,
+    })
 }
 
 /// The parser's own complaint. Its texts are fixed ones and hold nothing of the file.
 fn syntax(message: &str) -> Complaint {
     let said = |text: &str| message.contains(text);
-    let (cause, help) = if said("invalid type: sequence") {
+    let in_brackets =
+        "inside [ ] and { } quote what holds braces, brackets or commas: \"users:detail:{id}\"";
+    // First what is the surest sign.
+    let known = [
         (
+            "invalid type: sequence",
             "a list where one value is expected",
             "write one value, without `[ ]` or `- `",
-        )
-    } else if said("invalid type: map") {
+        ),
         (
+            "invalid type: map",
             "a mapping where one value is expected",
             "write one value; with a `: ` or braces inside, quote it",
-        )
-    } else if said("mapping values are not allowed") {
+        ),
         (
-            "a second `: ` in one line",
-            "quote the value, or begin a new line for the next key",
-        )
-    } else if said("expected ',' or ']'") || said("expected ',' or '}'") {
+            "mapping values are not allowed",
+            "a `: ` where no key can stand",
+            "quote a value that holds `: `, and begin a new line for each key",
+        ),
         (
-            "this list or mapping in brackets is not continued or closed",
-            "inside [ ] and { } quote what holds braces, brackets or commas: \"users:detail:{id}\"",
-        )
-    } else if said("cannot start any token") {
+            "found unexpected ':'",
+            "braces in a value that stands in brackets",
+            in_brackets,
+        ),
         (
+            "expected ',' or ']'",
+            "this list in brackets is not continued or closed here",
+            in_brackets,
+        ),
+        (
+            "expected ',' or '}'",
+            "this mapping in braces is not continued or closed here",
+            in_brackets,
+        ),
+        (
+            "cannot start any token",
             "a value cannot begin with this character",
-            "quote it: a plain value begins with none of @ ` % and no tab",
-        )
-    } else if said("could not find expected ':'") {
-        ("a line without `: `", "write `key: value`")
-    } else if said("quoted scalar") {
+            "quote it: a plain value begins with none of `@`, `%` and no tab",
+        ),
         (
-            "a quoted value that is not closed, or an escape that YAML does not know",
-            "close the quotes; in '…' no backslash is special",
-        )
-    } else if said("did not find expected") {
+            "could not find expected ':'",
+            "a line without `: `",
+            "write `key: value`",
+        ),
         (
+            "escape character",
+            "an escape that YAML does not know",
+            "write `\\\\` for a backslash, or use '…', where it is not special",
+        ),
+        (
+            "quoted scalar",
+            "a quoted value that is not closed",
+            "close the quotes",
+        ),
+        (
+            "scanning an alias",
+            "`*` begins an alias, and here stands no name behind it",
+            "quote a text that begins with `*`",
+        ),
+        (
+            "unknown anchor",
+            "an alias without its anchor",
+            "quote a text that begins with `*`",
+        ),
+        (
+            "did not find expected",
             "this line does not fit the ones above",
             "indent the keys of one mapping alike, and begin each item of a list with `- `",
-        )
-    } else if said("unknown anchor") {
+        ),
         (
-            "an alias without its anchor",
-            "write the value out, or quote a text that begins with `*`",
-        )
-    } else {
+            "block sequence entries are not allowed",
+            "a list cannot begin here",
+            "put each `- ` on a line of its own, below the key",
+        ),
+    ];
+    let (cause, help) = known.iter().find(|(sign, _, _)| said(sign)).map_or(
         (
             "this is not YAML that can be read",
             "compare the line with the shipped proxy.yaml",
-        )
-    };
+        ),
+        |(_, cause, help)| (*cause, *help),
+    );
+    let within = message
+        .split_once(": invalid type: ")
+        .map_or("", |(path, _)| path);
     Complaint {
+        within: within.to_owned(),
         cause: cause.to_owned(),
         help: help.to_owned(),
-        about_key: false,
+        known_key: false,
     }
 }

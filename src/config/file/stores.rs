@@ -93,8 +93,7 @@ impl Reader<'_> {
             })
         );
         if ca_file.is_some() && !tls {
-            let cause =
-                format!("`{ca_at}` is for TLS, and `{url_at}` does not begin with `rediss://`");
+            let cause = format!("this is for TLS, and `{url_at}` does not begin with `rediss://`");
             let help = "write `rediss://` in the URL, or leave `ca_file` out";
             self.complain(Problem::at(&ca_at, cause, help).beside(&url_at));
         }
@@ -138,7 +137,16 @@ fn url(text: &str) -> Result<Url, Wrong> {
         Some((userinfo, rest)) => (userinfo, rest),
         None => ("", rest),
     };
-    let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+    let (username, password) = match userinfo.split_once(':') {
+        Some(both) => both,
+        None if userinfo.is_empty() => ("", ""),
+        None => {
+            return Err(wrong(
+                "the store's URL has a user name without a password",
+                "write a password alone with a colon before it: `redis://:password@host`",
+            ));
+        }
+    };
     let text_of = |encoded: &str| match percent_decode_str(encoded).decode_utf8() {
         Ok(decoded) => Ok((!decoded.is_empty()).then(|| decoded.into_owned())),
         Err(_) => Err(wrong(
@@ -316,7 +324,7 @@ fn ca_file(text: &str) -> Result<PathBuf, Wrong> {
     let help =
         "name a file with certificates in PEM, which begins with `-----BEGIN CERTIFICATE-----`";
     let bytes = std::fs::read(&path)
-        .map_err(|error| wrong(format!("`{text}` cannot be read: {}", error.kind()), help))?;
+        .map_err(|error| wrong(format!("`{text}` cannot be read: {error}"), help))?;
     let mark = b"-----BEGIN CERTIFICATE-----";
     if !bytes.windows(mark.len()).any(|window| window == mark) {
         return Err(wrong(format!("`{text}` holds no certificate"), help));

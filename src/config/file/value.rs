@@ -22,7 +22,7 @@ pub struct Value {
 }
 
 impl Value {
-    pub fn fill(text: &Text, at: &At, env: Env) -> Result<Value, (Value, Wrong)> {
+    pub fn fill(text: &Text, at: &At, env: Env) -> Result<Value, Box<(Value, Wrong)>> {
         let mut value = Value {
             text: String::new(),
             at: at.clone(),
@@ -36,7 +36,7 @@ impl Value {
         } else {
             match fill(&text.raw, 0, env, &mut value.variables) {
                 Ok(filled) => value.text = filled,
-                Err(wrong) => return Err((value, wrong)),
+                Err(wrong) => return Err(Box::new((value, wrong))),
             }
             value.verbatim = value.text == text.raw;
         }
@@ -58,9 +58,14 @@ impl Value {
             };
             // Only names are told, and names may be.
             value.variables.clear();
-            return Err((value, wrong));
+            return Err(Box::new((value, wrong)));
         }
         Ok(value)
+    }
+
+    /// The values of the variables in it.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.variables.iter().map(|(_, value)| value.as_str())
     }
 
     /// As the file has it, so that a place in the value is a place in the file.
