@@ -525,6 +525,75 @@ fn a_json_body_keeps_its_content_length_and_its_bytes() {
     }
 }
 
+/// G1 and G2: a read shows nothing older than what was acknowledged to a writer, or shown to anybody, before it began;
+/// on both instances, on every copy, while writes go on.
+#[test]
+fn while_one_writes_no_reader_of_any_copy_on_any_instance_is_shown_the_past() {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+    let stage = Stage::open(Variant::Open);
+    let larders = [stage.larder(), stage.larder()];
+    let [first, second] = [larders[0].port, larders[1].port];
+    let number = |user: &Value| {
+        user["first_name"]
+            .as_str()
+            .and_then(|name| name.parse().ok())
+    };
+    let write = |n: u64, larder| {
+        let numbered = json!({"first_name": n.to_string()});
+        assert_eq!(
+            patch(SEVEN).by(&admin()).json(&numbered).to(larder).status,
+            200
+        );
+    };
+    let (known, over) = (AtomicU64::new(1), AtomicBool::new(false));
+    // Also when a write fails the test, or the readers would go on for ever.
+    struct Over<'o>(&'o AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, SeqCst);
+        }
+    }
+    write(1, first);
+
+    std::thread::scope(|threads| {
+        for (larder, reader, target) in [
+            (first, Credential::Anonymous, SEVEN),
+            (
+                second,
+                Credential::Anonymous,
+                "/api/users/?search=student07",
+            ),
+            (second, Credential::token("student04"), SEVEN),
+            (
+                first,
+                Credential::token("student07"),
+                "/api/users/?search=student07",
+            ),
+        ] {
+            let (known, over) = (&known, &over);
+            threads.spawn(move || {
+                while !over.load(SeqCst) {
+                    let known_before = known.load(SeqCst);
+                    let answer = get(target).by(&reader).to(larder);
+                    let shown = answer.json();
+                    let shown = number(shown["results"].get(0).unwrap_or(&shown)).unwrap();
+                    assert!(
+                        shown >= known_before,
+                        "{target} shows {shown} after {known_before}: {answer:?}"
+                    );
+                    known.fetch_max(shown, SeqCst);
+                }
+            });
+        }
+        let _over = Over(&over);
+        for n in 2..80 {
+            write(n, larders[n as usize % 2].port);
+            known.fetch_max(n, SeqCst);
+        }
+    });
+}
+
 // ---- Reads ----
 
 #[test]
