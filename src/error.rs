@@ -79,6 +79,8 @@ pub enum Error {
     Upstream(UpstreamFailure),
     /// `when_store_is_down: refuse_writes`, and it is.
     StoreAway,
+    /// Likewise: the write went through, but what it drops could not be confirmed. The store is told when it is back.
+    Unconfirmed,
 }
 
 impl From<Refusal> for Error {
@@ -217,6 +219,12 @@ impl Error {
                 ),
                 UpstreamFailure::Content(refusal) => return Error::Refused(refusal).answer(),
             },
+            Error::Unconfirmed => (
+                S::GATEWAY_TIMEOUT,
+                "The write was made, but the cache's store was lost before it could be told.",
+                None,
+                false,
+            ),
             Error::StoreAway => (
                 S::SERVICE_UNAVAILABLE,
                 "Writes are refused while the cache's store cannot be reached.",
@@ -238,6 +246,7 @@ impl Error {
             Error::Refused(_) => "refused",
             Error::Upstream(failure) => failure.word(),
             Error::StoreAway => "store-away",
+            Error::Unconfirmed => "unconfirmed",
         }
     }
 }

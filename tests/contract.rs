@@ -11,7 +11,7 @@ use std::time::Duration;
 use larder::caching::cache_status::Reason;
 use larder::caching::stored::Stored;
 use larder::clock;
-use larder::coherence::protocol::{self, Outcome, Reply, Seen, Step};
+use larder::coherence::protocol::{self, Incarnation, Outcome, Reply, Seen, Step};
 use larder::coherence::{HoldId, Journal, StateKey, States};
 use larder::config::{Redis as Settings, RedisEndpoint, Store as StoreSettings, StoreAddress};
 use larder::store::Store;
@@ -89,7 +89,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         Just(Outcome::Ambiguous)
     ];
     prop_oneof![
-        3 => any::<u64>().prop_map(|fresh| Step::Open { fresh }),
+        3 => (1u32..3, any::<u32>()).prop_map(|(life, fresh)| Step::Open { incarnation: Incarnation(life), fresh }),
         2 => (hold.clone(), lasting.clone()).prop_map(|(hold, lasting)| Step::Begin { hold, lasting }),
         3 => (hold, outcome, lasting).prop_map(|(hold, outcome, lasting)| Step::Finish { hold, outcome, lasting }),
         1 => Just(Step::Purge),

@@ -215,11 +215,11 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::coherence::{Epoch, StateKey};
 
-    fn fence(epoch: Option<u64>, absence: Option<u64>) -> Fence {
+    fn fence(epoch: Option<u32>, absence: Option<u32>) -> Fence {
         let epochs = |name: &str, fresh| {
             [(
                 StateKey::new(name),
-                Epoch::new(Timestamp::from_micros(1), fresh),
+                Epoch::new(Timestamp::from_micros(1), Default::default(), fresh),
             )]
             .into_iter()
             .collect()

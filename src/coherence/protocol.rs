@@ -33,13 +33,19 @@ impl fmt::Display for StateKey {
 }
 
 /// A stretch of time in which nothing that a family shows was written. Its value is never used twice:
-/// the store's own microseconds above 64 fresh random bits.
+/// the store's own microseconds, then the store's incarnation and 32 fresh random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(u128);
 
 impl Epoch {
-    pub fn new(now: Timestamp, fresh: u64) -> Epoch {
-        Epoch(u128::from(now.as_micros()) << 64 | u128::from(fresh))
+    pub fn new(now: Timestamp, incarnation: Incarnation, fresh: u32) -> Epoch {
+        let low = u64::from(incarnation.0) << 32 | u64::from(fresh);
+        Epoch(u128::from(now.as_micros()) << 64 | u128::from(low))
+    }
+
+    /// The life of the store in which it was made.
+    pub fn incarnation(self) -> Incarnation {
+        Incarnation((self.0 >> 32) as u32)
     }
 
     pub fn parse(text: &str) -> Option<Epoch> {
@@ -65,6 +71,11 @@ impl fmt::Debug for Epoch {
         fmt::Display::fmt(self, f)
     }
 }
+
+/// One life of a store's data: another after a restart, a failover, or a return from a snapshot. An epoch of
+/// another life proves nothing, for purges may be missing since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Incarnation(pub u32);
 
 /// What was current when a fetch began: the copy's own list of (state, epoch).
 pub type Epochs = SmallVec<[(StateKey, Epoch); 2]>;
@@ -112,7 +123,10 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// A reader asks for an epoch, to fetch under it.
-    Open { fresh: u64 },
+    Open {
+        incarnation: Incarnation,
+        fresh: u32,
+    },
     /// A writer announces itself, for at most so long.
     Begin { hold: HoldId, lasting: Duration },
     /// The writer is done; an ambiguous one leaves its hold for so long.
@@ -134,6 +148,16 @@ pub struct Reply {
     pub own_hold: bool,
 }
 
+impl Seen {
+    /// As it counts in this life of the store.
+    pub fn in_life(self, incarnation: Incarnation) -> Seen {
+        match self {
+            Seen::Current(epoch) if epoch.incarnation() != incarnation => Seen::Absent,
+            seen => seen,
+        }
+    }
+}
+
 impl State {
     pub fn seen(&self) -> Seen {
         match self.epoch {
@@ -152,10 +176,14 @@ impl State {
     pub fn apply(&mut self, step: Step, now: Timestamp) -> Reply {
         let mut own_hold = false;
         match step {
-            Step::Open { fresh } => {
+            Step::Open { incarnation, fresh } => {
                 self.sweep(now);
+                // An epoch of another life is as good as none.
+                self.epoch = self
+                    .epoch
+                    .filter(|epoch| epoch.incarnation() == incarnation);
                 if self.holds.is_empty() && self.epoch.is_none() {
-                    self.epoch = Some(Epoch::new(now, fresh));
+                    self.epoch = Some(Epoch::new(now, incarnation, fresh));
                 }
             }
             Step::Begin { hold, lasting } => {
@@ -302,8 +330,12 @@ mod tests {
         }
     }
 
-    fn opened(state: &mut State, now: u64, fresh: u64) -> Option<Epoch> {
-        match state.apply(Step::Open { fresh }, at(now)).seen {
+    fn opened(state: &mut State, now: u64, fresh: u32) -> Option<Epoch> {
+        open_in(state, now, Incarnation(1), fresh)
+    }
+
+    fn open_in(state: &mut State, now: u64, incarnation: Incarnation, fresh: u32) -> Option<Epoch> {
+        match state.apply(Step::Open { incarnation, fresh }, at(now)).seen {
             Seen::Current(epoch) => Some(epoch),
             Seen::Held | Seen::Absent => None,
         }
@@ -397,9 +429,29 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_of_another_life_of_the_store_is_neither_trusted_nor_kept() {
+        let mut state = State::default();
+        let before = opened(&mut state, 0, 1).unwrap();
+        assert_eq!(Seen::Current(before).in_life(Incarnation(2)), Seen::Absent);
+        let after = open_in(&mut state, 1, Incarnation(2), 2).unwrap();
+        assert_ne!(before, after);
+        assert_eq!(
+            Seen::Current(after).in_life(Incarnation(2)),
+            Seen::Current(after)
+        );
+        state.apply(begin(1), at(2));
+        assert_eq!(
+            open_in(&mut state, 3, Incarnation(3), 3),
+            None,
+            "but the holds stay"
+        );
+    }
+
+    #[test]
     fn a_copy_is_valid_only_while_all_its_epochs_are_current() {
         let key = |name: &str| StateKey::new(name);
-        let (a, b) = (Epoch::new(at(0), 1), Epoch::new(at(0), 2));
+        let epoch = |fresh| Epoch::new(at(0), Incarnation(1), fresh);
+        let (a, b) = (epoch(1), epoch(2));
         let copy: Epochs = [(key("f"), a), (key("g"), b)].into_iter().collect();
         assert!(valid(
             &copy,
@@ -447,7 +499,7 @@ mod tests {
             let mut state = State::default();
             for (step, hold, now) in steps {
                 let step = match step {
-                    0 => Step::Open { fresh: hold },
+                    0 => Step::Open { incarnation: Incarnation(hold as u32), fresh: 7 },
                     1 => begin(hold),
                     2 => finish(hold, Outcome::Changed),
                     3 => finish(hold, Outcome::Unchanged),

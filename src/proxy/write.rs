@@ -47,7 +47,7 @@ async fn held(
         Ok(write) => write,
         Err(Away) => match setup.config.when_store_is_down {
             WhenStoreIsDown::RefuseWrites => return Err(Error::StoreAway),
-            WhenStoreIsDown::Forward => setup.coherence.begin_unheld(states.clone()),
+            WhenStoreIsDown::Forward => setup.coherence.begin_unheld(states.clone()).await,
         },
     };
     let answered = setup
@@ -58,7 +58,7 @@ async fn held(
         Ok(response) => protocol::outcome_of_status(response.status()),
         Err(failure) => protocol::outcome_of_failure(*failure),
     };
-    finish(setup, client, write, outcome, &states).await;
+    finish(setup, client, write, outcome, &states).await?;
     Ok(answered?)
 }
 
@@ -68,7 +68,7 @@ async fn finish(
     write: Write,
     outcome: Outcome,
     states: &[StateKey],
-) {
+) -> Result<(), Error> {
     let finished = setup.coherence.finish(write, outcome).await;
     let names = || {
         states
@@ -85,7 +85,12 @@ async fn finish(
         }
         (Err(Away), _) => {
             warn!(states = names(), cause = "write", method = %client.method, path = client.target.path(),
-                "purge owed: the store is away, and it will be told before it is used again");
+                "purge owed: the store is away, and will be told before it is used again");
+            match setup.config.when_store_is_down {
+                WhenStoreIsDown::RefuseWrites => return Err(Error::Unconfirmed),
+                WhenStoreIsDown::Forward => setup.coherence.notice().await,
+            }
         }
     }
+    Ok(())
 }

@@ -163,11 +163,11 @@ mod tests {
             epochs: [
                 (
                     StateKey::new("users:detail:7~state"),
-                    Epoch::new(Timestamp::from_micros(5), 6),
+                    Epoch::new(Timestamp::from_micros(5), Default::default(), 6),
                 ),
                 (
                     StateKey::new("users:detail~all"),
-                    Epoch::new(Timestamp::from_micros(7), 8),
+                    Epoch::new(Timestamp::from_micros(7), Default::default(), 8),
                 ),
             ]
             .into_iter()

@@ -13,7 +13,7 @@ use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::{Freshness, Stored};
 use crate::clock;
-use crate::coherence::protocol::{Reply, Seen, State, Step};
+use crate::coherence::protocol::{Incarnation, Reply, Seen, State, Step};
 use crate::coherence::{StateKey, States, fresh_bits};
 
 const SHARDS: usize = 64;
@@ -81,7 +81,8 @@ impl Memory {
                     self.apply(
                         state,
                         Step::Open {
-                            fresh: fresh_bits(),
+                            incarnation: Incarnation::default(),
+                            fresh: fresh_bits() as u32,
                         },
                     )
                     .seen,
@@ -195,7 +196,10 @@ mod tests {
         for n in 0..SHARDS * STATES_PER_SHARD * 2 {
             memory.apply(
                 &StateKey::new(format!("f{n}~state")),
-                Step::Open { fresh: 1 },
+                Step::Open {
+                    incarnation: Incarnation::default(),
+                    fresh: 1,
+                },
             );
         }
         assert_eq!(memory.seen(&held), Seen::Held);

@@ -118,6 +118,14 @@ impl Store {
         }
     }
 
+    /// Since when the store has been away, if it is.
+    pub fn away_since(&self) -> Option<tokio::time::Instant> {
+        match self {
+            Store::Memory(_) => None,
+            Store::Redis(redis) => redis.away_since(),
+        }
+    }
+
     pub fn health(&self) -> Health {
         match self {
             Store::Memory(_) => Health::Up,

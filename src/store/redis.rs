@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -30,7 +30,7 @@ use super::{Away, Found, Health, Listed, SeenStates, codec};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
-use crate::coherence::protocol::{Outcome, Reply, Seen, State, Step};
+use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, State, Step};
 use crate::coherence::{Journal, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
 
@@ -45,6 +45,14 @@ const BEATS: u32 = 10;
 const IN_FLIGHT: usize = 512;
 
 const SCRIPT: &str = include_str!("state.lua");
+const INCARNATION: &str = include_str!("incarnation.lua");
+
+/// Where the store's present life stands, below the prefix.
+const INCARNATION_KEY: &str = "~incarnation";
+
+/// How long after the beginning of another life of the store no epoch is made or trusted: by then every
+/// instance has noticed, and put back the holds of its writes in flight.
+const NOTICE: Duration = crate::coherence::NOTICE;
 
 /// Upstash locks only the script's keys when told so; Redis refuses a flag that it does not know.
 const SHEBANGS: [&str; 2] = [
@@ -74,6 +82,9 @@ struct Shared {
     link: ArcSwapOption<Link>,
     secret: ArcSwapOption<HashingSecret>,
     health: Mutex<Health>,
+    was_connected: AtomicBool,
+    /// Since when there is no link.
+    away_since: Mutex<Option<tokio::time::Instant>>,
 }
 
 /// How long what a state protects may last.
@@ -101,6 +112,11 @@ struct Link {
     failing: AtomicBool,
     script: String,
     script_sha: String,
+    /// The life of the store's data, as last seen.
+    incarnation: AtomicU32,
+    /// Before then no epoch is made or trusted.
+    trusted_from: tokio::time::Instant,
+    trusted: AtomicBool,
 }
 
 impl Drop for Link {
@@ -146,6 +162,8 @@ impl Redis {
             link: ArcSwapOption::empty(),
             secret: ArcSwapOption::empty(),
             health: Mutex::new(Health::Down("not connected yet".to_owned())),
+            was_connected: AtomicBool::new(false),
+            away_since: Mutex::new(Some(tokio::time::Instant::now())),
         });
         let first = match shared.connect().await {
             Ok(link) => Some(link),
@@ -156,7 +174,7 @@ impl Redis {
             }
         };
         if let Some(link) = &first {
-            shared.found(link);
+            shared.publish(link);
         }
         let keeper = tokio::spawn(shared.clone().keep(first));
         Ok(Redis { shared, keeper })
@@ -171,12 +189,13 @@ impl Redis {
     }
 
     pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
+        let link = self.shared.link()?;
         let mut mget = Cmd::new();
         mget.arg("MGET").arg(copy);
         for state in states {
             mget.write_arg_pair(&self.shared.prefix, state);
         }
-        let Value::Array(values) = self.shared.link()?.run(&self.shared, &mget).await? else {
+        let Value::Array(values) = link.run(&self.shared, &mget).await? else {
             return Err(Away);
         };
         let mut values = values.into_iter();
@@ -186,53 +205,70 @@ impl Redis {
                 .ok_or(Reason::Foreign),
             _ => Err(Reason::Absent),
         };
+        let seen = states
+            .iter()
+            .cloned()
+            .zip(values.map(|value| link.seen(&value)));
         Ok(Found {
             copy,
-            states: states
-                .iter()
-                .cloned()
-                .zip(values.map(|value| seen(&value)))
-                .collect(),
+            states: seen.collect(),
         })
     }
 
     pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
         let link = self.shared.link()?;
         let mut mget = Cmd::new();
-        mget.arg("MGET");
+        mget.arg("MGET").arg(self.shared.key(INCARNATION_KEY));
         for state in states {
             mget.write_arg_pair(&self.shared.prefix, state);
         }
         let Value::Array(values) = link.run(&self.shared, &mget).await? else {
             return Err(Away);
         };
+        let Some((life, values)) = values.split_first() else {
+            return Err(Away);
+        };
+        // Another instance may have found that the store lives another life; or the key was evicted.
+        match text(life).and_then(|text| parse_incarnation(&text)) {
+            Some(life) => link.incarnation.store(life, Ordering::Relaxed),
+            None => drop(
+                link.incarnate(&self.shared, "first")
+                    .await
+                    .map_err(|_| Away)?,
+            ),
+        }
         let mut found: SeenStates = states
             .iter()
             .cloned()
-            .zip(values.iter().map(seen))
+            .zip(values.iter().map(|value| link.seen(value)))
             .collect();
-        let lacking: Vec<StateKey> = found
+        // A held one is asked, too: its hold may be overdue, and whoever asks sweeps it.
+        let asked: Vec<StateKey> = found
             .iter()
             .filter(|(_, seen)| !matches!(seen, Seen::Current(_)))
             .map(|(state, _)| state.clone())
             .collect();
-        if !lacking.is_empty() {
-            let opened = link
-                .step(
-                    &self.shared,
-                    &lacking,
-                    Step::Open {
-                        fresh: fresh_bits(),
-                    },
-                )
-                .await?;
-            for (state, reply) in lacking.iter().zip(opened) {
+        if !asked.is_empty() && link.is_trusted() {
+            let incarnation = Incarnation(link.incarnation.load(Ordering::Relaxed));
+            let step = Step::Open {
+                incarnation,
+                fresh: fresh_bits() as u32,
+            };
+            for (state, reply) in asked
+                .iter()
+                .zip(link.step(&self.shared, &asked, step).await?)
+            {
                 for (_, seen) in found.iter_mut().filter(|(name, _)| name == state) {
-                    *seen = reply.seen;
+                    *seen = reply.seen.in_life(incarnation);
                 }
             }
         }
         Ok(found)
+    }
+
+    /// Since when the store has been away, if it is.
+    pub fn away_since(&self) -> Option<tokio::time::Instant> {
+        *self.shared.away_since.lock()
     }
 
     pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
@@ -382,12 +418,17 @@ impl Shared {
             tokio::time::sleep(pause).await;
             match self.connect().await {
                 Ok(new) => {
-                    self.found(&new);
                     complained = None;
+                    while !self.publish(&new) {
+                        if self.replay(&new).await.is_err() {
+                            break;
+                        }
+                    }
                     link = Some(new);
                 }
                 Err(NoLink::Unreachable(why)) => {
-                    pause = (pause * 2).min(Duration::from_secs(1));
+                    // Well below the notice time, so that no instance is late to put back its holds.
+                    pause = (pause * 2).min(NOTICE / 2);
                     let mut health = self.health.lock();
                     if matches!(*health, Health::Refused(_)) {
                         *health = Health::Down(why);
@@ -405,10 +446,17 @@ impl Shared {
         }
     }
 
-    fn found(&self, link: &Arc<Link>) {
-        *self.health.lock() = Health::Up;
-        self.link.store(Some(link.clone()));
-        info!(store = %Place(&self.settings), "store connected");
+    /// Lets everybody use the link, unless a purge has come to be owed since the journal was replayed.
+    fn publish(&self, link: &Arc<Link>) -> bool {
+        let published = self
+            .journal
+            .if_nothing_is_owed(|| self.link.store(Some(link.clone())));
+        if published {
+            *self.health.lock() = Health::Up;
+            *self.away_since.lock() = None;
+            info!(store = %Place(&self.settings), "store connected");
+        }
+        published
     }
 
     fn lost(&self, health: Health) {
@@ -416,6 +464,9 @@ impl Shared {
             warn!(store = %Place(&self.settings), %why, "store away: requests pass through until it is back");
         }
         *self.health.lock() = health;
+        self.away_since
+            .lock()
+            .get_or_insert_with(tokio::time::Instant::now);
     }
 
     /// Returns why the link is no good any more.
@@ -426,6 +477,9 @@ impl Shared {
         let mut renewed = tokio::time::Instant::now();
         loop {
             beat.tick().await;
+            if !link.is_trusted() && tokio::time::Instant::now() >= link.trusted_from {
+                link.trusted.store(true, Ordering::Relaxed);
+            }
             if link.driver.is_finished() {
                 return "the connection was lost".to_owned();
             }
@@ -520,6 +574,14 @@ impl Shared {
         }
         loaded?;
         self.renew(&link).await?;
+        let how = if self.was_connected.swap(true, Ordering::Relaxed) {
+            "again"
+        } else {
+            "first"
+        };
+        let wait = link.incarnate(self, how).await?;
+        link.trusted_from = tokio::time::Instant::now() + wait;
+        link.trusted = AtomicBool::new(wait.is_zero());
         self.replay(&link).await.map_err(|Away| {
             NoLink::Unreachable("it was lost while the journal was replayed".to_owned())
         })?;
@@ -589,19 +651,27 @@ impl Shared {
         }
     }
 
-    /// Pays what is owed, before the link may serve anybody.
+    /// Puts back the holds of writes in flight and pays what is owed, before the link may serve anybody.
     async fn replay(&self, link: &Link) -> Result<(), Away> {
         let owed = self.journal.owed();
-        if owed.is_empty() {
-            return Ok(());
+        for (hold, states, lasting) in &owed.holds {
+            link.step(
+                self,
+                states,
+                Step::Begin {
+                    hold: *hold,
+                    lasting: *lasting,
+                },
+            )
+            .await?;
         }
-        for (state, hold, outcome) in &owed.finishes {
+        for (hold, states, outcome) in &owed.finishes {
             let step = Step::Finish {
                 hold: *hold,
                 outcome: *outcome,
                 lasting: self.lifetimes.hold,
             };
-            link.step(self, std::slice::from_ref(state), step).await?;
+            link.step(self, states, step).await?;
         }
         let purges: Vec<StateKey> = match owed.everything {
             true => self.registered.clone(),
@@ -610,11 +680,13 @@ impl Shared {
         for some in purges.chunks(1000) {
             link.step(self, some, Step::Purge).await?;
         }
-        info!(
-            finishes = owed.finishes.len(),
-            purges = purges.len(),
-            "purges owed to the store were replayed"
-        );
+        if !owed.finishes.is_empty() || !purges.is_empty() {
+            info!(
+                finishes = owed.finishes.len(),
+                purges = purges.len(),
+                "purges owed to the store were replayed"
+            );
+        }
         self.journal.paid(&owed);
         Ok(())
     }
@@ -674,6 +746,9 @@ impl Link {
             failing: AtomicBool::new(false),
             script: String::new(),
             script_sha: String::new(),
+            incarnation: AtomicU32::new(0),
+            trusted_from: tokio::time::Instant::now(),
+            trusted: AtomicBool::new(false),
         })
     }
 
@@ -755,6 +830,84 @@ impl Link {
         values.iter().map(reply).collect::<Option<_>>().ok_or(Away)
     }
 
+    /// A state as it counts on this link now.
+    fn seen(&self, value: &Value) -> Seen {
+        match seen(value) {
+            // While other instances put back their holds, a state without one may only have lost it.
+            Seen::Current(_) if !self.is_trusted() => Seen::Held,
+            seen => seen.in_life(Incarnation(self.incarnation.load(Ordering::Relaxed))),
+        }
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.trusted.load(Ordering::Relaxed)
+    }
+
+    /// Learns which life of the store this is. Gives for how long nothing is to be trusted yet.
+    async fn incarnate(&self, shared: &Shared, how: &str) -> Result<Duration, NoLink> {
+        let who = self.who().await;
+        // A server that does not say who it is may be another after every reconnect.
+        let how = if who.is_none() && how == "again" {
+            "anew"
+        } else {
+            how
+        };
+        let mut ask = Cmd::new();
+        ask.arg("EVAL")
+            .arg(format!("{}{INCARNATION}", SHEBANGS[1]))
+            .arg(1)
+            .arg(shared.key(INCARNATION_KEY));
+        ask.arg(who.as_deref().unwrap_or("unknown"))
+            .arg(format!("{:08x}", fresh_bits() as u32));
+        ask.arg(A_WEEK.as_millis() as u64)
+            .arg(how)
+            .arg(NOTICE.as_millis() as u64);
+        let told = self
+            .ask(&ask)
+            .await
+            .map_err(|e| shared.refusal("EVAL", &e))?;
+        let (life, wait) = match &told {
+            Value::Array(parts) => match parts.as_slice() {
+                [life, wait] => (
+                    text(life).and_then(|life| u32::from_str_radix(&life, 16).ok()),
+                    integer(wait),
+                ),
+                _ => (None, None),
+            },
+            _ => (None, None),
+        };
+        let (Some(life), Some(wait)) = (life, wait) else {
+            return Err(NoLink::Unreachable(
+                "it does not say which life this is".to_owned(),
+            ));
+        };
+        self.incarnation.store(life, Ordering::Relaxed);
+        Ok(Duration::from_millis(u64::try_from(wait).unwrap_or(0)).min(NOTICE))
+    }
+
+    /// The server's own word for itself and for its history. Some hide it.
+    async fn who(&self) -> Option<String> {
+        let mut word = String::new();
+        for (section, name) in [("server", "run_id:"), ("replication", "master_replid:")] {
+            let mut info = Cmd::new();
+            let told = self.ask(info.arg("INFO").arg(section)).await.ok()?;
+            let told = text(&told)?;
+            let value = told
+                .lines()
+                .find_map(|line| line.strip_prefix(name))?
+                .trim();
+            if value.is_empty() || value.contains(char::is_whitespace) {
+                return None;
+            }
+            word = if word.is_empty() {
+                value.to_owned()
+            } else {
+                format!("{word}:{value}")
+            };
+        }
+        Some(word)
+    }
+
     fn eval(&self, shared: &Shared, state: &StateKey, step: Step, whole: bool) -> Cmd {
         let mut eval = Cmd::new();
         match whole {
@@ -764,7 +917,9 @@ impl Link {
         eval.arg(1).write_arg_pair(&shared.prefix, state);
         eval.arg(shared.lifetimes.state());
         match step {
-            Step::Open { fresh } => eval.arg("open").arg(format!("{fresh:016x}")),
+            Step::Open { incarnation, fresh } => eval
+                .arg("open")
+                .arg(format!("{:08x}{fresh:08x}", incarnation.0)),
             Step::Begin { hold, lasting } => eval
                 .arg("begin")
                 .arg(hold.to_string())
@@ -880,6 +1035,12 @@ fn seen(value: &Value) -> Seen {
             .map_or(Seen::Absent, |state| state.seen()),
         _ => Seen::Absent,
     }
+}
+
+/// The life in `who life trusted`.
+fn parse_incarnation(text: &str) -> Option<u32> {
+    let life = text.split(' ').nth(1).filter(|life| life.len() == 8)?;
+    u32::from_str_radix(life, 16).ok()
 }
 
 fn reply(value: &Value) -> Option<Reply> {

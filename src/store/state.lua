@@ -24,6 +24,8 @@ end
 if swept then epoch = '-' end
 
 if step == 'open' then
+  -- An epoch of another life of the store is as good as none: the first half of what follows its time says which.
+  if string.match(epoch, '%-(%x%x%x%x%x%x%x%x)%x+$') ~= string.sub(ARGV[3], 1, 8) then epoch = '-' end
   if epoch == '-' and #holds == 0 then
     epoch = string.format('%x%05x', math.floor((time[1] * 1000000 + time[2]) / 1048576), (time[1] * 1000000 + time[2]) % 1048576) .. '-' .. ARGV[3]
   end

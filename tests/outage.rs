@@ -1,0 +1,138 @@
+//! The store's other lives: it comes back older than it was, or empty in the middle of a write, or is lost between a
+//! write and its purge. Whatever was written since stays unseen by nobody.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use support::larder::Larder;
+use support::origin::{self, Origin, Request};
+use support::redis::RedisServer;
+use support::{Gate, eventually, users_api};
+
+const LIST: &str = "/api/users/";
+const USER: &str = "/api/users/7/";
+
+/// An API whose every answer is how many writes it has made. A write waits behind `before` and `after` its commit.
+struct Versioned {
+    origin: Origin,
+    before: Gate,
+    after: Gate,
+}
+
+impl Versioned {
+    fn start() -> Versioned {
+        let version = Arc::new(AtomicU64::new(0));
+        let (before, after) = (Gate::new(), Gate::new());
+        before.open();
+        after.open();
+        let (first, second) = (before.clone(), after.clone());
+        let answer = move |request: &Request| {
+            if request.method != "GET" {
+                first.wait();
+                version.fetch_add(1, Ordering::SeqCst);
+                second.wait();
+            }
+            origin::json(version.load(Ordering::SeqCst).to_string())
+        };
+        Versioned { origin: Origin::start(answer), before, after }
+    }
+}
+
+#[track_caller]
+fn becomes_a_hit(larder: &Larder, target: &str, text: &str) {
+    eventually(&format!("{target} is a hit"), || {
+        let answer = larder.get(target);
+        assert_eq!(answer.text(), text, "{target}: {answer:?}");
+        answer.is_hit()
+    });
+}
+
+#[test]
+fn a_store_that_comes_back_from_an_older_snapshot_shows_nothing_of_it_to_any_instance() {
+    let mut redis = RedisServer::start();
+    let api = Versioned::start();
+    let old = Larder::start(users_api(&api.origin, &redis.url(), ""));
+    for target in [LIST, USER] {
+        becomes_a_hit(&old, target, "0");
+    }
+    // The snapshot holds the copies and the epochs under which they are valid.
+    redis.run(&["SAVE"]).unwrap_ok();
+    assert_eq!(old.write("PATCH", USER).text(), "1");
+    for target in [LIST, USER] {
+        becomes_a_hit(&old, target, "1");
+    }
+    redis.kill();
+    redis.start_again();
+    assert!(redis.keys().contains(&"t:users:list".to_owned()), "it came back with its snapshot: {:?}", redis.keys());
+    // One that has never been connected, and one that was.
+    let new = Larder::start(users_api(&api.origin, &redis.url(), ""));
+    for larder in [&new, &old] {
+        for target in [LIST, USER] {
+            becomes_a_hit(larder, target, "1");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_comes_back_empty_in_the_middle_of_a_write_keeps_nothing_until_it_is_done() {
+    let mut redis = RedisServer::start();
+    let api = Versioned::start();
+    let [writer, reader] = [(); 2].map(|()| Larder::start(users_api(&api.origin, &redis.url(), "")));
+    becomes_a_hit(&reader, LIST, "0");
+    api.before.close();
+    let writing = std::thread::scope(|scope| {
+        let write = scope.spawn(|| writer.write("PATCH", USER));
+        eventually("the write is on its way", || api.origin.count_of("PATCH") == 1);
+        redis.kill();
+        redis.start_again();
+        eventually("both are connected again", || writer.is_ready() && reader.is_ready());
+        eventually("the hold is back", || {
+            let state = redis.get("t:users:list~state").unwrap_or_default();
+            String::from_utf8_lossy(&state).contains('@')
+        });
+        for _ in 0..20 {
+            let answer = reader.get(LIST);
+            assert!(!answer.is_hit() && answer.text() == "0", "{answer:?}");
+        }
+        api.before.open();
+        write.join().expect("the writer")
+    });
+    assert_eq!(writing.text(), "1");
+    becomes_a_hit(&reader, LIST, "1");
+}
+
+#[test]
+fn a_write_whose_purge_cannot_be_confirmed_is_answered_504_where_writes_are_refused_and_purged_all_the_same() {
+    let mut redis = RedisServer::start();
+    let api = Versioned::start();
+    let larder = Larder::start(users_api(&api.origin, &redis.url(), "when_store_is_down: refuse_writes"));
+    becomes_a_hit(&larder, LIST, "0");
+    redis.run(&["SAVE"]).unwrap_ok();
+    api.after.close();
+    let answer = std::thread::scope(|scope| {
+        let write = scope.spawn(|| larder.write("PATCH", USER));
+        eventually("the write is on its way", || api.origin.count_of("PATCH") == 1);
+        redis.kill();
+        eventually("larder has noticed", || !larder.is_ready());
+        api.after.open();
+        write.join().expect("the writer")
+    });
+    assert_eq!(answer.status, 504, "{answer:?}");
+    redis.start_again();
+    becomes_a_hit(&larder, LIST, "1");
+}
+
+#[test]
+fn what_the_store_was_not_told_it_is_told_before_it_is_used_again() {
+    let redis = RedisServer::start();
+    let api = Versioned::start();
+    let larder = Larder::start(users_api(&api.origin, &redis.url(), ""));
+    becomes_a_hit(&larder, LIST, "0");
+    // The same life of the store, with the old copy and its epoch still there.
+    redis.freeze();
+    assert_eq!(larder.write("PATCH", USER).text(), "1");
+    redis.thaw();
+    becomes_a_hit(&larder, LIST, "1");
+}
