@@ -46,11 +46,6 @@ pub fn free_port() -> u16 {
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
 }
 
-/// The full gigabytes and every single bit, not the everyday share of them.
-pub fn full() -> bool {
-    std::env::var_os("LARDER_FULL").is_some_and(|value| value != "0")
-}
-
 /// The users API of the shipped proxy.yaml before this upstream and store, with `more` after `store` and `ttl`.
 pub fn users_api(origin: &origin::Origin, store: &str, more: &str) -> String {
     let upstream = origin.url();
