@@ -173,6 +173,15 @@ fn accept(
         }
         Methods::Listed(_) | Methods::Any => {}
     }
+    // hyper's own limit is one on its buffer, and reads past it before it looks.
+    let length: usize = head
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if head.headers.len() > config.limits.fields || length > config.limits.head {
+        return Err(Refusal::TooManyFields);
+    }
     check_framing(head.version, &head.headers)?;
     let target = target::take(
         &head.method,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::Method;
-use tracing::warn;
+use tracing::{debug, trace, warn};
 
 use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
 use super::present::{self, Asked, Presented};
@@ -78,6 +78,7 @@ pub async fn read(
                     .cloned()
                     .collect();
                 if unknown.is_empty() {
+                    trace!(copy = %asked.copy, "served");
                     let handling = Handling::Hit {
                         ttl: left.as_secs(),
                     };
@@ -95,6 +96,7 @@ pub async fn read(
             }
             LookUp::Miss(reason) => reason,
         };
+        debug!(copy = %asked.copy, why = why.word(), "nothing to serve");
         if why == Reason::OtherOrigin && !served.said_other_origin.swap(true, Ordering::Relaxed) {
             warn!(route = served.route.path.as_str(), origin = %asked.origin,
                 "the same answers are asked under several origins and replace each other: set `canonical_origin: {}`, or `hosts:`", asked.origin);
