@@ -20,7 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::body::{Broken, Progress, RequestBody, Silence};
+use crate::body::{Broken, ContentError, Progress, RequestBody, Silence};
 use crate::config::{Upstream as Settings, UpstreamAddress};
 use crate::error::UpstreamFailure;
 use crate::message::target::ForwardUri;
@@ -338,12 +338,12 @@ fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
 }
 
 fn failure(error: &hyper::Error) -> UpstreamFailure {
-    if error.is_parse() {
-        UpstreamFailure::Malformed
-    } else if error.is_user() {
-        UpstreamFailure::ClientAborted
-    } else {
-        UpstreamFailure::Lost
+    let content =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<ContentError>());
+    match content {
+        Some(ContentError(refusal)) => UpstreamFailure::Content(*refusal),
+        None if error.is_parse() => UpstreamFailure::Malformed,
+        None => UpstreamFailure::Lost,
     }
 }
 

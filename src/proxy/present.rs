@@ -138,7 +138,6 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
         }
     }
     forwarded::write(&mut sent, &client.via, scheme, host);
-    access::copy(&header::VIA, &client.fields, &mut sent);
     fields::append_via(&mut sent);
     Outgoing {
         method: http::Method::GET,

@@ -39,6 +39,15 @@ pub async fn read(
         )
         .await;
     };
+    if served
+        .unkeyed
+        .load()
+        .iter()
+        .any(|name| client.fields.contains_key(name))
+    {
+        let detail = Some(Reason::VaryUnkeyed);
+        return pass::pass(setup, &client, RequestBody::Empty, Forward::Bypass, detail).await;
+    }
     let present = |varied: &[http::HeaderName]| {
         present::present(
             &setup.config,
@@ -180,6 +189,12 @@ async fn wait(
         }
         Some(Answer::Varied(fetched)) if leads => Ok(Some(whole(client, &fetched, why, collapsed))),
         Some(Answer::Varied(_)) => Ok(None),
+        Some(Answer::NotForACache) => {
+            let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
+            pass::pass(setup, client, body, Forward::Bypass, detail)
+                .await
+                .map(Some)
+        }
         Some(Answer::Fetched(fetched))
             if leads || follower.may_share_status || !fetched.for_its_status =>
         {
