@@ -815,11 +815,12 @@ fn a_purge_by_hand_drops_what_it_names(store: &str) {
         let exit = larder::run(&["purge", key, "-c", larder.file().to_str().unwrap()], &[]);
         assert!(exit.status.success(), "purge {key}: {exit:?}");
     };
-    let by: [(&str, &dyn Fn(&str)); 2] = [
-        ("admin", &|key| if key == "--all" { larder.purge_everything() } else { larder.purge(&[key]) }),
-        ("command line", &on_the_command_line),
-    ];
-    for (by, purge) in by {
+    let on_the_admin_listener = |key: &str| match key {
+        "--all" => larder.purge_everything(),
+        key => larder.purge(&[key]),
+    };
+    for by in ["admin", "command line"] {
+        let purge = |key| if by == "admin" { on_the_admin_listener(key) } else { on_the_command_line(key) };
         for (key, left) in [
             ("users:list", &[USER, "/api/users/8/"][..]),
             (LIST, &[USER, "/api/users/8/"]),

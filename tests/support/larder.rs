@@ -94,9 +94,12 @@ impl LarderBuilder {
         let directory = tempfile::Builder::new().prefix("larder-").tempdir().expect("a temporary directory");
         let [listen, admin] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let file = directory.path().join("proxy.yaml");
-        std::fs::write(&file, format!("listen: {listen}\nadmin: {admin}\n{}", self.yaml)).expect("write proxy.yaml");
+        let says_where = self.yaml.lines().any(|line| line.starts_with("listen:"));
+        let before = if says_where { String::new() } else { format!("listen: {listen}\nadmin: {admin}\n") };
+        std::fs::write(&file, before + &self.yaml).expect("write proxy.yaml");
 
         let mut command = command(&self.environment);
+        command.env("LISTEN", listen.to_string()).env("ADMIN", admin.to_string());
         command.arg("serve").arg("-c").arg(&file).args(&self.arguments).current_dir(directory.path());
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start larder");
         let output = Output::of(&mut process);
@@ -105,7 +108,8 @@ impl LarderBuilder {
 }
 
 impl Larder {
-    /// With this proxy.yaml; `listen` and `admin` are put before it.
+    /// With this proxy.yaml. `listen` and `admin` are put before it, unless it takes them from the environment
+    /// as the shipped one does.
     pub fn with(yaml: impl Into<String>) -> LarderBuilder {
         LarderBuilder { yaml: yaml.into(), environment: Vec::new(), arguments: Vec::new() }
     }
@@ -272,7 +276,7 @@ pub fn binary() -> &'static Path {
 }
 
 /// With this environment and no other: a REDIS_URL or RUST_LOG of the developer's must not decide a test.
-fn command(environment: &[(OsString, OsString)]) -> Command {
+pub fn command(environment: &[(OsString, OsString)]) -> Command {
     let mut command = Command::new(binary());
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"));
     command.envs(environment.iter().cloned()).stdin(Stdio::null());
@@ -280,13 +284,13 @@ fn command(environment: &[(OsString, OsString)]) -> Command {
 }
 
 /// Both streams of a process in the order in which they were read.
-struct Output {
+pub struct Output {
     text: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
 }
 
 impl Output {
-    fn of(process: &mut Child) -> Output {
+    pub fn of(process: &mut Child) -> Output {
         let text = Arc::<Mutex<Vec<u8>>>::default();
         let streams: [Box<dyn Read + Send>; 2] =
             [Box::new(process.stdout.take().expect("stdout")), Box::new(process.stderr.take().expect("stderr"))];
@@ -302,7 +306,7 @@ impl Output {
         Output { text, readers: readers.into() }
     }
 
-    fn so_far(&self) -> String {
+    pub fn so_far(&self) -> String {
         String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
     }
 
