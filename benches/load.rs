@@ -43,6 +43,9 @@ struct Arguments {
     /// How often all is measured, interleaved
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Only the workloads whose name begins so, beside the bare server
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// One short round: does it all work?
     #[arg(long)]
     quick: bool,
@@ -121,6 +124,7 @@ fn compare(arguments: &Arguments) -> ExitCode {
     let workloads: Vec<Workload> = workloads()
         .into_iter()
         .filter(|workload| stage.redis.is_some() || workload.target != Target::Redis)
+        .filter(|workload| workload.is_among(&arguments.only))
         .collect();
     introduce(arguments);
     let mut rounds: Vec<Round> = Vec::new();
@@ -168,6 +172,13 @@ struct Workload {
     open: bool,
     /// What each answer must be, or the row is not what its name says.
     hits: Option<bool>,
+}
+
+impl Workload {
+    /// An open loop brings the closed one along that sets its rate, and everything the bare server.
+    fn is_among(&self, only: &str) -> bool {
+        self.target == Target::Bare || self.name.starts_with(only) || only.starts_with(self.name)
+    }
 }
 
 const REDIS_HIT: &str = "hit, Redis";
@@ -234,9 +245,10 @@ struct Stage {
     redis: Option<OverRedis>,
 }
 
+/// Dropped in this order, so that Larder does not see its store go.
 struct OverRedis {
-    redis: Server,
     larder: Server,
+    redis: Server,
 }
 
 /// What one workload came to in one round.
