@@ -40,8 +40,8 @@ pub enum UpstreamFailure {
     Malformed,
     FirstByteTimeout,
     TotalTimeout,
-    /// The client's content broke off while it was passed on.
-    ClientAborted,
+    /// The client's content was found wanting while it was passed on.
+    Content(Refusal),
 }
 
 impl UpstreamFailure {
@@ -53,7 +53,7 @@ impl UpstreamFailure {
             | Self::Malformed
             | Self::FirstByteTimeout
             | Self::TotalTimeout
-            | Self::ClientAborted => false,
+            | Self::Content(_) => false,
         }
     }
 
@@ -68,7 +68,7 @@ impl UpstreamFailure {
             Self::Malformed => "malformed-answer",
             Self::FirstByteTimeout => "first-byte-timeout",
             Self::TotalTimeout => "total-timeout",
-            Self::ClientAborted => "client-aborted",
+            Self::Content(_) => "content",
         }
     }
 }
@@ -215,12 +215,7 @@ impl Error {
                     None,
                     false,
                 ),
-                UpstreamFailure::ClientAborted => (
-                    S::BAD_REQUEST,
-                    "The request's content broke off or is malformed.",
-                    None,
-                    true,
-                ),
+                UpstreamFailure::Content(refusal) => return Error::Refused(refusal).answer(),
             },
             Error::StoreAway => (
                 S::SERVICE_UNAVAILABLE,

@@ -65,6 +65,8 @@ pub struct Served {
     pub absence: Option<States>,
     /// The fields by which its answers have been seen to vary.
     pub varied: ArcSwap<Vec<HeaderName>>,
+    /// The fields by which its answers vary and that no key holds: who sends one is passed on.
+    pub unkeyed: ArcSwap<Vec<HeaderName>>,
     /// Under this name the instances tell each other of `varied`.
     noted_as: String,
     asked_others: Mutex<Option<Instant>>,
@@ -172,6 +174,15 @@ fn accept(
             return Err(Refusal::MethodNotImplemented);
         }
         Methods::Listed(_) | Methods::Any => {}
+    }
+    // hyper's own limit is one on its buffer, and reads past it before it looks.
+    let length: usize = head
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if head.headers.len() > config.limits.fields || length > config.limits.head {
+        return Err(Refusal::TooManyFields);
     }
     check_framing(head.version, &head.headers)?;
     let target = target::take(
@@ -300,6 +311,7 @@ impl Served {
         Served {
             absence: plan::absence_states(config, route),
             varied: ArcSwap::default(),
+            unkeyed: ArcSwap::default(),
             noted_as: format!("{name}~vary"),
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
@@ -317,23 +329,19 @@ impl Served {
     }
 
     pub fn learn_here(&self, names: &[HeaderName]) -> bool {
-        let lacks = |known: &[HeaderName]| names.iter().any(|name| !known.contains(name));
-        let new = lacks(&self.varied.load());
-        if new {
-            self.varied.rcu(|known| {
-                let mut known = known.as_ref().clone();
-                known.extend(
-                    names
-                        .iter()
-                        .filter(|name| !known.contains(name))
-                        .cloned()
-                        .collect::<Vec<_>>(),
-                );
-                known.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-                known
-            });
+        add(&self.varied, names)
+    }
+
+    /// An answer was seen to vary by a field that no fill carries.
+    pub fn learn_unkeyed(&self, names: &[HeaderName]) {
+        if add(&self.unkeyed, names) {
+            let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
+            let (route, names) = (self.route.path.as_str(), names.join(", "));
+            tracing::warn!(
+                route,
+                "answers vary by {names}: requests with it are passed on uncached; to keep them, add `vary: [{names}]` to the route"
+            );
         }
-        new
     }
 
     /// Asks what other instances have learnt, at most once a second. Whether that was news.
@@ -355,4 +363,19 @@ impl Served {
             .collect();
         self.learn_here(&names)
     }
+}
+
+/// Adds the names that are not there yet. Whether there were any.
+fn add(known: &ArcSwap<Vec<HeaderName>>, names: &[HeaderName]) -> bool {
+    let news = names.iter().any(|name| !known.load().contains(name));
+    if news {
+        known.rcu(|known| {
+            let mut known = known.as_ref().clone();
+            known.extend(names.iter().cloned());
+            known.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+            known.dedup();
+            known
+        });
+    }
+    news
 }

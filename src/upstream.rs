@@ -5,7 +5,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,11 +15,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::body::{Broken, Progress, RequestBody, Silence};
+use crate::body::{Broken, ContentError, Progress, RequestBody, Silence};
 use crate::config::{Upstream as Settings, UpstreamAddress};
 use crate::error::UpstreamFailure;
 use crate::message::target::ForwardUri;
@@ -35,8 +36,15 @@ pub struct Upstream {
 }
 
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    connection: Connection,
     since: Instant,
+}
+
+/// One connection, free to take a request.
+struct Connection {
+    sender: SendRequest<RequestBody>,
+    /// Bytes that have come over it.
+    received: Arc<AtomicU64>,
 }
 
 /// The right to have one request under way.
@@ -91,7 +99,7 @@ impl Upstream {
                 .map_err(|_| UpstreamFailure::TotalTimeout)??,
             Some(progress) => self.while_streaming(exchange, &progress).await?,
         };
-        let (response, sender) = response;
+        let (response, connection) = response;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamFailure::Malformed);
         }
@@ -100,7 +108,7 @@ impl Upstream {
             silence: Silence::new(self.settings.idle),
             returning: Some(Returning {
                 upstream: self.clone(),
-                sender,
+                connection,
             }),
             _slot: slot,
         }))
@@ -132,7 +140,7 @@ impl Upstream {
     async fn exchange(
         &self,
         request: Outgoing,
-    ) -> Result<(Response<Incoming>, SendRequest<RequestBody>), UpstreamFailure> {
+    ) -> Result<(Response<Incoming>, Connection), UpstreamFailure> {
         let resendable = matches!(request.method, Method::GET | Method::HEAD)
             && matches!(request.body, RequestBody::Empty);
         let Outgoing {
@@ -152,13 +160,21 @@ impl Upstream {
             Ok::<_, UpstreamFailure>(request)
         };
         let mut request = build(body)?;
-        while let Some(mut sender) = self.pooled().await {
-            match self.first_byte(sender.try_send_request(request)).await? {
-                Ok(response) => return Ok((response, sender)),
+        while let Some(mut connection) = self.pooled().await {
+            let before = connection.received.load(Ordering::Relaxed);
+            match self
+                .first_byte(connection.sender.try_send_request(request))
+                .await?
+            {
+                Ok(response) => return Ok((response, connection)),
                 Err(mut lost) => match lost.take_message() {
                     // It never left: the connection was closed before.
                     Some(unsent) => request = unsent,
-                    None if resendable && is_lost(lost.error()) => {
+                    // Lost to a connection that its server closed, before any byte of an answer.
+                    None if resendable
+                        && is_lost(lost.error())
+                        && connection.received.load(Ordering::Relaxed) == before =>
+                    {
                         request = build(RequestBody::Empty)?;
                         break;
                     }
@@ -166,9 +182,12 @@ impl Upstream {
                 },
             }
         }
-        let mut sender = self.connect().await?;
-        match self.first_byte(sender.try_send_request(request)).await? {
-            Ok(response) => Ok((response, sender)),
+        let mut connection = self.connect().await?;
+        match self
+            .first_byte(connection.sender.try_send_request(request))
+            .await?
+        {
+            Ok(response) => Ok((response, connection)),
             Err(mut lost) => Err(match lost.take_message() {
                 Some(_) => UpstreamFailure::Connect,
                 None => failure(lost.error()),
@@ -187,19 +206,19 @@ impl Upstream {
     }
 
     /// An idle connection that is still good, the latest used first.
-    async fn pooled(&self) -> Option<SendRequest<RequestBody>> {
+    async fn pooled(&self) -> Option<Connection> {
         loop {
             let mut idle = self.idle.lock().pop()?;
             if idle.since.elapsed() < self.settings.pool_idle
-                && !idle.sender.is_closed()
-                && idle.sender.ready().await.is_ok()
+                && !idle.connection.sender.is_closed()
+                && idle.connection.sender.ready().await.is_ok()
             {
-                return Some(idle.sender);
+                return Some(idle.connection);
             }
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<RequestBody>, UpstreamFailure> {
+    async fn connect(&self) -> Result<Connection, UpstreamFailure> {
         tokio::time::timeout(self.settings.connect, async {
             match &self.settings.address {
                 UpstreamAddress::Tcp { host, port } => {
@@ -207,14 +226,14 @@ impl Upstream {
                         .await
                         .map_err(|_| UpstreamFailure::Connect)?;
                     let _ = stream.set_nodelay(true);
-                    handshake(TokioIo::new(stream)).await
+                    handshake(stream).await
                 }
                 UpstreamAddress::Unix(path) => {
-                    handshake(TokioIo::new(
+                    handshake(
                         UnixStream::connect(path)
                             .await
                             .map_err(|_| UpstreamFailure::Connect)?,
-                    ))
+                    )
                     .await
                 }
             }
@@ -223,29 +242,86 @@ impl Upstream {
         .map_err(|_| UpstreamFailure::ConnectTimeout)?
     }
 
-    fn put_back(&self, sender: SendRequest<RequestBody>) {
-        if sender.is_closed() {
+    fn put_back(&self, connection: Connection) {
+        if connection.sender.is_closed() {
             return;
         }
         let now = Instant::now();
         let mut idle = self.idle.lock();
         idle.retain(|idle| now - idle.since < self.settings.pool_idle);
-        idle.push(Idle { sender, since: now });
+        idle.push(Idle {
+            connection,
+            since: now,
+        });
     }
 }
 
-async fn handshake<I>(io: I) -> Result<SendRequest<RequestBody>, UpstreamFailure>
+async fn handshake<S>(stream: S) -> Result<Connection, UpstreamFailure>
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let received = Arc::new(AtomicU64::new(0));
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(READ_BUFFER)
-        .handshake(io)
+        .handshake(TokioIo::new(Counted {
+            stream,
+            received: received.clone(),
+        }))
         .await
         .map_err(|_| UpstreamFailure::Connect)?;
     // Its errors reach whoever waits for an answer.
     tokio::spawn(async { drop(connection.await) });
-    Ok(sender)
+    Ok(Connection { sender, received })
+}
+
+/// A stream that counts what it reads: whether an answer had begun is not in hyper's errors.
+struct Counted<S> {
+    stream: S,
+    received: Arc<AtomicU64>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let done = Pin::new(&mut self.stream).poll_read(cx, into);
+        self.received
+            .fetch_add((into.filled().len() - before) as u64, Ordering::Relaxed);
+        done
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, from)
+    }
 }
 
 /// Lost without a byte of an answer, as a kept-alive connection is when its server closes it.
@@ -262,12 +338,12 @@ fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
 }
 
 fn failure(error: &hyper::Error) -> UpstreamFailure {
-    if error.is_parse() {
-        UpstreamFailure::Malformed
-    } else if error.is_user() {
-        UpstreamFailure::ClientAborted
-    } else {
-        UpstreamFailure::Lost
+    let content =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<ContentError>());
+    match content {
+        Some(ContentError(refusal)) => UpstreamFailure::Content(*refusal),
+        None if error.is_parse() => UpstreamFailure::Malformed,
+        None => UpstreamFailure::Lost,
     }
 }
 
@@ -297,13 +373,17 @@ pub struct UpstreamBody {
 
 struct Returning {
     upstream: Arc<Upstream>,
-    sender: SendRequest<RequestBody>,
+    connection: Connection,
 }
 
 impl UpstreamBody {
     fn give_back(&mut self) {
-        if let Some(Returning { upstream, sender }) = self.returning.take() {
-            upstream.put_back(sender);
+        if let Some(Returning {
+            upstream,
+            connection,
+        }) = self.returning.take()
+        {
+            upstream.put_back(connection);
         }
     }
 }

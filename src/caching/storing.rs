@@ -53,7 +53,10 @@ pub fn storable(
     if directives.private {
         return Err(Reason::Private);
     }
-    let varied = varied(policy, fields)?;
+    let nominated = nominated(policy, fields);
+    if nominated.anything || !nominated.unkeyed.is_empty() {
+        return Err(Reason::VaryUnkeyed);
+    }
     if status != StatusCode::OK {
         return Err(Reason::Status);
     }
@@ -80,40 +83,48 @@ pub fn storable(
         true => Ok(Storable {
             lifetime,
             initial_age,
-            varied,
+            varied: nominated.learnable,
         }),
         false => Err(Reason::Stale),
     }
 }
 
-/// The nominated fields that split the key. Accept is always in it, Accept-Encoding is asked as identity,
-/// Cookie and Authorization are in the credential's partition or not sent at all.
-pub fn varied(policy: &Policy, fields: &HeaderMap) -> Result<Vec<HeaderName>, Reason> {
+/// What Vary nominates, by what can be done about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Nominated {
+    /// The key comes to hold these.
+    pub learnable: Vec<HeaderName>,
+    /// No key holds these, and no fill carries them.
+    pub unkeyed: Vec<HeaderName>,
+    /// `*`, or something that is no field name.
+    pub anything: bool,
+}
+
+/// Reads Vary. Accept is always in the key, Accept-Encoding is asked as identity, Cookie and Authorization are
+/// in the credential's partition or not sent at all.
+pub fn nominated(policy: &Policy, fields: &HeaderMap) -> Nominated {
     const SATISFIED: [HeaderName; 4] = [
         header::ACCEPT,
         header::ACCEPT_ENCODING,
         header::COOKIE,
         header::AUTHORIZATION,
     ];
-    let mut varied = Vec::new();
+    let mut found = Nominated::default();
     for line in fields.get_all(header::VARY) {
-        if line.to_str().is_err() {
-            return Err(Reason::VaryUnkeyed);
-        }
+        found.anything |= line.to_str().is_err();
         for member in list_members(line) {
-            let name =
-                HeaderName::from_bytes(member.as_bytes()).map_err(|_| Reason::VaryUnkeyed)?;
-            if SATISFIED.contains(&name) || policy.vary.contains(&name) || varied.contains(&name) {
-                continue;
+            match HeaderName::from_bytes(member.as_bytes()) {
+                _ if member == "*" => found.anything = true,
+                Err(_) => found.anything = true,
+                Ok(name) if SATISFIED.contains(&name) || policy.vary.contains(&name) => {}
+                Ok(name) if LEARNABLE.contains(&name) => found.learnable.push(name),
+                Ok(name) => found.unkeyed.push(name),
             }
-            // `*` is a valid token, so it ends here too.
-            if !LEARNABLE.contains(&name) {
-                return Err(Reason::VaryUnkeyed);
-            }
-            varied.push(name);
         }
     }
-    Ok(varied)
+    found.learnable.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    found.learnable.dedup();
+    found
 }
 
 /// May an answer that is not stored go to others who asked the same and were waiting? (HTTP-CACHING §N)
@@ -254,7 +265,7 @@ mod tests {
             )
             .unwrap()
             .varied,
-            [header::ORIGIN, header::ACCEPT_LANGUAGE]
+            [header::ACCEPT_LANGUAGE, header::ORIGIN]
         );
     }
 

@@ -68,12 +68,13 @@ pub struct Running {
 impl Running {
     /// Takes the ports and connects to the store, or says why not; nothing is half-started.
     pub async fn start(config: Config) -> Result<Running, Failure> {
+        // The store first: a port that opens says that everything is right.
+        let coherence = coherence(&config).await?;
         let listener = bind("listen", config.listen)?;
         let admin = config
             .admin
             .map(|address| bind("admin", address))
             .transpose()?;
-        let coherence = coherence(&config).await?;
         let limits = config.limits.clone();
         let manners = Manners {
             connections: room_for(limits.connections),

@@ -110,9 +110,31 @@ pub fn write(fields: &mut HeaderMap, via: &Via, scheme: Scheme, host: &str) {
         );
         fields.insert(X_FORWARDED_FOR, all);
     }
+    if let Ok(forwarded) = HeaderValue::from_str(&rfc_7239(via, scheme, host)) {
+        fields.insert(FORWARDED, forwarded);
+    }
     fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
     if let Ok(host) = HeaderValue::from_str(host) {
         fields.insert(X_FORWARDED_HOST, host);
+    }
+}
+
+/// The same chain as RFC 7239 writes it: the client with how it came, then who passed it on.
+fn rfc_7239(via: &Via, scheme: Scheme, host: &str) -> String {
+    let node = |address: &IpAddr| match address {
+        IpAddr::V4(address) => format!("for={address}"),
+        IpAddr::V6(address) => format!("for=\"[{address}]\""),
+    };
+    let how = format!("host=\"{host}\";proto={}", scheme.as_str());
+    match via.chain.split_first() {
+        Some((client, proxies)) => {
+            let rest: String = proxies
+                .iter()
+                .map(|proxy| format!(", {}", node(proxy)))
+                .collect();
+            format!("{};{how}{rest}", node(client))
+        }
+        None => how,
     }
 }
 
@@ -168,6 +190,10 @@ mod tests {
             map(&[
                 ("x-real-ip", "203.0.113.9"),
                 ("x-forwarded-for", "203.0.113.9"),
+                (
+                    "forwarded",
+                    "for=203.0.113.9;host=\"api.example.org\";proto=http"
+                ),
                 ("x-forwarded-proto", "http"),
                 ("x-forwarded-host", "api.example.org"),
             ])

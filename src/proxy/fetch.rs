@@ -41,6 +41,8 @@ pub enum Answer {
     Coming(Arc<Coming>),
     /// For the one whose request it was, alone: nobody else may see it. Others go upstream themselves.
     Alone(Arc<Mutex<Option<Response<UpstreamBody>>>>, Reason),
+    /// It varies by a field that a fill does not carry: each asks for itself, as it came.
+    NotForACache,
     /// For the one whose request it was; the others' keys are not what they thought: they ask again.
     Varied(Arc<Fetched>),
     Failed(UpstreamFailure),
@@ -159,6 +161,16 @@ impl Fetch {
                 "a route with `access: public` is refused without credentials: it is not public; write `access: per-credential`"
             );
         }
+        // Judged whatever the status, so that nobody is given what varies by a field that was not sent or keyed.
+        let nominated = storing::nominated(&policy, response.headers());
+        if nominated
+            .unkeyed
+            .iter()
+            .any(|name| self.client.fields.contains_key(name))
+        {
+            served.learn_unkeyed(&nominated.unkeyed);
+            return fill.answer(Answer::NotForACache);
+        }
         let length = response.body().size_hint().exact();
         let verdict = storing::storable(
             &policy,
@@ -174,8 +186,7 @@ impl Fetch {
                 return fill.answer(Answer::Alone(Arc::new(Mutex::new(Some(response))), reason));
             }
         };
-        // Judged whatever the status, so that nobody shares what varies by a field their keys do not hold.
-        let varied = storing::varied(&policy, response.headers()).unwrap_or_default();
+        let varied = nominated.learnable;
         let new: Vec<_> = varied
             .iter()
             .filter(|name| !self.asked.varied.contains(name))

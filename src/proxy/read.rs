@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::Method;
-use tracing::warn;
+use tracing::{debug, trace, warn};
 
 use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
 use super::present::{self, Asked, Presented};
@@ -39,6 +39,15 @@ pub async fn read(
         )
         .await;
     };
+    if served
+        .unkeyed
+        .load()
+        .iter()
+        .any(|name| client.fields.contains_key(name))
+    {
+        let detail = Some(Reason::VaryUnkeyed);
+        return pass::pass(setup, &client, RequestBody::Empty, Forward::Bypass, detail).await;
+    }
     let present = |varied: &[http::HeaderName]| {
         present::present(
             &setup.config,
@@ -78,6 +87,7 @@ pub async fn read(
                     .cloned()
                     .collect();
                 if unknown.is_empty() {
+                    trace!(copy = %asked.copy, "served");
                     let handling = Handling::Hit {
                         ttl: left.as_secs(),
                     };
@@ -95,6 +105,7 @@ pub async fn read(
             }
             LookUp::Miss(reason) => reason,
         };
+        debug!(copy = %asked.copy, why = why.word(), "nothing to serve");
         if why == Reason::OtherOrigin && !served.said_other_origin.swap(true, Ordering::Relaxed) {
             warn!(route = served.route.path.as_str(), origin = %asked.origin,
                 "the same answers are asked under several origins and replace each other: set `canonical_origin: {}`, or `hosts:`", asked.origin);
@@ -178,6 +189,12 @@ async fn wait(
         }
         Some(Answer::Varied(fetched)) if leads => Ok(Some(whole(client, &fetched, why, collapsed))),
         Some(Answer::Varied(_)) => Ok(None),
+        Some(Answer::NotForACache) => {
+            let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
+            pass::pass(setup, client, body, Forward::Bypass, detail)
+                .await
+                .map(Some)
+        }
         Some(Answer::Fetched(fetched))
             if leads || follower.may_share_status || !fetched.for_its_status =>
         {

@@ -22,6 +22,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
@@ -39,6 +40,9 @@ const RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// Heartbeats in one time limit.
 const BEATS: u32 = 10;
+
+/// Commands that may be on their way at once. What waits here has not been sent, and so is no sign of a slow store.
+const IN_FLIGHT: usize = 512;
 
 const SCRIPT: &str = include_str!("state.lua");
 
@@ -90,6 +94,7 @@ impl Lifetimes {
 struct Link {
     connection: MultiplexedConnection,
     driver: JoinHandle<()>,
+    in_flight: Semaphore,
     sent: AtomicU64,
     answered: AtomicU64,
     /// It answers, but with errors that no retry on this link will mend.
@@ -370,8 +375,7 @@ impl Shared {
             if let Some(link) = link.take() {
                 let why = self.watch(&link).await;
                 self.link.store(None);
-                // Everyone who waits on this link learns at once that it is gone.
-                link.driver.abort();
+                link.give_up();
                 self.lost(Health::Down(why));
                 pause = Duration::from_millis(50);
             }
@@ -627,17 +631,17 @@ impl Shared {
             (_, "LOADING" | "MASTERDOWN" | "READONLY" | "BUSY" | "CLUSTERDOWN" | "TRYAGAIN") => {
                 return NoLink::Unreachable(format!("the server says {code} {said}"));
             }
-            ("SELECT", _) => format!(
-                "the store has no database {database} (SELECT was refused: {code} {said}); a server with `databases 1`, as Upstash is, \
-                 has only 0: write `database: 0` under `store:` (the prefix `{}` keeps Larder's keys apart)",
-                self.prefix
-            ),
             ("AUTH", _) | (_, "NOAUTH" | "WRONGPASS") => format!(
                 "the store refused the login ({code}): check user and password in `store.url` \
                  (rediss://USER:PASSWORD@host:port; USER is `default` where none was made)"
             ),
             (_, "NOPERM") => format!(
                 "the store's user may not run {command} ({code}): allow it `~{}:* +@read +@write +@scripting +@connection`",
+                self.prefix
+            ),
+            ("SELECT", _) => format!(
+                "the store has no database {database} (SELECT was refused: {code} {said}); a server with `databases 1`, as Upstash is, \
+                 has only 0: write `database: 0` under `store:` (the prefix `{}` keeps Larder's keys apart)",
                 self.prefix
             ),
             ("SCRIPT LOAD", _) => format!(
@@ -664,6 +668,7 @@ impl Link {
         Ok(Link {
             connection,
             driver: tokio::spawn(driver),
+            in_flight: Semaphore::new(IN_FLIGHT),
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             failing: AtomicBool::new(false),
@@ -674,8 +679,7 @@ impl Link {
 
     /// A command whose refusal means something to the caller.
     async fn ask(&self, command: &Cmd) -> Result<Value, RedisError> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        let _answered = Answered(self);
+        let _sent = self.send().await.map_err(|Away| gone())?;
         match self.connection.clone().req_packed_command(command).await? {
             Value::ServerError(refused) => Err(refused.into()),
             value => Ok(value),
@@ -683,15 +687,13 @@ impl Link {
     }
 
     async fn run(&self, shared: &Shared, command: &Cmd) -> Result<Value, Away> {
-        self.ask(command)
-            .await
-            .map_err(|error| self.trouble(shared, &error))
+        let asked = self.ask(command).await;
+        asked.map_err(|error| self.trouble(shared, &error))
     }
 
     /// A pipeline; an answer that is an error stands in its place as `Value::ServerError`.
     async fn run_all(&self, shared: &Shared, commands: &Pipeline) -> Result<Vec<Value>, Away> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        let _answered = Answered(self);
+        let _sent = self.send().await?;
         let count = commands.len();
         let values = self
             .connection
@@ -705,6 +707,22 @@ impl Link {
             }
         }
         Ok(values)
+    }
+
+    /// Waits until a command may go, and counts it until its answer is there or nobody waits for it any more.
+    async fn send(&self) -> Result<Sent<'_>, Away> {
+        let permit = self.in_flight.acquire().await.map_err(|_| Away)?;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(Sent {
+            link: self,
+            _permit: permit,
+        })
+    }
+
+    /// Everyone who waits on this link learns at once that it is gone.
+    fn give_up(&self) {
+        self.in_flight.close();
+        self.driver.abort();
     }
 
     async fn step(
@@ -796,13 +814,20 @@ impl Link {
     }
 }
 
-/// Counts a command as answered however its waiting ends.
-struct Answered<'l>(&'l Link);
+/// One command on its way.
+struct Sent<'l> {
+    link: &'l Link,
+    _permit: SemaphorePermit<'l>,
+}
 
-impl Drop for Answered<'_> {
+impl Drop for Sent<'_> {
     fn drop(&mut self) {
-        self.0.answered.fetch_add(1, Ordering::Relaxed);
+        self.link.answered.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn gone() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()
 }
 
 /// Where the store is, for people, without its credentials.

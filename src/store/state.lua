@@ -46,4 +46,4 @@ elseif after ~= text or step == 'begin' then
   if left > lifetime then lifetime = left end
   redis.call('SET', KEYS[1], after, 'PX', string.format('%.0f', lifetime))
 end
-return { after, own and 1 or 0 }
+return { after, own and step ~= 'begin' and 1 or 0 }

@@ -1,0 +1,336 @@
+//! One contract for both stores: whatever steps come in whatever order, Redis's script and the embedded store's
+//! `State::apply` come to the same. And what only Redis can show: nothing of it needs spare memory, a state
+//! outlives what it protects, and a purge costs the same however many copies hang on it.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use larder::caching::cache_status::Reason;
+use larder::caching::stored::Stored;
+use larder::clock;
+use larder::coherence::protocol::{self, Outcome, Reply, Seen, Step};
+use larder::coherence::{HoldId, Journal, StateKey, States};
+use larder::config::{Redis as Settings, RedisEndpoint, Store as StoreSettings, StoreAddress};
+use larder::store::Store;
+use larder::store::memory::Memory;
+use larder::store::redis::{Lifetimes, Redis};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use support::redis::RedisServer;
+
+const TTL: Duration = Duration::from_secs(3600);
+const HOLD: Duration = Duration::from_secs(60);
+
+async fn redis(server: &RedisServer) -> Store {
+    let endpoint = RedisEndpoint::Tcp {
+        host: "127.0.0.1".to_owned(),
+        port: server.port(),
+    };
+    let settings = Settings {
+        endpoint,
+        username: None,
+        password: None,
+        database: 1,
+    };
+    let store = StoreSettings {
+        address: StoreAddress::Redis(settings.clone()),
+        prefix: "t".to_owned(),
+        timeout: Duration::from_secs(5),
+    };
+    let lifetimes = Lifetimes {
+        hold: HOLD,
+        longest_ttl: TTL,
+    };
+    let journal = Arc::new(Journal::default());
+    Store::Redis(
+        Redis::start(&store, &settings, lifetimes, Vec::new(), journal)
+            .await
+            .expect("redis takes us"),
+    )
+}
+
+fn states(names: &[&str]) -> States {
+    names.iter().map(|name| StateKey::new(*name)).collect()
+}
+
+/// What of a reply is the same on any store: epochs are not, but whether there is one, and whether it changed, is.
+async fn step(
+    store: &Store,
+    state: &StateKey,
+    step: Step,
+    last: &mut Option<Seen>,
+) -> (bool, bool, bool, bool) {
+    let replies = store
+        .step(std::slice::from_ref(state), step)
+        .await
+        .expect("the store is there");
+    let [Reply { seen, own_hold }] = replies[..] else {
+        panic!("one reply for one state")
+    };
+    let changed = last.replace(seen) != Some(seen);
+    (
+        matches!(seen, Seen::Current(_)),
+        seen == Seen::Held,
+        own_hold,
+        changed,
+    )
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let hold = (1u64..4).prop_map(HoldId);
+    // Overdue at once, or not for the length of the test.
+    let lasting = prop_oneof![Just(Duration::ZERO), Just(HOLD)];
+    let outcome = prop_oneof![
+        Just(Outcome::Changed),
+        Just(Outcome::Unchanged),
+        Just(Outcome::Ambiguous)
+    ];
+    prop_oneof![
+        3 => any::<u64>().prop_map(|fresh| Step::Open { fresh }),
+        2 => (hold.clone(), lasting.clone()).prop_map(|(hold, lasting)| Step::Begin { hold, lasting }),
+        3 => (hold, outcome, lasting).prop_map(|(hold, outcome, lasting)| Step::Finish { hold, outcome, lasting }),
+        1 => Just(Step::Purge),
+    ]
+}
+
+#[test]
+fn the_script_in_redis_and_the_protocol_come_to_the_same_in_any_history() {
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (redis, memory) = (
+        runtime.block_on(redis(&server)),
+        Store::Memory(Memory::new(1 << 20)),
+    );
+    let mut runner = TestRunner::new(Config {
+        cases: 300,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let histories_so_far = AtomicU64::new(0);
+    let histories = proptest::collection::vec(any_step(), 1..25);
+    let done = runner.run(&histories, |steps| {
+        let history = histories_so_far.fetch_add(1, Ordering::Relaxed);
+        let state = StateKey::new(format!("f{history}~state"));
+        let (mut in_redis, mut in_memory) = (None, None);
+        for (n, each) in steps.iter().enumerate() {
+            let theirs = runtime.block_on(step(&redis, &state, *each, &mut in_redis));
+            let ours = runtime.block_on(step(&memory, &state, *each, &mut in_memory));
+            prop_assert_eq!(theirs, ours, "step {} of {:?}", n, steps);
+        }
+        Ok(())
+    });
+    done.unwrap();
+}
+
+fn stored(epochs: larder::coherence::Epochs) -> Arc<Stored> {
+    Arc::new(Stored {
+        status: http::StatusCode::OK,
+        fields: http::HeaderMap::new(),
+        body: bytes::Bytes::from_static(b"[]"),
+        response_time: clock::now(),
+        initial_age: Duration::ZERO,
+        lifetime: TTL,
+        origin: "http://h".to_owned(),
+        varied: Vec::new(),
+        epochs,
+    })
+}
+
+/// Looks up `t:f` as its family stands now: whether a valid copy is there.
+async fn is_valid(store: &Store, copy: &str, states: &States) -> bool {
+    let found = store.look_up(copy, states).await.unwrap();
+    found
+        .copy
+        .is_ok_and(|copy| protocol::valid(&copy.epochs, &found.states))
+}
+
+async fn both_stores(server: &RedisServer) -> [Store; 2] {
+    [redis(server).await, Store::Memory(Memory::new(1 << 20))]
+}
+
+#[tokio::test]
+async fn a_fill_that_raced_a_write_stores_a_copy_that_is_not_valid() {
+    let server = RedisServer::start();
+    for store in both_stores(&server).await {
+        let states = states(&["f~state", "g~all"]);
+        let epochs = protocol::epochs(&store.open(&states).await.unwrap()).unwrap();
+        let hold = HoldId(7);
+        store
+            .step(
+                &states[..1],
+                Step::Begin {
+                    hold,
+                    lasting: HOLD,
+                },
+            )
+            .await
+            .unwrap();
+        store
+            .step(
+                &states[..1],
+                Step::Finish {
+                    hold,
+                    outcome: Outcome::Changed,
+                    lasting: HOLD,
+                },
+            )
+            .await
+            .unwrap();
+        store.put("t:f", stored(epochs), TTL).await.unwrap();
+        assert!(
+            !is_valid(&store, "t:f", &states).await,
+            "in {}",
+            store.kind()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_copy_is_valid_until_its_family_or_its_group_is_purged() {
+    let server = RedisServer::start();
+    for store in both_stores(&server).await {
+        let states = states(&["f~state", "g~all"]);
+        for purged in 0..2 {
+            let epochs = protocol::epochs(&store.open(&states).await.unwrap()).unwrap();
+            store.put("t:f", stored(epochs), TTL).await.unwrap();
+            assert!(
+                is_valid(&store, "t:f", &states).await,
+                "in {}",
+                store.kind()
+            );
+            store
+                .step(&states[purged..=purged], Step::Purge)
+                .await
+                .unwrap();
+            assert!(
+                !is_valid(&store, "t:f", &states).await,
+                "in {}",
+                store.kind()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_state_outlives_its_copies_and_its_holds_and_all_have_a_time_to_live() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let states = states(&["f~state"]);
+    let ttl = |key: &str| server.run_in(1, &["PTTL", key]).number();
+    let epochs = protocol::epochs(&store.open(&states).await.unwrap()).unwrap();
+    assert_eq!(
+        server.run_in(1, &["PEXPIRE", "t:f~state", "5000"]).number(),
+        1
+    );
+    store.put("t:f", stored(epochs), TTL).await.unwrap();
+    assert!(
+        ttl("t:f~state") > ttl("t:f"),
+        "a late copy gives its state time"
+    );
+    let lasting = Duration::from_secs(10 * 3600);
+    store
+        .step(
+            &states,
+            Step::Begin {
+                hold: HoldId(1),
+                lasting,
+            },
+        )
+        .await
+        .unwrap();
+    assert!(ttl("t:f~state") > lasting.as_millis() as i64);
+    for key in server.keys_in(1) {
+        assert!(ttl(&key) > 0, "{key} has no time to live");
+    }
+}
+
+#[tokio::test]
+async fn a_full_store_still_takes_holds_finishes_and_purges() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let states = states(&["f~state"]);
+    let epochs = protocol::epochs(&store.open(&states).await.unwrap()).unwrap();
+    store.put("t:f", stored(epochs.clone()), TTL).await.unwrap();
+    server.run(&["CONFIG", "SET", "maxmemory", "1"]).unwrap_ok();
+    assert_eq!(
+        store.put("t:g", stored(epochs), TTL).await,
+        Err(Reason::StoreRefused)
+    );
+    assert!(
+        is_valid(&store, "t:f", &states).await,
+        "what is there is served"
+    );
+    let hold = HoldId(1);
+    store
+        .step(
+            &states,
+            Step::Begin {
+                hold,
+                lasting: HOLD,
+            },
+        )
+        .await
+        .unwrap();
+    assert!(!is_valid(&store, "t:f", &states).await, "held");
+    let finish = Step::Finish {
+        hold,
+        outcome: Outcome::Changed,
+        lasting: HOLD,
+    };
+    assert!(store.step(&states, finish).await.unwrap()[0].own_hold);
+    assert!(!is_valid(&store, "t:f", &states).await, "purged");
+    assert!(store.open(&states).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_script_that_redis_forgot_is_sent_again() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let states = states(&["f~state"]);
+    server.run(&["SCRIPT", "FLUSH"]).unwrap_ok();
+    assert!(matches!(
+        store.open(&states).await.unwrap()[..],
+        [(_, Seen::Current(_))]
+    ));
+}
+
+#[tokio::test]
+async fn a_state_that_is_none_of_ours_is_absent_and_replaced() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    for foreign in [
+        &["SET", "t:f~state", "garbage"][..],
+        &["SET", "t:f~state", "0-0123456789abcdefg"],
+        &["SET", "t:f~state", "5f-0123456789abcdef x@y"],
+        &["HSET", "t:f~state", "a", "b"],
+        &["RPUSH", "t:f~state", "a"],
+    ] {
+        server.run_in(1, &["DEL", "t:f~state"]);
+        server.run_in(1, foreign);
+        let states = states(&["f~state"]);
+        assert!(
+            matches!(
+                store.look_up("t:f", &states).await.unwrap().states[..],
+                [(_, Seen::Absent)]
+            ),
+            "{foreign:?}"
+        );
+        assert!(
+            matches!(
+                store.open(&states).await.unwrap()[..],
+                [(_, Seen::Current(_))]
+            ),
+            "{foreign:?}"
+        );
+        assert!(
+            matches!(
+                store.look_up("t:f", &states).await.unwrap().states[..],
+                [(_, Seen::Current(_))]
+            ),
+            "{foreign:?}"
+        );
+    }
+}

@@ -1,0 +1,503 @@
+//! The store as a real Redis: over TLS, with a password, on a unix socket, with too few databases, and not there.
+//! Whatever becomes of it, the API in front of it answers.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::larder::{Exit, Larder};
+use support::origin::{self, Origin};
+use support::redis::{RedisBuilder, RedisServer, write_certificates};
+use support::{eventually, users_api};
+
+const LIST: &str = "/api/users/";
+
+/// What a wrong setting ends with, before any port is open (sysexits: EX_CONFIG).
+const WRONG_SETTING: Option<i32> = Some(78);
+
+#[test]
+fn answers_are_kept_over_tls_with_a_private_ca() {
+    let redis = RedisServer::builder().tls().start();
+    for host in ["127.0.0.1", "localhost"] {
+        let url = redis.url().replace("127.0.0.1", host);
+        let origin = numbered();
+        let larder = Larder::start(with_ca(&origin, &url, &redis.ca_file().display().to_string()));
+        becomes_a_hit(&larder);
+        assert!(redis.keys().contains(&"t:users:list".to_owned()), "{:?}", redis.keys());
+        redis.run(&["FLUSHALL"]).unwrap_ok();
+    }
+}
+
+#[test]
+fn a_server_certified_by_another_ca_is_not_talked_to() {
+    let redis = RedisServer::builder().tls().user("larder", "s3cret-of-the-store").start();
+    let other = tempfile::tempdir().unwrap();
+    write_certificates(other.path());
+    let origin = numbered();
+    let ca = other.path().join("ca.pem").display().to_string();
+    for yaml in [with_ca(&origin, &redis.url(), &ca), users_api(&origin, &redis.url(), "")] {
+        let larder = Larder::start(yaml);
+        for _ in 0..3 {
+            let answer = larder.get(LIST);
+            assert!(answer.is_complete_success() && !answer.is_hit(), "{answer:?}");
+        }
+        assert!(!larder.is_ready(), "{}", larder.readiness());
+        eventually("the log names the certificate", || larder.output().to_lowercase().contains("certificate"));
+        assert!(!larder.output().contains("s3cret-of-the-store"));
+    }
+    assert!(redis.keys().is_empty());
+}
+
+#[test]
+fn a_ca_file_that_is_not_there_ends_the_start() {
+    let origin = numbered();
+    let exit = Larder::with(with_ca(&origin, "rediss://127.0.0.1:1", "/nowhere/ca.pem")).fails();
+    assert_eq!(exit.status.code(), WRONG_SETTING, "{exit:?}");
+    assert!(exit.output.contains("/nowhere/ca.pem"), "{exit:?}");
+}
+
+#[test]
+fn a_user_and_a_password_are_sent() {
+    for redis in [RedisServer::builder().user("larder", "s3cret").start(), RedisServer::builder().password("s3cret").start()] {
+        let origin = numbered();
+        let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+        becomes_a_hit(&larder);
+    }
+}
+
+#[test]
+fn a_password_with_odd_characters_may_come_from_the_environment() {
+    let redis = RedisServer::builder().password("p#a:s s/w%d@?").start();
+    let origin = numbered();
+    let encoded = redis.url().replace("p#a:s s/w%d@?", "p%23a%3As%20s%2Fw%25d%40%3F");
+    let larder = Larder::with(users_api(&origin, "${REDIS_URL}", "")).env("REDIS_URL", encoded).start();
+    becomes_a_hit(&larder);
+}
+
+#[test]
+fn a_wrong_password_ends_the_start_with_the_remedy_and_without_the_secret() {
+    for builder in [RedisBuilder::default().user("larder", "the-right-one"), RedisBuilder::default().password("the-right-one")] {
+        let redis = builder.start();
+        let origin = numbered();
+        let url = redis.url().replace("the-right-one", "hunter2-is-wrong");
+        let exit = Larder::with(users_api(&origin, &url, "")).env("RUST_LOG", "trace").fails();
+        names_the_remedy(&exit, "store.url");
+        assert!(!exit.output.contains("hunter2-is-wrong"), "{}", exit.output);
+    }
+}
+
+#[test]
+fn a_password_that_is_asked_for_and_not_given_ends_the_start_with_the_remedy() {
+    let redis = RedisServer::builder().password("s3cret").start();
+    let origin = numbered();
+    let exit = Larder::with(users_api(&origin, &format!("redis://127.0.0.1:{}", redis.port()), "")).fails();
+    names_the_remedy(&exit, "store.url");
+}
+
+#[test]
+fn answers_are_kept_over_a_unix_socket() {
+    let redis = RedisServer::start();
+    let origin = numbered();
+    let larder = Larder::start(users_api(&origin, &redis.unix_url(), ""));
+    becomes_a_hit(&larder);
+    assert!(redis.keys().contains(&"t:users:list".to_owned()), "{:?}", redis.keys());
+}
+
+#[test]
+fn a_database_that_is_not_there_ends_the_start_with_the_line_to_write() {
+    let redis = RedisServer::builder().databases(1).start();
+    let origin = numbered();
+    let exit = Larder::with(users_api(&origin, &redis.url(), "")).fails();
+    names_the_remedy(&exit, "database: 0");
+    assert!(redis.keys_in(0).is_empty());
+}
+
+#[test]
+fn no_port_is_open_before_the_store_has_said_that_it_is_right() {
+    let redis = RedisServer::builder().databases(1).start();
+    let origin = numbered();
+    let yaml = users_api(&origin, &redis.url(), "").replace("prefix: t", "prefix: t, timeout: 5s");
+    redis.freeze();
+    let exit = thread::scope(|scope| {
+        // Fails where it finds a port open, and there is time enough to find it.
+        let larder = scope.spawn(|| Larder::with(yaml).fails());
+        thread::sleep(Duration::from_millis(500));
+        redis.thaw();
+        larder.join().expect("no port open")
+    });
+    names_the_remedy(&exit, "database: 0");
+}
+
+#[test]
+fn database_0_is_used_where_it_was_asked_for() {
+    let redis = RedisServer::builder().databases(1).start();
+    let origin = numbered();
+    let larder = Larder::start(users_api(&origin, &redis.url(), "").replace("database: 1", "database: 0"));
+    becomes_a_hit(&larder);
+    assert!(redis.keys_in(0).contains(&"t:users:list".to_owned()));
+}
+
+#[test]
+fn the_setting_wins_over_a_database_in_the_url() {
+    let redis = RedisServer::start();
+    let origin = numbered();
+    let larder = Larder::start(users_api(&origin, &format!("{}/3", redis.url()), ""));
+    becomes_a_hit(&larder);
+    assert!(redis.keys_in(3).is_empty() && !redis.keys_in(1).is_empty());
+
+    let without = users_api(&origin, &format!("{}/3", redis.url()), "").replace("database: 1, ", "");
+    let larder = Larder::start(without);
+    becomes_a_hit(&larder);
+    assert!(!redis.keys_in(3).is_empty());
+}
+
+#[test]
+fn every_key_has_a_time_to_live_and_stands_under_the_prefix() {
+    let redis = RedisServer::start();
+    let origin = numbered();
+    let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+    becomes_a_hit(&larder);
+    larder.get_with("/api/users/7/?a=1", &[("Authorization", "Token a")]);
+    larder.write("PATCH", "/api/users/7/");
+    larder.get("/api/users/7/");
+    let keys = redis.keys();
+    assert!(keys.len() > 3, "{keys:?}");
+    for key in keys {
+        assert!(key.starts_with("t:"), "{key}");
+        assert!(redis.run(&["PTTL", &key]).number() > 0, "{key} never ends");
+    }
+    assert!(redis.keys_in(0).is_empty());
+}
+
+#[test]
+fn the_stored_value_begins_with_the_body_as_it_is() {
+    let redis = RedisServer::start();
+    let origin = Origin::start(|_| origin::json(r#"[{"id":7,"name":"Zoë"}]"#));
+    let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+    larder.get(LIST);
+    let value = redis.get("t:users:list").expect("the copy of everybody at its literal key");
+    assert!(value.starts_with(r#"[{"id":7,"name":"Zoë"}]"#.as_bytes()), "{}", String::from_utf8_lossy(&value));
+}
+
+#[test]
+fn a_database_that_went_away_makes_a_pass_through_and_never_a_key_in_another() {
+    let mut redis = RedisServer::start();
+    let origin = numbered();
+    let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+    becomes_a_hit(&larder);
+    assert!(larder.is_ready());
+
+    redis.kill();
+    redis.start_again_with_databases(1);
+    eventually("/readyz names the database", || {
+        let answer = larder.get(LIST);
+        assert!(answer.is_complete_success(), "{answer:?}");
+        !larder.is_ready() && larder.readiness().to_string().contains("database")
+    });
+    for _ in 0..10 {
+        let answer = larder.get(LIST);
+        assert!(answer.is_complete_success() && !answer.is_hit(), "{answer:?}");
+        assert_eq!(larder.write("POST", LIST).status, 200);
+    }
+    assert!(redis.keys_in(0).is_empty(), "{:?}", redis.keys_in(0));
+}
+
+#[test]
+fn a_store_that_is_down_at_the_start_is_used_once_it_is_up() {
+    let mut redis = RedisServer::builder().not_started();
+    let origin = numbered();
+    let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+    for _ in 0..3 {
+        let answer = larder.get(LIST);
+        assert!(answer.is_complete_success() && !answer.is_hit(), "{answer:?}");
+    }
+    assert_eq!(larder.write("PATCH", "/api/users/7/").status, 200);
+    assert_eq!(larder.admin("GET", "/healthz").status, 200);
+    assert!(!larder.is_ready(), "{}", larder.readiness());
+    redis.start_again();
+    becomes_a_hit(&larder);
+    assert!(larder.is_ready());
+}
+
+#[test]
+fn no_request_fails_while_the_store_is_killed_and_comes_back_under_load() {
+    let mut redis = RedisServer::start();
+    let api = Api::start();
+    let larder = Larder::start(users_api(&api.origin, &redis.url(), ""));
+    becomes_a_hit(&larder);
+    api.under_load(&larder, || {
+        for _ in 0..2 {
+            redis.kill();
+            api.goes_on();
+            redis.start_again();
+            eventually("the store is used again", || larder.is_ready());
+            api.goes_on();
+        }
+    });
+    becomes_a_hit(&larder);
+}
+
+#[test]
+fn no_request_fails_while_the_store_hangs_and_hits_come_back_after_it() {
+    let redis = RedisServer::start();
+    let api = Api::start();
+    let larder = Larder::start(users_api(&api.origin, &redis.url(), ""));
+    becomes_a_hit(&larder);
+    api.under_load(&larder, || {
+        redis.freeze();
+        api.goes_on();
+        for _ in 0..20 {
+            let start = Instant::now();
+            let answer = larder.get(LIST);
+            assert!(answer.is_complete_success(), "{answer:?}");
+            // One time limit of 250 ms, with room for a busy machine.
+            assert!(start.elapsed() < Duration::from_secs(2), "a read waited {:?}", start.elapsed());
+        }
+        redis.thaw();
+        api.goes_on();
+    });
+    becomes_a_hit(&larder);
+}
+
+#[test]
+fn a_store_that_hangs_costs_one_time_limit_and_not_one_for_each_request() {
+    let redis = RedisServer::start();
+    let origin = numbered();
+    // So long that twenty of them could not be missed.
+    let larder = Larder::start(users_api(&origin, &redis.url(), "").replace("prefix: t", "prefix: t, timeout: 1s"));
+    becomes_a_hit(&larder);
+    redis.freeze();
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert!(larder.get(LIST).is_complete_success());
+    }
+    assert!(start.elapsed() < Duration::from_secs(8), "twenty reads took {:?}", start.elapsed());
+    redis.thaw();
+}
+
+#[test]
+fn a_purge_during_the_outage_holds_when_the_same_store_is_back() {
+    let redis = RedisServer::start();
+    let api = Api::start();
+    let larder = Larder::start(users_api(&api.origin, &redis.url(), ""));
+    let variants: [(&str, &[(&str, &str)]); 4] = [
+        (LIST, &[]),
+        ("/api/users/?page=2", &[]),
+        (LIST, &[("Authorization", "Token a")]),
+        ("/api/users/7/", &[]),
+    ];
+    for (target, fields) in variants {
+        larder.get_with(target, fields);
+        assert!(larder.get_with(target, fields).is_hit(), "{target}");
+    }
+
+    redis.freeze();
+    let written = larder.write("PATCH", "/api/users/7/");
+    assert_eq!((written.status, written.text().as_str()), (200, "1"));
+    for (target, fields) in variants {
+        assert_eq!(larder.get_with(target, fields).text(), "1", "{target} during the outage");
+    }
+    redis.thaw();
+
+    // From before: version 0. It is still in the store, and must stay there unseen.
+    for (target, fields) in variants {
+        eventually(&format!("{target} is a hit again"), || {
+            let answer = larder.get_with(target, fields);
+            assert_eq!(answer.text(), "1", "{target} after the outage");
+            answer.is_hit()
+        });
+    }
+}
+
+#[test]
+fn a_purge_while_the_store_is_dead_holds_when_it_is_back_empty() {
+    let mut redis = RedisServer::start();
+    let api = Api::start();
+    let larder = Larder::start(users_api(&api.origin, &redis.url(), ""));
+    becomes_a_hit(&larder);
+    redis.kill();
+    assert_eq!(larder.write("PATCH", "/api/users/7/").text(), "1");
+    assert_eq!(larder.get(LIST).text(), "1");
+    redis.start_again();
+    eventually("hits are back", || {
+        let answer = larder.get(LIST);
+        assert_eq!(answer.text(), "1");
+        answer.is_hit()
+    });
+}
+
+#[test]
+fn writes_are_refused_during_an_outage_where_that_was_asked_for() {
+    let mut redis = RedisServer::start();
+    let api = Api::start();
+    let larder = Larder::start(users_api(&api.origin, &redis.url(), "when_store_is_down: refuse_writes"));
+    becomes_a_hit(&larder);
+    redis.kill();
+    let refused = larder.write("PATCH", "/api/users/7/");
+    assert_eq!(refused.status, 503);
+    assert!(refused.field("retry-after").is_some(), "{refused:?}");
+    assert_eq!(api.origin.count_of("PATCH"), 0);
+    assert!(larder.get(LIST).is_complete_success());
+    redis.start_again();
+    eventually("writes pass again", || larder.write("PATCH", "/api/users/7/").status == 200);
+}
+
+#[test]
+fn a_full_store_neither_fails_a_request_nor_keeps_a_purge_from_working() {
+    let redis = RedisServer::start();
+    let api = Api::start();
+    let larder = Larder::start(users_api(&api.origin, &redis.url(), ""));
+    becomes_a_hit(&larder);
+    // Full from here on: every command that would need memory is refused.
+    redis.run(&["CONFIG", "SET", "maxmemory", "1"]).unwrap_ok();
+    assert_eq!(larder.write("PATCH", "/api/users/7/").text(), "1");
+    for _ in 0..3 {
+        let answer = larder.get(LIST);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "1"));
+    }
+    redis.run(&["CONFIG", "SET", "maxmemory", "0"]).unwrap_ok();
+    eventually("hits are back", || {
+        let answer = larder.get(LIST);
+        assert_eq!(answer.text(), "1");
+        answer.is_hit()
+    });
+}
+
+#[test]
+fn another_instance_answers_from_what_the_first_has_stored_and_purged() {
+    let redis = RedisServer::start();
+    let api = Api::start();
+    let [first, second] = [(); 2].map(|()| Larder::start(users_api(&api.origin, &redis.url(), "")));
+    for (target, fields) in [
+        (LIST, &[][..]),
+        ("/api/users/?role=admin&page=2", &[]),
+        (LIST, &[("Authorization", "Token a")]),
+        (LIST, &[("Cookie", "sessionid=1")]),
+    ] {
+        assert!(!first.get_with(target, fields).is_hit());
+        assert!(second.get_with(target, fields).is_hit(), "{target} {fields:?}");
+        assert_eq!(second.write("POST", LIST).status, 200);
+        assert!(!first.get_with(target, fields).is_hit(), "{target} {fields:?}");
+    }
+}
+
+#[test]
+fn what_others_keep_in_the_same_store_stays_as_it_is() {
+    let redis = RedisServer::start();
+    let theirs = ["celery", "tt:users:list", "t", "users:list", "T:users:list"];
+    for key in theirs {
+        redis.run(&["SET", key, "theirs"]).unwrap_ok();
+    }
+    let origin = numbered();
+    let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+    becomes_a_hit(&larder);
+    for (method, target) in [("POST", LIST), ("PATCH", "/api/users/7/"), ("POST", "/api/users/7/activate/")] {
+        larder.write(method, target);
+    }
+    for key in theirs {
+        assert_eq!(redis.get(key).as_deref(), Some(&b"theirs"[..]), "{key}");
+        assert_eq!(redis.run(&["TTL", key]).number(), -1, "{key}");
+    }
+    let commands = redis.run(&["INFO", "commandstats"]).text();
+    for never in ["flushdb", "flushall", "cmdstat_keys:"] {
+        assert!(!commands.to_lowercase().contains(never), "{commands}");
+    }
+}
+
+/// An origin whose every answer differs from the one before.
+fn numbered() -> Origin {
+    Origin::start(|request| origin::json(format!("{{\"n\":{}}}", request.number)))
+}
+
+fn with_ca(origin: &Origin, url: &str, ca_file: &str) -> String {
+    users_api(origin, url, "").replace("prefix: t", &format!("prefix: t, ca_file: {ca_file}"))
+}
+
+#[track_caller]
+fn becomes_a_hit(larder: &Larder) {
+    eventually("the list is a hit", || {
+        let answer = larder.get(LIST);
+        assert!(answer.is_complete_success(), "{answer:?}");
+        answer.is_hit()
+    });
+}
+
+#[track_caller]
+fn names_the_remedy(exit: &Exit, remedy: &str) {
+    assert_eq!(exit.status.code(), WRONG_SETTING, "{exit:?}");
+    assert!(exit.output.contains(remedy), "{remedy:?} is not in:\n{}", exit.output);
+}
+
+/// A users API whose state is one number. A write makes it the next and answers it; a read answers it.
+struct Api {
+    origin: Origin,
+    /// The newest state that anybody has been shown.
+    shown: AtomicU64,
+    requests: AtomicU64,
+}
+
+impl Api {
+    fn start() -> Api {
+        let version = Arc::new(AtomicU64::new(0));
+        let origin = Origin::start(move |request| {
+            let now = match request.method.as_str() {
+                "GET" => version.load(Ordering::SeqCst),
+                _ => version.fetch_add(1, Ordering::SeqCst) + 1,
+            };
+            origin::json(now.to_string())
+        });
+        Api { origin, shown: AtomicU64::new(0), requests: AtomicU64::new(0) }
+    }
+
+    /// Readers and a writer run while `meanwhile` does; every answer is a complete 200, and none is older than
+    /// what somebody has been shown before it was asked for (G1 and G2).
+    fn under_load(&self, larder: &Larder, meanwhile: impl FnOnce()) {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let requests: [(&str, &str); 4] =
+                [("GET", LIST), ("GET", "/api/users/?page=2"), ("GET", "/api/users/7/"), ("PATCH", "/api/users/7/")];
+            let clients = requests.map(|(method, target)| {
+                let done = &done;
+                scope.spawn(move || {
+                    while !done.load(Ordering::SeqCst) {
+                        let before = self.shown.load(Ordering::SeqCst);
+                        let answer = larder.request(method, target, &[], b"");
+                        assert!(answer.is_complete_success(), "{method} {target}: {answer:?}");
+                        let state = answer.text().parse::<u64>().expect("a number");
+                        assert!(state >= before, "{method} {target} shows {state} after {before} has been shown");
+                        self.shown.fetch_max(state, Ordering::SeqCst);
+                        self.requests.fetch_add(1, Ordering::SeqCst);
+                        if method == "PATCH" {
+                            // Room for hits between two writes.
+                            thread::sleep(Duration::from_millis(20));
+                        }
+                    }
+                })
+            });
+            // The clients end even where this panics.
+            let _done = OnDrop(&done);
+            meanwhile();
+            drop(_done);
+            for client in clients {
+                client.join().expect("a client of the load");
+            }
+        });
+    }
+
+    /// Waits until the load has had a hundred more answers.
+    fn goes_on(&self) {
+        let enough = self.requests.load(Ordering::SeqCst) + 100;
+        eventually("the load goes on", || self.requests.load(Ordering::SeqCst) >= enough);
+    }
+}
+
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,186 @@
+//! A small HTTP/1.1 client over one TCP connection: it sends what it is given, and says exactly what came back,
+//! also when an answer broke off.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::{Content, Fields, Framing, PATIENCE, Wire};
+
+/// The host that requests name unless they bring their own.
+pub const HOST: &str = "api.example.org";
+
+pub struct Connection {
+    wire: Wire<TcpStream>,
+}
+
+/// An answer as it arrived.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub fields: Fields,
+    pub framing: Framing,
+    pub content: Content,
+    /// The 1xx before it.
+    pub interim: Vec<u16>,
+}
+
+impl Connection {
+    #[track_caller]
+    pub fn open(address: SocketAddr) -> Connection {
+        Connection::try_open(address).expect("connect")
+    }
+
+    pub fn try_open(address: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Connection { wire: Wire::new(stream) })
+    }
+
+    pub fn get(&mut self, target: &str) -> Answer {
+        self.request("GET", target, &[], b"")
+    }
+
+    /// Sends one request and reads its answer, which must come.
+    #[track_caller]
+    pub fn request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.try_request(method, target, fields, body).expect("an answer")
+    }
+
+    pub fn try_request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
+        let mut bytes = head(method, target, fields, Some(body.len() as u64)).into_bytes();
+        bytes.extend_from_slice(body);
+        self.try_send(&bytes)?;
+        self.try_answer(method)
+    }
+
+    #[track_caller]
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).expect("send");
+    }
+
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.wire.stream.write_all(bytes)
+    }
+
+    /// The answer to a request sent before, of that method.
+    #[track_caller]
+    pub fn answer(&mut self, method: &str) -> Answer {
+        self.try_answer(method).expect("an answer")
+    }
+
+    pub fn try_answer(&mut self, method: &str) -> io::Result<Answer> {
+        let mut answer = self.try_head(method)?;
+        answer.content = self.wire.content(answer.framing);
+        Ok(answer)
+    }
+
+    /// The head alone; its content is still to be read, or to be left.
+    pub fn try_head(&mut self, method: &str) -> io::Result<Answer> {
+        let mut interim = Vec::new();
+        loop {
+            let (start, fields) = self.wire.head()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+            let status = start.split(' ').nth(1).and_then(|status| status.parse().ok());
+            let status: u16 = status.ok_or_else(|| io::Error::other(format!("not a status line: {start:?}")))?;
+            if (100..200).contains(&status) && status != 101 {
+                interim.push(status);
+                continue;
+            }
+            let framing = if method == "HEAD" || status == 204 || status == 304 || status == 101 {
+                Framing::None
+            } else if fields.is_chunked() {
+                Framing::Chunked
+            } else {
+                fields.content_length().map_or(Framing::UntilClose, Framing::Length)
+            };
+            return Ok(Answer { status, fields, framing, content: Content::default(), interim });
+        }
+    }
+
+    /// Some bytes of a content whose head was read before.
+    pub fn read_some(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let buffered = self.wire.buffer.len().min(bytes.len());
+        if buffered > 0 {
+            bytes[..buffered].copy_from_slice(&self.wire.buffer[..buffered]);
+            self.wire.buffer.drain(..buffered);
+            return Ok(buffered);
+        }
+        self.wire.stream.read(bytes)
+    }
+
+    /// How long to wait for the next byte.
+    pub fn patience(&self, patience: Duration) {
+        self.wire.stream.set_read_timeout(Some(patience)).expect("a read timeout");
+        self.wire.stream.set_write_timeout(Some(patience)).expect("a write timeout");
+    }
+
+    pub fn finish_sending(&self) {
+        self.wire.stream.shutdown(Shutdown::Write).expect("shut down");
+    }
+
+    /// Leaves as a crashed client does, by RST.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.wire.stream).set_linger(Some(Duration::ZERO)).expect("linger");
+    }
+
+    /// Whether the other side has closed it and sent nothing more.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.wire.stream.read(&mut [0]), Ok(0))
+    }
+}
+
+/// The head of a request as `Connection::request` sends it: with a Host, unless `fields` has one (an empty
+/// value leaves it out), and with a Content-Length where there is content.
+pub fn head(method: &str, target: &str, fields: &[(&str, &str)], length: Option<u64>) -> String {
+    let has = |name: &str| fields.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+    let mut head = format!("{method} {target} HTTP/1.1\r\n");
+    if !has("host") {
+        write!(head, "Host: {HOST}\r\n").unwrap();
+    }
+    for (name, value) in fields {
+        write!(head, "{name}: {value}\r\n").unwrap();
+    }
+    let may_be_empty = matches!(method, "POST" | "PUT" | "PATCH");
+    if let Some(length) = length.filter(|&length| length > 0 || may_be_empty)
+        && !has("content-length")
+        && !has("transfer-encoding")
+    {
+        write!(head, "Content-Length: {length}\r\n").unwrap();
+    }
+    head + "\r\n"
+}
+
+impl Answer {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name)
+    }
+
+    pub fn text(&self) -> String {
+        self.content.text()
+    }
+
+    /// All members of `Cache-Status`; the last is ours.
+    pub fn cache_status(&self) -> String {
+        self.fields.all("cache-status").join(", ")
+    }
+
+    pub fn is_hit(&self) -> bool {
+        let status = self.cache_status();
+        let ours = status.rsplit(", ").next().unwrap_or_default();
+        ours.split(';').any(|parameter| parameter.trim() == "hit")
+    }
+
+    #[track_caller]
+    pub fn age(&self) -> u64 {
+        let age = self.field("age").unwrap_or_else(|| panic!("no Age in {:?}", self.fields));
+        age.parse().unwrap_or_else(|_| panic!("not an Age: {age:?}"))
+    }
+
+    /// A 2xx to its very end, and not a body that broke off.
+    pub fn is_complete_success(&self) -> bool {
+        (200..300).contains(&self.status) && self.content.whole
+    }
+}

@@ -1,0 +1,246 @@
+//! Never stale after a write: what races one, and what a vanished client or an unsure answer leaves behind.
+//! DESIGN §3, G1 and G2, on one instance and on two.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use support::client::head;
+use support::larder::Larder;
+use support::origin::{self, Origin};
+use support::redis::RedisServer;
+use support::{Gate, eventually, users_api};
+
+const LIST: &str = "/api/users/";
+const USER: &str = "/api/users/7/";
+
+#[test]
+fn a_read_after_a_write_never_joins_a_fetch_from_before_it() {
+    for_each_deployment(|store, instances| {
+        let (api, larders) = start(store, instances);
+        for target in [LIST, USER] {
+            let before = api.version();
+            api.reads.close();
+            let mut early = larders[0].connect();
+            early.send(head("GET", target, &[], None).as_bytes());
+            eventually("the early read is at the origin", || api.waiting_reads() == 1);
+            assert_eq!(larders[0].write("PATCH", USER).text(), (before + 1).to_string());
+            let mut late: Vec<_> = larders.iter().map(|larder| larder.connect()).collect();
+            for client in &mut late {
+                client.send(head("GET", target, &[], None).as_bytes());
+            }
+            eventually("the late reads are at the origin, too", || api.waiting_reads() == 1 + larders.len());
+            api.reads.open();
+            for mut client in late {
+                assert_eq!(client.answer("GET").text(), (before + 1).to_string(), "{target}");
+            }
+            // The early one began before the write was answered, and may show either.
+            early.answer("GET");
+            for larder in &larders {
+                for _ in 0..2 {
+                    assert_eq!(larder.get(target).text(), (before + 1).to_string(), "{target}: a fill from before");
+                }
+            }
+            larders[0].write("PATCH", USER);
+        }
+    });
+}
+
+#[test]
+fn a_read_during_a_write_is_never_followed_by_an_older_one() {
+    for_each_deployment(|store, instances| {
+        let (api, larders) = start(store, instances);
+        for larder in &larders {
+            for target in [LIST, USER] {
+                larder.get(target);
+                assert!(larder.get(target).is_hit());
+            }
+        }
+        // Committed at the origin, and not yet answered.
+        api.writes.close();
+        let mut writer = larders[0].connect();
+        writer.send(head("PATCH", USER, &[], Some(0)).as_bytes());
+        eventually("the write is committed", || api.version() == 1);
+        for larder in &larders {
+            for target in [LIST, USER] {
+                let answer = larder.get(target);
+                assert!(answer.text() == "1" && !answer.is_hit(), "{target} during the write: {answer:?}");
+            }
+        }
+        api.writes.open();
+        assert_eq!(writer.answer("PATCH").text(), "1");
+        for larder in &larders {
+            for target in [LIST, USER] {
+                assert_eq!(larder.get(target).text(), "1", "{target}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_write_of_a_client_that_has_left_runs_on_and_purges() {
+    for_each_deployment(|store, instances| {
+        let (api, larders) = start(store, instances);
+        for target in [LIST, USER] {
+            larders[0].get(target);
+        }
+        api.writes.close();
+        let mut writer = larders[0].connect();
+        writer.send(head("PATCH", USER, &[], Some(0)).as_bytes());
+        eventually("the write is committed", || api.version() == 1);
+        writer.reset();
+        for larder in &larders {
+            assert_eq!(larder.get(LIST).text(), "1");
+        }
+        api.writes.open();
+        for larder in &larders {
+            for target in [LIST, USER] {
+                eventually("answers are kept again", || {
+                    let answer = larder.get(target);
+                    assert_eq!(answer.text(), "1", "{target}");
+                    answer.is_hit()
+                });
+            }
+        }
+        assert_eq!(api.origin.count_of("PATCH"), 1);
+    });
+}
+
+#[test]
+fn a_write_whose_fate_is_unknown_keeps_reads_away_from_the_past() {
+    for_each_deployment(|store, instances| {
+        for end in ["500", "502", "504", "hang up", "reset", "half"] {
+            let (_api, larders) = start(store, instances);
+            for larder in &larders {
+                larder.get(LIST);
+            }
+            // Committed by the origin all the same.
+            let answer = larders[0].request("PATCH", USER, &[("X-End", end)], b"{}");
+            let (status, whole) = (answer.status, answer.content.whole);
+            assert!(status >= 500 || !whole, "{end}: {answer:?}");
+            for larder in &larders {
+                for _ in 0..3 {
+                    assert_eq!(larder.get(LIST).text(), "1", "{end}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn two_writes_at_once_are_both_seen() {
+    for_each_deployment(|store, instances| {
+        let (api, larders) = start(store, instances);
+        api.writes.close();
+        let mut first = larders[0].connect();
+        first.send(head("PATCH", USER, &[], Some(0)).as_bytes());
+        eventually("the first write is committed", || api.version() == 1);
+        // The second comes and goes while the first is still in flight: its finish must leave the first one's hold.
+        let last = larders.last().unwrap();
+        assert_eq!(last.request("PATCH", USER, &[("X-Gate", "no")], b"{}").text(), "2");
+        for larder in &larders {
+            for _ in 0..3 {
+                let answer = larder.get(LIST);
+                assert!(answer.text() == "2" && !answer.is_hit(), "while the first is in flight: {answer:?}");
+            }
+        }
+        api.writes.open();
+        first.answer("PATCH");
+        for larder in &larders {
+            assert_eq!(larder.get(LIST).text(), "2");
+            assert!(larder.get(LIST).is_hit());
+        }
+    });
+}
+
+#[test]
+fn a_state_key_deleted_by_hand_is_a_purge_and_not_a_reprieve() {
+    let redis = RedisServer::start();
+    let (api, larders) = start(&redis.url(), 2);
+    for pattern in ["~state", "~all"] {
+        larders[0].get(USER);
+        assert!(larders[1].get(USER).is_hit());
+        api.commit_behind_our_back();
+        for key in redis.keys().iter().filter(|key| key.ends_with(pattern)) {
+            redis.run(&["DEL", key]);
+        }
+        for larder in &larders {
+            assert_eq!(larder.get(USER).text(), api.version().to_string(), "after a DEL of {pattern}");
+        }
+    }
+}
+
+/// Embedded, one instance on Redis, two instances on Redis.
+fn for_each_deployment(test: impl Fn(&str, usize)) {
+    test("memory:", 1);
+    for instances in [1, 2] {
+        test(&RedisServer::start().url(), instances);
+    }
+}
+
+fn start(store: &str, instances: usize) -> (Api, Vec<Larder>) {
+    // Each deployment on a server of its own would do as well; a prefix is cheaper.
+    static PREFIX: AtomicU64 = AtomicU64::new(0);
+    let prefix = format!("prefix: t{}", PREFIX.fetch_add(1, Ordering::Relaxed));
+    let api = Api::start();
+    let yaml = users_api(&api.origin, store, "").replace("prefix: t", &prefix);
+    let larders = (0..instances).map(|_| Larder::start(yaml.clone())).collect();
+    (api, larders)
+}
+
+/// A users API whose state is one number. A write commits the next and then waits at its gate; a read takes the
+/// state and then waits at its own, so that an answer can be older than the moment of its arrival.
+struct Api {
+    origin: Origin,
+    version: Arc<AtomicU64>,
+    waiting_reads: Arc<AtomicU64>,
+    reads: Gate,
+    writes: Gate,
+}
+
+impl Api {
+    fn start() -> Api {
+        let (reads, writes) = (Gate::new(), Gate::new());
+        reads.open();
+        writes.open();
+        let (version, waiting_reads) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let origin = Origin::start({
+            let (reads, writes, version, waiting) = (reads.clone(), writes.clone(), version.clone(), waiting_reads.clone());
+            move |request| {
+                if request.method == "GET" {
+                    let state = version.load(Ordering::SeqCst);
+                    waiting.fetch_add(1, Ordering::SeqCst);
+                    reads.wait();
+                    waiting.fetch_sub(1, Ordering::SeqCst);
+                    return origin::json(state.to_string());
+                }
+                let state = (version.fetch_add(1, Ordering::SeqCst) + 1).to_string();
+                if request.fields.get("x-gate") != Some("no") {
+                    writes.wait();
+                }
+                match request.fields.get("x-end") {
+                    None => origin::json(state),
+                    Some("hang up") => origin::hang_up(),
+                    Some("reset") => origin::hang_up().resetting(),
+                    Some("half") => origin::json(state + "  ").cut_after(1),
+                    Some(status) => origin::status(status.parse().unwrap(), state),
+                }
+            }
+        });
+        Api { origin, version, waiting_reads, reads, writes }
+    }
+
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// As a management command or raw SQL would: no proxy hears of it.
+    fn commit_behind_our_back(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn waiting_reads(&self) -> usize {
+        self.waiting_reads.load(Ordering::SeqCst) as usize
+    }
+}
