@@ -517,34 +517,31 @@ fn judge(workloads: &[Workload], rounds: &[Round]) {
     );
 }
 
-/// Says where answers were not what their row is named after.
+/// Says where answers were not what their row is named after. A few are noise: a stalled machine takes the
+/// store for away. Many are a row that measured something else.
 fn surprises(workloads: &[Workload], rounds: &[Round]) -> ExitCode {
     let mut exit = ExitCode::SUCCESS;
     for (n, workload) in workloads.iter().enumerate() {
-        for Round { measured, .. } in rounds {
-            let Report {
-                requests,
-                hits,
-                failed,
-                unsent,
-                ..
-            } = measured[n].report;
-            let wrong = match workload.hits {
-                Some(true) => requests - hits - failed,
-                Some(false) => hits,
-                None => 0,
-            };
-            if wrong + failed + unsent > 0 || requests == 0 {
-                exit = ExitCode::FAILURE;
-                println!(
-                    "{}: of {requests} answers {failed} failed, {wrong} were {}; {unsent} requests were never sent",
-                    workload.name,
-                    match workload.hits {
-                        Some(true) => "no hits",
-                        _ => "hits",
-                    }
-                );
-            }
+        let sum = |count: fn(&Report) -> u64| -> u64 {
+            let reports = rounds.iter().map(|round| &round.measured[n].report);
+            reports.map(count).sum()
+        };
+        let (requests, hits) = (sum(|r| r.requests), sum(|r| r.hits));
+        let (failed, unsent) = (sum(|r| r.failed), sum(|r| r.unsent));
+        let other = match workload.hits {
+            Some(true) => requests - hits - failed,
+            Some(false) => hits,
+            None => 0,
+        };
+        if failed + unsent + other > 0 {
+            println!(
+                "{}: of {requests} requests {failed} failed and {other} were answered otherwise than the row's name \
+                 says; {unsent} more found no free connection",
+                workload.name
+            );
+        }
+        if (failed + other) * 10 >= requests {
+            exit = ExitCode::FAILURE;
         }
     }
     exit
