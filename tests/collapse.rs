@@ -24,7 +24,10 @@ fn ten_thousand_cold_gets_ask_the_origin_at_most_thrice() {
 fn ten_thousand_cold_gets(store: &str) {
     const CLIENTS: usize = 10_000;
     let files = rlimit::increase_nofile_limit(u64::MAX).expect("raise the limit of open files");
-    assert!(files > CLIENTS as u64 + 500, "{files} open files are too few for this test: raise `ulimit -Hn`");
+    assert!(
+        files > CLIENTS as u64 + 500,
+        "{files} open files are too few for this test: raise `ulimit -Hn`"
+    );
     let origin = Origin::start(|_| origin::json("[1,2,3]").after(Duration::from_millis(300)));
     let larder = Larder::start(users_api(&origin, store, ""));
 
@@ -34,26 +37,51 @@ fn ten_thousand_cold_gets(store: &str) {
         client.send(request.as_bytes());
     }
     for (number, mut client) in clients.into_iter().enumerate() {
-        let answer = client.try_answer("GET").unwrap_or_else(|error| panic!("client {number}: {error}"));
-        assert!(answer.is_complete_success() && answer.text() == "[1,2,3]", "client {number}: {answer:?}");
+        let answer = client
+            .try_answer("GET")
+            .unwrap_or_else(|error| panic!("client {number}: {error}"));
+        assert!(
+            answer.is_complete_success() && answer.text() == "[1,2,3]",
+            "client {number}: {answer:?}"
+        );
     }
     // Of ten thousand lines in the log, those on what was not shared.
-    let alone = |line: &&str| !line.contains("\"collapsed\":true") && !line.contains("\"cache\":\"hit\"");
-    let said: Vec<String> = larder.output().lines().filter(alone).map(str::to_owned).collect();
-    assert!(origin.count() <= 3, "the origin was asked {} times:\n{}", origin.count(), said.join("\n"));
+    let alone =
+        |line: &&str| !line.contains("\"collapsed\":true") && !line.contains("\"cache\":\"hit\"");
+    let said: Vec<String> = larder
+        .output()
+        .lines()
+        .filter(alone)
+        .map(str::to_owned)
+        .collect();
+    assert!(
+        origin.count() <= 3,
+        "the origin was asked {} times:\n{}",
+        origin.count(),
+        said.join("\n")
+    );
 }
 
 #[test]
 fn three_hundred_at_once_for_nothing_ask_at_most_thrice_and_wait_for_one_answer() {
     for_both_stores(|store| {
         let delay = Duration::from_secs(1);
-        let origin = Origin::start(move |_| origin::status(404, "{\"detail\":\"Not found.\"}").after(delay));
+        let origin =
+            Origin::start(move |_| origin::status(404, "{\"detail\":\"Not found.\"}").after(delay));
         let larder = Larder::start(users_api(&origin, store, ""));
-        for (answer, waited) in at_once(&larder, 300, |_| ("/api/users/7/".to_owned(), Vec::new())) {
-            assert_eq!((answer.status, answer.text().as_str()), (404, "{\"detail\":\"Not found.\"}"));
+        for (answer, waited) in at_once(&larder, 300, |_| ("/api/users/7/".to_owned(), Vec::new()))
+        {
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (404, "{\"detail\":\"Not found.\"}")
+            );
             assert!(waited < 2 * delay, "somebody waited {waited:?}");
         }
-        assert!(origin.count() <= 3, "the origin was asked {} times", origin.count());
+        assert!(
+            origin.count() <= 3,
+            "the origin was asked {} times",
+            origin.count()
+        );
         assert!(!larder.get("/api/users/7/").is_hit());
     });
 }
@@ -69,7 +97,11 @@ fn three_hundred_at_once_on_a_broken_origin_ask_at_most_fifteen_times_and_wait_f
                 assert_eq!((answer.status, answer.text().as_str()), (status, "broken"));
                 assert!(waited < 2 * delay, "somebody waited {waited:?}");
             }
-            assert!(origin.count() <= 15, "the origin was asked {} times", origin.count());
+            assert!(
+                origin.count() <= 15,
+                "the origin was asked {} times",
+                origin.count()
+            );
         }
     });
 }
@@ -87,15 +119,22 @@ fn an_answer_not_storable_for_its_fields_is_never_shared_and_nobody_queues_for_i
         ] {
             const CLIENTS: usize = 40;
             let delay = Duration::from_millis(500);
-            let origin =
-                Origin::start(move |request| origin::json(request.number.to_string()).field(name, value).after(delay));
+            let origin = Origin::start(move |request| {
+                origin::json(request.number.to_string())
+                    .field(name, value)
+                    .after(delay)
+            });
             let larder = Larder::start(users_api(&origin, store, ""));
             let start = Instant::now();
             let answers = at_once(&larder, CLIENTS, |_| (LIST.to_owned(), Vec::new()));
             let bodies: HashSet<String> = answers.iter().map(|(answer, _)| answer.text()).collect();
             assert_eq!(bodies.len(), CLIENTS, "{name}: {value} was shared");
             // One behind another they would take twenty seconds.
-            assert!(start.elapsed() < Duration::from_secs(6), "{name}: {value} took {:?}", start.elapsed());
+            assert!(
+                start.elapsed() < Duration::from_secs(6),
+                "{name}: {value} took {:?}",
+                start.elapsed()
+            );
             assert_eq!(origin.count(), CLIENTS, "{name}: {value}");
         }
     });
@@ -105,7 +144,8 @@ fn an_answer_not_storable_for_its_fields_is_never_shared_and_nobody_queues_for_i
 fn those_who_wait_together_are_of_one_credential() {
     for_both_stores(|store| {
         let origin = Origin::start(|request| {
-            let who = ["authorization", "cookie", "x-api-key"].map(|name| request.fields.get(name).unwrap_or("-"));
+            let who = ["authorization", "cookie", "x-api-key"]
+                .map(|name| request.fields.get(name).unwrap_or("-"));
             origin::json(who.join("|")).after(Duration::from_millis(500))
         });
         let larder = Larder::start(users_api(&origin, store, ""));
@@ -119,11 +159,19 @@ fn those_who_wait_together_are_of_one_credential() {
         };
         let answers = at_once(&larder, 120, |number| (LIST.to_owned(), who(number)));
         for (number, (answer, _)) in answers.iter().enumerate() {
-            let mine = ["Authorization", "Cookie", "X-Api-Key"]
-                .map(|name| who(number).iter().find(|(n, _)| *n == name).map_or("-", |(_, value)| value));
+            let mine = ["Authorization", "Cookie", "X-Api-Key"].map(|name| {
+                who(number)
+                    .iter()
+                    .find(|(n, _)| *n == name)
+                    .map_or("-", |(_, value)| value)
+            });
             assert_eq!(answer.text(), mine.join("|"));
         }
-        assert!(origin.count() <= 6 * 3, "the origin was asked {} times", origin.count());
+        assert!(
+            origin.count() <= 6 * 3,
+            "the origin was asked {} times",
+            origin.count()
+        );
     });
 }
 
@@ -147,7 +195,11 @@ fn those_who_wait_are_answered_though_the_first_of_them_has_left() {
         for mut other in others {
             assert_eq!(other.answer("GET").text(), "[]");
         }
-        assert!(origin.count() <= 3, "the origin was asked {} times", origin.count());
+        assert!(
+            origin.count() <= 3,
+            "the origin was asked {} times",
+            origin.count()
+        );
         assert!(larder.get(LIST).is_hit());
     });
 }
@@ -176,7 +228,11 @@ fn who_follows_reads_along_while_the_answer_arrives() {
                 read += part;
             }
         }
-        assert!(origin.count() <= 3, "the origin was asked {} times", origin.count());
+        assert!(
+            origin.count() <= 3,
+            "the origin was asked {} times",
+            origin.count()
+        );
     });
 }
 
@@ -213,10 +269,18 @@ fn a_slow_reader_among_those_who_wait_holds_up_nobody() {
         slow.send(request.as_bytes());
         origin.wait_for(1);
         for (answer, _) in at_once(&larder, 5, |_| (LIST.to_owned(), Vec::new())) {
-            assert!(answer.is_complete_success() && answer.content.is_pattern && answer.content.length == LENGTH);
+            assert!(
+                answer.is_complete_success()
+                    && answer.content.is_pattern
+                    && answer.content.length == LENGTH
+            );
         }
         assert!(larder.get(LIST).is_hit());
-        assert!(origin.count() <= 3, "the origin was asked {} times", origin.count());
+        assert!(
+            origin.count() <= 3,
+            "the origin was asked {} times",
+            origin.count()
+        );
         assert!(slow.answer("GET").is_complete_success());
     });
 }
@@ -225,13 +289,20 @@ fn a_slow_reader_among_those_who_wait_holds_up_nobody() {
 fn a_public_route_is_fetched_once_for_everybody() {
     for_both_stores(|store| {
         let origin = Origin::start(|_| origin::json("[]").after(Duration::from_millis(300)));
-        let yaml = users_api(&origin, store, "").replace("key: users:list}", "key: users:list, access: public}");
+        let yaml = users_api(&origin, store, "")
+            .replace("key: users:list}", "key: users:list, access: public}");
         let larder = Larder::start(yaml);
         let tokens: Vec<String> = (0..100).map(|number| format!("Token {number}")).collect();
-        for (answer, _) in at_once(&larder, 100, |number| (LIST.to_owned(), vec![("Authorization", &tokens[number])])) {
+        for (answer, _) in at_once(&larder, 100, |number| {
+            (LIST.to_owned(), vec![("Authorization", &tokens[number])])
+        }) {
             assert!(answer.is_complete_success());
         }
-        assert!(origin.count() <= 3, "the origin was asked {} times", origin.count());
+        assert!(
+            origin.count() <= 3,
+            "the origin was asked {} times",
+            origin.count()
+        );
     });
 }
 
@@ -250,7 +321,9 @@ fn a_fetch_that_nobody_waits_for_any_more_does_not_stay_in_the_way() {
         origin.wait_for(1);
         first.reset();
         gate.open();
-        eventually("the list is served", || larder.get(LIST).is_complete_success());
+        eventually("the list is served", || {
+            larder.get(LIST).is_complete_success()
+        });
     });
 }
 
@@ -269,7 +342,10 @@ fn at_once<'a>(
         sent.push(Instant::now());
     }
     // Read one after the other: an answer's time is at most overstated, by the reading of those before it.
-    open.into_iter().zip(sent).map(|(mut client, sent)| (client.answer("GET"), sent.elapsed())).collect()
+    open.into_iter()
+        .zip(sent)
+        .map(|(mut client, sent)| (client.answer("GET"), sent.elapsed()))
+        .collect()
 }
 
 fn for_both_stores(test: impl Fn(&str)) {

@@ -20,8 +20,18 @@ fn a_value_of_another_program_is_a_miss_and_is_never_served() {
     let kept = Kept::start();
     // What django-redis writes by default: a pickle, here of [{'id': 1, 'name': 'Foreign'}].
     let pickle = b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00]\x94}\x94(\x8c\x02id\x94K\x01\x8c\x04name\x94\x8c\x07Foreign\x94ua.";
-    let compressed = b"x\x9c\x8b\xaeV\xcaLQ\xb2R0\xd4QP\xcaK\xccMU\xb2RPr\xcb/\xcaL\xcfS\xaa\x8d\x05\x00";
-    for value in [&pickle[..], compressed, br#"[{"id":1,"name":"Foreign"}]"#, b"1", b"", b"\0", b"\n", &[0xff; 4096]] {
+    let compressed =
+        b"x\x9c\x8b\xaeV\xcaLQ\xb2R0\xd4QP\xcaK\xccMU\xb2RPr\xcb/\xcaL\xcfS\xaa\x8d\x05\x00";
+    for value in [
+        &pickle[..],
+        compressed,
+        br#"[{"id":1,"name":"Foreign"}]"#,
+        b"1",
+        b"",
+        b"\0",
+        b"\n",
+        &[0xff; 4096],
+    ] {
         kept.is_a_miss(&[b"SET", KEY.as_bytes(), value]);
     }
 }
@@ -46,7 +56,10 @@ fn a_value_of_another_type_is_a_miss_and_is_never_served() {
 fn a_value_cut_short_anywhere_is_a_miss() {
     let kept = Kept::start();
     for length in 0..kept.value.len() {
-        kept.is_a_miss_as(&kept.value[..length], &format!("cut after {length} of {} bytes", kept.value.len()));
+        kept.is_a_miss_as(
+            &kept.value[..length],
+            &format!("cut after {length} of {} bytes", kept.value.len()),
+        );
     }
     kept.is_still_a_hit_as_it_was();
 }
@@ -54,8 +67,17 @@ fn a_value_cut_short_anywhere_is_a_miss() {
 #[test]
 fn a_value_with_something_added_is_a_miss() {
     let kept = Kept::start();
-    for (before, after) in [(&b" "[..], &b""[..]), (b"", b" "), (b"", b"\n"), (b"", b"\0"), (b"[]", b"")] {
-        kept.is_a_miss_as(&[before, &kept.value, after].concat(), &format!("{before:?} before and {after:?} after it"));
+    for (before, after) in [
+        (&b" "[..], &b""[..]),
+        (b"", b" "),
+        (b"", b"\n"),
+        (b"", b"\0"),
+        (b"[]", b""),
+    ] {
+        kept.is_a_miss_as(
+            &[before, &kept.value, after].concat(),
+            &format!("{before:?} before and {after:?} after it"),
+        );
     }
     kept.is_a_miss_as(&kept.value.repeat(2), "twice");
     kept.is_still_a_hit_as_it_was();
@@ -99,8 +121,11 @@ fn a_state_that_is_not_ours_is_never_taken_for_one() {
     for target in [LIST, "/api/users/7/"] {
         for command in foreign {
             eventually("the copy is there", || larder.get(target).is_hit());
-            let states: Vec<String> =
-                redis.keys().into_iter().filter(|key| key.ends_with("~state") || key.ends_with("~all")).collect();
+            let states: Vec<String> = redis
+                .keys()
+                .into_iter()
+                .filter(|key| key.ends_with("~state") || key.ends_with("~all"))
+                .collect();
             assert!(!states.is_empty(), "no state among {:?}", redis.keys());
             let asked = origin.count();
             for state in &states {
@@ -112,7 +137,10 @@ fn a_state_that_is_not_ours_is_never_taken_for_one() {
             }
             // The copy has lost the state that vouched for it.
             let answer = larder.get(target);
-            assert!(answer.is_complete_success() && !answer.is_hit(), "{command:?}: {answer:?}");
+            assert!(
+                answer.is_complete_success() && !answer.is_hit(),
+                "{command:?}: {answer:?}"
+            );
             assert!(origin.count() > asked, "{command:?}");
 
             let written = larder.write("PATCH", "/api/users/7/");
@@ -146,12 +174,19 @@ fn whatever_key_is_overwritten_every_request_is_answered_and_every_write_is_seen
         redis.run(&["SET", key, "garbage"]).unwrap_ok();
     }
     for target in [LIST, "/api/users/?page=2", "/api/users/7/"] {
-        assert!(larder.get(target).is_complete_success(), "{target} after {all:?} were overwritten");
+        assert!(
+            larder.get(target).is_complete_success(),
+            "{target} after {all:?} were overwritten"
+        );
     }
     let written = larder.write("PATCH", "/api/users/7/");
     assert_eq!(written.text(), "1");
     for target in [LIST, "/api/users/?page=2", "/api/users/7/"] {
-        assert_eq!(larder.get(target).text(), "1", "{target} after {all:?} were overwritten");
+        assert_eq!(
+            larder.get(target).text(),
+            "1",
+            "{target} after {all:?} were overwritten"
+        );
     }
     // A new instance meets the same keys, its deployment's secret among them.
     let second = Larder::start(users_api(&origin, &redis.url(), ""));
@@ -165,16 +200,30 @@ fn a_session_cookie_of_any_name_keeps_two_users_apart() {
     let redis = RedisServer::start();
     for store in ["memory:", &redis.url()] {
         // The list of whoever asks, as a view with request.user gives it.
-        let origin = Origin::start(|request| origin::json(request.fields.get("cookie").unwrap_or("nobody").to_owned()));
+        let origin = Origin::start(|request| {
+            origin::json(request.fields.get("cookie").unwrap_or("nobody").to_owned())
+        });
         let larder = Larder::start(users_api(&origin, store, ""));
-        for name in ["sessionid", "it360_session", "__Host-sid", "SESSIONID", "x", "csrf", "ga", "_gidx"] {
+        for name in [
+            "sessionid",
+            "it360_session",
+            "__Host-sid",
+            "SESSIONID",
+            "x",
+            "csrf",
+            "ga",
+            "_gidx",
+        ] {
             for target in [LIST, "/api/users/7/", "/api/users/?page=2"] {
                 for _ in 0..2 {
                     for user in ["alice", "bob"] {
                         let cookie = format!("csrftoken=same; {name}={user}; _ga=same; _gid=same");
                         let answer = larder.get_with(target, &[("Cookie", &cookie)]);
                         let shown = answer.text();
-                        assert!(shown.contains(&format!("{name}={user}")), "{user} is shown {shown} on {target}");
+                        assert!(
+                            shown.contains(&format!("{name}={user}")),
+                            "{user} is shown {shown} on {target}"
+                        );
                     }
                 }
                 assert_eq!(larder.get(target).text(), "nobody", "{target}");
@@ -188,7 +237,8 @@ fn no_two_credentials_can_be_written_so_that_they_read_as_one() {
     let redis = RedisServer::start();
     for store in ["memory:", &redis.url()] {
         let origin = Origin::start(|request| {
-            let shown = ["authorization", "cookie", "x-api-key", "x-auth-token"].map(|name| request.fields.all(name));
+            let shown = ["authorization", "cookie", "x-api-key", "x-auth-token"]
+                .map(|name| request.fields.all(name));
             origin::json(format!("{shown:?}"))
         });
         let larder = Larder::start(users_api(&origin, store, ""));
@@ -229,11 +279,20 @@ struct Kept {
 impl Kept {
     fn start() -> Kept {
         let redis = RedisServer::start();
-        let origin = Origin::start(|request| origin::json(format!("[{{\"n\":{}}}]", request.number)));
+        let origin =
+            Origin::start(|request| origin::json(format!("[{{\"n\":{}}}]", request.number)));
         let larder = Larder::start(users_api(&origin, &redis.url(), ""));
         let body = larder.get(LIST).text();
-        let value = redis.get(KEY).expect("the copy of everybody at its literal key");
-        let kept = Kept { redis, origin, larder, value, body };
+        let value = redis
+            .get(KEY)
+            .expect("the copy of everybody at its literal key");
+        let kept = Kept {
+            redis,
+            origin,
+            larder,
+            value,
+            body,
+        };
         kept.is_still_a_hit_as_it_was();
         kept
     }
@@ -251,14 +310,23 @@ impl Kept {
     /// The control: what is shown to be a miss below would be a hit, were it not altered.
     #[track_caller]
     fn is_still_a_hit_as_it_was(&self) {
-        self.link().call(&[b"SET", KEY.as_bytes(), &self.value, b"EX", b"3600"]).unwrap().unwrap_ok();
+        self.link()
+            .call(&[b"SET", KEY.as_bytes(), &self.value, b"EX", b"3600"])
+            .unwrap()
+            .unwrap_ok();
         let answer = self.get();
-        assert!(answer.is_hit() && answer.text() == self.body, "the stored value itself: {answer:?}");
+        assert!(
+            answer.is_hit() && answer.text() == self.body,
+            "the stored value itself: {answer:?}"
+        );
     }
 
     #[track_caller]
     fn is_a_miss_as(&self, value: &[u8], what: &str) {
-        self.link().call(&[b"SET", KEY.as_bytes(), value, b"EX", b"3600"]).unwrap().unwrap_ok();
+        self.link()
+            .call(&[b"SET", KEY.as_bytes(), value, b"EX", b"3600"])
+            .unwrap()
+            .unwrap_ok();
         self.misses(what);
     }
 
@@ -281,7 +349,14 @@ impl Kept {
     fn misses(&self, what: &str) {
         let asked = self.origin.count();
         let answer = self.get();
-        assert!(answer.is_complete_success() && !answer.is_hit(), "{what}: {answer:?}");
-        assert_eq!(answer.text(), format!("[{{\"n\":{}}}]", asked + 1), "{what}");
+        assert!(
+            answer.is_complete_success() && !answer.is_hit(),
+            "{what}: {answer:?}"
+        );
+        assert_eq!(
+            answer.text(),
+            format!("[{{\"n\":{}}}]", asked + 1),
+            "{what}"
+        );
     }
 }

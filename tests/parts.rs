@@ -16,7 +16,10 @@ fn a_redis_keeps_raw_bytes_and_forgets_them_when_it_is_killed() {
     let value: Vec<u8> = (0..=255).collect();
     redis.run(&[&b"SET"[..], b"key", &value]).unwrap_ok();
     assert_eq!(redis.get("key"), Some(value));
-    assert_eq!((redis.keys(), redis.keys_in(0)), (vec!["key".to_owned()], vec![]));
+    assert_eq!(
+        (redis.keys(), redis.keys_in(0)),
+        (vec!["key".to_owned()], vec![])
+    );
     let port = redis.port();
     redis.kill();
     redis.start_again();
@@ -31,7 +34,14 @@ fn a_redis_over_tls_has_no_plain_port_and_a_ca_of_its_own() {
     assert!(ca.starts_with("-----BEGIN CERTIFICATE-----"));
     let port = redis.port().to_string();
     let said = std::process::Command::new("redis-cli")
-        .args(["-p", &port, "--tls", "--cacert", &redis.ca_file().to_string_lossy(), "PING"])
+        .args([
+            "-p",
+            &port,
+            "--tls",
+            "--cacert",
+            &redis.ca_file().to_string_lossy(),
+            "PING",
+        ])
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "PONG");
@@ -43,8 +53,12 @@ fn a_redis_with_a_user_refuses_everybody_else() {
     assert!(redis.url().starts_with("redis://larder:s3cret@"));
     let port = redis.port().to_string();
     let ask = |credential: &[&str]| {
-        let said =
-            std::process::Command::new("redis-cli").args(["-p", &port]).args(credential).arg("PING").output().unwrap();
+        let said = std::process::Command::new("redis-cli")
+            .args(["-p", &port])
+            .args(credential)
+            .arg("PING")
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&said.stdout).trim().to_owned()
     };
     assert!(ask(&[]).contains("NOAUTH"));
@@ -58,16 +72,24 @@ fn a_frozen_redis_answers_after_it_has_thawed() {
     let mut link = redis.link().unwrap();
     redis.freeze();
     link.patience(Duration::from_millis(50));
-    assert_eq!(link.call(&["PING"]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(
+        link.call(&["PING"]).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
     redis.thaw();
     link.patience(support::PATIENCE);
-    assert_eq!(link.call(&["ECHO", "x"]).unwrap(), Reply::Ok("PONG".to_owned()));
+    assert_eq!(
+        link.call(&["ECHO", "x"]).unwrap(),
+        Reply::Ok("PONG".to_owned())
+    );
 }
 
 #[test]
 fn a_redis_with_one_database_has_no_second() {
     let redis = RedisServer::builder().databases(1).start();
-    assert!(matches!(redis.run_in(0, &["SELECT", "1"]), Reply::Error(text) if text.contains("out of range")));
+    assert!(
+        matches!(redis.run_in(0, &["SELECT", "1"]), Reply::Error(text) if text.contains("out of range"))
+    );
 }
 
 #[test]
@@ -79,16 +101,28 @@ fn the_origin_answers_by_script_and_keeps_what_it_was_asked() {
     });
     let mut client = Connection::open(origin.address());
     let first = client.request("GET", "/a?b=c", &[("X-One", "1"), ("X-One", "2")], b"");
-    assert_eq!((first.status, first.text().as_str(), first.framing), (200, "[]", Framing::Length(2)));
+    assert_eq!(
+        (first.status, first.text().as_str(), first.framing),
+        (200, "[]", Framing::Length(2))
+    );
     let second = client.request("POST", "/a", &[], b"hello");
-    assert_eq!((second.text().as_str(), second.framing, second.content.whole), ("chunks", Framing::Chunked, true));
+    assert_eq!(
+        (second.text().as_str(), second.framing, second.content.whole),
+        ("chunks", Framing::Chunked, true)
+    );
     assert_eq!(client.get("/none").status, 404);
     assert!(client.is_closed());
 
     let asked = origin.requests();
-    assert_eq!((asked[0].method.as_str(), asked[0].target.as_str()), ("GET", "/a?b=c"));
+    assert_eq!(
+        (asked[0].method.as_str(), asked[0].target.as_str()),
+        ("GET", "/a?b=c")
+    );
     assert_eq!(asked[0].fields.all("x-one"), ["1", "2"]);
-    assert_eq!((asked[1].framing, asked[1].content.text().as_str()), (Framing::Length(5), "hello"));
+    assert_eq!(
+        (asked[1].framing, asked[1].content.text().as_str()),
+        (Framing::Length(5), "hello")
+    );
     assert_eq!((asked[2].connection, asked[2].on_connection), (1, 3));
 }
 
@@ -139,7 +173,10 @@ fn bodies_of_many_megabytes_pass_both_ways_and_are_checked() {
     });
     for target in ["/length", "/chunks", "/close"] {
         let answer = Connection::open(origin.address()).get(target);
-        assert!(answer.content.whole && answer.content.is_pattern, "{target}");
+        assert!(
+            answer.content.whole && answer.content.is_pattern,
+            "{target}"
+        );
         assert_eq!(answer.content.length, LENGTH, "{target}");
     }
     let mut client = Connection::open(origin.address());
@@ -149,5 +186,9 @@ fn bodies_of_many_megabytes_pass_both_ways_and_are_checked() {
     }
     assert_eq!(client.answer("POST").status, 200);
     let up = origin.last().content;
-    assert!(up.whole && up.is_pattern && up.length == LENGTH, "{} bytes", up.length);
+    assert!(
+        up.whole && up.is_pattern && up.length == LENGTH,
+        "{} bytes",
+        up.length
+    );
 }

@@ -24,28 +24,47 @@ fn answers_are_kept_over_tls_with_a_private_ca() {
     for host in ["127.0.0.1", "localhost"] {
         let url = redis.url().replace("127.0.0.1", host);
         let origin = numbered();
-        let larder = Larder::start(with_ca(&origin, &url, &redis.ca_file().display().to_string()));
+        let larder = Larder::start(with_ca(
+            &origin,
+            &url,
+            &redis.ca_file().display().to_string(),
+        ));
         becomes_a_hit(&larder);
-        assert!(redis.keys().contains(&"t:users:list".to_owned()), "{:?}", redis.keys());
+        assert!(
+            redis.keys().contains(&"t:users:list".to_owned()),
+            "{:?}",
+            redis.keys()
+        );
         redis.run(&["FLUSHALL"]).unwrap_ok();
     }
 }
 
 #[test]
 fn a_server_certified_by_another_ca_is_not_talked_to() {
-    let redis = RedisServer::builder().tls().user("larder", "s3cret-of-the-store").start();
+    let redis = RedisServer::builder()
+        .tls()
+        .user("larder", "s3cret-of-the-store")
+        .start();
     let other = tempfile::tempdir().unwrap();
     write_certificates(other.path());
     let origin = numbered();
     let ca = other.path().join("ca.pem").display().to_string();
-    for yaml in [with_ca(&origin, &redis.url(), &ca), users_api(&origin, &redis.url(), "")] {
+    for yaml in [
+        with_ca(&origin, &redis.url(), &ca),
+        users_api(&origin, &redis.url(), ""),
+    ] {
         let larder = Larder::start(yaml);
         for _ in 0..3 {
             let answer = larder.get(LIST);
-            assert!(answer.is_complete_success() && !answer.is_hit(), "{answer:?}");
+            assert!(
+                answer.is_complete_success() && !answer.is_hit(),
+                "{answer:?}"
+            );
         }
         assert!(!larder.is_ready(), "{}", larder.readiness());
-        eventually("the log names the certificate", || larder.output().to_lowercase().contains("certificate"));
+        eventually("the log names the certificate", || {
+            larder.output().to_lowercase().contains("certificate")
+        });
         assert!(!larder.output().contains("s3cret-of-the-store"));
     }
     assert!(redis.keys().is_empty());
@@ -61,7 +80,10 @@ fn a_ca_file_that_is_not_there_ends_the_start() {
 
 #[test]
 fn a_user_and_a_password_are_sent() {
-    for redis in [RedisServer::builder().user("larder", "s3cret").start(), RedisServer::builder().password("s3cret").start()] {
+    for redis in [
+        RedisServer::builder().user("larder", "s3cret").start(),
+        RedisServer::builder().password("s3cret").start(),
+    ] {
         let origin = numbered();
         let larder = Larder::start(users_api(&origin, &redis.url(), ""));
         becomes_a_hit(&larder);
@@ -72,18 +94,27 @@ fn a_user_and_a_password_are_sent() {
 fn a_password_with_odd_characters_may_come_from_the_environment() {
     let redis = RedisServer::builder().password("p#a:s s/w%d@?").start();
     let origin = numbered();
-    let encoded = redis.url().replace("p#a:s s/w%d@?", "p%23a%3As%20s%2Fw%25d%40%3F");
-    let larder = Larder::with(users_api(&origin, "${REDIS_URL}", "")).env("REDIS_URL", encoded).start();
+    let encoded = redis
+        .url()
+        .replace("p#a:s s/w%d@?", "p%23a%3As%20s%2Fw%25d%40%3F");
+    let larder = Larder::with(users_api(&origin, "${REDIS_URL}", ""))
+        .env("REDIS_URL", encoded)
+        .start();
     becomes_a_hit(&larder);
 }
 
 #[test]
 fn a_wrong_password_ends_the_start_with_the_remedy_and_without_the_secret() {
-    for builder in [RedisBuilder::default().user("larder", "the-right-one"), RedisBuilder::default().password("the-right-one")] {
+    for builder in [
+        RedisBuilder::default().user("larder", "the-right-one"),
+        RedisBuilder::default().password("the-right-one"),
+    ] {
         let redis = builder.start();
         let origin = numbered();
         let url = redis.url().replace("the-right-one", "hunter2-is-wrong");
-        let exit = Larder::with(users_api(&origin, &url, "")).env("RUST_LOG", "trace").fails();
+        let exit = Larder::with(users_api(&origin, &url, ""))
+            .env("RUST_LOG", "trace")
+            .fails();
         names_the_remedy(&exit, "store.url");
         assert!(!exit.output.contains("hunter2-is-wrong"), "{}", exit.output);
     }
@@ -93,7 +124,12 @@ fn a_wrong_password_ends_the_start_with_the_remedy_and_without_the_secret() {
 fn a_password_that_is_asked_for_and_not_given_ends_the_start_with_the_remedy() {
     let redis = RedisServer::builder().password("s3cret").start();
     let origin = numbered();
-    let exit = Larder::with(users_api(&origin, &format!("redis://127.0.0.1:{}", redis.port()), "")).fails();
+    let exit = Larder::with(users_api(
+        &origin,
+        &format!("redis://127.0.0.1:{}", redis.port()),
+        "",
+    ))
+    .fails();
     names_the_remedy(&exit, "store.url");
 }
 
@@ -103,7 +139,11 @@ fn answers_are_kept_over_a_unix_socket() {
     let origin = numbered();
     let larder = Larder::start(users_api(&origin, &redis.unix_url(), ""));
     becomes_a_hit(&larder);
-    assert!(redis.keys().contains(&"t:users:list".to_owned()), "{:?}", redis.keys());
+    assert!(
+        redis.keys().contains(&"t:users:list".to_owned()),
+        "{:?}",
+        redis.keys()
+    );
 }
 
 #[test]
@@ -135,7 +175,8 @@ fn no_port_is_open_before_the_store_has_said_that_it_is_right() {
 fn database_0_is_used_where_it_was_asked_for() {
     let redis = RedisServer::builder().databases(1).start();
     let origin = numbered();
-    let larder = Larder::start(users_api(&origin, &redis.url(), "").replace("database: 1", "database: 0"));
+    let larder =
+        Larder::start(users_api(&origin, &redis.url(), "").replace("database: 1", "database: 0"));
     becomes_a_hit(&larder);
     assert!(redis.keys_in(0).contains(&"t:users:list".to_owned()));
 }
@@ -148,7 +189,8 @@ fn the_setting_wins_over_a_database_in_the_url() {
     becomes_a_hit(&larder);
     assert!(redis.keys_in(3).is_empty() && !redis.keys_in(1).is_empty());
 
-    let without = users_api(&origin, &format!("{}/3", redis.url()), "").replace("database: 1, ", "");
+    let without =
+        users_api(&origin, &format!("{}/3", redis.url()), "").replace("database: 1, ", "");
     let larder = Larder::start(without);
     becomes_a_hit(&larder);
     assert!(!redis.keys_in(3).is_empty());
@@ -178,8 +220,14 @@ fn the_stored_value_begins_with_the_body_as_it_is() {
     let origin = Origin::start(|_| origin::json(r#"[{"id":7,"name":"Zoë"}]"#));
     let larder = Larder::start(users_api(&origin, &redis.url(), ""));
     larder.get(LIST);
-    let value = redis.get("t:users:list").expect("the copy of everybody at its literal key");
-    assert!(value.starts_with(r#"[{"id":7,"name":"Zoë"}]"#.as_bytes()), "{}", String::from_utf8_lossy(&value));
+    let value = redis
+        .get("t:users:list")
+        .expect("the copy of everybody at its literal key");
+    assert!(
+        value.starts_with(r#"[{"id":7,"name":"Zoë"}]"#.as_bytes()),
+        "{}",
+        String::from_utf8_lossy(&value)
+    );
 }
 
 #[test]
@@ -199,7 +247,10 @@ fn a_database_that_went_away_makes_a_pass_through_and_never_a_key_in_another() {
     });
     for _ in 0..10 {
         let answer = larder.get(LIST);
-        assert!(answer.is_complete_success() && !answer.is_hit(), "{answer:?}");
+        assert!(
+            answer.is_complete_success() && !answer.is_hit(),
+            "{answer:?}"
+        );
         assert_eq!(larder.write("POST", LIST).status, 200);
     }
     assert!(redis.keys_in(0).is_empty(), "{:?}", redis.keys_in(0));
@@ -212,7 +263,10 @@ fn a_store_that_is_down_at_the_start_is_used_once_it_is_up() {
     let larder = Larder::start(users_api(&origin, &redis.url(), ""));
     for _ in 0..3 {
         let answer = larder.get(LIST);
-        assert!(answer.is_complete_success() && !answer.is_hit(), "{answer:?}");
+        assert!(
+            answer.is_complete_success() && !answer.is_hit(),
+            "{answer:?}"
+        );
     }
     assert_eq!(larder.write("PATCH", "/api/users/7/").status, 200);
     assert_eq!(larder.admin("GET", "/healthz").status, 200);
@@ -254,7 +308,11 @@ fn no_request_fails_while_the_store_hangs_and_hits_come_back_after_it() {
             let answer = larder.get(LIST);
             assert!(answer.is_complete_success(), "{answer:?}");
             // One time limit of 250 ms, with room for a busy machine.
-            assert!(start.elapsed() < Duration::from_secs(2), "a read waited {:?}", start.elapsed());
+            assert!(
+                start.elapsed() < Duration::from_secs(2),
+                "a read waited {:?}",
+                start.elapsed()
+            );
         }
         redis.thaw();
         api.goes_on();
@@ -267,14 +325,20 @@ fn a_store_that_hangs_costs_one_time_limit_and_not_one_for_each_request() {
     let redis = RedisServer::start();
     let origin = numbered();
     // So long that twenty of them could not be missed.
-    let larder = Larder::start(users_api(&origin, &redis.url(), "").replace("prefix: t", "prefix: t, timeout: 1s"));
+    let larder = Larder::start(
+        users_api(&origin, &redis.url(), "").replace("prefix: t", "prefix: t, timeout: 1s"),
+    );
     becomes_a_hit(&larder);
     redis.freeze();
     let start = Instant::now();
     for _ in 0..20 {
         assert!(larder.get(LIST).is_complete_success());
     }
-    assert!(start.elapsed() < Duration::from_secs(8), "twenty reads took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "twenty reads took {:?}",
+        start.elapsed()
+    );
     redis.thaw();
 }
 
@@ -298,7 +362,11 @@ fn a_purge_during_the_outage_holds_when_the_same_store_is_back() {
     let written = larder.write("PATCH", "/api/users/7/");
     assert_eq!((written.status, written.text().as_str()), (200, "1"));
     for (target, fields) in variants {
-        assert_eq!(larder.get_with(target, fields).text(), "1", "{target} during the outage");
+        assert_eq!(
+            larder.get_with(target, fields).text(),
+            "1",
+            "{target} during the outage"
+        );
     }
     redis.thaw();
 
@@ -333,7 +401,11 @@ fn a_purge_while_the_store_is_dead_holds_when_it_is_back_empty() {
 fn writes_are_refused_during_an_outage_where_that_was_asked_for() {
     let mut redis = RedisServer::start();
     let api = Api::start();
-    let larder = Larder::start(users_api(&api.origin, &redis.url(), "when_store_is_down: refuse_writes"));
+    let larder = Larder::start(users_api(
+        &api.origin,
+        &redis.url(),
+        "when_store_is_down: refuse_writes",
+    ));
     becomes_a_hit(&larder);
     redis.kill();
     let refused = larder.write("PATCH", "/api/users/7/");
@@ -342,7 +414,9 @@ fn writes_are_refused_during_an_outage_where_that_was_asked_for() {
     assert_eq!(api.origin.count_of("PATCH"), 0);
     assert!(larder.get(LIST).is_complete_success());
     redis.start_again();
-    eventually("writes pass again", || larder.write("PATCH", "/api/users/7/").status == 200);
+    eventually("writes pass again", || {
+        larder.write("PATCH", "/api/users/7/").status == 200
+    });
 }
 
 #[test]
@@ -378,9 +452,15 @@ fn another_instance_answers_from_what_the_first_has_stored_and_purged() {
         (LIST, &[("Cookie", "sessionid=1")]),
     ] {
         assert!(!first.get_with(target, fields).is_hit());
-        assert!(second.get_with(target, fields).is_hit(), "{target} {fields:?}");
+        assert!(
+            second.get_with(target, fields).is_hit(),
+            "{target} {fields:?}"
+        );
         assert_eq!(second.write("POST", LIST).status, 200);
-        assert!(!first.get_with(target, fields).is_hit(), "{target} {fields:?}");
+        assert!(
+            !first.get_with(target, fields).is_hit(),
+            "{target} {fields:?}"
+        );
     }
 }
 
@@ -394,7 +474,11 @@ fn what_others_keep_in_the_same_store_stays_as_it_is() {
     let origin = numbered();
     let larder = Larder::start(users_api(&origin, &redis.url(), ""));
     becomes_a_hit(&larder);
-    for (method, target) in [("POST", LIST), ("PATCH", "/api/users/7/"), ("POST", "/api/users/7/activate/")] {
+    for (method, target) in [
+        ("POST", LIST),
+        ("PATCH", "/api/users/7/"),
+        ("POST", "/api/users/7/activate/"),
+    ] {
         larder.write(method, target);
     }
     for key in theirs {
@@ -428,7 +512,11 @@ fn becomes_a_hit(larder: &Larder) {
 #[track_caller]
 fn names_the_remedy(exit: &Exit, remedy: &str) {
     assert_eq!(exit.status.code(), WRONG_SETTING, "{exit:?}");
-    assert!(exit.output.contains(remedy), "{remedy:?} is not in:\n{}", exit.output);
+    assert!(
+        exit.output.contains(remedy),
+        "{remedy:?} is not in:\n{}",
+        exit.output
+    );
 }
 
 /// A users API whose state is one number. A write makes it the next and answers it; a read answers it.
@@ -449,7 +537,11 @@ impl Api {
             };
             origin::json(now.to_string())
         });
-        Api { origin, shown: AtomicU64::new(0), requests: AtomicU64::new(0) }
+        Api {
+            origin,
+            shown: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        }
     }
 
     /// Readers and a writer run while `meanwhile` does; every answer is a complete 200, and none is older than
@@ -457,17 +549,27 @@ impl Api {
     fn under_load(&self, larder: &Larder, meanwhile: impl FnOnce()) {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            let requests: [(&str, &str); 4] =
-                [("GET", LIST), ("GET", "/api/users/?page=2"), ("GET", "/api/users/7/"), ("PATCH", "/api/users/7/")];
+            let requests: [(&str, &str); 4] = [
+                ("GET", LIST),
+                ("GET", "/api/users/?page=2"),
+                ("GET", "/api/users/7/"),
+                ("PATCH", "/api/users/7/"),
+            ];
             let clients = requests.map(|(method, target)| {
                 let done = &done;
                 scope.spawn(move || {
                     while !done.load(Ordering::SeqCst) {
                         let before = self.shown.load(Ordering::SeqCst);
                         let answer = larder.request(method, target, &[], b"");
-                        assert!(answer.is_complete_success(), "{method} {target}: {answer:?}");
+                        assert!(
+                            answer.is_complete_success(),
+                            "{method} {target}: {answer:?}"
+                        );
                         let state = answer.text().parse::<u64>().expect("a number");
-                        assert!(state >= before, "{method} {target} shows {state} after {before} has been shown");
+                        assert!(
+                            state >= before,
+                            "{method} {target} shows {state} after {before} has been shown"
+                        );
                         self.shown.fetch_max(state, Ordering::SeqCst);
                         self.requests.fetch_add(1, Ordering::SeqCst);
                         if method == "PATCH" {
@@ -490,7 +592,9 @@ impl Api {
     /// Waits until the load has had a hundred more answers.
     fn goes_on(&self) {
         let enough = self.requests.load(Ordering::SeqCst) + 100;
-        eventually("the load goes on", || self.requests.load(Ordering::SeqCst) >= enough);
+        eventually("the load goes on", || {
+            self.requests.load(Ordering::SeqCst) >= enough
+        });
     }
 }
 

@@ -14,8 +14,15 @@ use support::users_api;
 const STORE_PASSWORD: &str = "store-p4ssw0rd-9f3a";
 const ADMIN_TOKEN: &str = "admin-t0ken-7c1e-of-32-characters";
 const OTHERS: [&str; 9] = [
-    "auth0rization-5d2b", "api-k3y-8e4f", "auth-t0ken-1a9c", "sessi0n-cookie-6b7d", "csrf-c00kie-3e5a",
-    "pr0xy-auth-2c8e", "set-c00kie-4f6b", "query-s3cret-0d7a", "b0dy-secret-5b9f",
+    "auth0rization-5d2b",
+    "api-k3y-8e4f",
+    "auth-t0ken-1a9c",
+    "sessi0n-cookie-6b7d",
+    "csrf-c00kie-3e5a",
+    "pr0xy-auth-2c8e",
+    "set-c00kie-4f6b",
+    "query-s3cret-0d7a",
+    "b0dy-secret-5b9f",
 ];
 
 #[test]
@@ -27,12 +34,25 @@ fn no_output_of_any_kind_holds_a_secret() {
         };
         let mut redis = builder.start();
         let origin = Origin::start(|request| {
-            let answer = origin::json("{}").field("Set-Cookie", &format!("sessionid={}", OTHERS[6]));
-            if request.target.contains("cookie") { answer } else { answer.without("Set-Cookie") }
+            let answer =
+                origin::json("{}").field("Set-Cookie", &format!("sessionid={}", OTHERS[6]));
+            if request.target.contains("cookie") {
+                answer
+            } else {
+                answer.without("Set-Cookie")
+            }
         });
-        let yaml = users_api(&origin, "${REDIS_URL}", "admin_token: ${ADMIN_TOKEN}\nlogs: {format: json}");
+        let yaml = users_api(
+            &origin,
+            "${REDIS_URL}",
+            "admin_token: ${ADMIN_TOKEN}\nlogs: {format: json}",
+        );
         let url = redis.url();
-        let environment = [("REDIS_URL", url.as_str()), ("ADMIN_TOKEN", ADMIN_TOKEN), ("RUST_LOG", "trace")];
+        let environment = [
+            ("REDIS_URL", url.as_str()),
+            ("ADMIN_TOKEN", ADMIN_TOKEN),
+            ("RUST_LOG", "trace"),
+        ];
         let mut larder = Larder::with(yaml.clone());
         for (name, value) in environment {
             larder = larder.env(name, value);
@@ -51,40 +71,91 @@ fn no_output_of_any_kind_holds_a_secret() {
                 ("Proxy-Authorization", format!("Basic {}", OTHERS[5])),
                 ("Content-Type", "application/json".to_owned()),
             ];
-            let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
-            larder.request(method, target, &fields, if method == "GET" { b"" } else { OTHERS[8].as_bytes() })
+            let fields: Vec<(&str, &str)> = fields
+                .iter()
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect();
+            larder.request(
+                method,
+                target,
+                &fields,
+                if method == "GET" {
+                    b""
+                } else {
+                    OTHERS[8].as_bytes()
+                },
+            )
         };
         let everything = || {
-            for target in ["/api/users/", "/api/users/7/", "/api/users/?cookie=1", "/other/"] {
-                let with_query = format!("{target}{}token={}", if target.contains('?') { "&" } else { "?" }, OTHERS[7]);
+            for target in [
+                "/api/users/",
+                "/api/users/7/",
+                "/api/users/?cookie=1",
+                "/other/",
+            ] {
+                let with_query = format!(
+                    "{target}{}token={}",
+                    if target.contains('?') { "&" } else { "?" },
+                    OTHERS[7]
+                );
                 for target in [target, &with_query] {
                     for method in ["GET", "GET", "HEAD", "PATCH", "POST", "DELETE", "BREW"] {
                         ask(target, method);
                     }
                 }
             }
-            Connection::open(larder.address()).request("GET", "/api/users/", &[("Authorization", OTHERS[0]), ("Host", "a b")], b"");
+            Connection::open(larder.address()).request(
+                "GET",
+                "/api/users/",
+                &[("Authorization", OTHERS[0]), ("Host", "a b")],
+                b"",
+            );
         };
         everything();
         let bearer = [("Authorization", format!("Bearer {ADMIN_TOKEN}"))];
         let bearer = [(bearer[0].0, bearer[0].1.as_str())];
-        let keys = Connection::open(larder.admin_address()).request("GET", "/keys", &bearer, b"").text();
+        let keys = Connection::open(larder.admin_address())
+            .request("GET", "/keys", &bearer, b"")
+            .text();
         assert!(keys.contains("t:users:list"), "{keys}");
-        for target in ["/healthz", "/readyz", "/entries/users:list", "/entries/users:detail:7", "/nothing"] {
-            output += &Connection::open(larder.admin_address()).request("GET", target, &bearer, b"").text();
+        for target in [
+            "/healthz",
+            "/readyz",
+            "/entries/users:list",
+            "/entries/users:detail:7",
+            "/nothing",
+        ] {
+            output += &Connection::open(larder.admin_address())
+                .request("GET", target, &bearer, b"")
+                .text();
         }
         output += &keys;
-        for command in [&["check"][..], &["keys"], &["get", "users:list"], &["purge", "users:list"], &["health"], &["purge", "--all"]] {
+        for command in [
+            &["check"][..],
+            &["keys"],
+            &["get", "users:list"],
+            &["purge", "users:list"],
+            &["health"],
+            &["purge", "--all"],
+        ] {
             output += &run(&[command, &["-c", &file]].concat(), &environment).output;
         }
 
         // And while things go wrong, which is when most is said.
         redis.kill();
         everything();
-        for command in [&["check"][..], &["keys"], &["get", "users:list"], &["purge", "users:list"], &["health"]] {
+        for command in [
+            &["check"][..],
+            &["keys"],
+            &["get", "users:list"],
+            &["purge", "users:list"],
+            &["health"],
+        ] {
             output += &run(&[command, &["-c", &file]].concat(), &environment).output;
         }
-        output += &Connection::open(larder.admin_address()).request("GET", "/readyz", &[], b"").text();
+        output += &Connection::open(larder.admin_address())
+            .request("GET", "/readyz", &[], b"")
+            .text();
         redis.start_again();
         everything();
         for key in redis.keys() {
@@ -92,7 +163,10 @@ fn no_output_of_any_kind_holds_a_secret() {
         }
         larder.terminate();
         let log = larder.exit().output;
-        assert!(log.contains("/api/users/7/") && log.contains("\"status\":200"), "the control: no request is in the log\n{log}");
+        assert!(
+            log.contains("/api/users/7/") && log.contains("\"status\":200"),
+            "the control: no request is in the log\n{log}"
+        );
         output += &log;
 
         holds_no_secret(&output);
@@ -128,7 +202,11 @@ fn no_complaint_about_the_configuration_holds_a_secret() {
         for command in ["check", "serve", "keys"] {
             let exit = run(
                 &[command, "-c", file.to_str().unwrap()],
-                &[("REDIS_URL", &url), ("ADMIN_TOKEN", ADMIN_TOKEN), ("RUST_LOG", "trace")],
+                &[
+                    ("REDIS_URL", &url),
+                    ("ADMIN_TOKEN", ADMIN_TOKEN),
+                    ("RUST_LOG", "trace"),
+                ],
             );
             assert_eq!(exit.status.code(), Some(78), "{command} {store}: {exit:?}");
             holds_no_secret(&exit.output);
@@ -140,7 +218,9 @@ fn no_complaint_about_the_configuration_holds_a_secret() {
 fn what_is_set_by_hand_is_not_repeated_in_the_log() {
     let redis = RedisServer::start();
     let origin = Origin::start(|_| origin::json("{}"));
-    let larder = Larder::with(users_api(&origin, &redis.url(), "")).env("RUST_LOG", "trace").start();
+    let larder = Larder::with(users_api(&origin, &redis.url(), ""))
+        .env("RUST_LOG", "trace")
+        .start();
     let mut process = Command::new(binary())
         .args(["set", "users:list", "-c", larder.file().to_str().unwrap()])
         .env("RUST_LOG", "trace")
@@ -152,10 +232,16 @@ fn what_is_set_by_hand_is_not_repeated_in_the_log() {
     let body = format!("{{\"secret\":\"{}\"}}", OTHERS[8]);
     std::io::Write::write_all(&mut process.stdin.take().unwrap(), body.as_bytes()).unwrap();
     let output = process.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let answer = larder.get("/api/users/");
     assert!(answer.is_hit() && answer.text() == body, "{answer:?}");
-    holds_no_secret(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
+    holds_no_secret(&String::from_utf8_lossy(
+        &[output.stdout, output.stderr].concat(),
+    ));
     larder.terminate();
     holds_no_secret(&larder.exit().output);
 }

@@ -35,7 +35,11 @@ fn a_huge_answer_passes_without_being_held() {
             let answer = larder.get(&format!("{target}?framing={framing}"));
             answer.assert_whole_pattern();
             let growth = larder.peak_memory().saturating_sub(before);
-            assert!(growth < 32 * MIB, "{target} {framing}: memory grew by {} MiB", growth / MIB);
+            assert!(
+                growth < 32 * MIB,
+                "{target} {framing}: memory grew by {} MiB",
+                growth / MIB
+            );
             if framing == "length" {
                 assert_eq!(answer.framing, Framing::Length(HUGE), "{target}");
             }
@@ -57,7 +61,11 @@ fn a_huge_answer_to_a_slow_reader_is_not_held_either() {
         // It reads nothing for a while, and everything that will be buffered has been.
         thread::sleep(Duration::from_millis(500));
         let growth = larder.peak_memory().saturating_sub(before);
-        assert!(growth < 32 * MIB, "{target}: memory grew by {} MiB", growth / MIB);
+        assert!(
+            growth < 32 * MIB,
+            "{target}: memory grew by {} MiB",
+            growth / MIB
+        );
     }
 }
 
@@ -75,7 +83,11 @@ fn a_huge_upload_passes_without_being_held() {
         }
         assert_eq!(client.answer("POST").status, 200);
         let growth = larder.peak_memory().saturating_sub(before);
-        assert!(growth < 32 * MIB, "{target}: memory grew by {} MiB", growth / MIB);
+        assert!(
+            growth < 32 * MIB,
+            "{target}: memory grew by {} MiB",
+            growth / MIB
+        );
         let asked = origin.last();
         assert_eq!(asked.framing, Framing::Length(HUGE));
         assert!(asked.content.whole && asked.content.is_pattern);
@@ -94,7 +106,11 @@ fn an_answer_beyond_max_body_passes_whole_and_is_not_kept() {
         for framing in ["length", "chunked", "close"] {
             for _ in 0..2 {
                 let answer = larder.get(&format!("{LIST}?framing={framing}"));
-                assert!(answer.content.whole && answer.content.is_pattern && answer.content.length == 200_000);
+                assert!(
+                    answer.content.whole
+                        && answer.content.is_pattern
+                        && answer.content.length == 200_000
+                );
                 assert!(!answer.is_hit(), "{framing}");
             }
         }
@@ -103,7 +119,10 @@ fn an_answer_beyond_max_body_passes_whole_and_is_not_kept() {
             let target = format!("{LIST}?framing={framing}");
             larder.get(&target);
             let answer = larder.get(&target);
-            assert!(answer.is_hit() && answer.content.is_pattern && answer.content.length == 200_000, "{framing}");
+            assert!(
+                answer.is_hit() && answer.content.is_pattern && answer.content.length == 200_000,
+                "{framing}"
+            );
         }
     });
 }
@@ -119,26 +138,45 @@ fn an_answer_that_the_upstream_cut_short_is_neither_stored_nor_shown_as_complete
                 "chunked" => whole().chunked().cut_after(at),
                 "reset" => whole().reset_after(at),
                 "chunked-and-reset" => whole().chunked().reset_after(at),
-                "bad-chunk" => origin::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\nx\r\n0\r\n\r\n"),
-                "no-last-chunk" => origin::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"),
+                "bad-chunk" => origin::raw(
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\nx\r\n0\r\n\r\n",
+                ),
+                "no-last-chunk" => origin::raw(
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+                ),
                 "half-a-head" => origin::raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Cut"),
                 other => panic!("{other}"),
             }
         };
         let origin = Origin::start(broken);
         let larder = Larder::start(users_api(&origin, store, ""));
-        for what in ["short", "chunked", "reset", "chunked-and-reset", "bad-chunk", "no-last-chunk", "half-a-head"] {
+        for what in [
+            "short",
+            "chunked",
+            "reset",
+            "chunked-and-reset",
+            "bad-chunk",
+            "no-last-chunk",
+            "half-a-head",
+        ] {
             for at in ["0", "1", "30000", "49999"] {
                 for target in [LIST, "/api/users/7/", "/other/"] {
                     for _ in 0..2 {
                         let target = format!("{target}?at={at}&break={what}");
                         match larder.connect().try_request("GET", &target, &[], b"") {
                             Ok(answer) => {
-                                assert!(!answer.is_complete_success(), "{what} at {at} on {target}: {answer:?}");
+                                assert!(
+                                    !answer.is_complete_success(),
+                                    "{what} at {at} on {target}: {answer:?}"
+                                );
                                 assert!(!answer.is_hit(), "{what} at {at} on {target}: {answer:?}");
                             }
                             // Closed before any byte of an answer: not shown as complete either.
-                            Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{what} at {at} hangs"),
+                            Err(error) => assert_ne!(
+                                error.kind(),
+                                std::io::ErrorKind::WouldBlock,
+                                "{what} at {at} hangs"
+                            ),
                         }
                     }
                 }
@@ -153,7 +191,10 @@ fn an_answer_without_a_length_that_ends_in_a_reset_is_not_stored() {
         let origin = Origin::start(|_| origin::json("0123456789").until_close().resetting());
         let larder = Larder::start(users_api(&origin, store, ""));
         for _ in 0..2 {
-            let hit = larder.connect().try_request("GET", LIST, &[], b"").is_ok_and(|answer| answer.is_hit());
+            let hit = larder
+                .connect()
+                .try_request("GET", LIST, &[], b"")
+                .is_ok_and(|answer| answer.is_hit());
             assert!(!hit);
         }
     });
@@ -187,7 +228,9 @@ fn a_client_that_leaves_on_an_uncached_path_stops_the_upstream() {
     client.send(head("GET", "/endless/", &[], None).as_bytes());
     client.try_head("GET").unwrap();
     client.reset();
-    eventually("the upstream's endless answer is given up", || origin.abandoned() == 1);
+    eventually("the upstream's endless answer is given up", || {
+        origin.abandoned() == 1
+    });
 }
 
 #[test]
@@ -195,8 +238,12 @@ fn a_trickling_upload_holds_nothing() {
     for_both_stores(|store| {
         let origin = Origin::start(|request| origin::json(request.number.to_string()));
         // One slot towards the upstream: whoever held it would be noticed.
-        let one_slot = format!("upstream: {{url: \"{}\", max_connections: 1}}", origin.url());
-        let yaml = users_api(&origin, store, "").replace(&format!("upstream: {}", origin.url()), &one_slot);
+        let one_slot = format!(
+            "upstream: {{url: \"{}\", max_connections: 1}}",
+            origin.url()
+        );
+        let yaml = users_api(&origin, store, "")
+            .replace(&format!("upstream: {}", origin.url()), &one_slot);
         let larder = Larder::start(yaml);
         larder.get(LIST);
         let mut client = larder.connect();
@@ -213,7 +260,10 @@ fn a_trickling_upload_holds_nothing() {
         client.send(b"56789");
         assert_eq!(client.answer("POST").status, 200);
         let asked = origin.last();
-        assert_eq!((asked.framing, asked.content.text().as_str()), (Framing::Length(10), "0123456789"));
+        assert_eq!(
+            (asked.framing, asked.content.text().as_str()),
+            (Framing::Length(10), "0123456789")
+        );
         assert!(!larder.get(LIST).is_hit());
     });
 }
@@ -223,11 +273,19 @@ fn an_upload_keeps_its_content_length() {
     let origin = Origin::start(|_| origin::json("{}"));
     let larder = Larder::start(users_api(&origin, "memory:", ""));
     for length in [0, 1, 65_535, 65_536, 65_537, 300_000] {
-        for (method, target) in [("POST", LIST), ("PUT", "/api/users/7/"), ("PATCH", "/other/")] {
+        for (method, target) in [
+            ("POST", LIST),
+            ("PUT", "/api/users/7/"),
+            ("PATCH", "/other/"),
+        ] {
             let answer = larder.request(method, target, &[], &pattern::of(length));
             assert_eq!(answer.status, 200, "{method} of {length} bytes");
             let asked = origin.last();
-            assert_eq!(asked.framing, Framing::Length(length as u64), "{method} of {length} bytes");
+            assert_eq!(
+                asked.framing,
+                Framing::Length(length as u64),
+                "{method} of {length} bytes"
+            );
             assert!(asked.content.is_pattern && asked.content.length == length as u64);
         }
     }
@@ -243,7 +301,11 @@ fn a_small_chunked_upload_gets_a_content_length() {
         client.send(b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n");
         assert_eq!(client.answer("POST").status, 200);
         let asked = origin.last();
-        assert_eq!((asked.framing, asked.content.text().as_str()), (Framing::Length(11), "hello world"), "{target}");
+        assert_eq!(
+            (asked.framing, asked.content.text().as_str()),
+            (Framing::Length(11), "hello world"),
+            "{target}"
+        );
         assert!(!asked.fields.has("transfer-encoding"), "{:?}", asked.fields);
     }
 }
@@ -259,7 +321,11 @@ fn an_upload_that_breaks_off_is_never_completed_towards_the_upstream() {
         client.send(&pattern::of(length as usize - 1));
         drop(client);
     }
-    for chunks in ["5\r\nhello\r\n", "5\r\nhello\r\nxyz\r\n", "5\r\nhelloworld\r\n0\r\n\r\n"] {
+    for chunks in [
+        "5\r\nhello\r\n",
+        "5\r\nhello\r\nxyz\r\n",
+        "5\r\nhelloworld\r\n0\r\n\r\n",
+    ] {
         let mut client = larder.connect();
         client.send(head("POST", LIST, &[("Transfer-Encoding", "chunked")], None).as_bytes());
         client.send(chunks.as_bytes());
@@ -270,20 +336,29 @@ fn an_upload_that_breaks_off_is_never_completed_towards_the_upstream() {
     }
     // A request that follows on another connection has been served, so the ones before were decided.
     assert!(larder.get("/other/").is_complete_success());
-    assert!(origin.requests().iter().filter(|asked| asked.method == "POST").all(|asked| !asked.content.whole));
+    assert!(
+        origin
+            .requests()
+            .iter()
+            .filter(|asked| asked.method == "POST")
+            .all(|asked| !asked.content.whole)
+    );
 }
 
 #[test]
 fn a_write_is_sent_once_whatever_becomes_of_its_connection() {
     for_both_stores(|store| {
-        let origin = Origin::start(|request| match (request.method.as_str(), request.fields.get("x-end")) {
-            ("GET", _) => origin::json(request.number.to_string()),
-            (_, Some("close")) => origin::hang_up(),
-            (_, Some("reset")) => origin::hang_up().resetting(),
-            (_, Some("half a head")) => origin::raw("HTTP/1.1 2"),
-            (_, Some("no http")) => origin::raw("SSH-2.0-OpenSSH\r\n\r\n"),
-            _ => panic!("{request:?}"),
-        });
+        let origin =
+            Origin::start(
+                |request| match (request.method.as_str(), request.fields.get("x-end")) {
+                    ("GET", _) => origin::json(request.number.to_string()),
+                    (_, Some("close")) => origin::hang_up(),
+                    (_, Some("reset")) => origin::hang_up().resetting(),
+                    (_, Some("half a head")) => origin::raw("HTTP/1.1 2"),
+                    (_, Some("no http")) => origin::raw("SSH-2.0-OpenSSH\r\n\r\n"),
+                    _ => panic!("{request:?}"),
+                },
+            );
         let larder = Larder::start(users_api(&origin, store, ""));
         for end in ["close", "reset", "half a head", "no http"] {
             for (method, target) in [
@@ -297,7 +372,12 @@ fn a_write_is_sent_once_whatever_becomes_of_its_connection() {
                 // On a connection that is open already: there a client library is tempted to send again.
                 assert!(larder.get("/other/").is_complete_success());
                 let before = origin.count();
-                let answer = larder.request(method, target, &[("X-End", end)], if method == "DELETE" { b"" } else { b"{}" });
+                let answer = larder.request(
+                    method,
+                    target,
+                    &[("X-End", end)],
+                    if method == "DELETE" { b"" } else { b"{}" },
+                );
                 assert_eq!(answer.status, 502, "{method} {target}, {end}: {answer:?}");
                 assert_eq!(origin.count() - before, 1, "{method} {target}, {end}");
             }
@@ -311,7 +391,11 @@ fn a_write_is_sent_once_to_a_connection_that_closed_while_idle() {
         // Says keep-alive, and closes: as gunicorn's sync worker or an expired keep-alive does.
         let origin = Origin::start(|request| {
             let answer = origin::json(request.number.to_string());
-            if request.method == "GET" { answer.closing() } else { answer }
+            if request.method == "GET" {
+                answer.closing()
+            } else {
+                answer
+            }
         });
         let larder = Larder::start(users_api(&origin, store, ""));
         for _ in 0..50 {
@@ -321,7 +405,10 @@ fn a_write_is_sent_once_to_a_connection_that_closed_while_idle() {
             // Either it met a new connection, or the closing one, and then nobody knows whether it arrived.
             assert!(answer.status == 200 || answer.status == 502, "{answer:?}");
             let sent = origin.count() - before;
-            assert!(sent == 1 || (sent == 0 && answer.status == 502), "sent {sent} times: {answer:?}");
+            assert!(
+                sent == 1 || (sent == 0 && answer.status == 502),
+                "sent {sent} times: {answer:?}"
+            );
         }
     });
 }
@@ -330,7 +417,11 @@ fn a_write_is_sent_once_to_a_connection_that_closed_while_idle() {
 fn a_get_lost_on_a_connection_that_was_kept_open_is_sent_again_once() {
     let origin = Origin::start(|request| {
         // The second request on a connection meets its end.
-        if request.on_connection > 1 { origin::hang_up() } else { origin::json(request.number.to_string()) }
+        if request.on_connection > 1 {
+            origin::hang_up()
+        } else {
+            origin::json(request.number.to_string())
+        }
     });
     let larder = Larder::start(users_api(&origin, "memory:", ""));
     for _ in 0..20 {
@@ -351,7 +442,11 @@ fn a_get_is_not_sent_again_for_ever() {
     assert!(larder.get("/other/").is_complete_success());
     let before = origin.count();
     assert_eq!(larder.get("/never/").status, 502);
-    assert!(origin.count() - before <= 2, "sent {} times", origin.count() - before);
+    assert!(
+        origin.count() - before <= 2,
+        "sent {} times",
+        origin.count() - before
+    );
 }
 
 #[test]
@@ -364,7 +459,11 @@ fn a_get_whose_answer_had_begun_is_not_sent_again() {
     larder.get("/other/");
     let before = origin.count();
     let answer = larder.get("/other/");
-    assert_eq!((answer.status, origin.count() - before), (502, 1), "{answer:?}");
+    assert_eq!(
+        (answer.status, origin.count() - before),
+        (502, 1),
+        "{answer:?}"
+    );
 }
 
 #[test]
@@ -415,7 +514,12 @@ fn an_upstream_that_is_not_there_is_a_502_and_comes_back() {
         let larder = Larder::start(users_api(&origin, store, ""));
         larder.get(LIST);
         origin.stop();
-        for (method, target) in [("GET", "/other/"), ("GET", "/api/users/7/"), ("POST", "/other/"), ("POST", LIST)] {
+        for (method, target) in [
+            ("GET", "/other/"),
+            ("GET", "/api/users/7/"),
+            ("POST", "/other/"),
+            ("POST", LIST),
+        ] {
             let answer = larder.request(method, target, &[], b"");
             assert_eq!(answer.status, 502, "{method} {target}");
             assert!(answer.content.whole && !answer.is_hit());
@@ -424,7 +528,11 @@ fn an_upstream_that_is_not_there_is_a_502_and_comes_back() {
         assert!(larder.get(LIST).is_hit());
         origin.start_again();
         for (method, target) in [("GET", "/other/"), ("GET", "/api/users/7/"), ("POST", LIST)] {
-            assert_eq!(larder.request(method, target, &[], b"").status, 200, "{method} {target}");
+            assert_eq!(
+                larder.request(method, target, &[], b"").status,
+                200,
+                "{method} {target}"
+            );
         }
     });
 }
@@ -433,13 +541,17 @@ fn an_upstream_that_is_not_there_is_a_502_and_comes_back() {
 fn an_upstream_on_a_unix_socket_is_asked_alike() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("gunicorn.sock");
-    let origin = Origin::start_on_unix_socket(&socket, |request| origin::json(request.number.to_string()));
+    let origin =
+        Origin::start_on_unix_socket(&socket, |request| origin::json(request.number.to_string()));
     let larder = Larder::start(users_api(&origin, "memory:", ""));
     assert_eq!(larder.get(LIST).text(), "1");
     assert!(larder.get(LIST).is_hit());
     assert_eq!(larder.write("POST", LIST).status, 200);
     assert_eq!(larder.get(LIST).text(), "3");
-    assert_eq!(origin.last().fields.get("host"), Some(support::client::HOST));
+    assert_eq!(
+        origin.last().fields.get("host"),
+        Some(support::client::HOST)
+    );
 }
 
 fn for_both_stores(test: impl Fn(&str)) {
@@ -463,7 +575,15 @@ impl Whole for Answer {
     #[track_caller]
     fn assert_whole_pattern(&self) {
         assert_eq!(self.status, 200);
-        assert!(self.content.whole, "it broke off after {} bytes", self.content.length);
-        assert!(self.content.is_pattern, "some of {} bytes are not what was sent", self.content.length);
+        assert!(
+            self.content.whole,
+            "it broke off after {} bytes",
+            self.content.length
+        );
+        assert!(
+            self.content.is_pattern,
+            "some of {} bytes are not what was sent",
+            self.content.length
+        );
     }
 }

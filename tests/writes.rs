@@ -24,22 +24,37 @@ fn a_read_after_a_write_never_joins_a_fetch_from_before_it() {
             api.reads.close();
             let mut early = larders[0].connect();
             early.send(head("GET", target, &[], None).as_bytes());
-            eventually("the early read is at the origin", || api.waiting_reads() == 1);
-            assert_eq!(larders[0].write("PATCH", USER).text(), (before + 1).to_string());
+            eventually("the early read is at the origin", || {
+                api.waiting_reads() == 1
+            });
+            assert_eq!(
+                larders[0].write("PATCH", USER).text(),
+                (before + 1).to_string()
+            );
             let mut late: Vec<_> = larders.iter().map(|larder| larder.connect()).collect();
             for client in &mut late {
                 client.send(head("GET", target, &[], None).as_bytes());
             }
-            eventually("the late reads are at the origin, too", || api.waiting_reads() == 1 + larders.len());
+            eventually("the late reads are at the origin, too", || {
+                api.waiting_reads() == 1 + larders.len()
+            });
             api.reads.open();
             for mut client in late {
-                assert_eq!(client.answer("GET").text(), (before + 1).to_string(), "{target}");
+                assert_eq!(
+                    client.answer("GET").text(),
+                    (before + 1).to_string(),
+                    "{target}"
+                );
             }
             // The early one began before the write was answered, and may show either.
             early.answer("GET");
             for larder in &larders {
                 for _ in 0..2 {
-                    assert_eq!(larder.get(target).text(), (before + 1).to_string(), "{target}: a fill from before");
+                    assert_eq!(
+                        larder.get(target).text(),
+                        (before + 1).to_string(),
+                        "{target}: a fill from before"
+                    );
                 }
             }
             larders[0].write("PATCH", USER);
@@ -65,7 +80,10 @@ fn a_read_during_a_write_is_never_followed_by_an_older_one() {
         for larder in &larders {
             for target in [LIST, USER] {
                 let answer = larder.get(target);
-                assert!(answer.text() == "1" && !answer.is_hit(), "{target} during the write: {answer:?}");
+                assert!(
+                    answer.text() == "1" && !answer.is_hit(),
+                    "{target} during the write: {answer:?}"
+                );
             }
         }
         api.writes.open();
@@ -138,11 +156,18 @@ fn two_writes_at_once_are_both_seen() {
         eventually("the first write is committed", || api.version() == 1);
         // The second comes and goes while the first is still in flight: its finish must leave the first one's hold.
         let last = larders.last().unwrap();
-        assert_eq!(last.request("PATCH", USER, &[("X-Gate", "no")], b"{}").text(), "2");
+        assert_eq!(
+            last.request("PATCH", USER, &[("X-Gate", "no")], b"{}")
+                .text(),
+            "2"
+        );
         for larder in &larders {
             for _ in 0..3 {
                 let answer = larder.get(LIST);
-                assert!(answer.text() == "2" && !answer.is_hit(), "while the first is in flight: {answer:?}");
+                assert!(
+                    answer.text() == "2" && !answer.is_hit(),
+                    "while the first is in flight: {answer:?}"
+                );
             }
         }
         api.writes.open();
@@ -166,7 +191,11 @@ fn a_state_key_deleted_by_hand_is_a_purge_and_not_a_reprieve() {
             redis.run(&["DEL", key]);
         }
         for larder in &larders {
-            assert_eq!(larder.get(USER).text(), api.version().to_string(), "after a DEL of {pattern}");
+            assert_eq!(
+                larder.get(USER).text(),
+                api.version().to_string(),
+                "after a DEL of {pattern}"
+            );
         }
     }
 }
@@ -185,7 +214,9 @@ fn start(store: &str, instances: usize) -> (Api, Vec<Larder>) {
     let prefix = format!("prefix: t{}", PREFIX.fetch_add(1, Ordering::Relaxed));
     let api = Api::start();
     let yaml = users_api(&api.origin, store, "").replace("prefix: t", &prefix);
-    let larders = (0..instances).map(|_| Larder::start(yaml.clone())).collect();
+    let larders = (0..instances)
+        .map(|_| Larder::start(yaml.clone()))
+        .collect();
     (api, larders)
 }
 
@@ -206,7 +237,12 @@ impl Api {
         writes.open();
         let (version, waiting_reads) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let origin = Origin::start({
-            let (reads, writes, version, waiting) = (reads.clone(), writes.clone(), version.clone(), waiting_reads.clone());
+            let (reads, writes, version, waiting) = (
+                reads.clone(),
+                writes.clone(),
+                version.clone(),
+                waiting_reads.clone(),
+            );
             move |request| {
                 if request.method == "GET" {
                     let state = version.load(Ordering::SeqCst);
@@ -228,7 +264,13 @@ impl Api {
                 }
             }
         });
-        Api { origin, version, waiting_reads, reads, writes }
+        Api {
+            origin,
+            version,
+            waiting_reads,
+            reads,
+            writes,
+        }
     }
 
     fn version(&self) -> u64 {

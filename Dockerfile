@@ -1,0 +1,33 @@
+# Larder in a container: built by its lock file, run without privileges. `docker build -t larder .`
+# docker run -p 8080:8080 -e UPSTREAM=http://api:8000 -e REDIS_URL=redis://redis:6379 larder
+
+FROM rust:1-bookworm AS builder
+WORKDIR /larder
+COPY . .
+# Line tables are for profiling; without them the image is a third of the size.
+ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/larder/target \
+    cargo build --release --locked \
+    && install -D target/release/larder /out/larder
+
+FROM debian:bookworm-slim
+# Roots for rediss://. The package lists have no use in the image.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin larder
+COPY --from=builder /out/larder /usr/local/bin/larder
+COPY proxy.yaml /etc/larder/proxy.yaml
+# A container's own loopback is nobody else's.
+ENV LISTEN=0.0.0.0:8080
+USER 10001
+# 9180 stays on the container's loopback, where the health check asks it. To publish it, mount a proxy.yaml with
+# `admin: 0.0.0.0:9180` and an `admin_token`.
+EXPOSE 8080 9180
+# Requests under way are finished, for up to `limits.drain` (30 s): `docker stop --time 35`.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s --retries=3 \
+    CMD ["larder", "health", "-c", "/etc/larder/proxy.yaml"]
+ENTRYPOINT ["larder"]
+CMD ["serve", "-c", "/etc/larder/proxy.yaml"]

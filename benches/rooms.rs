@@ -1,0 +1,228 @@
+//! What does each room on a hit's way cost by itself? `cargo bench --bench rooms`, in the order of the way.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, StatusCode, Uri, Version};
+use larder::caching::cache_status::Handling;
+use larder::caching::directives::Directives;
+use larder::caching::freshness::Exchange;
+use larder::caching::key::HashingSecret;
+use larder::caching::stored::{self, Stored};
+use larder::caching::storing::{self, Policy};
+use larder::clock::{self, Timestamp};
+use larder::coherence::{Epoch, States};
+use larder::config::{Config, file};
+use larder::message::forwarded;
+use larder::message::target::{self, TargetUri};
+use larder::proxy::Client;
+use larder::proxy::plan::{self, Plan};
+use larder::proxy::present::{self, Asked, Presented};
+use larder::reply;
+use larder::route::Captures;
+use larder::store::codec;
+use larder::store::memory::Memory;
+
+const SECRET: HashingSecret = HashingSecret([7; 32]);
+
+criterion_group!(
+    name = rooms;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = message, route, present, caching, store, reply
+);
+criterion_main!(rooms);
+
+fn message(criterion: &mut Criterion) {
+    let (uri, fields) = (Uri::from_static("/api/users/7/"), fields_of_a_browser());
+    criterion.bench_function("message: take the target", |b| {
+        b.iter(|| take(black_box(&uri), black_box(&fields)))
+    });
+}
+
+fn route(criterion: &mut Criterion) {
+    let config = config();
+    for (name, path) in [
+        ("route: the first of two", "/api/users/"),
+        ("route: the second of two", "/api/users/7/"),
+        ("route: none", "/api/orders/7/"),
+    ] {
+        let target = take(&Uri::from_static(path), &fields_of_a_browser());
+        criterion.bench_function(name, |b| {
+            b.iter(|| plan::plan(&config, &Method::GET, black_box(&target), false))
+        });
+    }
+}
+
+fn present(criterion: &mut Criterion) {
+    let config = config();
+    let anonymous = client("/api/users/7/", fields_of_a_browser());
+    let mut fields = fields_of_a_browser();
+    fields.insert(header::AUTHORIZATION, HeaderValue::from_static(TOKEN));
+    let known = client("/api/users/?page=2&role=admin", fields);
+    for (name, client) in [
+        ("present: the shared copy", anonymous),
+        ("present: by credential and query, hashed", known),
+    ] {
+        let (route, captures) = planned(&config, &client);
+        criterion.bench_function(name, |b| {
+            b.iter(|| asked(&config, route, black_box(&captures), black_box(&client)))
+        });
+    }
+}
+
+fn caching(criterion: &mut Criterion) {
+    let now = clock::now();
+    let copy = copy(&States::new(), now);
+    let mut fields = copy.fields.clone();
+    fields.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=60, s-maxage=3600"),
+    );
+    criterion.bench_function("caching: directives", |b| {
+        b.iter(|| Directives::of(black_box(&fields)))
+    });
+    criterion.bench_function("caching: may it be stored", |b| {
+        let policy = Policy {
+            ttl: Duration::from_secs(3600),
+            override_origin: false,
+            max_body: 4 << 20,
+            vary: &[],
+        };
+        let exchange = Exchange {
+            request_time: now,
+            response_time: now,
+        };
+        b.iter(|| {
+            let fields = black_box(&fields);
+            storing::storable(&policy, StatusCode::OK, fields, Some(300), exchange)
+        })
+    });
+    criterion.bench_function("caching: may it be served", |b| {
+        b.iter(|| stored::usable(black_box(&copy), "http://api.example.org", now))
+    });
+}
+
+fn store(criterion: &mut Criterion) {
+    let config = config();
+    let client = client("/api/users/7/", fields_of_a_browser());
+    let (route, captures) = planned(&config, &client);
+    let Asked {
+        copy: key, states, ..
+    } = asked(&config, route, &captures, &client);
+    let copy = copy(&states, clock::now());
+    criterion.bench_function("store: encode a copy", |b| {
+        b.iter(|| codec::encode(black_box(&copy)))
+    });
+    let value = Bytes::from(codec::encode(&copy));
+    criterion.bench_function("store: decode a copy", |b| {
+        b.iter(|| codec::decode(black_box(&value)))
+    });
+    let memory = Memory::new(64 << 20);
+    memory.open(&states);
+    memory.put(&key, Arc::new(copy));
+    criterion.bench_function("store: look up in memory", |b| {
+        b.iter(|| memory.look_up(black_box(&key), &states))
+    });
+}
+
+fn reply(criterion: &mut Criterion) {
+    let now = clock::now();
+    let (copy, fields) = (copy(&States::new(), now), fields_of_a_browser());
+    criterion.bench_function("reply: from a copy", |b| {
+        b.iter(|| {
+            let hit = Handling::Hit { ttl: 3599 };
+            reply::from_copy(&Method::GET, &fields, black_box(&copy), hit, now)
+        })
+    });
+}
+
+const TOKEN: &str = "Token 9944b09199c62bcf9418ad846dd0e4bbdfc6ee4b";
+
+/// The shipped file.
+fn config() -> Config {
+    file::parse("proxy.yaml", file::EXAMPLE, &|_| None)
+        .expect("the shipped file is right")
+        .config
+}
+
+fn fields_of_a_browser() -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for (name, value) in [
+        (header::HOST, "api.example.org"),
+        (
+            header::USER_AGENT,
+            "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+        ),
+        (header::ACCEPT, "application/json, text/plain, */*"),
+        (header::ACCEPT_LANGUAGE, "en-GB,en;q=0.5"),
+        (header::ACCEPT_ENCODING, "gzip, deflate, br, zstd"),
+        (header::REFERER, "https://app.example.org/users"),
+        (header::COOKIE, "csrftoken=abcdefghijklmnop; _ga=GA1.1.1.1"),
+    ] {
+        fields.insert(name, HeaderValue::from_static(value));
+    }
+    fields
+}
+
+fn take(uri: &Uri, fields: &HeaderMap) -> TargetUri {
+    target::take(&Method::GET, uri, Version::HTTP_11, fields, 8192).expect("a good target")
+}
+
+fn client(target: &'static str, fields: HeaderMap) -> Client {
+    Client {
+        method: Method::GET,
+        target: take(&Uri::from_static(target), &fields),
+        via: forwarded::read(&fields, None, &[]),
+        fields,
+    }
+}
+
+fn planned(config: &Config, client: &Client) -> (usize, Captures) {
+    match plan::plan(config, &client.method, &client.target, false) {
+        Plan::Read { route, captures } => (route, captures),
+        other => panic!("not a read: {other:?}"),
+    }
+}
+
+fn asked(config: &Config, route: usize, captures: &Captures, client: &Client) -> Asked {
+    let route = &config.routes[route];
+    match present::present(config, route, captures, client, &[], &SECRET) {
+        Presented::Asked(asked) => *asked,
+        Presented::Pass(_) | Presented::Refused(_) => panic!("not to be looked up"),
+    }
+}
+
+/// 300 bytes from Django.
+fn copy(states: &States, now: Timestamp) -> Stored {
+    let mut fields = HeaderMap::new();
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("vary", "Accept, Cookie"),
+        ("allow", "GET, PUT, PATCH, DELETE, HEAD, OPTIONS"),
+        ("x-frame-options", "DENY"),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "same-origin"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("date", "Mon, 23 Nov 2026 12:00:00 GMT"),
+    ] {
+        fields.insert(name, HeaderValue::from_static(value));
+    }
+    let epoch = Epoch::new(now, 7);
+    Stored {
+        status: StatusCode::OK,
+        fields,
+        body: vec![b'x'; 300].into(),
+        response_time: now,
+        initial_age: Duration::ZERO,
+        lifetime: Duration::from_secs(3600),
+        origin: "http://api.example.org".into(),
+        varied: Vec::new(),
+        epochs: states.iter().map(|state| (state.clone(), epoch)).collect(),
+    }
+}
