@@ -76,11 +76,22 @@ fn a_miss_is_stored_and_the_next_request_is_a_hit_with_its_age(store: &str) {
     for target in [LIST, USER, "/api/users/?page=2"] {
         let miss = larder.get(target);
         assert!(!miss.is_hit() && miss.is_complete_success(), "{miss:?}");
-        assert!(miss.cache_status().contains("fwd=uri-miss"), "{}", miss.cache_status());
-        assert!(miss.cache_status().contains("stored"), "{}", miss.cache_status());
+        assert!(
+            miss.cache_status().contains("fwd=uri-miss"),
+            "{}",
+            miss.cache_status()
+        );
+        assert!(
+            miss.cache_status().contains("stored"),
+            "{}",
+            miss.cache_status()
+        );
         let hit = larder.get(target);
         assert!(hit.is_hit() && hit.text() == miss.text(), "{hit:?}");
-        assert!(hit.age() <= 20 && hit.cache_status().contains("ttl="), "{hit:?}");
+        assert!(
+            hit.age() <= 20 && hit.cache_status().contains("ttl="),
+            "{hit:?}"
+        );
     }
     assert_eq!(origin.count(), 3);
     eventually("its age grows", || larder.get(LIST).age() >= 1);
@@ -129,15 +140,23 @@ fn a_head_is_answered_from_a_stored_get_and_fills_nothing(store: &str) {
     let head = larder.request("HEAD", LIST, &[], b"");
     assert!(head.status == 200 && !head.is_hit(), "{head:?}");
     let get = larder.get(LIST);
-    assert!(!get.is_hit() && !get.text().is_empty(), "filled by a HEAD: {get:?}");
+    assert!(
+        !get.is_hit() && !get.text().is_empty(),
+        "filled by a HEAD: {get:?}"
+    );
     let head = larder.request("HEAD", LIST, &[], b"");
     assert!(head.is_hit() && head.content.length == 0, "{head:?}");
-    assert_eq!(head.field("content-length"), Some(get.text().len().to_string().as_str()));
+    assert_eq!(
+        head.field("content-length"),
+        Some(get.text().len().to_string().as_str())
+    );
     assert_eq!(head.field("content-type"), Some("application/json"));
     assert_eq!(origin.count(), 2);
 }
 
-fn the_order_of_parameters_does_not_matter_and_the_forwarded_query_is_the_one_in_the_key(store: &str) {
+fn the_order_of_parameters_does_not_matter_and_the_forwarded_query_is_the_one_in_the_key(
+    store: &str,
+) {
     let (origin, larder) = users(store);
     larder.get("/api/users/?role=admin&page=2");
     assert_eq!(origin.last().target, "/api/users/?page=2&role=admin");
@@ -146,7 +165,12 @@ fn the_order_of_parameters_does_not_matter_and_the_forwarded_query_is_the_one_in
     larder.get("/api/users/?id=2&id=1&a=0");
     assert_eq!(origin.last().target, "/api/users/?a=0&id=2&id=1");
     assert!(!larder.get("/api/users/?id=1&id=2&a=0").is_hit());
-    for other in ["/api/users/?page=2", "/api/users/?page=2&role=", "/api/users/?page=2&role=admin&x", "/api/users/?Page=2&role=admin"] {
+    for other in [
+        "/api/users/?page=2",
+        "/api/users/?page=2&role=",
+        "/api/users/?page=2&role=admin&x",
+        "/api/users/?Page=2&role=admin",
+    ] {
         assert!(!larder.get(other).is_hit(), "{other}");
     }
 }
@@ -155,7 +179,11 @@ fn a_parameter_that_is_not_allowed_is_left_out_where_the_route_says_ignore(store
     let (origin, larder) = users_with_query(store, "{allow: [page, role], other: ignore}");
     larder.get("/api/users/?utm_source=x&page=2&role=a&sessid=1");
     assert_eq!(origin.last().target, "/api/users/?page=2&role=a");
-    assert!(larder.get("/api/users/?role=a&page=2&utm_source=y").is_hit());
+    assert!(
+        larder
+            .get("/api/users/?role=a&page=2&utm_source=y")
+            .is_hit()
+    );
     larder.get("/api/users/?utm_source=x");
     assert_eq!(origin.last().target, LIST);
     assert!(larder.get(LIST).is_hit());
@@ -166,7 +194,11 @@ fn a_parameter_that_is_not_allowed_is_forwarded_uncached_where_the_route_says_by
     for _ in 0..2 {
         let answer = larder.get("/api/users/?utm=x&page=2");
         assert!(!answer.is_hit());
-        assert!(answer.cache_status().contains("fwd=bypass"), "{}", answer.cache_status());
+        assert!(
+            answer.cache_status().contains("fwd=bypass"),
+            "{}",
+            answer.cache_status()
+        );
         assert_eq!(origin.last().target, "/api/users/?utm=x&page=2");
     }
     larder.get("/api/users/?page=2");
@@ -196,7 +228,14 @@ const OTHER_SPELLINGS: [&str; 8] = [
 fn another_spelling_is_forwarded_as_it_is_and_never_cached(store: &str) {
     let (origin, larder) = users(store);
     assert!(!larder.get(USER).is_hit());
-    let others = ["/API/users/7/", "/api/users/7/.css", "/api/users/7", "/api/users/7;x/", "/api/users/+7/", "/api/users/-7/"];
+    let others = [
+        "/API/users/7/",
+        "/api/users/7/.css",
+        "/api/users/7",
+        "/api/users/7;x/",
+        "/api/users/+7/",
+        "/api/users/-7/",
+    ];
     for target in OTHER_SPELLINGS.into_iter().chain(others) {
         for _ in 0..2 {
             let answer = larder.get(target);
@@ -209,7 +248,13 @@ fn another_spelling_is_forwarded_as_it_is_and_never_cached(store: &str) {
 
 fn another_spelling_purges_what_it_means(store: &str) {
     let (_origin, larder) = users(store);
-    for target in ["/api/users/07/", "/api/users/%37/", "/api/%75sers/7/", "/api/users/7/?x=y", "/api/users/%30%37/"] {
+    for target in [
+        "/api/users/07/",
+        "/api/users/%37/",
+        "/api/%75sers/7/",
+        "/api/users/7/?x=y",
+        "/api/users/%30%37/",
+    ] {
         for copy in [LIST, USER, "/api/users/8/"] {
             larder.get(copy);
             assert!(larder.get(copy).is_hit());
@@ -217,10 +262,19 @@ fn another_spelling_purges_what_it_means(store: &str) {
         assert_eq!(larder.write("PATCH", target).status, 200);
         assert!(!larder.get(USER).is_hit(), "PATCH {target} left the user");
         assert!(!larder.get(LIST).is_hit(), "PATCH {target} left the list");
-        assert!(larder.get("/api/users/8/").is_hit(), "PATCH {target} dropped somebody else");
+        assert!(
+            larder.get("/api/users/8/").is_hit(),
+            "PATCH {target} dropped somebody else"
+        );
     }
     // What is no user's path is below the users in any case.
-    for target in ["/api/users/7//", "/api/users//7/", "/api/users/7%2f", "/api/users/8/../7/", "/api/users/7/.css"] {
+    for target in [
+        "/api/users/7//",
+        "/api/users//7/",
+        "/api/users/7%2f",
+        "/api/users/8/../7/",
+        "/api/users/7/.css",
+    ] {
         larder.get(USER);
         assert!(larder.get(USER).is_hit());
         assert_eq!(larder.write("PATCH", target).status, 200);
@@ -233,11 +287,21 @@ fn a_path_that_no_route_names_is_never_cached(store: &str) {
         origin::json(request.number.to_string()).field("Cache-Control", "public, max-age=3600")
     });
     let larder = Larder::start(users_api(&origin, store, ""));
-    for target in ["/", "/api/", "/api/user/", "/static/a.css", "/api/users/7/posts/", "*"] {
+    for target in [
+        "/",
+        "/api/",
+        "/api/user/",
+        "/static/a.css",
+        "/api/users/7/posts/",
+        "*",
+    ] {
         for _ in 0..2 {
             let method = if target == "*" { "OPTIONS" } else { "GET" };
             let answer = larder.request(method, target, &[], b"");
-            assert!(!answer.is_hit() && answer.field("cache-status").is_some(), "{target}: {answer:?}");
+            assert!(
+                !answer.is_hit() && answer.field("cache-status").is_some(),
+                "{target}: {answer:?}"
+            );
             assert_eq!(origin.last().target, target);
         }
     }
@@ -273,7 +337,10 @@ fn fill(larder: &Larder, variants: &[(String, Vec<(&str, &str)>)]) {
         larder.get_with(target, fields);
     }
     for (target, fields) in variants {
-        assert!(larder.get_with(target, fields).is_hit(), "{target} {fields:?} is not kept");
+        assert!(
+            larder.get_with(target, fields).is_hit(),
+            "{target} {fields:?} is not kept"
+        );
     }
 }
 
@@ -283,10 +350,18 @@ fn a_write_to_the_list_drops_every_copy_of_it(store: &str) {
     fill(&larder, &variants);
     larder.get(USER);
     // By anyone: the writer's credential is not that of the readers.
-    let created = larder.request("POST", "/api/users/?notify=1", &[("Authorization", "Token admin")], b"{}");
+    let created = larder.request(
+        "POST",
+        "/api/users/?notify=1",
+        &[("Authorization", "Token admin")],
+        b"{}",
+    );
     assert_eq!(created.status, 200);
     for (target, fields) in &variants {
-        assert!(!larder.get_with(target, fields).is_hit(), "{target} {fields:?}");
+        assert!(
+            !larder.get_with(target, fields).is_hit(),
+            "{target} {fields:?}"
+        );
     }
     assert!(larder.get(USER).is_hit());
 }
@@ -300,10 +375,16 @@ fn a_write_to_a_user_drops_every_copy_of_that_user_and_of_the_list(store: &str) 
         fill(&larder, &kept);
         assert_eq!(larder.write(method, USER).status, 200);
         for (target, fields) in &dropped {
-            assert!(!larder.get_with(target, fields).is_hit(), "{method}: {target} {fields:?}");
+            assert!(
+                !larder.get_with(target, fields).is_hit(),
+                "{method}: {target} {fields:?}"
+            );
         }
         for (target, fields) in &kept {
-            assert!(larder.get_with(target, fields).is_hit(), "{method}: {target} {fields:?}");
+            assert!(
+                larder.get_with(target, fields).is_hit(),
+                "{method}: {target} {fields:?}"
+            );
         }
     }
 }
@@ -311,24 +392,39 @@ fn a_write_to_a_user_drops_every_copy_of_that_user_and_of_the_list(store: &str) 
 fn a_write_below_the_users_drops_everything_of_theirs(store: &str) {
     let (_origin, larder) = users(store);
     let all = [variants(LIST), variants(USER), variants("/api/users/8/")].concat();
-    for (method, target) in [("PATCH", "/api/users/me/"), ("POST", "/api/users/7/activate/"), ("DELETE", "/api/users/bulk"), ("POST", "/api/users/7/")] {
+    for (method, target) in [
+        ("PATCH", "/api/users/me/"),
+        ("POST", "/api/users/7/activate/"),
+        ("DELETE", "/api/users/bulk"),
+        ("POST", "/api/users/7/"),
+    ] {
         fill(&larder, &all);
         assert_eq!(larder.write(method, target).status, 200);
         for (copy, fields) in &all {
-            assert!(!larder.get_with(copy, fields).is_hit(), "{method} {target}: {copy} {fields:?}");
+            assert!(
+                !larder.get_with(copy, fields).is_hit(),
+                "{method} {target}: {copy} {fields:?}"
+            );
         }
     }
     fill(&larder, &all);
     assert_eq!(larder.write("POST", "/api/groups/").status, 200);
     for (copy, fields) in &all {
-        assert!(larder.get_with(copy, fields).is_hit(), "a write elsewhere: {copy} {fields:?}");
+        assert!(
+            larder.get_with(copy, fields).is_hit(),
+            "a write elsewhere: {copy} {fields:?}"
+        );
     }
 }
 
 fn a_write_that_the_origin_refused_drops_nothing(store: &str) {
     let (_origin, larder) = users_answering_writes(store);
     for status in ["400", "401", "403", "405", "413", "415", "422", "429"] {
-        for (method, target) in [("POST", LIST), ("PATCH", USER), ("POST", "/api/users/7/activate/")] {
+        for (method, target) in [
+            ("POST", LIST),
+            ("PATCH", USER),
+            ("POST", "/api/users/7/activate/"),
+        ] {
             larder.get(LIST);
             larder.get(USER);
             let answer = larder.request(method, target, &[("X-Answer", status)], b"{}");
@@ -340,7 +436,10 @@ fn a_write_that_the_origin_refused_drops_nothing(store: &str) {
 }
 
 fn a_write_whose_effect_is_not_known_drops(store: &str) {
-    let every: [&str; 18] = ["200", "201", "202", "204", "404", "409", "410", "412", "418", "500", "501", "502", "503", "504", "599", "hang up", "reset", "half"];
+    let every: [&str; 18] = [
+        "200", "201", "202", "204", "404", "409", "410", "412", "418", "500", "501", "502", "503",
+        "504", "599", "hang up", "reset", "half",
+    ];
     for (number, answer) in every.into_iter().enumerate() {
         // Each on its own: after an unsure one nothing is kept for as long as its hold lasts.
         let (_origin, larder) = users_answering_writes_under(store, &format!("t{number}"));
@@ -390,20 +489,51 @@ fn each_credential_has_its_own_copy(store: &str) {
 fn an_ignored_cookie_splits_nothing(store: &str) {
     let (origin, larder) = users(store);
     larder.get(LIST);
-    for cookie in ["csrftoken=abc", "_ga=1", "_ga_XYZ=2; _gid=3", "csrftoken=; _gid=4", "_ga=1;csrftoken=x"] {
-        assert!(larder.get_with(LIST, &[("Cookie", cookie)]).is_hit(), "{cookie}");
+    for cookie in [
+        "csrftoken=abc",
+        "_ga=1",
+        "_ga_XYZ=2; _gid=3",
+        "csrftoken=; _gid=4",
+        "_ga=1;csrftoken=x",
+    ] {
+        assert!(
+            larder.get_with(LIST, &[("Cookie", cookie)]).is_hit(),
+            "{cookie}"
+        );
     }
-    assert!(!larder.get_with(LIST, &[("Cookie", "sessionid=a; csrftoken=1")]).is_hit());
-    assert!(larder.get_with(LIST, &[("Cookie", "csrftoken=2; sessionid=a; _ga=3")]).is_hit());
+    assert!(
+        !larder
+            .get_with(LIST, &[("Cookie", "sessionid=a; csrftoken=1")])
+            .is_hit()
+    );
+    assert!(
+        larder
+            .get_with(LIST, &[("Cookie", "csrftoken=2; sessionid=a; _ga=3")])
+            .is_hit()
+    );
     for cookie in ["_gidx=1", "csrftoken2=1", "Csrftoken=1"] {
-        assert!(!larder.get_with(LIST, &[("Cookie", cookie)]).is_hit(), "{cookie}");
+        assert!(
+            !larder.get_with(LIST, &[("Cookie", cookie)]).is_hit(),
+            "{cookie}"
+        );
     }
     assert_eq!(origin.count(), 5);
 
-    let larder = Larder::start(users_api(&origin, store, "ignore_cookies: [theme, ab_*]").replace("prefix: t", "prefix: u"));
+    let larder = Larder::start(
+        users_api(&origin, store, "ignore_cookies: [theme, ab_*]")
+            .replace("prefix: t", "prefix: u"),
+    );
     larder.get(LIST);
-    assert!(larder.get_with(LIST, &[("Cookie", "theme=dark; ab_1=x")]).is_hit());
-    assert!(!larder.get_with(LIST, &[("Cookie", "sessionid=dark")]).is_hit());
+    assert!(
+        larder
+            .get_with(LIST, &[("Cookie", "theme=dark; ab_1=x")])
+            .is_hit()
+    );
+    assert!(
+        !larder
+            .get_with(LIST, &[("Cookie", "sessionid=dark")])
+            .is_hit()
+    );
 }
 
 fn a_configured_credential_header_splits(store: &str) {
@@ -415,38 +545,80 @@ fn a_configured_credential_header_splits(store: &str) {
         assert!(hit.is_hit() && hit.text() == seen(&fields), "{hit:?}");
     }
     // Authorization is a credential whatever else is.
-    assert!(!larder.get_with(LIST, &[("Authorization", "Token a")]).is_hit());
+    assert!(
+        !larder
+            .get_with(LIST, &[("Authorization", "Token a")])
+            .is_hit()
+    );
 }
 
 fn a_public_route_is_filled_without_credentials_and_serves_everybody(store: &str) {
     let (origin, larder) = users_who_see_themselves_publicly(store);
-    let everybody: [&[(&str, &str)]; 4] =
-        [&[("Authorization", "Token a")], &[("Cookie", "sessionid=b; csrftoken=c")], &[], &[("X-Api-Key", "k")]];
+    let everybody: [&[(&str, &str)]; 4] = [
+        &[("Authorization", "Token a")],
+        &[("Cookie", "sessionid=b; csrftoken=c")],
+        &[],
+        &[("X-Api-Key", "k")],
+    ];
     for (number, fields) in everybody.into_iter().enumerate() {
         let answer = larder.get_with(LIST, fields);
-        assert_eq!((answer.is_hit(), answer.text()), (number > 0, seen(&[])), "{fields:?}");
+        assert_eq!(
+            (answer.is_hit(), answer.text()),
+            (number > 0, seen(&[])),
+            "{fields:?}"
+        );
     }
     let asked = origin.last();
-    for name in ["authorization", "cookie", "x-api-key", "proxy-authorization"] {
-        assert!(!asked.fields.has(name), "{name} was sent: {:?}", asked.fields);
+    for name in [
+        "authorization",
+        "cookie",
+        "x-api-key",
+        "proxy-authorization",
+    ] {
+        assert!(
+            !asked.fields.has(name),
+            "{name} was sent: {:?}",
+            asked.fields
+        );
     }
     // The other route is not public.
-    assert_eq!(larder.get_with(USER, &[("Authorization", "Token a")]).text(), seen(&[("Authorization", "Token a")]));
+    assert_eq!(
+        larder
+            .get_with(USER, &[("Authorization", "Token a")])
+            .text(),
+        seen(&[("Authorization", "Token a")])
+    );
 }
 
 fn another_host_is_a_miss_that_replaces(store: &str) {
     let origin = Origin::start(|request| {
-        origin::json(format!("{{\"next\":\"http://{}/api/users/?page=2\"}}", request.fields.get("host").unwrap()))
+        origin::json(format!(
+            "{{\"next\":\"http://{}/api/users/?page=2\"}}",
+            request.fields.get("host").unwrap()
+        ))
     });
     let larder = Larder::start(users_api(&origin, store, ""));
-    for host in ["api.example.org", "localhost:8080", "api.example.org", "api.example.org:8080"] {
+    for host in [
+        "api.example.org",
+        "localhost:8080",
+        "api.example.org",
+        "api.example.org:8080",
+    ] {
         let fields = [("Host", host)];
         let miss = larder.get_with(LIST, &fields);
-        assert!(!miss.is_hit() && miss.text().contains(&format!("//{host}/")), "{miss:?}");
+        assert!(
+            !miss.is_hit() && miss.text().contains(&format!("//{host}/")),
+            "{miss:?}"
+        );
         let hit = larder.get_with(LIST, &fields);
         assert!(hit.is_hit() && hit.text() == miss.text(), "{hit:?}");
     }
-    assert_eq!(larder.output().matches("canonical_origin").count(), 1, "logged once with its remedy:\n{}", larder.output());
+    assert_eq!(
+        larder.output().matches("canonical_origin").count(),
+        1,
+        "logged once with its remedy:\n{}",
+        larder.output()
+    );
 }
 
 fn a_canonical_origin_is_asked_for_fills_and_only_for_them(store: &str) {
@@ -455,11 +627,23 @@ fn a_canonical_origin_is_asked_for_fills_and_only_for_them(store: &str) {
     let fill = origin.last();
     assert_eq!(fill.fields.all("host"), ["api.canonical.example"]);
     assert_eq!(fill.fields.all("x-forwarded-proto"), ["https"]);
-    assert!(larder.get_with(LIST, &[("Host", "b.example.org:8080")]).is_hit());
+    assert!(
+        larder
+            .get_with(LIST, &[("Host", "b.example.org:8080")])
+            .is_hit()
+    );
     for (method, target) in [("POST", LIST), ("GET", "/other/"), ("PATCH", USER)] {
         larder.request(method, target, &[("Host", "a.example.org")], b"");
-        assert_eq!(origin.last().fields.all("host"), ["a.example.org"], "{method} {target}");
-        assert_eq!(origin.last().fields.all("x-forwarded-proto"), ["http"], "{method} {target}");
+        assert_eq!(
+            origin.last().fields.all("host"),
+            ["a.example.org"],
+            "{method} {target}"
+        );
+        assert_eq!(
+            origin.last().fields.all("x-forwarded-proto"),
+            ["http"],
+            "{method} {target}"
+        );
     }
 }
 
@@ -470,7 +654,10 @@ fn html_is_never_cached(store: &str) {
     for accept in [browser, "text/html", "text/html, application/json;q=0.5"] {
         for _ in 0..2 {
             let before = origin.count();
-            assert!(!larder.get_with(LIST, &[("Accept", accept)]).is_hit(), "{accept}");
+            assert!(
+                !larder.get_with(LIST, &[("Accept", accept)]).is_hit(),
+                "{accept}"
+            );
             assert_eq!(origin.count(), before + 1);
             assert_eq!(origin.last().fields.get("accept"), Some(accept));
         }
@@ -484,13 +671,20 @@ fn the_origin_is_asked_for_json_and_for_no_encoding(store: &str) {
     let asked = origin.last();
     assert_eq!(asked.fields.all("accept"), ["application/json"]);
     assert_eq!(asked.fields.all("accept-encoding"), ["identity"]);
-    for accept in [&[][..], &[("Accept", "application/json")], &[("Accept", "application/json, text/plain, */*")]] {
+    for accept in [
+        &[][..],
+        &[("Accept", "application/json")],
+        &[("Accept", "application/json, text/plain, */*")],
+    ] {
         assert!(larder.get_with(LIST, accept).is_hit(), "{accept:?}");
     }
     // Another kind has a copy of its own, and is asked for as the client did.
     let other = [("Accept", "application/vnd.api+json")];
     assert!(!larder.get_with(LIST, &other).is_hit());
-    assert_eq!(origin.last().fields.all("accept"), ["application/vnd.api+json"]);
+    assert_eq!(
+        origin.last().fields.all("accept"),
+        ["application/vnd.api+json"]
+    );
     assert!(larder.get_with(LIST, &other).is_hit());
 }
 
@@ -514,14 +708,25 @@ fn what_the_origin_forbids_is_never_stored(store: &str) {
     ] {
         let origin = Origin::start(move |request| {
             let answer = origin::json(request.number.to_string()).field(name, value);
-            if name == "Age" { answer.field("Cache-Control", "max-age=60") } else { answer }
+            if name == "Age" {
+                answer.field("Cache-Control", "max-age=60")
+            } else {
+                answer
+            }
         });
         let larder = Larder::start(users_api(&origin, store, ""));
         larder.purge_everything();
         for number in 1..=3 {
             let answer = larder.get(LIST);
-            assert!(!answer.is_hit() && answer.text() == number.to_string(), "{name}: {value}: {answer:?}");
-            assert!(!answer.cache_status().contains("stored"), "{name}: {value}: {}", answer.cache_status());
+            assert!(
+                !answer.is_hit() && answer.text() == number.to_string(),
+                "{name}: {value}: {answer:?}"
+            );
+            assert!(
+                !answer.cache_status().contains("stored"),
+                "{name}: {value}: {}",
+                answer.cache_status()
+            );
         }
         assert_eq!(larder.get(LIST).fields.all(name).last(), Some(&value));
     }
@@ -533,7 +738,10 @@ fn only_a_200_is_stored(store: &str) {
         origin::status(status, request.number.to_string()).field("Location", "/api/users/")
     });
     let larder = Larder::start(users_api(&origin, store, ""));
-    for status in [201, 203, 204, 299, 300, 301, 302, 307, 308, 400, 401, 403, 404, 405, 410, 414, 418, 431, 451, 500, 501, 502, 503, 504, 599, 999] {
+    for status in [
+        201, 203, 204, 299, 300, 301, 302, 307, 308, 400, 401, 403, 404, 405, 410, 414, 418, 431,
+        451, 500, 501, 502, 503, 504, 599, 999,
+    ] {
         let before = origin.count();
         for _ in 0..2 {
             let answer = larder.get(&format!("/api/users/?status={status}"));
@@ -550,15 +758,26 @@ fn the_age_that_the_origin_allows_wins_over_the_routes(store: &str) {
         ("ttl: 1h", [("Cache-Control", "s-maxage=\"1\"")]),
     ] {
         let origin = Origin::start(move |request| {
-            header.iter().fold(origin::json(request.number.to_string()), |answer, (name, value)| answer.field(name, value))
+            header.iter().fold(
+                origin::json(request.number.to_string()),
+                |answer, (name, value)| answer.field(name, value),
+            )
         });
         let larder = Larder::start(users_api(&origin, store, "").replace("ttl: 1h", route));
         larder.purge_everything();
         larder.get(LIST);
-        eventually(&format!("{header:?} has passed"), || !larder.get(LIST).is_hit());
+        eventually(&format!("{header:?} has passed"), || {
+            !larder.get(LIST).is_hit()
+        });
     }
-    let origin = Origin::start(|request| origin::json(request.number.to_string()).field("Cache-Control", "max-age=3600"));
-    let larder = Larder::start(users_api(&origin, store, "").replace("ttl: 1h", "ttl: 1s").replace("prefix: t", "prefix: u"));
+    let origin = Origin::start(|request| {
+        origin::json(request.number.to_string()).field("Cache-Control", "max-age=3600")
+    });
+    let larder = Larder::start(
+        users_api(&origin, store, "")
+            .replace("ttl: 1h", "ttl: 1s")
+            .replace("prefix: t", "prefix: u"),
+    );
     larder.get(LIST);
     assert!(larder.get(LIST).is_hit());
     // Twice the route's own ttl: the condition is the passing of time itself.
@@ -568,9 +787,12 @@ fn the_age_that_the_origin_allows_wins_over_the_routes(store: &str) {
 
 fn the_routes_ttl_may_be_told_to_win(store: &str) {
     let answers = |control: &'static str| {
-        let origin = Origin::start(move |request| origin::json(request.number.to_string()).field("Cache-Control", control));
+        let origin = Origin::start(move |request| {
+            origin::json(request.number.to_string()).field("Cache-Control", control)
+        });
         let route = "key: users:list, override_origin: true}";
-        let larder = Larder::start(users_api(&origin, store, "").replace("key: users:list}", route));
+        let larder =
+            Larder::start(users_api(&origin, store, "").replace("key: users:list}", route));
         larder.purge_everything();
         (origin, larder)
     };
@@ -599,7 +821,9 @@ fn an_expired_copy_is_fetched_anew(store: &str) {
 
 fn a_client_that_has_the_answer_is_told_so(store: &str) {
     let origin = Origin::start(|_| {
-        origin::json("[1]").field("ETag", "\"v1\"").field("Last-Modified", "Tue, 15 Nov 1994 08:12:31 GMT")
+        origin::json("[1]")
+            .field("ETag", "\"v1\"")
+            .field("Last-Modified", "Tue, 15 Nov 1994 08:12:31 GMT")
     });
     let larder = Larder::start(users_api(&origin, store, ""));
     larder.get(LIST);
@@ -614,13 +838,24 @@ fn a_client_that_has_the_answer_is_told_so(store: &str) {
         ("If-Modified-Since", "Mon, 14 Nov 1994 08:12:31 GMT", 200),
     ] {
         let answer = larder.get_with(LIST, &[(name, value)]);
-        assert_eq!((answer.status, answer.is_hit()), (status, true), "{name}: {value}: {answer:?}");
+        assert_eq!(
+            (answer.status, answer.is_hit()),
+            (status, true),
+            "{name}: {value}: {answer:?}"
+        );
         assert_eq!(answer.content.length, if status == 304 { 0 } else { 3 });
         assert_eq!(answer.field("etag"), Some("\"v1\""));
         answer.age();
     }
-    let both = [("If-None-Match", "\"v0\""), ("If-Modified-Since", "Wed, 16 Nov 1994 08:12:31 GMT")];
-    assert_eq!(larder.get_with(LIST, &both).status, 200, "the date is ignored beside a tag");
+    let both = [
+        ("If-None-Match", "\"v0\""),
+        ("If-Modified-Since", "Wed, 16 Nov 1994 08:12:31 GMT"),
+    ];
+    assert_eq!(
+        larder.get_with(LIST, &both).status,
+        200,
+        "the date is ignored beside a tag"
+    );
     assert_eq!(origin.count(), 1);
 }
 
@@ -633,7 +868,10 @@ fn a_conditional_request_fills_like_any_other(store: &str) {
     });
     let larder = Larder::start(users_api(&origin, store, ""));
     // A poller who has it: the condition is taken off the fill and answered here.
-    let poller = [("If-None-Match", "\"v1\""), ("If-Modified-Since", "Tue, 15 Nov 1994 08:12:31 GMT")];
+    let poller = [
+        ("If-None-Match", "\"v1\""),
+        ("If-Modified-Since", "Tue, 15 Nov 1994 08:12:31 GMT"),
+    ];
     let first = larder.get_with(LIST, &poller);
     assert_eq!((first.status, first.content.length), (304, 0), "{first:?}");
     let second = larder.get_with(LIST, &poller);
@@ -654,7 +892,10 @@ fn a_client_cannot_force_a_fetch(store: &str) {
         ("Cache-Control", "min-fresh=999999"),
         ("Pragma", "no-cache"),
     ] {
-        assert!(larder.get_with(LIST, &[(name, value)]).is_hit(), "{name}: {value}");
+        assert!(
+            larder.get_with(LIST, &[(name, value)]).is_hit(),
+            "{name}: {value}"
+        );
     }
     assert_eq!(origin.count(), 1);
 }
@@ -678,22 +919,58 @@ fn a_request_field_that_the_key_does_not_hold_cannot_change_what_is_stored(store
     // An application that believes whatever it is told.
     let origin = Origin::start(|request| {
         let told = [
-            "x-forwarded-host", "x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method",
-            "x-method-override", "x-forwarded-for", "forwarded", "x-real-ip", "x-script-name", "range",
+            "x-forwarded-host",
+            "x-original-url",
+            "x-rewrite-url",
+            "x-http-method-override",
+            "x-http-method",
+            "x-method-override",
+            "x-forwarded-for",
+            "forwarded",
+            "x-real-ip",
+            "x-script-name",
+            "range",
         ]
-        .map(|name| request.fields.get(name).filter(|value| value.contains("evil") || value.contains("bytes=")).unwrap_or("-"));
+        .map(|name| {
+            request
+                .fields
+                .get(name)
+                .filter(|value| value.contains("evil") || value.contains("bytes="))
+                .unwrap_or("-")
+        });
         origin::json(told.join("|"))
     });
     let larder = Larder::start(users_api(&origin, store, "trusted_proxies: []"));
     for name in [
-        "X-Forwarded-Host", "X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override", "X-HTTP-Method",
-        "X-Method-Override", "X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Script-Name",
+        "X-Forwarded-Host",
+        "X-Original-URL",
+        "X-Rewrite-URL",
+        "X-HTTP-Method-Override",
+        "X-HTTP-Method",
+        "X-Method-Override",
+        "X-Forwarded-For",
+        "Forwarded",
+        "X-Real-IP",
+        "X-Script-Name",
     ] {
         larder.purge_everything();
-        let value = if name == "Forwarded" { "host=evil.example" } else { "evil.example" };
-        assert!(!larder.get_with(LIST, &[(name, value)]).text().contains("evil"), "{name} reached the origin");
+        let value = if name == "Forwarded" {
+            "host=evil.example"
+        } else {
+            "evil.example"
+        };
+        assert!(
+            !larder
+                .get_with(LIST, &[(name, value)])
+                .text()
+                .contains("evil"),
+            "{name} reached the origin"
+        );
         let answer = larder.get(LIST);
-        assert!(!answer.text().contains("evil"), "{name} poisoned the copy: {answer:?}");
+        assert!(
+            !answer.text().contains("evil"),
+            "{name} poisoned the copy: {answer:?}"
+        );
     }
 }
 
@@ -701,12 +978,18 @@ fn a_route_may_split_by_a_field(store: &str) {
     let origin = Origin::start(|request| {
         origin::json(format!("{:?}", request.fields.get("x-tenant"))).field("Vary", "X-Tenant")
     });
-    let larder = Larder::start(users_api(&origin, store, "").replace("key: users:list}", "key: users:list, vary: [X-Tenant]}"));
+    let larder = Larder::start(
+        users_api(&origin, store, "")
+            .replace("key: users:list}", "key: users:list, vary: [X-Tenant]}"),
+    );
     for round in 0..2 {
         for fields in [&[][..], &[("X-Tenant", "a")], &[("X-Tenant", "b")]] {
             let answer = larder.get_with(LIST, fields);
             assert_eq!(answer.is_hit(), round == 1, "{fields:?}");
-            assert_eq!(answer.text(), format!("{:?}", fields.first().map(|(_, value)| *value)));
+            assert_eq!(
+                answer.text(),
+                format!("{:?}", fields.first().map(|(_, value)| *value))
+            );
         }
     }
     larder.write("POST", LIST);
@@ -731,8 +1014,17 @@ fn answers_that_vary_by_language_are_kept_apart(store: &str) {
         &[("Origin", "https://b.example")],
     ];
     let shown = |fields: &[(&str, &str)]| {
-        let of = |name| fields.iter().find(|(n, _)| *n == name).map(|(_, value)| *value);
-        format!("{} {:?}", of("Accept-Language").unwrap_or("en"), of("Origin"))
+        let of = |name| {
+            fields
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, value)| *value)
+        };
+        format!(
+            "{} {:?}",
+            of("Accept-Language").unwrap_or("en"),
+            of("Origin")
+        )
     };
     // Rounds, for the first answers teach by what they vary.
     for round in 0..4 {
@@ -769,16 +1061,29 @@ fn a_part_is_never_stored_as_the_whole(store: &str) {
     });
     let larder = Larder::start(users_api(&origin, store, ""));
     let part = larder.get_with(LIST, &[("Range", "bytes=0-4")]);
-    assert!(matches!((part.status, part.text().as_str()), (206, "01234") | (200, "0123456789")), "{part:?}");
+    assert!(
+        matches!(
+            (part.status, part.text().as_str()),
+            (206, "01234") | (200, "0123456789")
+        ),
+        "{part:?}"
+    );
     for _ in 0..2 {
         let whole = larder.get(LIST);
         assert_eq!((whole.status, whole.text().as_str()), (200, "0123456789"));
     }
     let part = larder.get_with(LIST, &[("Range", "bytes=0-4")]);
-    assert!(matches!((part.status, part.text().as_str()), (206, "01234") | (200, "0123456789")), "{part:?}");
+    assert!(
+        matches!(
+            (part.status, part.text().as_str()),
+            (206, "01234") | (200, "0123456789")
+        ),
+        "{part:?}"
+    );
 
     // A 206 that nobody asked for.
-    let origin = Origin::start(|_| origin::status(206, "01234").field("Content-Range", "bytes 0-4/10"));
+    let origin =
+        Origin::start(|_| origin::status(206, "01234").field("Content-Range", "bytes 0-4/10"));
     let larder = Larder::start(users_api(&origin, store, "").replace("prefix: t", "prefix: u"));
     for _ in 0..2 {
         assert!(!larder.get(LIST).is_hit());
@@ -800,11 +1105,28 @@ fn hop_by_hop_fields_of_an_answer_are_neither_stored_nor_passed_on(store: &str) 
     let larder = Larder::start(users_api(&origin, store, ""));
     for target in [LIST, LIST, "/other/"] {
         let answer = larder.get(target);
-        for name in ["x-hop", "keep-alive", "proxy-connection", "upgrade", "proxy-authenticate"] {
-            assert!(!answer.fields.has(name), "{target}: {name} in {:?}", answer.fields);
+        for name in [
+            "x-hop",
+            "keep-alive",
+            "proxy-connection",
+            "upgrade",
+            "proxy-authenticate",
+        ] {
+            assert!(
+                !answer.fields.has(name),
+                "{target}: {name} in {:?}",
+                answer.fields
+            );
         }
         assert_eq!(answer.field("x-end-to-end"), Some("1"));
-        assert!(answer.fields.all("connection").iter().all(|value| !value.to_lowercase().contains("x-hop")), "{answer:?}");
+        assert!(
+            answer
+                .fields
+                .all("connection")
+                .iter()
+                .all(|value| !value.to_lowercase().contains("x-hop")),
+            "{answer:?}"
+        );
     }
 }
 
@@ -820,7 +1142,13 @@ fn a_purge_by_hand_drops_what_it_names(store: &str) {
         key => larder.purge(&[key]),
     };
     for by in ["admin", "command line"] {
-        let purge = |key| if by == "admin" { on_the_admin_listener(key) } else { on_the_command_line(key) };
+        let purge = |key| {
+            if by == "admin" {
+                on_the_admin_listener(key)
+            } else {
+                on_the_command_line(key)
+            }
+        };
         for (key, left) in [
             ("users:list", &[USER, "/api/users/8/"][..]),
             (LIST, &[USER, "/api/users/8/"]),
@@ -835,7 +1163,11 @@ fn a_purge_by_hand_drops_what_it_names(store: &str) {
             for (target, fields) in &all {
                 let path = target.split('?').next().unwrap();
                 let hit = larder.get_with(target, fields).is_hit();
-                assert_eq!(hit, left.contains(&path), "{target} {fields:?} after {key} by {by}");
+                assert_eq!(
+                    hit,
+                    left.contains(&path),
+                    "{target} {fields:?} after {key} by {by}"
+                );
             }
         }
     }
@@ -849,14 +1181,24 @@ fn an_entry_can_be_looked_at_by_hand(store: &str) {
     for name in ["users:list", "t:users:list", LIST] {
         let entry = larder.admin("GET", &format!("/entries/{name}"));
         let told: serde_json::Value = serde_json::from_str(&entry.text()).unwrap();
-        assert_eq!((entry.status, &told["valid"], told["body"][0]["id"].as_u64()), (200, &true.into(), Some(7)), "{told}");
-        assert_eq!(larder.admin("GET", &format!("/entries/{name}?body")).text(), "[{\"id\":7}]");
+        assert_eq!(
+            (entry.status, &told["valid"], told["body"][0]["id"].as_u64()),
+            (200, &true.into(), Some(7)),
+            "{told}"
+        );
+        assert_eq!(
+            larder.admin("GET", &format!("/entries/{name}?body")).text(),
+            "[{\"id\":7}]"
+        );
     }
     let keys = larder.admin("GET", "/keys?start=users:").text();
     assert!(keys.contains("t:users:list"), "{keys}");
     larder.purge(&["users:list"]);
     let entry = larder.admin("GET", "/entries/users:list");
-    assert!(entry.status == 404 || entry.text().contains("\"valid\":false"), "{entry:?}");
+    assert!(
+        entry.status == 404 || entry.text().contains("\"valid\":false"),
+        "{entry:?}"
+    );
 }
 
 fn the_first_route_that_matches_counts(store: &str) {
@@ -870,7 +1212,12 @@ fn the_first_route_that_matches_counts(store: &str) {
         origin.url()
     );
     let larder = Larder::start(yaml);
-    for target in [USER, "/api/users/me/", "/api/users/7/posts/", "/api/users/a.b"] {
+    for target in [
+        USER,
+        "/api/users/me/",
+        "/api/users/7/posts/",
+        "/api/users/a.b",
+    ] {
         larder.get(target);
         assert!(larder.get(target).is_hit(), "{target}");
     }
@@ -910,14 +1257,24 @@ fn users_answering_writes_under(store: &str, prefix: &str) -> (Origin, Larder) {
             Some("hang up") => origin::hang_up(),
             Some("reset") => origin::hang_up().resetting(),
             Some("half") => answer.cut_after(1),
-            Some(status) => origin::status(status.parse().unwrap(), "{}").field("Location", "/elsewhere/"),
+            Some(status) => {
+                origin::status(status.parse().unwrap(), "{}").field("Location", "/elsewhere/")
+            }
         }
     });
-    let larder = Larder::start(users_api(&origin, store, "").replace("prefix: t", &format!("prefix: {prefix}")));
+    let larder = Larder::start(
+        users_api(&origin, store, "").replace("prefix: t", &format!("prefix: {prefix}")),
+    );
     (origin, larder)
 }
 
-const CREDENTIALS: [&str; 5] = ["authorization", "x-api-key", "x-auth-token", "cookie", "x-tenant"];
+const CREDENTIALS: [&str; 5] = [
+    "authorization",
+    "x-api-key",
+    "x-auth-token",
+    "cookie",
+    "x-tenant",
+];
 
 /// Everybody is shown the credential they came with.
 fn users_who_see_themselves(store: &str, more: &str) -> (Origin, Larder) {
@@ -927,18 +1284,28 @@ fn users_who_see_themselves(store: &str, more: &str) -> (Origin, Larder) {
 }
 
 fn shown(request: &origin::Request) -> String {
-    CREDENTIALS.map(|name| request.fields.get(name).unwrap_or("-")).join("|")
+    CREDENTIALS
+        .map(|name| request.fields.get(name).unwrap_or("-"))
+        .join("|")
 }
 
 fn users_who_see_themselves_publicly(store: &str) -> (Origin, Larder) {
     let origin = Origin::start(|request| origin::json(shown(request)));
-    let larder = Larder::start(users_api(&origin, store, "").replace("key: users:list}", "key: users:list, access: public}"));
+    let larder = Larder::start(
+        users_api(&origin, store, "")
+            .replace("key: users:list}", "key: users:list, access: public}"),
+    );
     (origin, larder)
 }
 
 /// What a request with these fields is shown.
 fn seen(fields: &[(&str, &str)]) -> String {
     CREDENTIALS
-        .map(|name| fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map_or("-", |(_, value)| value))
+        .map(|name| {
+            fields
+                .iter()
+                .find(|(n, _)| n.eq_ignore_ascii_case(name))
+                .map_or("-", |(_, value)| value)
+        })
         .join("|")
 }

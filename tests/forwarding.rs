@@ -16,17 +16,38 @@ const LIST: &str = "/api/users/";
 fn what_no_route_names_is_forwarded_untouched() {
     let (origin, larder) = echo("");
     let target = "/any/p%61th;a=1/..%2f/x?b=2&a=1&&b=%20+&=&c";
-    let fields = [("X-Same", "1"), ("x-same", "2, 3"), ("X-Empty", ""), ("X-Bytes", "caf\u{e9}"), ("Accept", "text/html"),
-        ("Accept-Encoding", "gzip, br"), ("Cache-Control", "no-cache"), ("If-None-Match", "\"x\""), ("Range", "bytes=0-1"),
-        ("Authorization", "Token a"), ("Cookie", "a=1; b=2")];
+    let fields = [
+        ("X-Same", "1"),
+        ("x-same", "2, 3"),
+        ("X-Empty", ""),
+        ("X-Bytes", "caf\u{e9}"),
+        ("Accept", "text/html"),
+        ("Accept-Encoding", "gzip, br"),
+        ("Cache-Control", "no-cache"),
+        ("If-None-Match", "\"x\""),
+        ("Range", "bytes=0-1"),
+        ("Authorization", "Token a"),
+        ("Cookie", "a=1; b=2"),
+    ];
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"] {
-        let body: &[u8] = if matches!(method, "POST" | "PUT" | "PATCH") { b"\0\xff{}" } else { b"" };
+        let body: &[u8] = if matches!(method, "POST" | "PUT" | "PATCH") {
+            b"\0\xff{}"
+        } else {
+            b""
+        };
         larder.request(method, target, &fields, body);
         let asked = origin.last();
-        assert_eq!((asked.method.as_str(), asked.target.as_str()), (method, target));
+        assert_eq!(
+            (asked.method.as_str(), asked.target.as_str()),
+            (method, target)
+        );
         assert_eq!(asked.content.start, body, "{method}");
         assert_eq!(asked.fields.all("x-same").join(", "), "1, 2, 3", "{method}");
-        assert_eq!(asked.fields.get("x-bytes"), Some("caf\u{c3}\u{a9}"), "{method}");
+        assert_eq!(
+            asked.fields.get("x-bytes"),
+            Some("caf\u{c3}\u{a9}"),
+            "{method}"
+        );
         for (name, value) in &fields[4..] {
             assert_eq!(asked.fields.all(name), [*value], "{method} {name}");
         }
@@ -39,17 +60,27 @@ fn what_no_route_names_is_forwarded_untouched() {
 fn any_final_answer_passes_back() {
     let origin = Origin::start(|request| {
         let status = request.target.trim_matches('/').parse().unwrap();
-        origin::status(status, "x").field("Set-Cookie", "a=1").field("Set-Cookie", "b=2").field("X-Bytes", "\u{fc}")
-            .field("Server", "gunicorn").field("Content-Encoding", "gzip")
+        origin::status(status, "x")
+            .field("Set-Cookie", "a=1")
+            .field("Set-Cookie", "b=2")
+            .field("X-Bytes", "\u{fc}")
+            .field("Server", "gunicorn")
+            .field("Content-Encoding", "gzip")
     });
     let larder = Larder::start(users_api(&origin, "memory:", ""));
-    for status in [200, 201, 202, 203, 204, 206, 299, 300, 301, 304, 307, 400, 401, 404, 418, 451, 499, 500, 502, 503, 504, 599, 999] {
+    for status in [
+        200, 201, 202, 203, 204, 206, 299, 300, 301, 304, 307, 400, 401, 404, 418, 451, 499, 500,
+        502, 503, 504, 599, 999,
+    ] {
         let answer = larder.get(&format!("/{status}/"));
         assert_eq!(answer.status, status);
         assert!(answer.content.whole);
         assert_eq!(answer.fields.all("set-cookie"), ["a=1", "b=2"]);
         assert_eq!(answer.field("x-bytes"), Some("\u{c3}\u{bc}"));
-        assert_eq!((answer.field("server"), answer.field("content-encoding")), (Some("gunicorn"), Some("gzip")));
+        assert_eq!(
+            (answer.field("server"), answer.field("content-encoding")),
+            (Some("gunicorn"), Some("gzip"))
+        );
         assert!(answer.field("cache-status").is_some());
     }
 }
@@ -74,10 +105,27 @@ fn hop_by_hop_fields_and_those_named_in_connection_stop_here() {
             ];
             let before = origin.count();
             let answer = larder.request(method, target, &fields, b"");
-            assert!(answer.status == 200 && origin.count() == before + 1, "{method} {target}: {answer:?}");
+            assert!(
+                answer.status == 200 && origin.count() == before + 1,
+                "{method} {target}: {answer:?}"
+            );
             let asked = origin.last();
-            for name in ["x-hop", "x-second", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "http2-settings", "x_underscore"] {
-                assert!(!asked.fields.has(name), "{method} {target}: {name} in {:?}", asked.fields);
+            for name in [
+                "x-hop",
+                "x-second",
+                "keep-alive",
+                "proxy-connection",
+                "te",
+                "trailer",
+                "upgrade",
+                "http2-settings",
+                "x_underscore",
+            ] {
+                assert!(
+                    !asked.fields.has(name),
+                    "{method} {target}: {name} in {:?}",
+                    asked.fields
+                );
             }
             // A fill is our own request and takes along what its key holds, nothing else.
             if method == "POST" || target == "/other/" {
@@ -92,12 +140,19 @@ fn hop_by_hop_fields_and_those_named_in_connection_stop_here() {
 fn nobody_can_have_a_field_removed_that_decides_something() {
     let (origin, larder) = echo("");
     let fields = [
-        ("Connection", "close, Host, Content-Length, Authorization, Cookie, Cache-Control, X-Api-Key"),
+        (
+            "Connection",
+            "close, Host, Content-Length, Authorization, Cookie, Cache-Control, X-Api-Key",
+        ),
         ("Authorization", "Token a"),
         ("Cookie", "sessionid=a"),
         ("Cache-Control", "no-transform"),
     ];
-    for (method, target) in [("POST", "/other/"), ("PATCH", "/api/users/7/"), ("GET", "/other/")] {
+    for (method, target) in [
+        ("POST", "/other/"),
+        ("PATCH", "/api/users/7/"),
+        ("GET", "/other/"),
+    ] {
         let body: &[u8] = if method == "GET" { b"" } else { b"12345" };
         let answer = larder.request(method, target, &fields, body);
         if answer.status == 400 {
@@ -121,7 +176,10 @@ fn via_is_told_both_ways() {
         let back = answer.fields.all("via").join(", ");
         assert!(back.starts_with("1.1 behind, 1.1 "), "{target}: {back}");
         let there = origin.last().fields.all("via").join(", ");
-        assert!(there == "1.1 larder" && target == LIST || there.starts_with("1.0 before, 1.1 "), "{target}: {there}");
+        assert!(
+            there == "1.1 larder" && target == LIST || there.starts_with("1.0 before, 1.1 "),
+            "{target}: {there}"
+        );
     }
 }
 
@@ -147,13 +205,28 @@ fn who_is_not_trusted_is_not_believed_about_where_a_request_comes_from() {
         larder.request(method, target, &spoofed, b"");
         let asked = origin.last();
         let all = format!("{:?}", asked.fields);
-        assert!(!all.contains("6.6.6.6") && !all.contains("evil") && !all.contains("EVIL") && !all.contains("6666"), "{all}");
-        assert_eq!(asked.fields.all("x-forwarded-for"), ["127.0.0.1"], "{target}");
+        assert!(
+            !all.contains("6.6.6.6")
+                && !all.contains("evil")
+                && !all.contains("EVIL")
+                && !all.contains("6666"),
+            "{all}"
+        );
+        assert_eq!(
+            asked.fields.all("x-forwarded-for"),
+            ["127.0.0.1"],
+            "{target}"
+        );
         assert_eq!(asked.fields.all("x-forwarded-host"), [HOST], "{target}");
         assert_eq!(asked.fields.all("x-forwarded-proto"), ["http"], "{target}");
         // Whoever reads the one must not read otherwise in the other.
         for forwarded in asked.fields.all("forwarded") {
-            assert!(forwarded.contains("for=127.0.0.1") && forwarded.contains("proto=http") && !forwarded.contains("https"), "{forwarded}");
+            assert!(
+                forwarded.contains("for=127.0.0.1")
+                    && forwarded.contains("proto=http")
+                    && !forwarded.contains("https"),
+                "{forwarded}"
+            );
         }
     }
 }
@@ -161,11 +234,18 @@ fn who_is_not_trusted_is_not_believed_about_where_a_request_comes_from() {
 #[test]
 fn who_is_trusted_is_believed() {
     let (origin, larder) = echo("");
-    let fields = [("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", "api.example.org")];
+    let fields = [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "api.example.org"),
+    ];
     for (method, target) in [("GET", "/other/"), ("POST", LIST)] {
         larder.request(method, target, &fields, b"");
         let asked = origin.last();
-        assert_eq!(asked.fields.all("x-forwarded-for").join(", "), "203.0.113.9, 127.0.0.1");
+        assert_eq!(
+            asked.fields.all("x-forwarded-for").join(", "),
+            "203.0.113.9, 127.0.0.1"
+        );
         assert_eq!(asked.fields.all("x-forwarded-proto"), ["https"]);
     }
 }
@@ -173,14 +253,38 @@ fn who_is_trusted_is_believed() {
 #[test]
 fn only_the_hosts_on_the_list_are_answered() {
     let (origin, larder) = echo("hosts: [api.example.org, \"local.example:8080\"]");
-    for host in ["api.example.org", "API.Example.Org", "api.example.org:8080", "local.example:8080"] {
-        assert_eq!(larder.get_with("/other/", &[("Host", host)]).status, 200, "{host}");
+    for host in [
+        "api.example.org",
+        "API.Example.Org",
+        "api.example.org:8080",
+        "local.example:8080",
+    ] {
+        assert_eq!(
+            larder.get_with("/other/", &[("Host", host)]).status,
+            200,
+            "{host}"
+        );
     }
     let before = origin.count();
-    for host in ["evil.example", "api.example.org.evil.example", "local.example", "local.example:81"] {
+    for host in [
+        "evil.example",
+        "api.example.org.evil.example",
+        "local.example",
+        "local.example:81",
+    ] {
         for target in ["/other/", LIST] {
-            assert_eq!(larder.get_with(target, &[("Host", host)]).status, 421, "{host}");
-            assert_eq!(larder.request("POST", target, &[("Host", host)], b"").status, 421, "{host}");
+            assert_eq!(
+                larder.get_with(target, &[("Host", host)]).status,
+                421,
+                "{host}"
+            );
+            assert_eq!(
+                larder
+                    .request("POST", target, &[("Host", host)], b"")
+                    .status,
+                421,
+                "{host}"
+            );
         }
     }
     assert_eq!(origin.count(), before);
@@ -189,26 +293,58 @@ fn only_the_hosts_on_the_list_are_answered() {
 #[test]
 fn a_request_without_exactly_one_right_host_is_refused() {
     let (origin, larder) = echo("");
-    for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n", "Host: a b\r\n", "Host: a/b\r\n", "Host: a@b\r\n", "Host: a?b\r\n",
-        "Host: a:99999\r\n", "Host: a:b\r\n", "Host: \r\n", "Host: a,b\r\n", "Host: a\\b\r\n"] {
-        let answer = raw(&larder, format!("GET /other/ HTTP/1.1\r\n{hosts}\r\n").as_bytes());
+    for hosts in [
+        "",
+        "Host: a\r\nHost: a\r\n",
+        "Host: a\r\nHost: b\r\n",
+        "Host: a b\r\n",
+        "Host: a/b\r\n",
+        "Host: a@b\r\n",
+        "Host: a?b\r\n",
+        "Host: a:99999\r\n",
+        "Host: a:b\r\n",
+        "Host: \r\n",
+        "Host: a,b\r\n",
+        "Host: a\\b\r\n",
+    ] {
+        let answer = raw(
+            &larder,
+            format!("GET /other/ HTTP/1.1\r\n{hosts}\r\n").as_bytes(),
+        );
         assert_eq!(answer.status, 400, "{hosts:?}: {answer:?}");
     }
-    for target in ["http://b.example/other/", "ftp://h/x", "javascript:alert(1)", "x", "//", "http://"] {
-        let answer = try_raw(&larder, format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n").as_bytes());
+    for target in [
+        "http://b.example/other/",
+        "ftp://h/x",
+        "javascript:alert(1)",
+        "x",
+        "//",
+        "http://",
+    ] {
+        let answer = try_raw(
+            &larder,
+            format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n").as_bytes(),
+        );
         if target == "//" {
             continue; // A path of two slashes: odd, and forwarded as it is.
         }
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, 400, "{target}: {answer:?}");
     }
-    assert!(origin.requests().iter().all(|asked| asked.target == "//"), "{:?}", origin.requests());
+    assert!(
+        origin.requests().iter().all(|asked| asked.target == "//"),
+        "{:?}",
+        origin.requests()
+    );
 }
 
 #[test]
 fn the_absolute_form_is_understood_and_forwarded_as_a_path() {
     let (origin, larder) = echo("");
-    let answer = raw(&larder, b"GET http://api.example.org/api/users/?b=1&a=2 HTTP/1.1\r\nHost: api.example.org\r\n\r\n");
+    let answer = raw(
+        &larder,
+        b"GET http://api.example.org/api/users/?b=1&a=2 HTTP/1.1\r\nHost: api.example.org\r\n\r\n",
+    );
     assert_eq!(answer.status, 200);
     assert_eq!(origin.last().target, "/api/users/?a=2&b=1");
     assert_eq!(origin.last().fields.all("host"), ["api.example.org"]);
@@ -218,9 +354,16 @@ fn the_absolute_form_is_understood_and_forwarded_as_a_path() {
 fn a_method_that_is_not_listed_is_refused() {
     let (origin, larder) = echo("");
     for method in ["BREW", "PURGE", "PROPFIND", "TRACE", "get", "CONNECT"] {
-        let target = if method == "CONNECT" { "api.example.org:443" } else { LIST };
+        let target = if method == "CONNECT" {
+            "api.example.org:443"
+        } else {
+            LIST
+        };
         let answer = larder.connect().request(method, target, &[], b"");
-        assert!(matches!(answer.status, 400 | 405 | 501), "{method}: {answer:?}");
+        assert!(
+            matches!(answer.status, 400 | 405 | 501),
+            "{method}: {answer:?}"
+        );
         if method == "BREW" {
             assert_eq!(answer.status, 501);
         }
@@ -229,9 +372,16 @@ fn a_method_that_is_not_listed_is_refused() {
     let (origin, larder) = echo("methods: any");
     assert_eq!(larder.request("BREW", "/other/", &[], b"").status, 200);
     for method in ["TRACE", "CONNECT"] {
-        let target = if method == "CONNECT" { "api.example.org:443" } else { LIST };
+        let target = if method == "CONNECT" {
+            "api.example.org:443"
+        } else {
+            LIST
+        };
         let answer = larder.connect().request(method, target, &[], b"");
-        assert!(matches!(answer.status, 400 | 405 | 501), "{method}: {answer:?}");
+        assert!(
+            matches!(answer.status, 400 | 405 | 501),
+            "{method}: {answer:?}"
+        );
     }
     assert_eq!(origin.count(), 1);
 }
@@ -257,12 +407,17 @@ fn an_unclear_framing_is_refused_and_the_connection_closed() {
         "Content-Length: 0x5",
         "X: 1\r\n Folded: 1",
     ] {
-        let request = format!("POST {LIST} HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+        let request = format!(
+            "POST {LIST} HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+        );
         let mut client = larder.connect();
         client.send(request.as_bytes());
         let answer = client.try_answer("POST").expect(fields);
         assert!(matches!(answer.status, 400 | 501), "{fields}: {answer:?}");
-        assert!(client.try_answer("GET").is_err(), "{fields}: the rest was taken for a request");
+        assert!(
+            client.try_answer("GET").is_err(),
+            "{fields}: the rest was taken for a request"
+        );
     }
     let smuggled: Vec<Request> = origin.requests();
     assert!(smuggled.is_empty(), "{smuggled:?}");
@@ -274,10 +429,21 @@ fn what_is_too_long_is_refused_with_its_own_status() {
     let long = "x".repeat(9_000);
     assert_eq!(larder.get(&format!("/{long}")).status, 414);
     for length in [33_000, 40_000, 100_000] {
-        assert_eq!(larder.get_with("/", &[("X-Long", &"x".repeat(length))]).status, 431, "a head of {length} bytes");
+        assert_eq!(
+            larder
+                .get_with("/", &[("X-Long", &"x".repeat(length))])
+                .status,
+            431,
+            "a head of {length} bytes"
+        );
     }
-    let many: Vec<(String, String)> = (0..150).map(|number| (format!("X-{number}"), "1".to_owned())).collect();
-    let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let many: Vec<(String, String)> = (0..150)
+        .map(|number| (format!("X-{number}"), "1".to_owned()))
+        .collect();
+    let many: Vec<(&str, &str)> = many
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     assert_eq!(larder.get_with("/", &many).status, 431);
     for target in ["/other/", LIST] {
         let mut client = larder.connect();
@@ -308,7 +474,11 @@ fn content_that_stops_coming_is_given_up() {
             let mut client = larder.connect();
             client.send(head("POST", target, &[], Some(length)).as_bytes());
             client.send(&support::pattern::of(length as usize / 2));
-            assert_eq!(client.answer("POST").status, 408, "{target} of {length} bytes");
+            assert_eq!(
+                client.answer("POST").status,
+                408,
+                "{target} of {length} bytes"
+            );
             assert!(client.is_closed());
         }
     }
@@ -318,13 +488,32 @@ fn content_that_stops_coming_is_given_up() {
 #[test]
 fn a_control_byte_in_a_target_is_refused() {
     let (origin, larder) = echo("");
-    for target in ["/a%00b", "/a%0d%0aX:1", "/a%0ab", "/a\\b", "/a%5cb", "/a\tb", "/a b"] {
-        let answer = raw(&larder, format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+    for target in [
+        "/a%00b",
+        "/a%0d%0aX:1",
+        "/a%0ab",
+        "/a\\b",
+        "/a%5cb",
+        "/a\tb",
+        "/a b",
+    ] {
+        let answer = raw(
+            &larder,
+            format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(),
+        );
         assert_eq!(answer.status, 400, "{target}: {answer:?}");
     }
     let answer = raw(&larder, b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert!(answer.status == 400 || !origin.last().target.contains('#'), "{answer:?}");
-    assert!(origin.requests().iter().all(|asked| !asked.target.contains('#')));
+    assert!(
+        answer.status == 400 || !origin.last().target.contains('#'),
+        "{answer:?}"
+    );
+    assert!(
+        origin
+            .requests()
+            .iter()
+            .all(|asked| !asked.target.contains('#'))
+    );
 }
 
 #[test]
@@ -335,9 +524,16 @@ fn expect_is_answered_here() {
         client.send(head("POST", target, &[("Expect", "100-continue")], Some(5)).as_bytes());
         client.send(b"12345");
         let answer = client.answer("POST");
-        assert_eq!((answer.status, answer.interim.as_slice()), (200, &[100][..]), "{target}");
+        assert_eq!(
+            (answer.status, answer.interim.as_slice()),
+            (200, &[100][..]),
+            "{target}"
+        );
         let asked = origin.last();
-        assert!(!asked.fields.has("expect") && asked.content.text() == "12345", "{asked:?}");
+        assert!(
+            !asked.fields.has("expect") && asked.content.text() == "12345",
+            "{asked:?}"
+        );
     }
 }
 
@@ -352,7 +548,11 @@ fn requests_follow_each_other_on_one_connection() {
         assert_eq!(client.get("/api/users/?x=1").status, 200);
     }
     // Several sent before the first is answered.
-    let two = [head("GET", "/first/", &[], None), head("GET", "/second/", &[], None)].concat();
+    let two = [
+        head("GET", "/first/", &[], None),
+        head("GET", "/second/", &[], None),
+    ]
+    .concat();
     client.send(two.as_bytes());
     assert!(client.answer("GET").text().contains("/first/"));
     assert!(client.answer("GET").text().contains("/second/"));
@@ -377,8 +577,14 @@ fn the_upstream_is_asked_so_many_at_once_and_no_more() {
     let gate = Gate::new();
     let door = gate.clone();
     let origin = Origin::start(move |_| origin::json("{}").behind(&door));
-    let upstream = format!("upstream: {{url: \"{}\", max_connections: 3, queue: 2}}", origin.url());
-    let larder = Larder::start(users_api(&origin, "memory:", "").replace(&format!("upstream: {}", origin.url()), &upstream));
+    let upstream = format!(
+        "upstream: {{url: \"{}\", max_connections: 3, queue: 2}}",
+        origin.url()
+    );
+    let larder = Larder::start(
+        users_api(&origin, "memory:", "")
+            .replace(&format!("upstream: {}", origin.url()), &upstream),
+    );
     let mut clients: Vec<Connection> = (0..10).map(|_| larder.connect()).collect();
     for (number, client) in clients.iter_mut().enumerate() {
         client.send(head("GET", &format!("/{number}/"), &[], None).as_bytes());
@@ -412,8 +618,14 @@ fn an_upstream_that_says_nothing_is_a_504() {
         "GET" if request.target.contains("users") => origin::json(request.number.to_string()),
         _ => origin::json("late").behind(&door),
     });
-    let upstream = format!("upstream: {{url: \"{}\", first_byte: 300ms, total: 2s}}", origin.url());
-    let larder = Larder::start(users_api(&origin, "memory:", "").replace(&format!("upstream: {}", origin.url()), &upstream));
+    let upstream = format!(
+        "upstream: {{url: \"{}\", first_byte: 300ms, total: 2s}}",
+        origin.url()
+    );
+    let larder = Larder::start(
+        users_api(&origin, "memory:", "")
+            .replace(&format!("upstream: {}", origin.url()), &upstream),
+    );
     assert_eq!(larder.get("/other/").status, 504);
     // A write that was not answered may be committed later: nothing from before is shown again.
     let before = larder.get(LIST).text();
@@ -432,9 +644,18 @@ fn the_operators_listener_is_not_on_the_public_one() {
     let (origin, larder) = echo("");
     for target in ["/healthz", "/readyz", "/keys", "/entries/users:list"] {
         larder.get(target);
-        assert_eq!(origin.last().target, target, "answered here instead of being forwarded");
+        assert_eq!(
+            origin.last().target,
+            target,
+            "answered here instead of being forwarded"
+        );
     }
-    let answer = larder.request("POST", "/purge", &[("Content-Type", "application/json")], b"{\"all\":true}");
+    let answer = larder.request(
+        "POST",
+        "/purge",
+        &[("Content-Type", "application/json")],
+        b"{\"all\":true}",
+    );
     assert!(answer.text().contains("/purge"), "{answer:?}");
 }
 
@@ -442,23 +663,54 @@ fn the_operators_listener_is_not_on_the_public_one() {
 fn the_operators_listener_asks_for_its_token_and_for_json() {
     let (_origin, larder) = echo("admin_token: an-admin-token-of-32-characters");
     let ask = |method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]| {
-        Connection::open(larder.admin_address()).request(method, target, fields, body).status
+        Connection::open(larder.admin_address())
+            .request(method, target, fields, body)
+            .status
     };
     let json = ("Content-Type", "application/json");
     let right = ("Authorization", "Bearer an-admin-token-of-32-characters");
     larder.get(LIST);
-    for wrong in [&[json][..], &[json, ("Authorization", "Bearer x")], &[json, ("Authorization", "an-admin-token-of-32-characters")]] {
-        assert_eq!(ask("POST", "/purge", wrong, b"{\"all\":true}"), 401, "{wrong:?}");
-        assert_eq!(ask("GET", "/entries/users:list", wrong, b""), 401, "{wrong:?}");
+    for wrong in [
+        &[json][..],
+        &[json, ("Authorization", "Bearer x")],
+        &[json, ("Authorization", "an-admin-token-of-32-characters")],
+    ] {
+        assert_eq!(
+            ask("POST", "/purge", wrong, b"{\"all\":true}"),
+            401,
+            "{wrong:?}"
+        );
+        assert_eq!(
+            ask("GET", "/entries/users:list", wrong, b""),
+            401,
+            "{wrong:?}"
+        );
         assert_eq!(ask("GET", "/keys", wrong, b""), 401, "{wrong:?}");
     }
     // Health checks come from where no token is.
-    assert_eq!((ask("GET", "/healthz", &[], b""), ask("GET", "/readyz", &[], b"")), (200, 200));
+    assert_eq!(
+        (
+            ask("GET", "/healthz", &[], b""),
+            ask("GET", "/readyz", &[], b"")
+        ),
+        (200, 200)
+    );
     assert!(larder.get(LIST).is_hit());
     // A page in a browser can send this to localhost, and must achieve nothing with it.
-    assert_eq!(ask("POST", "/purge", &[right, ("Content-Type", "text/plain")], b"{\"all\":true}"), 415);
+    assert_eq!(
+        ask(
+            "POST",
+            "/purge",
+            &[right, ("Content-Type", "text/plain")],
+            b"{\"all\":true}"
+        ),
+        415
+    );
     assert!(larder.get(LIST).is_hit());
-    assert_eq!(ask("POST", "/purge", &[right, json], b"{\"all\":true}"), 200);
+    assert_eq!(
+        ask("POST", "/purge", &[right, json], b"{\"all\":true}"),
+        200
+    );
     assert!(!larder.get(LIST).is_hit());
 }
 
@@ -470,18 +722,27 @@ fn sigterm_finishes_what_is_under_way_and_accepts_nothing_new() {
     let larder = Larder::start(users_api(&origin, "memory:", ""));
     let mut idle = larder.connect();
     let mut clients = [larder.connect(), larder.connect(), larder.connect()];
-    for (client, (method, target)) in clients.iter_mut().zip([("GET", "/other/"), ("GET", LIST), ("PATCH", "/api/users/7/")]) {
+    for (client, (method, target)) in clients.iter_mut().zip([
+        ("GET", "/other/"),
+        ("GET", LIST),
+        ("PATCH", "/api/users/7/"),
+    ]) {
         client.send(head(method, target, &[], Some(0)).as_bytes());
     }
     origin.wait_for(3);
     let address = larder.address();
     larder.terminate();
-    eventually("new connections are refused", || Connection::try_open(address).is_err());
+    eventually("new connections are refused", || {
+        Connection::try_open(address).is_err()
+    });
     assert!(idle.is_closed());
     gate.open();
     for (mut client, method) in clients.into_iter().zip(["GET", "GET", "PATCH"]) {
         let answer = client.answer(method);
-        assert!(answer.is_complete_success() && answer.text() == "done", "{answer:?}");
+        assert!(
+            answer.is_complete_success() && answer.text() == "done",
+            "{answer:?}"
+        );
     }
     let exit = larder.exit();
     assert_eq!(exit.status.code(), Some(0), "{exit:?}");
@@ -497,7 +758,10 @@ fn sigint_ends_it_as_well() {
 
 #[test]
 fn the_command_line_wins_over_the_file() {
-    let (first, second) = (Origin::start(|_| origin::json("first")), Origin::start(|_| origin::json("second")));
+    let (first, second) = (
+        Origin::start(|_| origin::json("first")),
+        Origin::start(|_| origin::json("second")),
+    );
     let larder = Larder::with(users_api(&first, "redis://127.0.0.1:1", ""))
         .argument(&format!("--upstream={}", second.url()))
         .argument("--store=memory:")
@@ -516,12 +780,18 @@ fn health_is_told_by_exit_status() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("proxy.yaml");
     std::fs::write(&file, kept).unwrap();
-    assert_eq!(larder::run(&["health", "-c", file.to_str().unwrap()], &[]).status.code(), Some(1));
+    assert_eq!(
+        larder::run(&["health", "-c", file.to_str().unwrap()], &[])
+            .status
+            .code(),
+        Some(1)
+    );
 }
 
 /// An origin that answers with the target it was asked for.
 fn echo(more: &str) -> (Origin, Larder) {
-    let origin = Origin::start(|request| origin::json(format!("{{\"target\":\"{}\"}}", request.target)));
+    let origin =
+        Origin::start(|request| origin::json(format!("{{\"target\":\"{}\"}}", request.target)));
     let larder = Larder::start(users_api(&origin, "memory:", more));
     (origin, larder)
 }

@@ -36,7 +36,11 @@ impl Versioned {
             }
             origin::json(version.load(Ordering::SeqCst).to_string())
         };
-        Versioned { origin: Origin::start(answer), before, after }
+        Versioned {
+            origin: Origin::start(answer),
+            before,
+            after,
+        }
     }
 }
 
@@ -65,7 +69,11 @@ fn a_store_that_comes_back_from_an_older_snapshot_shows_nothing_of_it_to_any_ins
     }
     redis.kill();
     redis.start_again();
-    assert!(redis.keys().contains(&"t:users:list".to_owned()), "it came back with its snapshot: {:?}", redis.keys());
+    assert!(
+        redis.keys().contains(&"t:users:list".to_owned()),
+        "it came back with its snapshot: {:?}",
+        redis.keys()
+    );
     // One that has never been connected, and one that was.
     let new = Larder::start(users_api(&api.origin, &redis.url(), ""));
     for larder in [&new, &old] {
@@ -79,15 +87,20 @@ fn a_store_that_comes_back_from_an_older_snapshot_shows_nothing_of_it_to_any_ins
 fn a_store_that_comes_back_empty_in_the_middle_of_a_write_keeps_nothing_until_it_is_done() {
     let mut redis = RedisServer::start();
     let api = Versioned::start();
-    let [writer, reader] = [(); 2].map(|()| Larder::start(users_api(&api.origin, &redis.url(), "")));
+    let [writer, reader] =
+        [(); 2].map(|()| Larder::start(users_api(&api.origin, &redis.url(), "")));
     becomes_a_hit(&reader, LIST, "0");
     api.before.close();
     let writing = std::thread::scope(|scope| {
         let write = scope.spawn(|| writer.write("PATCH", USER));
-        eventually("the write is on its way", || api.origin.count_of("PATCH") == 1);
+        eventually("the write is on its way", || {
+            api.origin.count_of("PATCH") == 1
+        });
         redis.kill();
         redis.start_again();
-        eventually("both are connected again", || writer.is_ready() && reader.is_ready());
+        eventually("both are connected again", || {
+            writer.is_ready() && reader.is_ready()
+        });
         eventually("the hold is back", || {
             let state = redis.get("t:users:list~state").unwrap_or_default();
             String::from_utf8_lossy(&state).contains('@')
@@ -104,16 +117,23 @@ fn a_store_that_comes_back_empty_in_the_middle_of_a_write_keeps_nothing_until_it
 }
 
 #[test]
-fn a_write_whose_purge_cannot_be_confirmed_is_answered_504_where_writes_are_refused_and_purged_all_the_same() {
+fn a_write_whose_purge_cannot_be_confirmed_is_answered_504_where_writes_are_refused_and_purged_all_the_same()
+ {
     let mut redis = RedisServer::start();
     let api = Versioned::start();
-    let larder = Larder::start(users_api(&api.origin, &redis.url(), "when_store_is_down: refuse_writes"));
+    let larder = Larder::start(users_api(
+        &api.origin,
+        &redis.url(),
+        "when_store_is_down: refuse_writes",
+    ));
     becomes_a_hit(&larder, LIST, "0");
     redis.run(&["SAVE"]).unwrap_ok();
     api.after.close();
     let answer = std::thread::scope(|scope| {
         let write = scope.spawn(|| larder.write("PATCH", USER));
-        eventually("the write is on its way", || api.origin.count_of("PATCH") == 1);
+        eventually("the write is on its way", || {
+            api.origin.count_of("PATCH") == 1
+        });
         redis.kill();
         eventually("larder has noticed", || !larder.is_ready());
         api.after.open();

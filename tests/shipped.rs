@@ -5,10 +5,10 @@ mod support;
 use std::process::{Child, Stdio};
 
 use support::client::{Answer, Connection};
+use support::eventually;
 use support::larder::{Larder, Output, command};
 use support::origin::{self, Origin};
 use support::redis::{RedisServer, signal};
-use support::eventually;
 
 const PROXY_YAML: &str = include_str!("../proxy.yaml");
 
@@ -22,18 +22,38 @@ fn the_lines_that_the_demo_prints_show_a_miss_a_hit_a_purge_and_the_new_value() 
         .unwrap();
     let output = Output::of(&mut demo);
     let mut demo = Killed(demo);
-    eventually("the demo has printed its lines", || output.so_far().contains("Ctrl-C"));
+    eventually("the demo has printed its lines", || {
+        output.so_far().contains("Ctrl-C")
+    });
     let text = output.so_far();
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| line.starts_with("curl ")).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("curl "))
+        .collect();
     let answers: Vec<Answer> = lines.iter().map(|line| curl(line)).collect();
-    assert!(answers.iter().all(Answer::is_complete_success), "{answers:?}");
+    assert!(
+        answers.iter().all(Answer::is_complete_success),
+        "{answers:?}"
+    );
 
-    let [miss, hit, other, patch, anew, keys] = &answers[..] else { panic!("other lines than these: {lines:?}") };
-    assert!(miss.cache_status().contains("fwd=uri-miss") && miss.cache_status().contains("stored"), "{miss:?}");
+    let [miss, hit, other, patch, anew, keys] = &answers[..] else {
+        panic!("other lines than these: {lines:?}")
+    };
+    assert!(
+        miss.cache_status().contains("fwd=uri-miss") && miss.cache_status().contains("stored"),
+        "{miss:?}"
+    );
     assert!(hit.is_hit() && hit.text() == miss.text(), "{hit:?}");
     hit.age();
-    assert!(!other.is_hit() && patch.text().contains("Grace"), "{other:?} {patch:?}");
-    assert!(!anew.is_hit() && anew.text().contains("Grace") && !miss.text().contains("Grace"), "{anew:?}");
+    assert!(
+        !other.is_hit() && patch.text().contains("Grace"),
+        "{other:?} {patch:?}"
+    );
+    assert!(
+        !anew.is_hit() && anew.text().contains("Grace") && !miss.text().contains("Grace"),
+        "{anew:?}"
+    );
     assert!(keys.text().contains("users:list"), "{keys:?}");
 
     signal("-INT", demo.0.id());
@@ -43,7 +63,9 @@ fn the_lines_that_the_demo_prints_show_a_miss_a_hit_a_purge_and_the_new_value() 
 #[test]
 fn the_shipped_file_is_embedded_without_a_redis_url() {
     let origin = users();
-    let larder = Larder::with(PROXY_YAML).env("UPSTREAM", origin.url()).start();
+    let larder = Larder::with(PROXY_YAML)
+        .env("UPSTREAM", origin.url())
+        .start();
     keeps_and_purges(&larder);
 }
 
@@ -53,19 +75,32 @@ fn the_shipped_file_uses_redis_when_its_url_is_set_and_leaves_celerys_database_a
     let origin = users();
     // As a Django project with Celery has it: with a path, and that is Celery's.
     let url = format!("{}/0", redis.url());
-    let larder = Larder::with(PROXY_YAML).env("UPSTREAM", origin.url()).env("REDIS_URL", url).start();
+    let larder = Larder::with(PROXY_YAML)
+        .env("UPSTREAM", origin.url())
+        .env("REDIS_URL", url)
+        .start();
     keeps_and_purges(&larder);
     for target in ["/api/users/", "/api/users/7/"] {
         larder.get(target);
     }
     let keys = redis.keys();
     for key in ["it360acad:users:list", "it360acad:users:detail:7"] {
-        assert!(keys.iter().any(|there| there == key), "{key} is not among {keys:?}");
+        assert!(
+            keys.iter().any(|there| there == key),
+            "{key} is not among {keys:?}"
+        );
         let value = redis.get(key).unwrap();
-        assert!(value.starts_with(b"{\"n\":"), "{}", String::from_utf8_lossy(&value));
+        assert!(
+            value.starts_with(b"{\"n\":"),
+            "{}",
+            String::from_utf8_lossy(&value)
+        );
     }
     for key in &keys {
-        assert!(key.starts_with("it360acad:") && redis.run(&["PTTL", key]).number() > 0, "{key}");
+        assert!(
+            key.starts_with("it360acad:") && redis.run(&["PTTL", key]).number() > 0,
+            "{key}"
+        );
     }
     assert!(redis.keys_in(0).is_empty());
 }
@@ -88,7 +123,11 @@ fn keeps_and_purges(larder: &Larder) {
         assert!(!larder.get(target).is_hit());
         assert!(larder.get(target).is_hit(), "{target}");
     }
-    for (method, target) in [("POST", "/api/users/"), ("PATCH", "/api/users/7/"), ("PATCH", "/api/users/me/")] {
+    for (method, target) in [
+        ("POST", "/api/users/"),
+        ("PATCH", "/api/users/7/"),
+        ("PATCH", "/api/users/me/"),
+    ] {
         larder.get("/api/users/");
         assert_eq!(larder.write(method, target).status, 200);
         assert!(!larder.get("/api/users/").is_hit(), "{method} {target}");
@@ -111,16 +150,31 @@ fn curl(line: &str) -> Answer {
             other => panic!("an option that this test does not know: {other}"),
         }
     }
-    let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let (address, path) = url
+        .strip_prefix("http://")
+        .unwrap()
+        .split_once('/')
+        .unwrap();
     fields.push(("Host", address));
-    Connection::open(address.parse().unwrap()).request(method, &format!("/{path}"), &fields, body.as_bytes())
+    Connection::open(address.parse().unwrap()).request(
+        method,
+        &format!("/{path}"),
+        &fields,
+        body.as_bytes(),
+    )
 }
 
 /// The words of a shell line that quotes with ' alone.
 fn words(line: &str) -> Vec<&str> {
     line.split('\'')
         .enumerate()
-        .flat_map(|(number, part)| if number % 2 == 1 { vec![part] } else { part.split_whitespace().collect() })
+        .flat_map(|(number, part)| {
+            if number % 2 == 1 {
+                vec![part]
+            } else {
+                part.split_whitespace().collect()
+            }
+        })
         .collect()
 }
 

@@ -5,22 +5,24 @@
 //! replays the journal. While there is none, every command fails at once: an outage costs one time limit
 //! for the instance, not one for each request.
 //!
-//! Time is counted in heartbeats, not per command: if a command that had been sent ten beats ago is still
-//! unanswered, the server hangs. A process that is itself starved of CPU beats more slowly and so does not
-//! blame the store for its own lateness.
+//! There is no timer per command. While commands are on their way, a heartbeat keeps one PING among them. If it is
+//! not back after half the time limit, a fresh connection is asked: if nobody answers there either, the server hangs.
+//! If somebody does, it is this process that is late, starved of CPU perhaps, and the store is not blamed for it;
+//! unless it goes on, for then it is this one connection that is stuck.
 
-use std::collections::VecDeque;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, Value};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
@@ -40,6 +42,9 @@ const RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// Heartbeats in one time limit.
 const BEATS: u32 = 10;
+
+/// Heartbeats after which one connection is stuck, although the server answers on others.
+const STUCK: u32 = 8 * BEATS;
 
 /// Commands that may be on their way at once. What waits here has not been sent, and so is no sign of a slow store.
 const IN_FLIGHT: usize = 512;
@@ -473,8 +478,8 @@ impl Shared {
     async fn watch(&self, link: &Arc<Link>) -> String {
         let mut beat = tokio::time::interval(self.timeout / BEATS);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut sent_before: VecDeque<u64> = VecDeque::with_capacity(BEATS as usize + 1);
         let mut renewed = tokio::time::Instant::now();
+        let mut probe: Option<(Probe, u32)> = None;
         loop {
             beat.tick().await;
             if !link.is_trusted() && tokio::time::Instant::now() >= link.trusted_from {
@@ -486,18 +491,58 @@ impl Shared {
             if link.failing.load(Ordering::Relaxed) {
                 return "the server cannot be used at the moment (loading, read-only or out of its cluster)".to_owned();
             }
-            sent_before.push_back(link.sent.load(Ordering::Relaxed));
-            if sent_before.len() > BEATS as usize {
-                let due = sent_before.pop_front().unwrap_or_default();
-                if link.answered.load(Ordering::Relaxed) < due {
-                    return format!("no answer within {} ms", self.timeout.as_millis());
-                }
-            }
+            probe = match probe.take() {
+                None => (!link.is_idle()).then(|| (link.probe(), 0)),
+                Some((mut sent, beats)) => match (&mut sent).now_or_never() {
+                    Some(true) => None,
+                    Some(false) => return "the connection was lost".to_owned(),
+                    None if beats == STUCK
+                        || (beats % BEATS == BEATS / 2 && !self.answers_elsewhere().await) =>
+                    {
+                        // It may have come back meanwhile.
+                        match sent.now_or_never() {
+                            Some(true) => None,
+                            _ => {
+                                return format!("no answer within {} ms", self.timeout.as_millis());
+                            }
+                        }
+                    }
+                    None => Some((sent, beats + 1)),
+                },
+            };
             if renewed.elapsed() > RENEWED_EVERY {
                 renewed = tokio::time::Instant::now();
                 let _ = self.renew(link).await;
             }
         }
+    }
+
+    /// Whether the server answers at all, be it with an error, on a fresh connection and within half the time limit.
+    async fn answers_elsewhere(&self) -> bool {
+        async fn any_word<S: AsyncRead + AsyncWrite + Unpin>(
+            mut stream: S,
+        ) -> std::io::Result<bool> {
+            stream.write_all(b"PING\r\n").await?;
+            Ok(stream.read(&mut [0; 1]).await? > 0)
+        }
+        let asked = async {
+            match &self.settings.endpoint {
+                RedisEndpoint::Tcp { host, port } => any_word(tcp(host, *port).await?).await,
+                RedisEndpoint::Unix(path) => any_word(UnixStream::connect(path).await?).await,
+                RedisEndpoint::Tls {
+                    host,
+                    port,
+                    ca_file,
+                } => {
+                    let stream = tcp(host, *port).await?;
+                    any_word(crate::tls::connect(host, ca_file.as_deref(), stream).await?).await
+                }
+            }
+        };
+        matches!(
+            tokio::time::timeout(self.timeout / 2, asked).await,
+            Ok(Ok(true))
+        )
     }
 
     /// Connects, authenticates, selects, proves that it may write, and replays the journal.
@@ -784,6 +829,21 @@ impl Link {
         Ok(values)
     }
 
+    fn is_idle(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) == self.answered.load(Ordering::Relaxed)
+    }
+
+    /// A PING on its way; in the end, whether it came back.
+    fn probe(&self) -> Probe {
+        let mut connection = self.connection.clone();
+        Box::pin(async move {
+            connection
+                .req_packed_command(Cmd::new().arg("PING"))
+                .await
+                .is_ok()
+        })
+    }
+
     /// Waits until a command may go, and counts it until its answer is there or nobody waits for it any more.
     async fn send(&self) -> Result<Sent<'_>, Away> {
         let permit = self.in_flight.acquire().await.map_err(|_| Away)?;
@@ -968,6 +1028,8 @@ impl Link {
         }
     }
 }
+
+type Probe = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// One command on its way.
 struct Sent<'l> {

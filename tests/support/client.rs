@@ -37,7 +37,9 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Connection { wire: Wire::new(stream) })
+        Ok(Connection {
+            wire: Wire::new(stream),
+        })
     }
 
     pub fn get(&mut self, target: &str) -> Answer {
@@ -46,11 +48,24 @@ impl Connection {
 
     /// Sends one request and reads its answer, which must come.
     #[track_caller]
-    pub fn request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
-        self.try_request(method, target, fields, body).expect("an answer")
+    pub fn request(
+        &mut self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
+        self.try_request(method, target, fields, body)
+            .expect("an answer")
     }
 
-    pub fn try_request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
+    pub fn try_request(
+        &mut self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Answer> {
         let mut bytes = head(method, target, fields, Some(body.len() as u64)).into_bytes();
         bytes.extend_from_slice(body);
         self.try_send(&bytes)?;
@@ -83,8 +98,12 @@ impl Connection {
         let mut interim = Vec::new();
         loop {
             let (start, fields) = self.wire.head()?.ok_or(io::ErrorKind::UnexpectedEof)?;
-            let status = start.split(' ').nth(1).and_then(|status| status.parse().ok());
-            let status: u16 = status.ok_or_else(|| io::Error::other(format!("not a status line: {start:?}")))?;
+            let status = start
+                .split(' ')
+                .nth(1)
+                .and_then(|status| status.parse().ok());
+            let status: u16 =
+                status.ok_or_else(|| io::Error::other(format!("not a status line: {start:?}")))?;
             if (100..200).contains(&status) && status != 101 {
                 interim.push(status);
                 continue;
@@ -94,9 +113,17 @@ impl Connection {
             } else if fields.is_chunked() {
                 Framing::Chunked
             } else {
-                fields.content_length().map_or(Framing::UntilClose, Framing::Length)
+                fields
+                    .content_length()
+                    .map_or(Framing::UntilClose, Framing::Length)
             };
-            return Ok(Answer { status, fields, framing, content: Content::default(), interim });
+            return Ok(Answer {
+                status,
+                fields,
+                framing,
+                content: Content::default(),
+                interim,
+            });
         }
     }
 
@@ -113,17 +140,28 @@ impl Connection {
 
     /// How long to wait for the next byte.
     pub fn patience(&self, patience: Duration) {
-        self.wire.stream.set_read_timeout(Some(patience)).expect("a read timeout");
-        self.wire.stream.set_write_timeout(Some(patience)).expect("a write timeout");
+        self.wire
+            .stream
+            .set_read_timeout(Some(patience))
+            .expect("a read timeout");
+        self.wire
+            .stream
+            .set_write_timeout(Some(patience))
+            .expect("a write timeout");
     }
 
     pub fn finish_sending(&self) {
-        self.wire.stream.shutdown(Shutdown::Write).expect("shut down");
+        self.wire
+            .stream
+            .shutdown(Shutdown::Write)
+            .expect("shut down");
     }
 
     /// Leaves as a crashed client does, by RST.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.wire.stream).set_linger(Some(Duration::ZERO)).expect("linger");
+        socket2::SockRef::from(&self.wire.stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("linger");
     }
 
     /// Whether the other side has closed it and sent nothing more.
@@ -175,8 +213,11 @@ impl Answer {
 
     #[track_caller]
     pub fn age(&self) -> u64 {
-        let age = self.field("age").unwrap_or_else(|| panic!("no Age in {:?}", self.fields));
-        age.parse().unwrap_or_else(|_| panic!("not an Age: {age:?}"))
+        let age = self
+            .field("age")
+            .unwrap_or_else(|| panic!("no Age in {:?}", self.fields));
+        age.parse()
+            .unwrap_or_else(|_| panic!("not an Age: {age:?}"))
     }
 
     /// A 2xx to its very end, and not a body that broke off.

@@ -63,12 +63,21 @@ impl LarderBuilder {
                 if healthy && Connection::try_open(larder.listen).is_ok() {
                     return larder;
                 }
-                assert!(start.elapsed() < PATIENCE, "larder does not answer after {PATIENCE:?}:\n{}", larder.output());
+                assert!(
+                    start.elapsed() < PATIENCE,
+                    "larder does not answer after {PATIENCE:?}:\n{}",
+                    larder.output()
+                );
                 thread::sleep(Duration::from_millis(5));
             }
             let exit = larder.exit();
             // Somebody else took the free port in between.
-            assert!(exit.output.contains("in use"), "larder did not start: {}\n{}", exit.status, exit.output);
+            assert!(
+                exit.output.contains("in use"),
+                "larder did not start: {}\n{}",
+                exit.status,
+                exit.output
+            );
             last = exit.output;
         }
         panic!("larder finds no free port:\n{last}");
@@ -81,29 +90,62 @@ impl LarderBuilder {
         let start = Instant::now();
         let mut opened = false;
         while larder.still_runs() {
-            opened |= Connection::try_open(larder.listen).is_ok() || Connection::try_open(larder.admin).is_ok();
-            assert!(start.elapsed() < PATIENCE, "larder started, although it should not have:\n{}", larder.output());
+            opened |= Connection::try_open(larder.listen).is_ok()
+                || Connection::try_open(larder.admin).is_ok();
+            assert!(
+                start.elapsed() < PATIENCE,
+                "larder started, although it should not have:\n{}",
+                larder.output()
+            );
             thread::sleep(Duration::from_millis(1));
         }
         let exit = larder.exit();
-        assert!(!opened, "a port was open before everything was checked: {exit:?}");
+        assert!(
+            !opened,
+            "a port was open before everything was checked: {exit:?}"
+        );
         exit
     }
 
     fn launch(&self) -> Larder {
-        let directory = tempfile::Builder::new().prefix("larder-").tempdir().expect("a temporary directory");
-        let [listen, admin] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let directory = tempfile::Builder::new()
+            .prefix("larder-")
+            .tempdir()
+            .expect("a temporary directory");
+        let [listen, admin] =
+            [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let file = directory.path().join("proxy.yaml");
         let says_where = self.yaml.lines().any(|line| line.starts_with("listen:"));
-        let before = if says_where { String::new() } else { format!("listen: {listen}\nadmin: {admin}\n") };
+        let before = if says_where {
+            String::new()
+        } else {
+            format!("listen: {listen}\nadmin: {admin}\n")
+        };
         std::fs::write(&file, before + &self.yaml).expect("write proxy.yaml");
 
         let mut command = command(&self.environment);
-        command.env("LISTEN", listen.to_string()).env("ADMIN", admin.to_string());
-        command.arg("serve").arg("-c").arg(&file).args(&self.arguments).current_dir(directory.path());
-        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start larder");
+        command
+            .env("LISTEN", listen.to_string())
+            .env("ADMIN", admin.to_string());
+        command
+            .arg("serve")
+            .arg("-c")
+            .arg(&file)
+            .args(&self.arguments)
+            .current_dir(directory.path());
+        let mut process = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start larder");
         let output = Output::of(&mut process);
-        Larder { directory, listen, admin, process, output }
+        Larder {
+            directory,
+            listen,
+            admin,
+            process,
+            output,
+        }
     }
 }
 
@@ -111,7 +153,11 @@ impl Larder {
     /// With this proxy.yaml. `listen` and `admin` are put before it, unless it takes them from the environment
     /// as the shipped one does.
     pub fn with(yaml: impl Into<String>) -> LarderBuilder {
-        LarderBuilder { yaml: yaml.into(), environment: Vec::new(), arguments: Vec::new() }
+        LarderBuilder {
+            yaml: yaml.into(),
+            environment: Vec::new(),
+            arguments: Vec::new(),
+        }
     }
 
     #[track_caller]
@@ -152,14 +198,25 @@ impl Larder {
 
     /// One request on a connection of its own.
     #[track_caller]
-    pub fn request(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub fn request(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         self.connect().request(method, target, fields, body)
     }
 
     /// A write with a small JSON body.
     #[track_caller]
     pub fn write(&self, method: &str, target: &str) -> Answer {
-        self.request(method, target, &[("Content-Type", "application/json")], b"{}")
+        self.request(
+            method,
+            target,
+            &[("Content-Type", "application/json")],
+            b"{}",
+        )
     }
 
     #[track_caller]
@@ -192,7 +249,12 @@ impl Larder {
     #[track_caller]
     fn purge_by(&self, asked: &serde_json::Value) {
         let fields = [("Content-Type", "application/json")];
-        let answer = Connection::open(self.admin).request("POST", "/purge", &fields, asked.to_string().as_bytes());
+        let answer = Connection::open(self.admin).request(
+            "POST",
+            "/purge",
+            &fields,
+            asked.to_string().as_bytes(),
+        );
         assert_eq!(answer.status, 200, "{asked}: {answer:?}");
     }
 
@@ -218,7 +280,10 @@ impl Larder {
             status = self.process.try_wait().expect("wait for larder");
             status.is_some()
         });
-        Exit { status: status.expect("a status"), output: self.output.ended() }
+        Exit {
+            status: status.expect("a status"),
+            output: self.output.ended(),
+        }
     }
 
     /// SIGKILL.
@@ -238,13 +303,21 @@ impl Larder {
     }
 
     pub fn forget_peak(&self) {
-        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("reset the peak of memory");
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5")
+            .expect("reset the peak of memory");
     }
 
     fn memory_line(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("/proc/PID/status");
-        let line = status.lines().find(|line| line.starts_with(name)).expect("a line on memory");
-        let kibibytes = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("/proc/PID/status");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect("a line on memory");
+        let kibibytes = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|number| number.parse::<u64>().ok());
         kibibytes.expect("kibibytes") * 1024
     }
 }
@@ -257,18 +330,32 @@ impl Drop for Larder {
         if thread::panicking() {
             let output = self.output();
             let tail = output.len().saturating_sub(8000);
-            let tail = (tail..output.len()).find(|&at| output.is_char_boundary(at)).unwrap_or(0);
-            eprintln!("--- larder said ---\n{}\n-------------------", &output[tail..]);
+            let tail = (tail..output.len())
+                .find(|&at| output.is_char_boundary(at))
+                .unwrap_or(0);
+            eprintln!(
+                "--- larder said ---\n{}\n-------------------",
+                &output[tail..]
+            );
         }
     }
 }
 
 /// Runs another command of the binary to its end.
 pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Exit {
-    let environment: Vec<_> = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    let output = command(&environment).args(arguments).output().expect("run larder");
+    let environment: Vec<_> = environment
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    let output = command(&environment)
+        .args(arguments)
+        .output()
+        .expect("run larder");
     let text = [&output.stdout[..], &output.stderr[..]].concat();
-    Exit { status: output.status, output: String::from_utf8_lossy(&text).into_owned() }
+    Exit {
+        status: output.status,
+        output: String::from_utf8_lossy(&text).into_owned(),
+    }
 }
 
 pub fn binary() -> &'static Path {
@@ -278,8 +365,12 @@ pub fn binary() -> &'static Path {
 /// With this environment and no other: a REDIS_URL or RUST_LOG of the developer's must not decide a test.
 pub fn command(environment: &[(OsString, OsString)]) -> Command {
     let mut command = Command::new(binary());
-    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"));
-    command.envs(environment.iter().cloned()).stdin(Stdio::null());
+    command
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"));
+    command
+        .envs(environment.iter().cloned())
+        .stdin(Stdio::null());
     command
 }
 
@@ -292,8 +383,10 @@ pub struct Output {
 impl Output {
     pub fn of(process: &mut Child) -> Output {
         let text = Arc::<Mutex<Vec<u8>>>::default();
-        let streams: [Box<dyn Read + Send>; 2] =
-            [Box::new(process.stdout.take().expect("stdout")), Box::new(process.stderr.take().expect("stderr"))];
+        let streams: [Box<dyn Read + Send>; 2] = [
+            Box::new(process.stdout.take().expect("stdout")),
+            Box::new(process.stderr.take().expect("stderr")),
+        ];
         let readers = streams.map(|mut stream| {
             let text = Arc::clone(&text);
             thread::spawn(move || {
@@ -303,7 +396,10 @@ impl Output {
                 }
             })
         });
-        Output { text, readers: readers.into() }
+        Output {
+            text,
+            readers: readers.into(),
+        }
     }
 
     pub fn so_far(&self) -> String {

@@ -24,7 +24,10 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain until {what}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain until {what}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -36,7 +39,9 @@ pub fn free_port() -> u16 {
     const COUNT: u16 = 22_000;
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();
     // Test binaries of several people run at once: each begins elsewhere.
-    let next = NEXT.get_or_init(|| AtomicU16::new((std::process::id().wrapping_mul(97) % u32::from(COUNT)) as u16));
+    let next = NEXT.get_or_init(|| {
+        AtomicU16::new((std::process::id().wrapping_mul(97) % u32::from(COUNT)) as u16)
+    });
     for _ in 0..COUNT {
         let port = FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
@@ -88,7 +93,9 @@ impl Gate {
 
     pub fn wait(&self) {
         let (lock, bell) = &*self.0;
-        let (open, _) = bell.wait_timeout_while(lock.lock().unwrap(), PATIENCE, |open| !*open).unwrap();
+        let (open, _) = bell
+            .wait_timeout_while(lock.lock().unwrap(), PATIENCE, |open| !*open)
+            .unwrap();
         assert!(*open, "nobody opened the gate");
     }
 }
@@ -129,7 +136,10 @@ pub mod pattern {
     }
 
     pub fn of(length: usize) -> Vec<u8> {
-        (0..length).step_by(BLOCK).flat_map(|at| self::at(at as u64, BLOCK.min(length - at)).to_vec()).collect()
+        (0..length)
+            .step_by(BLOCK)
+            .flat_map(|at| self::at(at as u64, BLOCK.min(length - at)).to_vec())
+            .collect()
     }
 }
 
@@ -147,7 +157,12 @@ pub struct Content {
 
 impl Default for Content {
     fn default() -> Self {
-        Content { length: 0, start: Vec::new(), is_pattern: true, whole: false }
+        Content {
+            length: 0,
+            start: Vec::new(),
+            is_pattern: true,
+            whole: false,
+        }
     }
 }
 
@@ -155,7 +170,12 @@ impl Default for Content {
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let broken = if self.whole { "" } else { ", broken off" };
-        write!(f, "{} bytes{broken}: {:?}", self.length, String::from_utf8_lossy(&self.start[..self.start.len().min(200)]))
+        write!(
+            f,
+            "{} bytes{broken}: {:?}",
+            self.length,
+            String::from_utf8_lossy(&self.start[..self.start.len().min(200)])
+        )
     }
 }
 
@@ -190,11 +210,18 @@ pub struct Fields(pub Vec<(String, String)>);
 impl Fields {
     /// The first value of that name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn all(&self, name: &str) -> Vec<&str> {
-        self.0.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+        self.0
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -206,7 +233,8 @@ impl Fields {
     }
 
     fn is_chunked(&self) -> bool {
-        self.get("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+        self.get("transfer-encoding")
+            .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
     }
 
     fn parse(lines: &str) -> Fields {
@@ -233,7 +261,11 @@ struct Wire<R> {
 
 impl<R: io::Read> Wire<R> {
     fn new(stream: R) -> Self {
-        Wire { stream, buffer: Vec::new(), landing: Vec::new() }
+        Wire {
+            stream,
+            buffer: Vec::new(),
+            landing: Vec::new(),
+        }
     }
 
     /// A start line and its fields. `Ok(None)`: closed before the first byte.
@@ -243,13 +275,19 @@ impl<R: io::Read> Wire<R> {
                 break end;
             }
             if self.fill()? == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                };
             }
         };
         let head: Vec<u8> = self.buffer.drain(..end + 4).collect();
         // One character for each byte, so that nothing outside ASCII is lost.
         let head: String = head.iter().map(|&byte| char::from(byte)).collect();
-        let (start, fields) = head.split_once("\r\n").expect("a head has at least one line");
+        let (start, fields) = head
+            .split_once("\r\n")
+            .expect("a head has at least one line");
         Ok(Some((start.to_owned(), Fields::parse(fields))))
     }
 
@@ -269,7 +307,8 @@ impl<R: io::Read> Wire<R> {
         loop {
             let line = self.line()?;
             let size = line.split(';').next().unwrap_or_default().trim();
-            let size = u64::from_str_radix(size, 16).map_err(|_| io::Error::other(format!("not a chunk size: {line:?}")))?;
+            let size = u64::from_str_radix(size, 16)
+                .map_err(|_| io::Error::other(format!("not a chunk size: {line:?}")))?;
             if size == 0 {
                 while !self.line()?.is_empty() {}
                 return Ok(());
@@ -299,7 +338,10 @@ impl<R: io::Read> Wire<R> {
             if self.buffer.is_empty() && self.fill()? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let part = self.buffer.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+            let part = self
+                .buffer
+                .len()
+                .min(usize::try_from(length).unwrap_or(usize::MAX));
             content.add(&self.buffer[..part]);
             self.buffer.drain(..part);
             length -= part as u64;

@@ -41,7 +41,9 @@ impl Request {
     /// client tells the script of a cached route what to do.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let query = self.target.split_once('?')?.1;
-        query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
     }
 }
 
@@ -56,7 +58,14 @@ pub struct Answer {
 
 #[derive(Clone)]
 enum Message {
-    Head { status: u16, fields: Vec<(String, String)>, body: Body, framing: Chosen, cut: Option<u64>, pace: Option<Pace> },
+    Head {
+        status: u16,
+        fields: Vec<(String, String)>,
+        body: Body,
+        framing: Chosen,
+        cut: Option<u64>,
+        pace: Option<Pace>,
+    },
     Raw(Vec<u8>),
     Nothing,
 }
@@ -95,7 +104,9 @@ enum End {
 
 /// 200 with a JSON body, as Django REST Framework sends it: without Cache-Control.
 pub fn json(body: impl Into<String>) -> Answer {
-    status(200, body).field("Content-Type", "application/json").field("Vary", "Accept, Cookie")
+    status(200, body)
+        .field("Content-Type", "application/json")
+        .field("Vary", "Accept, Cookie")
 }
 
 pub fn status(status: u16, body: impl Into<String>) -> Answer {
@@ -110,30 +121,55 @@ pub fn huge(length: u64) -> Answer {
 /// These bytes and no others; the connection closes after them.
 pub fn raw(bytes: impl AsRef<[u8]>) -> Answer {
     let message = Message::Raw(bytes.as_ref().to_vec());
-    Answer { message, delay: Duration::ZERO, gate: None, end: End::Close }
+    Answer {
+        message,
+        delay: Duration::ZERO,
+        gate: None,
+        end: End::Close,
+    }
 }
 
 /// Closes the connection instead of answering.
 pub fn hang_up() -> Answer {
-    Answer { message: Message::Nothing, delay: Duration::ZERO, gate: None, end: End::Close }
+    Answer {
+        message: Message::Nothing,
+        delay: Duration::ZERO,
+        gate: None,
+        end: End::Close,
+    }
 }
 
 fn answer(status: u16, body: Body) -> Answer {
-    let message =
-        Message::Head { status, fields: Vec::new(), body, framing: Chosen::Length, cut: None, pace: None };
-    Answer { message, delay: Duration::ZERO, gate: None, end: End::KeepAlive }
+    let message = Message::Head {
+        status,
+        fields: Vec::new(),
+        body,
+        framing: Chosen::Length,
+        cut: None,
+        pace: None,
+    };
+    Answer {
+        message,
+        delay: Duration::ZERO,
+        gate: None,
+        end: End::KeepAlive,
+    }
 }
 
 impl Answer {
     pub fn field(mut self, name: &str, value: &str) -> Self {
-        let Message::Head { fields, .. } = &mut self.message else { panic!("raw bytes have no fields") };
+        let Message::Head { fields, .. } = &mut self.message else {
+            panic!("raw bytes have no fields")
+        };
         fields.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Without what was said of that name.
     pub fn without(mut self, name: &str) -> Self {
-        let Message::Head { fields, .. } = &mut self.message else { panic!("raw bytes have no fields") };
+        let Message::Head { fields, .. } = &mut self.message else {
+            panic!("raw bytes have no fields")
+        };
         fields.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
         self
     }
@@ -152,7 +188,9 @@ impl Answer {
 
     /// The connection closes after so many bytes of the body, whatever was promised.
     pub fn cut_after(mut self, bytes: u64) -> Self {
-        let Message::Head { cut, .. } = &mut self.message else { panic!("raw bytes end where they end") };
+        let Message::Head { cut, .. } = &mut self.message else {
+            panic!("raw bytes end where they end")
+        };
         *cut = Some(bytes);
         self.end = End::Close;
         self
@@ -165,15 +203,25 @@ impl Answer {
 
     /// The body comes in small parts with a pause between two.
     pub fn trickling(mut self, bytes: usize, pause: Duration) -> Self {
-        let Message::Head { pace, .. } = &mut self.message else { panic!("raw bytes come at once") };
-        *pace = Some(Pace { bytes, pause: Pause::For(pause) });
+        let Message::Head { pace, .. } = &mut self.message else {
+            panic!("raw bytes come at once")
+        };
+        *pace = Some(Pace {
+            bytes,
+            pause: Pause::For(pause),
+        });
         self
     }
 
     /// So many bytes of the body at a time, and between two parts a wait for the gate.
     pub fn pausing_after(mut self, bytes: usize, gate: &Gate) -> Self {
-        let Message::Head { pace, .. } = &mut self.message else { panic!("raw bytes come at once") };
-        *pace = Some(Pace { bytes, pause: Pause::Until(gate.clone()) });
+        let Message::Head { pace, .. } = &mut self.message else {
+            panic!("raw bytes come at once")
+        };
+        *pace = Some(Pace {
+            bytes,
+            pause: Pause::Until(gate.clone()),
+        });
         self
     }
 
@@ -211,12 +259,22 @@ impl Origin {
         Origin::start_at(Place::Tcp(free_port()), script)
     }
 
-    pub fn start_on_unix_socket(path: &Path, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Origin {
+    pub fn start_on_unix_socket(
+        path: &Path,
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Origin {
         Origin::start_at(Place::Unix(path.to_owned()), script)
     }
 
-    fn start_at(place: Place, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Origin {
-        let mut origin = Origin { place, shared: Arc::new(Shared::new(Box::new(script))), listening: None };
+    fn start_at(
+        place: Place,
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Origin {
+        let mut origin = Origin {
+            place,
+            shared: Arc::new(Shared::new(Box::new(script))),
+            listening: None,
+        };
         origin.start_again();
         origin
     }
@@ -247,7 +305,13 @@ impl Origin {
     }
 
     pub fn count_of(&self, method: &str) -> usize {
-        self.shared.requests.lock().unwrap().iter().filter(|request| request.method == method).count()
+        self.shared
+            .requests
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|request| request.method == method)
+            .count()
     }
 
     #[track_caller]
@@ -257,7 +321,10 @@ impl Origin {
 
     #[track_caller]
     pub fn wait_for(&self, requests: usize) {
-        eventually(&format!("the origin has been asked {requests} times"), || self.count() >= requests);
+        eventually(
+            &format!("the origin has been asked {requests} times"),
+            || self.count() >= requests,
+        );
     }
 
     pub fn connections(&self) -> usize {
@@ -279,12 +346,16 @@ impl Origin {
         for socket in self.shared.open.lock().unwrap().values() {
             socket.shut_down();
         }
-        eventually("all connections of the origin are closed", || self.open_connections() == 0);
+        eventually("all connections of the origin are closed", || {
+            self.open_connections() == 0
+        });
     }
 
     /// Connections are refused from now on.
     pub fn stop(&mut self) {
-        let Some(listening) = self.listening.take() else { return };
+        let Some(listening) = self.listening.take() else {
+            return;
+        };
         self.shared.stopping.store(true, Ordering::SeqCst);
         // Wakes the thread that waits in accept.
         match &self.place {
@@ -306,7 +377,9 @@ impl Origin {
         let shared = Arc::clone(&self.shared);
         let listener = match &mut self.place {
             Place::Tcp(port) => Listener::Tcp(listen(port)),
-            Place::Unix(path) => Listener::Unix(UnixListener::bind(path).expect("listen on a unix socket")),
+            Place::Unix(path) => {
+                Listener::Unix(UnixListener::bind(path).expect("listen on a unix socket"))
+            }
         };
         self.listening = Some(thread::spawn(move || accept(&listener, &shared)));
     }
@@ -356,7 +429,10 @@ fn listen(port: &mut u16) -> TcpListener {
     for _ in 0..5 {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.set_reuse_address(true).expect("reuse the address");
-        if socket.bind(&SocketAddr::from(([127, 0, 0, 1], *port)).into()).is_ok() {
+        if socket
+            .bind(&SocketAddr::from(([127, 0, 0, 1], *port)).into())
+            .is_ok()
+        {
             socket.listen(4096).expect("listen");
             return socket.into();
         }
@@ -377,7 +453,11 @@ fn accept(listener: &Listener, shared: &Arc<Shared>) {
         let Ok(socket) = socket else { continue };
         let number = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
         let socket = Arc::new(socket);
-        shared.open.lock().unwrap().insert(number, Arc::clone(&socket));
+        shared
+            .open
+            .lock()
+            .unwrap()
+            .insert(number, Arc::clone(&socket));
         let shared = Arc::clone(shared);
         thread::spawn(move || {
             let served = serve(&socket, number, &shared);
@@ -397,12 +477,16 @@ fn accept(listener: &Listener, shared: &Arc<Shared>) {
 fn serve(socket: &Socket, connection: usize, shared: &Shared) -> End {
     let mut wire = Wire::new(socket);
     for on_connection in 1.. {
-        let Ok(Some((start, fields))) = wire.head() else { break };
+        let Ok(Some((start, fields))) = wire.head() else {
+            break;
+        };
         let mut words = start.split(' ');
         let framing = if fields.is_chunked() {
             Framing::Chunked
         } else {
-            fields.content_length().map_or(Framing::None, Framing::Length)
+            fields
+                .content_length()
+                .map_or(Framing::None, Framing::Length)
         };
         let mut request = Request {
             number: 0,
@@ -445,7 +529,14 @@ fn write_answer(mut socket: &Socket, message: &Message, to_head: bool) -> io::Re
     let (status, fields, body, framing, cut, pace) = match message {
         Message::Nothing => return Ok(()),
         Message::Raw(bytes) => return socket.write_all(bytes),
-        Message::Head { status, fields, body, framing, cut, pace } => (*status, fields, body, *framing, *cut, pace),
+        Message::Head {
+            status,
+            fields,
+            body,
+            framing,
+            cut,
+            pace,
+        } => (*status, fields, body, *framing, *cut, pace),
     };
     let length = match body {
         Body::Bytes(bytes) => bytes.len() as u64,
@@ -471,7 +562,9 @@ fn write_answer(mut socket: &Socket, message: &Message, to_head: bool) -> io::Re
     let mut out = head.into_bytes();
     let mut at = 0;
     while at < end {
-        let room = pace.as_ref().map_or(pattern::BLOCK, |pace| pace.bytes.min(pattern::BLOCK));
+        let room = pace
+            .as_ref()
+            .map_or(pattern::BLOCK, |pace| pace.bytes.min(pattern::BLOCK));
         let part = room.min(usize::try_from(end - at).unwrap_or(usize::MAX));
         let bytes = match body {
             Body::Bytes(bytes) => &bytes[at as usize..at as usize + part],
@@ -518,7 +611,9 @@ impl Socket {
 
     fn reset_on_close(&self) {
         if let Socket::Tcp(stream) = self {
-            socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("linger");
+            socket2::SockRef::from(stream)
+                .set_linger(Some(Duration::ZERO))
+                .expect("linger");
         }
     }
 }

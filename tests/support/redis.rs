@@ -79,11 +79,19 @@ impl RedisBuilder {
 
     /// A server that is down until `start_again`.
     pub fn not_started(self) -> RedisServer {
-        let directory = tempfile::Builder::new().prefix("larder-redis-").tempdir().expect("a temporary directory");
+        let directory = tempfile::Builder::new()
+            .prefix("larder-redis-")
+            .tempdir()
+            .expect("a temporary directory");
         if self.tls {
             write_certificates(directory.path());
         }
-        RedisServer { directory, port: free_port(), options: self, process: None }
+        RedisServer {
+            directory,
+            port: free_port(),
+            options: self,
+            process: None,
+        }
     }
 }
 
@@ -143,19 +151,27 @@ impl RedisServer {
 
     /// SIGSTOP: connections stay open and nobody answers.
     pub fn freeze(&self) {
-        signal("-STOP", self.process.as_ref().expect("a running redis-server").id());
+        signal(
+            "-STOP",
+            self.process.as_ref().expect("a running redis-server").id(),
+        );
     }
 
     /// SIGCONT.
     pub fn thaw(&self) {
-        signal("-CONT", self.process.as_ref().expect("a running redis-server").id());
+        signal(
+            "-CONT",
+            self.process.as_ref().expect("a running redis-server").id(),
+        );
     }
 
     /// Runs one command in a database and gives back what the server says.
     pub fn run_in<A: AsRef<[u8]>>(&self, database: u32, command: &[A]) -> Reply {
         let mut link = self.link().expect("connect to redis-server");
         if database != 0 {
-            link.call(&[b"SELECT".to_vec(), database.to_string().into_bytes()]).expect("SELECT").unwrap_ok();
+            link.call(&[b"SELECT".to_vec(), database.to_string().into_bytes()])
+                .expect("SELECT")
+                .unwrap_ok();
         }
         link.call(command).expect("an answer of redis-server")
     }
@@ -175,7 +191,8 @@ impl RedisServer {
 
     /// Replaces a value and keeps its time to live.
     pub fn set(&self, key: &str, value: &[u8]) {
-        self.run(&[b"SET", key.as_bytes(), value, b"KEEPTTL"]).unwrap_ok();
+        self.run(&[b"SET", key.as_bytes(), value, b"KEEPTTL"])
+            .unwrap_ok();
     }
 
     /// All keys of database 1, sorted.
@@ -184,7 +201,9 @@ impl RedisServer {
     }
 
     pub fn keys_in(&self, database: u32) -> Vec<String> {
-        let Reply::List(keys) = self.run_in(database, &["KEYS", "*"]) else { panic!("KEYS gives a list") };
+        let Reply::List(keys) = self.run_in(database, &["KEYS", "*"]) else {
+            panic!("KEYS gives a list")
+        };
         let mut keys: Vec<String> = keys.into_iter().map(|key| key.text()).collect();
         keys.sort();
         keys
@@ -216,12 +235,40 @@ impl RedisServer {
         let port = self.port.to_string();
         command
             .current_dir(directory)
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"])
-            .args(["--unixsocket", &self.socket().to_string_lossy(), "--unixsocketperm", "700"]);
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--daemonize",
+                "no",
+            ])
+            .args([
+                "--unixsocket",
+                &self.socket().to_string_lossy(),
+                "--unixsocketperm",
+                "700",
+            ]);
         if self.options.tls {
             command
-                .args(["--port", "0", "--tls-port", &port, "--tls-auth-clients", "no"])
-                .args(["--tls-ca-cert-file", "ca.pem", "--tls-cert-file", "server.pem", "--tls-key-file", "server.key"]);
+                .args([
+                    "--port",
+                    "0",
+                    "--tls-port",
+                    &port,
+                    "--tls-auth-clients",
+                    "no",
+                ])
+                .args([
+                    "--tls-ca-cert-file",
+                    "ca.pem",
+                    "--tls-cert-file",
+                    "server.pem",
+                    "--tls-key-file",
+                    "server.key",
+                ]);
         } else {
             command.args(["--port", &port]);
         }
@@ -243,7 +290,11 @@ impl RedisServer {
         }
         command.args(&self.options.arguments);
         let also = log.try_clone().expect("a log file");
-        let process = command.stdin(Stdio::null()).stdout(log).stderr(also).spawn();
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(also)
+            .spawn();
         let mut process = match process {
             Ok(process) => process,
             Err(error) => panic!(
@@ -266,8 +317,12 @@ impl RedisServer {
 
     /// The socket file of a killed server is still there: only the new process counts.
     fn answers_as(&self, pid: u32) -> bool {
-        let Ok(mut link) = self.link() else { return false };
-        let Ok(Reply::Bytes(info)) = link.call(&["INFO", "server"]) else { return false };
+        let Ok(mut link) = self.link() else {
+            return false;
+        };
+        let Ok(Reply::Bytes(info)) = link.call(&["INFO", "server"]) else {
+            return false;
+        };
         String::from_utf8_lossy(&info).contains(&format!("process_id:{pid}\r\n"))
     }
 }
@@ -283,7 +338,10 @@ const TESTER: &str = "tester";
 
 /// By the command, for a system call would need `unsafe`.
 pub fn signal(signal: &str, pid: u32) {
-    let status = Command::new("kill").args([signal, &pid.to_string()]).status().expect("run kill");
+    let status = Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status()
+        .expect("run kill");
     assert!(status.success(), "kill {signal} {pid}");
 }
 
@@ -361,24 +419,35 @@ impl Link {
                 bytes.truncate(bytes.len() - 2);
                 Reply::Bytes(bytes)
             }
-            "*" => Reply::List((0..length()?).map(|_| self.reply()).collect::<std::io::Result<_>>()?),
+            "*" => Reply::List(
+                (0..length()?)
+                    .map(|_| self.reply())
+                    .collect::<std::io::Result<_>>()?,
+            ),
             _ => return Err(std::io::Error::other(format!("not RESP2: {line:?}"))),
         })
     }
 
     pub fn patience(&mut self, patience: Duration) {
-        self.0.get_mut().set_read_timeout(Some(patience)).expect("a read timeout");
+        self.0
+            .get_mut()
+            .set_read_timeout(Some(patience))
+            .expect("a read timeout");
     }
 }
 
 /// A CA made now, and a certificate of it for localhost and 127.0.0.1.
 pub fn write_certificates(directory: &Path) {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair,
+        KeyUsagePurpose,
+    };
 
     let mut ca = CertificateParams::new(Vec::new()).expect("parameters of a CA");
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    ca.distinguished_name.push(DnType::CommonName, "a private CA of Larder's tests");
+    ca.distinguished_name
+        .push(DnType::CommonName, "a private CA of Larder's tests");
     let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().expect("a key")).expect("a CA");
 
     let key = KeyPair::generate().expect("a key");
@@ -387,7 +456,11 @@ pub fn write_certificates(directory: &Path) {
         .signed_by(&key, &ca)
         .expect("a certificate");
 
-    for (name, text) in [("ca.pem", ca.pem()), ("server.pem", server.pem()), ("server.key", key.serialize_pem())] {
+    for (name, text) in [
+        ("ca.pem", ca.pem()),
+        ("server.pem", server.pem()),
+        ("server.key", key.serialize_pem()),
+    ] {
         std::fs::write(directory.join(name), text).expect("write a certificate");
     }
 }
