@@ -16,7 +16,7 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin larder
+    && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin larder
 COPY --from=builder /out/larder /usr/local/bin/larder
 COPY proxy.yaml /etc/larder/proxy.yaml
 # A container's own loopback is nobody else's.
