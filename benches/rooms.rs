@@ -213,7 +213,7 @@ fn copy(states: &States, now: Timestamp) -> Stored {
     ] {
         fields.insert(name, HeaderValue::from_static(value));
     }
-    let epoch = Epoch::new(now, 7);
+    let epoch = Epoch::new(now, Default::default(), 7);
     Stored {
         status: StatusCode::OK,
         fields,
