@@ -19,9 +19,9 @@ use larder::coherence::{Epoch, States};
 use larder::config::{Config, file};
 use larder::message::forwarded;
 use larder::message::target::{self, TargetUri};
-use larder::proxy::Client;
 use larder::proxy::plan::{self, Plan};
 use larder::proxy::present::{self, Asked, Presented};
+use larder::proxy::{Client, Served};
 use larder::reply;
 use larder::route::Captures;
 use larder::store::codec;
@@ -71,7 +71,8 @@ fn present(criterion: &mut Criterion) {
     ] {
         let (route, captures) = planned(&config, &client);
         criterion.bench_function(name, |b| {
-            b.iter(|| asked(&config, route, black_box(&captures), black_box(&client)))
+            let served = Served::new(&config, &config.routes[route]);
+            b.iter(|| asked_of(&config, &served, black_box(&captures), black_box(&client)))
         });
     }
 }
@@ -121,7 +122,7 @@ fn store(criterion: &mut Criterion) {
     });
     let value = Bytes::from(codec::encode(&copy));
     criterion.bench_function("store: decode a copy", |b| {
-        b.iter(|| codec::decode(black_box(&value)))
+        b.iter(|| codec::decode(black_box(&value), &states))
     });
     let memory = Memory::new(64 << 20);
     memory.open(&states);
@@ -133,11 +134,11 @@ fn store(criterion: &mut Criterion) {
 
 fn reply(criterion: &mut Criterion) {
     let now = clock::now();
-    let (copy, fields) = (copy(&States::new(), now), fields_of_a_browser());
+    let (copy, fields) = (Arc::new(copy(&States::new(), now)), fields_of_a_browser());
     criterion.bench_function("reply: from a copy", |b| {
         b.iter(|| {
             let hit = Handling::Hit { ttl: 3599 };
-            reply::from_copy(&Method::GET, &fields, black_box(&copy), hit, now)
+            reply::from_copy(&Method::GET, &fields, black_box(copy.clone()), hit, now)
         })
     });
 }
@@ -171,7 +172,7 @@ fn fields_of_a_browser() -> HeaderMap {
 }
 
 fn take(uri: &Uri, fields: &HeaderMap) -> TargetUri {
-    target::take(&Method::GET, uri, Version::HTTP_11, fields, 8192).expect("a good target")
+    target::take(&Method::GET, uri.clone(), Version::HTTP_11, fields, 8192).expect("a good target")
 }
 
 fn client(target: &'static str, fields: HeaderMap) -> Client {
@@ -191,9 +192,13 @@ fn planned(config: &Config, client: &Client) -> (usize, Captures) {
 }
 
 fn asked(config: &Config, route: usize, captures: &Captures, client: &Client) -> Asked {
-    let route = &config.routes[route];
-    match present::present(config, route, captures, client, &[], &SECRET) {
-        Presented::Asked(asked) => *asked,
+    let served = Served::new(config, &config.routes[route]);
+    asked_of(config, &served, captures, client)
+}
+
+fn asked_of(config: &Config, served: &Served, captures: &Captures, client: &Client) -> Asked {
+    match present::present(config, served, captures, client, &[], &SECRET) {
+        Presented::Asked(asked) => asked,
         Presented::Pass(_) | Presented::Refused(_) => panic!("not to be looked up"),
     }
 }

@@ -278,7 +278,7 @@ fn find<'c>(config: &'c Config, text: &str) -> Result<(String, States, &'c Route
         let family = own.split('~').next().unwrap_or(own);
         (
             format!("{}:{own}", config.store.prefix),
-            plan::states_of(route, family),
+            plan::states(route, family),
             route,
         )
     };

@@ -23,10 +23,10 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::body::{ClientBody, ReplyBody, RequestBody};
-use crate::caching::cache_status::Handling;
+use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::clock::{self, Timestamp};
 use crate::coherence::flights::Flights;
-use crate::coherence::{Coherence, States};
+use crate::coherence::{Coherence, StateKey, States};
 use crate::config::{Config, Methods, Route};
 use crate::error::{Error, Refusal};
 use crate::message::forwarded::{self, Via};
@@ -61,6 +61,8 @@ pub struct Setup {
 /// A route at work.
 pub struct Served {
     pub route: Route,
+    /// The state that all its families share.
+    pub group: Option<StateKey>,
     /// Whose epochs a create would drop, if the purge rules say so for every write.
     pub absence: Option<States>,
     /// The fields by which its answers have been seen to vary.
@@ -134,20 +136,40 @@ impl Proxy {
                 captures,
             } => {
                 *route = Some(under);
-                read::read(setup, under, captures, Arc::new(client)).await
+                read::read(setup, under, captures, client).await
             }
-            Plan::Write { states } => {
-                let body = self.content(setup, content).read(READ_WHOLE).await?;
-                write::write(setup, Arc::new(client), body, states).await
-            }
+            // Boxed, or a hit would carry room for all that it does not need.
+            Plan::Write { states } => Box::pin(self.write(setup, client, content, states)).await,
             Plan::Pass { why, detail } => {
-                let body = match content.is_end_stream() {
-                    true => RequestBody::Empty,
-                    false => self.content(setup, content).read(READ_WHOLE).await?,
-                };
-                pass::pass(setup, &client, body, why, detail).await
+                Box::pin(self.pass(setup, client, content, why, detail)).await
             }
         }
+    }
+
+    async fn write(
+        &self,
+        setup: &Arc<Setup>,
+        client: Client,
+        content: Incoming,
+        states: Vec<StateKey>,
+    ) -> Result<Reply, Error> {
+        let body = self.content(setup, content).read(READ_WHOLE).await?;
+        write::write(setup, Arc::new(client), body, states).await
+    }
+
+    async fn pass(
+        &self,
+        setup: &Arc<Setup>,
+        client: Client,
+        content: Incoming,
+        why: Forward,
+        detail: Option<Reason>,
+    ) -> Result<Reply, Error> {
+        let body = match content.is_end_stream() {
+            true => RequestBody::Empty,
+            false => self.content(setup, content).read(READ_WHOLE).await?,
+        };
+        pass::pass(setup, &client, body, why, detail).await
     }
 
     fn content(&self, setup: &Setup, content: Incoming) -> ClientBody {
@@ -187,7 +209,7 @@ fn accept(
     check_framing(head.version, &head.headers)?;
     let target = target::take(
         &head.method,
-        &head.uri,
+        head.uri,
         head.version,
         &head.headers,
         config.limits.target,
@@ -303,12 +325,13 @@ impl Setup {
 }
 
 impl Served {
-    fn new(config: &Config, route: &Route) -> Served {
+    pub fn new(config: &Config, route: &Route) -> Served {
         let name = route.key.group().map_or_else(
             || route.key.as_str().to_owned(),
             |group| group.as_str().to_owned(),
         );
         Served {
+            group: plan::group(route),
             absence: plan::absence_states(config, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),

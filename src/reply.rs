@@ -1,5 +1,6 @@
 //! What the client is told. Each answer carries how it came about (`Cache-Status`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,37 +26,43 @@ pub struct Reply {
 pub fn from_copy(
     method: &Method,
     request: &HeaderMap,
-    stored: &Stored,
+    stored: Arc<Stored>,
     handling: Handling,
     now: Timestamp,
 ) -> Reply {
+    let age = stored.age(now);
     let not_modified =
         stored.status == StatusCode::OK && conditions::not_modified(request, &stored.fields);
-    let mut response = Response::new(match (not_modified, method) {
-        (true, _) | (_, &Method::HEAD) => ReplyBody::Empty,
-        _ => ReplyBody::whole(stored.body.clone()),
-    });
+    // A copy that came from Redis is ours alone, and its fields need no copying.
+    let (status, stored_fields, body) = match Arc::try_unwrap(stored) {
+        Ok(own) => (own.status, own.fields, own.body),
+        Err(shared) => (shared.status, shared.fields.clone(), shared.body.clone()),
+    };
+    let mut response = Response::new(ReplyBody::Empty);
     let sent = response.headers_mut();
     if not_modified {
         for name in &conditions::OF_A_304 {
-            for value in stored.fields.get_all(name) {
+            for value in stored_fields.get_all(name) {
                 sent.append(name, value.clone());
             }
         }
     } else {
-        *sent = stored.fields.clone();
+        *sent = stored_fields;
         if *method == Method::HEAD {
-            sent.insert(header::CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
+            sent.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
     }
     if matches!(handling, Handling::Hit { .. }) {
-        sent.insert(header::AGE, HeaderValue::from(stored.age(now).as_secs()));
+        sent.insert(header::AGE, HeaderValue::from(age.as_secs()));
     }
     *response.status_mut() = if not_modified {
         StatusCode::NOT_MODIFIED
     } else {
-        stored.status
+        status
     };
+    if !not_modified && *method != Method::HEAD {
+        *response.body_mut() = ReplyBody::whole(body);
+    }
     finished(response, handling)
 }
 

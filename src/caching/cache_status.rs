@@ -138,7 +138,17 @@ impl Handling {
     }
 
     pub fn header(&self) -> HeaderValue {
-        HeaderValue::from_str(&self.to_string()).expect("a Cache-Status is ASCII")
+        use std::fmt::Write;
+        let mut text = String::with_capacity(64);
+        let _ = match self {
+            // What a hit says is short and said often.
+            Handling::Hit { ttl } => {
+                text.push_str("larder; hit; ttl=");
+                write!(text, "{ttl}")
+            }
+            other => write!(text, "{other}"),
+        };
+        HeaderValue::try_from(text).expect("a Cache-Status is ASCII")
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -33,7 +34,7 @@ const OURS: [HeaderName; 9] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Via {
     /// The client, then the trusted proxies that passed it on, as X-Forwarded-For has them.
-    pub chain: Vec<IpAddr>,
+    pub chain: SmallVec<[IpAddr; 2]>,
     pub scheme: Scheme,
     /// The peer claimed https, but is no trusted proxy.
     pub untrusted_https: bool,
@@ -69,7 +70,7 @@ pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, trusted: &[IpNet]) -> Via 
     }
     // From the right: each address was written by the one after it; the first that is not trusted is the
     // client, and what stands left of it is only its word.
-    let mut chain: Vec<IpAddr> = peer.into_iter().collect();
+    let mut chain: SmallVec<[IpAddr; 2]> = peer.into_iter().collect();
     let told: Vec<&str> = fields
         .get_all(X_FORWARDED_FOR)
         .iter()
@@ -178,7 +179,7 @@ mod tests {
         assert_eq!(
             via,
             Via {
-                chain: vec![ip("203.0.113.9")],
+                chain: [ip("203.0.113.9")].into_iter().collect(),
                 scheme: Scheme::Http,
                 untrusted_https: true
             }
@@ -215,7 +216,7 @@ mod tests {
             ],
         );
         assert_eq!(
-            via.chain,
+            via.chain.as_slice(),
             [ip("198.51.100.7"), ip("10.0.0.2"), ip("127.0.0.1")]
         );
         assert_eq!(via.scheme, Scheme::Https);

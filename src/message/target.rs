@@ -1,7 +1,7 @@
 //! What a request is about: its target, host and scheme, or why it is refused. RFC 9110 §7.1, RFC 9112 §3.2.
 //! The client's target is taken here, before any rewriting; `TargetUri` makes keys, `ForwardUri` is what is sent.
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Uri, Version};
 
 use crate::error::Refusal;
@@ -9,23 +9,23 @@ use crate::error::Refusal;
 /// The target as the client sent it, with the host it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetUri {
-    path: String,
-    query: Option<String>,
-    host: String,
+    uri: Uri,
+    /// Valid as `one_host` has it.
+    host: HeaderValue,
 }
 
 impl TargetUri {
     pub fn path(&self) -> &str {
-        &self.path
+        self.uri.path()
     }
 
     pub fn query(&self) -> Option<&str> {
-        self.query.as_deref()
+        self.uri.query()
     }
 
     /// host or host:port, as the client wrote it.
     pub fn host(&self) -> &str {
-        &self.host
+        self.host.to_str().unwrap_or_default()
     }
 }
 
@@ -36,7 +36,7 @@ pub struct ForwardUri(String);
 impl ForwardUri {
     /// The client's own target, verbatim.
     pub fn verbatim(target: &TargetUri) -> Self {
-        ForwardUri::new(&target.path, target.query.as_deref())
+        ForwardUri::new(target.path(), target.query())
     }
 
     pub fn new(path: &str, query: Option<&str>) -> Self {
@@ -54,12 +54,12 @@ impl ForwardUri {
 /// Takes the target, or says why the request goes no further.
 pub fn take(
     method: &Method,
-    uri: &Uri,
+    uri: Uri,
     version: Version,
     fields: &HeaderMap,
     longest: usize,
 ) -> Result<TargetUri, Refusal> {
-    let host = one_host(uri, version, fields)?;
+    let host = one_host(&uri, version, fields)?;
     if uri
         .scheme_str()
         .is_some_and(|scheme| scheme != "http" && scheme != "https")
@@ -80,31 +80,26 @@ pub fn take(
     {
         return Err(Refusal::BadTarget);
     }
-    Ok(TargetUri {
-        path: path.to_owned(),
-        query: query.map(str::to_owned),
-        host,
-    })
+    Ok(TargetUri { uri, host })
 }
 
 /// Exactly one valid Host, and an absolute-form target must agree with it.
-fn one_host(uri: &Uri, version: Version, fields: &HeaderMap) -> Result<String, Refusal> {
+fn one_host(uri: &Uri, version: Version, fields: &HeaderMap) -> Result<HeaderValue, Refusal> {
     let mut lines = fields.get_all(header::HOST).iter();
     let host = match (lines.next(), lines.next()) {
-        (Some(host), None) => host.to_str().map_err(|_| Refusal::BadHost)?,
+        (Some(host), None) => host.clone(),
         (None, _) if version == Version::HTTP_2 => {
-            uri.authority().ok_or(Refusal::BadHost)?.as_str()
+            let authority = uri.authority().ok_or(Refusal::BadHost)?;
+            HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::BadHost)?
         }
         _ => return Err(Refusal::BadHost),
     };
-    if !valid_host(host)
-        || uri
-            .authority()
-            .is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(host))
-    {
+    let text = host.to_str().map_err(|_| Refusal::BadHost)?;
+    let agrees = |authority: &http::uri::Authority| authority.as_str().eq_ignore_ascii_case(text);
+    if !valid_host(text) || !uri.authority().is_none_or(agrees) {
         return Err(Refusal::BadHost);
     }
-    Ok(host.to_owned())
+    Ok(host)
 }
 
 /// host[:port] with a registered name, an IPv4 or a bracketed IPv6 address.
@@ -159,7 +154,7 @@ mod tests {
         }
         take(
             &Method::GET,
-            &target.parse().unwrap(),
+            target.parse().unwrap(),
             Version::HTTP_11,
             &fields,
             8192,

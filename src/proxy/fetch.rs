@@ -215,13 +215,13 @@ impl Fetch {
         let varied = self.served().varied.load_full();
         match present::present(
             &self.setup.config,
-            &self.served().route,
+            self.served(),
             &self.captures,
             &self.client,
             &varied,
             &secret,
         ) {
-            Presented::Asked(asked) => Some(*asked),
+            Presented::Asked(asked) => Some(asked),
             Presented::Pass(_) | Presented::Refused(_) => None,
         }
     }

@@ -39,13 +39,16 @@ fn read(config: &Config, target: &TargetUri, has_content: bool) -> Plan {
         why: Forward::Bypass,
         detail: Some(reason),
     };
-    let mut decoded = None;
+    let (plain, mut decoded) = (is_plain(target.path()), None);
     for (route, rule) in config.routes.iter().enumerate() {
         if let Some(captures) = rule.path.match_canonical(target.path()) {
             return match has_content {
                 true => bypass(Reason::HasContent),
                 false => Plan::Read { route, captures },
             };
+        }
+        if plain {
+            continue;
         }
         // In another spelling the path is this route's all the same, so that no later one may claim it.
         if rule
@@ -57,6 +60,17 @@ fn read(config: &Config, target: &TargetUri, has_content: bool) -> Plan {
         }
     }
     bypass(Reason::NoRoute)
+}
+
+/// Whether a path can be read in one way only: nothing encoded, no empty or dot segment, no leading zero.
+fn is_plain(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    bytes.iter().enumerate().all(|(at, byte)| match byte {
+        b'/' | b'.' => at == 0 || bytes[at - 1] != b'/',
+        b'0'..=b'9' => at < 2 || bytes[at - 1] != b'0' || bytes[at - 2] != b'/',
+        b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'~' => true,
+        _ => false,
+    })
 }
 
 fn write(config: &Config, method: &Method, target: &TargetUri) -> Plan {
@@ -103,22 +117,23 @@ pub fn state_of(key: &FamilyPattern, captures: &Captures) -> Option<StateKey> {
     }
 }
 
-/// The states of a route's copy: its family's and, if families can be purged together, its group's.
-pub fn states(route: &Route, captures: &Captures) -> Option<(crate::route::FamilyKey, States)> {
-    let family = route.key.family(captures)?;
-    let states = states_of(route, family.as_str());
-    Some((family, states))
+/// The states of a copy: its family's and, if families can be purged together, its group's.
+pub fn states(route: &Route, family: &str) -> States {
+    with_group(family, group(route).as_ref())
 }
 
-pub fn states_of(route: &Route, family: &str) -> States {
-    let mut states: States = [StateKey::new(family_state(family))].into_iter().collect();
-    states.extend(
-        route
-            .key
-            .group()
-            .map(|group| StateKey::new(group_state(&group))),
-    );
-    states
+/// As `states`, for who has the group's at hand.
+pub fn with_group(family: &str, group: Option<&StateKey>) -> States {
+    let family = StateKey::new(family_state(family));
+    std::iter::once(family).chain(group.cloned()).collect()
+}
+
+/// The state that all families of a route share, if it has more than one.
+pub fn group(route: &Route) -> Option<StateKey> {
+    route
+        .key
+        .group()
+        .map(|group| StateKey::new(group_state(&group)))
 }
 
 /// The states that every copy of this configuration depends on: dropping them all purges everything.
@@ -165,4 +180,24 @@ pub fn absence_states(config: &Config, route: &Route) -> Option<States> {
         .iter()
         .any(|rule| rule.methods.contains(&Method::POST));
     creates_are_named.then_some(states)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::PathPattern;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_plain_path_that_a_pattern_reads_is_in_its_canonical_spelling(
+            path in "/(api/)?[a-c0/.%~_;-]{0,8}/?",
+            pattern in "/(api/)?(<int:a>|<str:a>|<slug:a>|<path:a>)/?",
+        ) {
+            let pattern = PathPattern::parse(&pattern).unwrap();
+            if is_plain(&path) && pattern.match_decoded(&Decoded::of(&path)).is_some() {
+                prop_assert!(pattern.match_canonical(&path).is_some(), "{} {}", path, pattern.as_str());
+            }
+        }
+    }
 }

@@ -3,8 +3,8 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::Client;
 use super::plan;
+use super::{Client, Served};
 use crate::access;
 use crate::body::RequestBody;
 use crate::caching::cache_status::Reason;
@@ -36,8 +36,12 @@ pub struct Asked {
     accept: AcceptClass,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the one that counts"
+)]
 pub enum Presented {
-    Asked(Box<Asked>),
+    Asked(Asked),
     /// Not to be looked up: forwarded as it is.
     Pass(Reason),
     Refused(Refusal),
@@ -46,12 +50,13 @@ pub enum Presented {
 /// `varied` are the learnt fields by which this route's answers are known to vary.
 pub fn present(
     config: &Config,
-    route: &Route,
+    served: &Served,
     captures: &Captures,
     client: &Client,
     varied: &[HeaderName],
     secret: &HashingSecret,
 ) -> Presented {
+    let route = &served.route;
     let accept = AcceptClass::of(&client.fields);
     if accept == AcceptClass::Html {
         return Presented::Pass(Reason::Html);
@@ -61,7 +66,7 @@ pub fn present(
         Canonical::Bypass => return Presented::Pass(Reason::Parameter),
         Canonical::Reject => return Presented::Refused(Refusal::UnlistedParameter),
     };
-    let Some((family, states)) = plan::states(route, captures) else {
+    let Some(family) = route.key.family(captures) else {
         return Presented::Pass(Reason::Spelling);
     };
     let mut key = CopyKey::new(secret);
@@ -75,26 +80,28 @@ pub fn present(
     for name in route.vary.iter().chain(varied) {
         key.field(name, client.fields.get_all(name).iter());
     }
-    Presented::Asked(Box::new(Asked {
+    Presented::Asked(Asked {
         copy: key.of(&config.store.prefix, &family),
+        states: plan::with_group(family.as_str(), served.group.as_ref()),
         family,
-        states,
         origin: origin(config, client),
         varied: varied.to_vec(),
         query,
         accept,
-    }))
+    })
 }
 
 fn origin(config: &Config, client: &Client) -> String {
-    match &config.canonical_origin {
-        Some(origin) => format!("{}://{}", origin.scheme, origin.authority),
-        None => format!(
-            "{}://{}",
-            client.via.scheme.as_str(),
-            client.target.host().to_ascii_lowercase()
-        ),
-    }
+    let (scheme, host) = match &config.canonical_origin {
+        Some(origin) => (origin.scheme, origin.authority.as_str()),
+        None => (client.via.scheme.as_str(), client.target.host()),
+    };
+    let mut origin = String::with_capacity(scheme.len() + 3 + host.len());
+    origin.push_str(scheme);
+    origin.push_str("://");
+    origin.push_str(host);
+    origin.make_ascii_lowercase();
+    origin
 }
 
 /// The request that fills the copy `asked` for.

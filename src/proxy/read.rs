@@ -26,18 +26,33 @@ pub async fn read(
     setup: &Arc<Setup>,
     route: usize,
     captures: Captures,
-    client: Arc<Client>,
+    client: Client,
 ) -> Result<Reply, Error> {
     let served = &setup.served[route];
+    let looked = match present(setup, served, &captures, &client) {
+        Presented::Asked(asked) => look_up(setup, served, &client, asked).await,
+        Presented::Pass(reason) => Looked::Pass(reason),
+        Presented::Refused(refusal) => return Err(refusal.into()),
+    };
+    match looked {
+        Looked::Hit(reply) => Ok(reply),
+        // Boxed, or a hit would carry room for all that it does not need.
+        other => Box::pin(go_on(setup, route, captures, Arc::new(client), other)).await,
+    }
+}
+
+/// What a look-up came to, for one client.
+enum Looked {
+    Hit(Reply),
+    Miss(Asked, Reason),
+    /// The key was not what it should have been: look again.
+    Again,
+    Pass(Reason),
+}
+
+fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Client) -> Presented {
     let Some(secret) = setup.coherence.store().secret() else {
-        return pass::pass(
-            setup,
-            &client,
-            RequestBody::Empty,
-            Forward::Bypass,
-            Some(Reason::StoreAway),
-        )
-        .await;
+        return Presented::Pass(Reason::StoreAway);
     };
     if served
         .unkeyed
@@ -45,96 +60,99 @@ pub async fn read(
         .iter()
         .any(|name| client.fields.contains_key(name))
     {
-        let detail = Some(Reason::VaryUnkeyed);
-        return pass::pass(setup, &client, RequestBody::Empty, Forward::Bypass, detail).await;
+        return Presented::Pass(Reason::VaryUnkeyed);
     }
-    let present = |varied: &[http::HeaderName]| {
-        present::present(
-            &setup.config,
-            &served.route,
-            &captures,
-            &client,
-            varied,
-            &secret,
-        )
-    };
+    present::present(
+        &setup.config,
+        served,
+        captures,
+        client,
+        &served.varied.load(),
+        &secret,
+    )
+}
+
+async fn look_up(setup: &Setup, served: &Served, client: &Client, asked: Asked) -> Looked {
+    let now = clock::now();
+    match setup
+        .coherence
+        .look_up(&asked.copy, &asked.states, &asked.origin, now)
+        .await
+    {
+        LookUp::Hit(stored, left)
+            if stored.varied.iter().all(|name| asked.varied.contains(name)) =>
+        {
+            trace!(copy = %asked.copy, "served");
+            let handling = Handling::Hit {
+                ttl: left.as_secs(),
+            };
+            Looked::Hit(reply::from_copy(
+                &client.method,
+                &client.fields,
+                stored,
+                handling,
+                now,
+            ))
+        }
+        LookUp::Hit(stored, _) => {
+            // Another instance has seen the answers vary: the key holds more than we knew.
+            served.learn_here(&stored.varied);
+            Looked::Again
+        }
+        LookUp::Miss(reason) => {
+            debug!(copy = %asked.copy, why = reason.word(), "nothing to serve");
+            Looked::Miss(asked, reason)
+        }
+    }
+}
+
+/// The way of whatever is no hit at once.
+async fn go_on(
+    setup: &Arc<Setup>,
+    route: usize,
+    captures: Captures,
+    client: Arc<Client>,
+    mut looked: Looked,
+) -> Result<Reply, Error> {
+    let served = &setup.served[route];
+    let alone =
+        |why: Forward, detail| pass::pass(setup, &client, RequestBody::Empty, why, Some(detail));
     let mut why = Reason::Absent;
     for _ in 0..ATTEMPTS {
-        let asked = match present(&served.varied.load()) {
-            Presented::Asked(asked) => *asked,
-            Presented::Pass(reason) => {
-                return pass::pass(
-                    setup,
-                    &client,
-                    RequestBody::Empty,
-                    Forward::Bypass,
-                    Some(reason),
-                )
-                .await;
+        let asked = match looked {
+            Looked::Hit(reply) => return Ok(reply),
+            Looked::Pass(reason) => return alone(Forward::Bypass, reason).await,
+            Looked::Again => None,
+            Looked::Miss(asked, reason) => {
+                why = reason;
+                Some(asked)
             }
+        };
+        if let Some(asked) = asked {
+            if why == Reason::OtherOrigin && !served.said_other_origin.swap(true, Ordering::Relaxed)
+            {
+                warn!(route = served.route.path.as_str(), origin = %asked.origin,
+                    "the same answers are asked under several origins and replace each other: set `canonical_origin: {}`, or `hosts:`", asked.origin);
+            }
+            if client.method == Method::HEAD {
+                return alone(forward_word(why), why).await;
+            }
+            let news = served.learn_from_others(&setup.coherence).await;
+            if !news && let Some(reply) = wait(setup, route, &captures, &client, asked, why).await?
+            {
+                return Ok(reply);
+            }
+        }
+        looked = match present(setup, served, &captures, &client) {
+            Presented::Asked(asked) => look_up(setup, served, &client, asked).await,
+            Presented::Pass(reason) => Looked::Pass(reason),
             Presented::Refused(refusal) => return Err(refusal.into()),
         };
-        why = match setup
-            .coherence
-            .look_up(&asked.copy, &asked.states, &asked.origin, clock::now())
-            .await
-        {
-            LookUp::Hit(stored, left) => {
-                let unknown: Vec<_> = stored
-                    .varied
-                    .iter()
-                    .filter(|name| !asked.varied.contains(name))
-                    .cloned()
-                    .collect();
-                if unknown.is_empty() {
-                    trace!(copy = %asked.copy, "served");
-                    let handling = Handling::Hit {
-                        ttl: left.as_secs(),
-                    };
-                    return Ok(reply::from_copy(
-                        &client.method,
-                        &client.fields,
-                        &stored,
-                        handling,
-                        clock::now(),
-                    ));
-                }
-                // Another instance has seen the answers vary: the key holds more than we knew.
-                served.learn_here(&unknown);
-                continue;
-            }
-            LookUp::Miss(reason) => reason,
-        };
-        debug!(copy = %asked.copy, why = why.word(), "nothing to serve");
-        if why == Reason::OtherOrigin && !served.said_other_origin.swap(true, Ordering::Relaxed) {
-            warn!(route = served.route.path.as_str(), origin = %asked.origin,
-                "the same answers are asked under several origins and replace each other: set `canonical_origin: {}`, or `hosts:`", asked.origin);
-        }
-        if client.method == Method::HEAD {
-            return pass::pass(
-                setup,
-                &client,
-                RequestBody::Empty,
-                forward_word(why),
-                Some(why),
-            )
-            .await;
-        }
-        if served.learn_from_others(&setup.coherence).await {
-            continue;
-        }
-        if let Some(reply) = wait(setup, route, &captures, &client, asked, why).await? {
-            return Ok(reply);
-        }
     }
-    pass::pass(
-        setup,
-        &client,
-        RequestBody::Empty,
-        forward_word(why),
-        Some(why),
-    )
-    .await
+    match looked {
+        Looked::Hit(reply) => Ok(reply),
+        _ => alone(forward_word(why), why).await,
+    }
 }
 
 /// Leads or follows one fetch. `None`: what came of it is not for this one, ask anew.
@@ -182,7 +200,7 @@ async fn wait(
             Ok(Some(reply::from_copy(
                 &client.method,
                 &client.fields,
-                &stored,
+                stored,
                 handling,
                 clock::now(),
             )))
@@ -271,7 +289,7 @@ fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Re
     reply::from_copy(
         &client.method,
         &client.fields,
-        &fetched.copy,
+        fetched.copy.clone(),
         handling,
         clock::now(),
     )

@@ -28,6 +28,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
+use super::batched::Batched;
 use super::{Away, Found, Health, Listed, SeenStates, codec};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
@@ -205,7 +206,7 @@ impl Redis {
         };
         let mut values = values.into_iter();
         let copy = match values.next() {
-            Some(Value::BulkString(value)) => codec::decode(&Bytes::from(value))
+            Some(Value::BulkString(value)) => codec::decode(&Bytes::from(value), states)
                 .map(Arc::new)
                 .ok_or(Reason::Foreign),
             _ => Err(Reason::Absent),
@@ -779,9 +780,10 @@ impl Link {
             .set_response_timeout(None)
             .set_pipeline_buffer_size(1024);
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
-            .await
-            .map_err(|e| e.to_string())?;
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(&info, Batched::new(stream), config)
+                .await
+                .map_err(|e| e.to_string())?;
         Ok(Link {
             connection,
             driver: tokio::spawn(driver),
