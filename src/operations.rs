@@ -15,7 +15,7 @@ use crate::caching::key::{family_state, group_state};
 use crate::caching::stored::{ANY_ORIGIN, Stored};
 use crate::clock;
 use crate::coherence::{Coherence, LookUp, StateKey, States};
-use crate::config::{Config, Route};
+use crate::config::{Access, Config, Route};
 use crate::proxy::plan;
 use crate::route::{Decoded, FamilyPattern};
 use crate::store::{Away, Listed};
@@ -250,6 +250,11 @@ pub async fn set(
         .await
         .map_err(|reason| OperationError::NotKept(reason.word()))?;
     Ok(route.ttl)
+}
+
+/// Who is given the shared copy that is named.
+pub fn access(config: &Config, text: &str) -> Result<Access, OperationError> {
+    find(config, text).map(|(_, _, route)| route.access)
 }
 
 /// The keys in the store that begin with `start` (below the prefix), at most so many.

@@ -32,6 +32,12 @@ pub fn start(logs: &Logs) {
                     .with_current_span(false),
             )
             .try_init(),
-        false => registry.with(fmt::layer().with_target(false)).try_init(),
+        false => registry
+            .with(
+                fmt::layer()
+                    .with_target(false)
+                    .with_ansi(std::io::stdout().is_terminal()),
+            )
+            .try_init(),
     };
 }

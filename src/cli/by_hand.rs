@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use super::{ConfigFile, Failure, serve};
 use crate::coherence::Coherence;
-use crate::config::{Config, Secret, StoreAddress};
+use crate::config::{Access, Config, Secret, StoreAddress};
 use crate::operations::{self, Named};
 
 /// How long a running instance may take to answer.
@@ -93,6 +93,12 @@ pub fn get(arguments: &Get) -> Result<(), Failure> {
         "{}",
         serde_json::to_string_pretty(&facts).unwrap_or_default()
     );
+    if facts["valid"] == false {
+        let why = facts["reason"].as_str().unwrap_or("it is not");
+        return Err(Failure::Failed(format!(
+            "there is a copy, but nobody is given it any more: {why}"
+        )));
+    }
     std::io::stdout()
         .write_all(&body)
         .map_err(|error| Failure::Failed(error.to_string()))
@@ -104,6 +110,10 @@ pub fn set(arguments: &Set) -> Result<(), Failure> {
     std::io::stdin()
         .read_to_end(&mut body)
         .map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
+    let seen_by = match operations::access(&config, &arguments.key).map_err(failed)? {
+        Access::Public => "everybody is given it",
+        Access::PerCredential => "whoever asks without a credential is given it, and nobody else",
+    };
     let seconds = match Place::of(config)? {
         Place::Instance(admin) => {
             admin.json(Method::PUT, &entry_path(&arguments.key), body)?["ttl_seconds"]
@@ -117,7 +127,7 @@ pub fn set(arguments: &Set) -> Result<(), Failure> {
             Ok(ttl.as_secs())
         })?,
     };
-    println!("set {} for {seconds} s", arguments.key);
+    println!("set {} for {seconds} s: {seen_by}", arguments.key);
     Ok(())
 }
 
@@ -241,7 +251,8 @@ pub struct Admin {
 impl Admin {
     pub fn of(config: &Config) -> Result<Admin, Failure> {
         let off = || {
-            Failure::Failed("`admin: off`: with `store: memory:` the copies are inside the running instance, and only its admin address leads there".to_owned())
+            let why = "`admin: off`: this asks a running instance at its admin address, and there is none; give `admin` an address";
+            Failure::Failed(why.to_owned())
         };
         let mut address = config.admin.ok_or_else(off)?;
         if address.ip().is_unspecified() {

@@ -36,11 +36,12 @@ enum Command {
     Demo(demo::Arguments),
     /// Run the proxy
     Serve(serve::Arguments),
-    /// Read the file as `serve` would, and say what is wrong or what it would do
+    /// Read the file as `serve` would, and say what is wrong or what it would do; connects to nothing
     Check(ConfigFile),
     /// Print the copy at a key: its body to standard output, what is known of it to standard error
     Get(by_hand::Get),
-    /// Put a JSON body from standard input there as the shared copy
+    /// Put a JSON body from standard input there as the shared copy: on a `per-credential` route that of whoever asks
+    /// without a credential
     Set(by_hand::Set),
     /// Drop all copies of what is named, in every query, credential and language
     Purge(by_hand::Purge),

@@ -36,10 +36,6 @@ pub struct Asked {
     accept: AcceptClass,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the one that counts"
-)]
 pub enum Presented {
     Asked(Asked),
     /// Not to be looked up: forwarded as it is.

@@ -60,6 +60,9 @@ const INCARNATION_KEY: &str = "~incarnation";
 /// instance has noticed, and put back the holds of its writes in flight.
 const NOTICE: Duration = crate::coherence::NOTICE;
 
+/// An absence shorter than this costs nothing: nobody forwards a write without a hold so soon.
+const A_MOMENT: Duration = Duration::from_millis(100);
+
 /// Upstash locks only the script's keys when told so; Redis refuses a flag that it does not know.
 const SHEBANGS: [&str; 2] = [
     "#!lua flags=allow-oom,allow-key-locking\n",
@@ -88,7 +91,8 @@ struct Shared {
     link: ArcSwapOption<Link>,
     secret: ArcSwapOption<HashingSecret>,
     health: Mutex<Health>,
-    was_connected: AtomicBool,
+    /// Who the server was, at the last connection.
+    last_who: Mutex<Option<Option<String>>>,
     /// Since when there is no link.
     away_since: Mutex<Option<tokio::time::Instant>>,
 }
@@ -168,7 +172,7 @@ impl Redis {
             link: ArcSwapOption::empty(),
             secret: ArcSwapOption::empty(),
             health: Mutex::new(Health::Down("not connected yet".to_owned())),
-            was_connected: AtomicBool::new(false),
+            last_who: Mutex::new(None),
             away_since: Mutex::new(Some(tokio::time::Instant::now())),
         });
         let first = match shared.connect().await {
@@ -238,7 +242,7 @@ impl Redis {
         match text(life).and_then(|text| parse_incarnation(&text)) {
             Some(life) => link.incarnation.store(life, Ordering::Relaxed),
             None => drop(
-                link.incarnate(&self.shared, "first")
+                link.incarnate(&self.shared, link.who().await.as_deref(), "first")
                     .await
                     .map_err(|_| Away)?,
             ),
@@ -558,10 +562,18 @@ impl Shared {
                 ))),
             },
             Ok(Err(why)) => Err(NoLink::Unreachable(why)),
-            Err(_) => Err(NoLink::Unreachable(format!(
-                "no connection within {} ms",
-                patience.as_millis()
-            ))),
+            Err(_) => {
+                let tls = matches!(self.settings.endpoint, RedisEndpoint::Tls { .. });
+                let hint = if tls {
+                    "; does that port speak TLS?"
+                } else {
+                    ""
+                };
+                let patience = patience.as_millis();
+                Err(NoLink::Unreachable(format!(
+                    "no connection within {patience} ms{hint}"
+                )))
+            }
         }
     }
 
@@ -620,18 +632,38 @@ impl Shared {
         }
         loaded?;
         self.renew(&link).await?;
-        let how = if self.was_connected.swap(true, Ordering::Relaxed) {
-            "again"
-        } else {
-            "first"
-        };
-        let wait = link.incarnate(self, how).await?;
+        let wait = self.enter(&link).await?;
         link.trusted_from = tokio::time::Instant::now() + wait;
         link.trusted = AtomicBool::new(wait.is_zero());
         self.replay(&link).await.map_err(|Away| {
             NoLink::Unreachable("it was lost while the journal was replayed".to_owned())
         })?;
         Ok(link)
+    }
+
+    /// Finds out which life of the store this is, and for how long nothing is to be trusted.
+    async fn enter(&self, link: &Link) -> Result<Duration, NoLink> {
+        let who = link.who().await;
+        let last = self.last_who.lock().replace(who.clone());
+        let how = match last {
+            None => "first",
+            // A server that was left for another has missed what that one was told, whatever its own key says; and
+            // one that does not say who it is may be any.
+            Some(last) if last != who || who.is_none() => "anew",
+            Some(_) => "again",
+        };
+        let wait = link.incarnate(self, who.as_deref(), how).await?;
+        // Who was away for longer than a moment may be back before an instance that has forwarded a write without a
+        // hold meanwhile, and is still to say so.
+        let away = self
+            .away_since
+            .lock()
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        Ok(if how != "first" && away >= A_MOMENT {
+            wait.max(NOTICE)
+        } else {
+            wait
+        })
     }
 
     /// Makes or adopts the deployment's secret, and names this configuration's states to the other instances.
@@ -906,20 +938,18 @@ impl Link {
     }
 
     /// Learns which life of the store this is. Gives for how long nothing is to be trusted yet.
-    async fn incarnate(&self, shared: &Shared, how: &str) -> Result<Duration, NoLink> {
-        let who = self.who().await;
-        // A server that does not say who it is may be another after every reconnect.
-        let how = if who.is_none() && how == "again" {
-            "anew"
-        } else {
-            how
-        };
+    async fn incarnate(
+        &self,
+        shared: &Shared,
+        who: Option<&str>,
+        how: &str,
+    ) -> Result<Duration, NoLink> {
         let mut ask = Cmd::new();
         ask.arg("EVAL")
             .arg(format!("{}{INCARNATION}", SHEBANGS[1]))
             .arg(1)
             .arg(shared.key(INCARNATION_KEY));
-        ask.arg(who.as_deref().unwrap_or("unknown"))
+        ask.arg(who.unwrap_or("unknown"))
             .arg(format!("{:08x}", fresh_bits() as u32));
         ask.arg(A_WEEK.as_millis() as u64)
             .arg(how)
