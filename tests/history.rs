@@ -15,6 +15,8 @@ mod run;
 mod support;
 #[path = "history/users.rs"]
 mod users;
+#[path = "history/weaker.rs"]
+mod weaker;
 
 use std::time::Duration;
 

@@ -47,6 +47,10 @@ pub struct Plan {
     pub credentials: usize,
     /// Of all writes, only changes of these first users.
     pub only_first: Option<u64>,
+    /// Of ten writes, so many create and delete.
+    pub coming_and_going: u64,
+    /// Of ten reads, so many are of users just created, just deleted, or about to be created.
+    pub around_the_newest: u64,
     /// One in so many writers vanishes after sending.
     pub leaves: u64,
     /// One in so many writes changes everybody.
@@ -64,6 +68,8 @@ impl Default for Plan {
             writer_rests: Duration::from_millis(120),
             credentials: 2,
             only_first: None,
+            coming_and_going: 5,
+            around_the_newest: 1,
             leaves: 0,
             change_all: 12,
         }
@@ -212,14 +218,13 @@ impl Person<'_> {
     }
 
     fn target(&mut self) -> Target {
-        match self.dice.roll(10) {
+        if self.dice.roll(10) < self.plan.around_the_newest {
+            let highest = self.stage.highest.load(Ordering::Relaxed);
+            return Target::User((highest + 2).saturating_sub(self.dice.roll(5)).max(1));
+        }
+        match self.dice.roll(9) {
             0 | 1 => Target::List,
             2 | 3 => Target::Role(self.dice.roll(ROLES)),
-            // Around the newest: just created, just deleted, or about to be created.
-            4 => {
-                let highest = self.stage.highest.load(Ordering::Relaxed);
-                Target::User((highest + 2).saturating_sub(self.dice.roll(5)).max(1))
-            }
             _ => Target::User(1 + self.dice.roll(self.plan.only_first.unwrap_or(USERS))),
         }
     }
@@ -255,21 +260,20 @@ impl Person<'_> {
         if self.dice.one_in(self.plan.change_all) {
             return Act::ChangeAll;
         }
+        if self.dice.roll(10) >= self.plan.coming_and_going {
+            return Act::Change(1 + self.dice.roll(USERS));
+        }
         let mut created = self.stage.created.lock().unwrap();
-        // Never many at a time, for lists hold them all.
-        let often = if created.len() > 12 { 3 } else { 6 };
-        match self.dice.roll(10) {
-            0 | 1 if created.len() <= 12 => Act::Create {
+        let count = created.len() as u64;
+        // The more there are, the more of them go: lists hold them all.
+        if count > 0 && self.dice.one_in(5) {
+            Act::Change(created[self.dice.roll(count) as usize])
+        } else if self.dice.roll(12) < count {
+            Act::Delete(created.swap_remove(self.dice.roll(count) as usize))
+        } else {
+            Act::Create {
                 role: self.dice.roll(ROLES),
-            },
-            0..=2 | 9 if !created.is_empty() && self.dice.roll(6) >= often - 3 => {
-                let at = self.dice.roll(created.len() as u64) as usize;
-                Act::Delete(created.swap_remove(at))
             }
-            3 if !created.is_empty() => {
-                Act::Change(created[self.dice.roll(created.len() as u64) as usize])
-            }
-            _ => Act::Change(1 + self.dice.roll(USERS)),
         }
     }
 
