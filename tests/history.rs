@@ -1,8 +1,10 @@
 //! Never stale after a write, tried: readers and writers at three instances on one Redis, whatever happens to the store,
 //! the instances and the origin meanwhile, and a checker that looks for one answer older than it may be.
 //!
-//! One seed and about three seconds for each schedule; more of both, or another seed to begin with:
-//! `HISTORY_SEEDS=5 HISTORY_SECONDS=10 HISTORY_SEED=7 cargo test --test history`.
+//! One seed and about three seconds for each schedule. More of both, or another seed to begin with:
+//! `HISTORY_SEEDS=5 HISTORY_SECONDS=10 HISTORY_SEED=7 cargo test --test history schedule`.
+//! All schedules in turn, again and again, up to a number of operations:
+//! `HISTORY_OPERATIONS=1000000 cargo test --release --test history -- --ignored --nocapture soak`.
 
 #[path = "history/checker.rs"]
 mod checker;
@@ -10,168 +12,75 @@ mod checker;
 mod larders;
 #[path = "history/record.rs"]
 mod record;
+#[path = "history/relay.rs"]
+mod relay;
 #[path = "history/run.rs"]
 mod run;
+#[path = "history/schedule.rs"]
+mod schedule;
 mod support;
 #[path = "history/users.rs"]
 mod users;
 #[path = "history/weaker.rs"]
 mod weaker;
 
-use std::time::Duration;
-
-use checker::{Bound, check};
-use larders::{INSTANCES, Larders};
-use record::{Count, History};
-use run::{Plan, Stage, run};
+use checker::Bound;
+use larders::INSTANCES;
+use relay::Way;
+use run::Plan;
+use schedule::{BRISK, Schedule, World, millis, number};
 use support::eventually;
-use support::redis::{RedisBuilder, RedisServer};
-use users::{CREDENTIALS, Manner, Users};
+use support::redis::RedisServer;
+use users::{CREDENTIALS, Dice, Manner};
 
-/// Something that is tried with every seed.
-struct Schedule {
-    name: &'static str,
-    plan: Plan,
-    manner: Manner,
-    refuse_writes: bool,
-    /// Longer than any machine is busy, where the store is always there.
-    store_timeout: Duration,
-    bound: Bound,
-    least_hit_ratio: f64,
+/// Each is a test of its own, with every seed, and has its turn in the soak.
+macro_rules! schedules {
+    ($($name:ident),* $(,)?) => {
+        const ALL: &[(&str, fn(u64) -> usize)] = &[$((stringify!($name), $name)),*];
+
+        mod schedules {
+            $(
+                #[test]
+                fn $name() {
+                    for seed in super::seeds() {
+                        super::$name(seed);
+                    }
+                }
+            )*
+        }
+    };
 }
 
-impl Schedule {
-    /// The store is always there.
-    fn named(name: &'static str) -> Schedule {
-        Schedule {
-            name,
-            plan: Plan::default(),
-            manner: BRISK,
-            refuse_writes: false,
-            store_timeout: Duration::from_secs(5),
-            bound: Bound::Nothing,
-            least_hit_ratio: 0.05,
-        }
-    }
-
-    /// The store is lost now and then, and writes are refused while it is.
-    fn of_an_outage(name: &'static str) -> Schedule {
-        Schedule {
-            refuse_writes: true,
-            store_timeout: Duration::from_millis(250),
-            least_hit_ratio: 0.0,
-            ..Schedule::named(name)
-        }
-    }
-
-    /// Runs it undisturbed.
-    fn holds(self) {
-        self.holds_while(|_, _, _| {});
-    }
-
-    fn holds_while(self, disturb: impl Fn(&Stage, &Larders, &mut RedisServer)) {
-        self.holds_on(RedisServer::builder, disturb);
-    }
-
-    fn holds_on(
-        self,
-        redis: impl Fn() -> RedisBuilder,
-        disturb: impl Fn(&Stage, &Larders, &mut RedisServer),
-    ) {
-        for seed in seeds() {
-            let mut redis = redis().start();
-            let stores = [(); INSTANCES].map(|()| redis.url());
-            let larders = self.larders(seed, &stores);
-            let history = run(&larders, &self.planned(seed), |stage| {
-                disturb(stage, &larders, &mut redis)
-            });
-            self.judge(seed, &history, &larders);
-        }
-    }
-
-    fn larders(&self, seed: u64, stores: &[String; INSTANCES]) -> Larders {
-        let when = if self.refuse_writes {
-            "refuse_writes"
-        } else {
-            "forward"
-        };
-        let more = format!("when_store_is_down: {when}");
-        let larders = Larders::start(
-            Users::new(seed, self.manner),
-            stores,
-            self.store_timeout,
-            &more,
-        );
-        eventually("all instances have their store", || {
-            larders.ready() == INSTANCES
-        });
-        larders
-    }
-
-    fn planned(&self, seed: u64) -> Plan {
-        let lasting = number("HISTORY_SECONDS").map_or(self.plan.lasting, Duration::from_secs);
-        Plan {
-            seed,
-            lasting,
-            ..self.plan
-        }
-    }
-
-    fn judge(&self, seed: u64, history: &History, larders: &Larders) {
-        let (name, count) = (self.name, history.count());
-        eprintln!("{name}, seed {seed}: {count}");
-        let violations = check(history, self.bound);
-        if !violations.is_empty() {
-            for (instance, said) in larders.said().iter().enumerate() {
-                eprintln!("--- instance {instance} said ---\n{said}");
-            }
-            let shown: Vec<String> = violations.iter().take(5).map(ToString::to_string).collect();
-            panic!(
-                "{name}, seed {seed}: {} violations in {count}\n{}",
-                violations.len(),
-                shown.join("\n")
-            );
-        }
-        // A run in which nothing happened proves nothing.
-        let Count {
-            shown,
-            hits,
-            written,
-            ..
-        } = count;
-        assert!(
-            shown > 100 && written > 10 && hits > 20,
-            "{name}, seed {seed}: hardly anything happened: {count}"
-        );
-        let floor = self.least_hit_ratio;
-        assert!(
-            count.hit_ratio() >= floor,
-            "{name}, seed {seed}: fewer hits than {floor}: {count}"
-        );
-    }
-}
-
-const BRISK: Manner = Manner {
-    before_read: millis(2),
-    after_read: millis(4),
-    before_commit: millis(6),
-    after_commit: millis(6),
-    error: 0,
-    unavailable: 0,
-    reset: 0,
-    late: None,
-};
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
-    )
+schedules! {
+    steady,
+    slow_reads,
+    slow_answers_after_the_commit,
+    concurrent_writes_of_one_user,
+    writers_that_vanish,
+    errors_after_the_commit,
+    connections_lost_after_the_commit_and_commits_after_a_504,
+    credentials_mixed,
+    an_instance_is_killed_and_started_again,
+    purges_by_hand,
+    redis_hangs,
+    redis_hangs_with_writes_forwarded,
+    redis_stutters,
+    redis_is_slow,
+    redis_is_cut_off_for_all,
+    redis_is_cut_off_for_all_with_writes_forwarded,
+    redis_is_cut_off_for_one,
+    redis_hangs_for_one,
+    redis_restarts_empty,
+    redis_restarts_empty_with_writes_forwarded,
+    redis_blinks,
+    redis_restarts_from_an_older_snapshot,
+    redis_restarts_from_an_older_snapshot_with_writes_forwarded,
+    redis_fails_over_to_a_replica_that_missed_writes,
+    redis_is_flushed_between_writes,
+    keys_are_deleted_by_hand,
+    all_keys_are_deleted_by_hand,
+    redis_is_full_for_a_while,
+    redis_evicts,
 }
 
 fn seeds() -> std::ops::Range<u64> {
@@ -179,38 +88,51 @@ fn seeds() -> std::ops::Range<u64> {
     first..first + number("HISTORY_SEEDS").unwrap_or(1)
 }
 
-/// Again and again, until the run has lasted as long as planned.
-fn again_and_again(stage: &Stage, mut once: impl FnMut()) {
-    while !stage.is_over() {
-        once();
+#[test]
+#[ignore = "takes as long as HISTORY_OPERATIONS (a million) take"]
+fn soak() {
+    let (goal, mut done) = (
+        number("HISTORY_OPERATIONS").unwrap_or(1_000_000) as usize,
+        0,
+    );
+    for seed in number("HISTORY_SEED").unwrap_or(1).. {
+        for (name, schedule) in ALL {
+            done += schedule(seed);
+            eprintln!("{done} operations after {name}, seed {seed}");
+            if done >= goal {
+                return;
+            }
+        }
     }
 }
 
-#[test]
-fn steady() {
+fn steady(seed: u64) -> usize {
     Schedule {
         least_hit_ratio: 0.2,
         ..Schedule::named("steady")
     }
-    .holds();
+    .holds(seed)
 }
 
-#[test]
-fn slow_reads() {
+fn slow_reads(seed: u64) -> usize {
     let manner = Manner {
         before_read: millis(10),
         after_read: millis(80),
         ..BRISK
     };
+    let plan = Plan {
+        readers: 12,
+        ..Plan::default()
+    };
     Schedule {
+        plan,
         manner,
         ..Schedule::named("slow reads")
     }
-    .holds();
+    .holds(seed)
 }
 
-#[test]
-fn slow_answers_after_the_commit() {
+fn slow_answers_after_the_commit(seed: u64) -> usize {
     let manner = Manner {
         after_commit: millis(150),
         ..BRISK
@@ -219,11 +141,10 @@ fn slow_answers_after_the_commit() {
         manner,
         ..Schedule::named("slow answers after the commit")
     }
-    .holds();
+    .holds(seed)
 }
 
-#[test]
-fn concurrent_writes_of_one_user() {
+fn concurrent_writes_of_one_user(seed: u64) -> usize {
     let plan = Plan {
         writers: 5,
         only_first: Some(1),
@@ -234,16 +155,17 @@ fn concurrent_writes_of_one_user() {
         after_commit: millis(30),
         ..BRISK
     };
+    let named = Schedule::named("concurrent writes of one user");
     Schedule {
         plan,
         manner,
-        ..Schedule::named("concurrent writes of one user")
+        least_hit_ratio: 0.0,
+        ..named
     }
-    .holds();
+    .holds(seed)
 }
 
-#[test]
-fn writers_that_vanish() {
+fn writers_that_vanish(seed: u64) -> usize {
     let plan = Plan {
         leaves: 2,
         ..Plan::default()
@@ -252,38 +174,40 @@ fn writers_that_vanish() {
         plan,
         ..Schedule::named("writers that vanish")
     }
-    .holds();
+    .holds(seed)
 }
 
-#[test]
-fn errors_after_the_commit() {
+fn errors_after_the_commit(seed: u64) -> usize {
     let manner = Manner { error: 3, ..BRISK };
     Schedule {
         manner,
         ..Schedule::named("errors after the commit")
     }
-    .holds();
+    .holds(seed)
 }
 
 /// These leave their holds for a minute: so at first there are none.
-#[test]
-fn connections_lost_after_the_commit_and_commits_after_a_504() {
+fn connections_lost_after_the_commit_and_commits_after_a_504(seed: u64) -> usize {
+    let late = Some((8, millis(500)));
     let lost = Manner {
         error: 8,
         unavailable: 8,
         reset: 8,
-        late: Some((8, millis(500))),
+        late,
         ..BRISK
     };
-    Schedule::named("lost after the commit").holds_while(|stage, larders, _| {
-        stage.sees_hits();
-        stage.sees_written();
-        larders.users.behave(lost);
-    });
+    let schedule = Schedule {
+        least_hit_ratio: 0.0,
+        ..Schedule::named("lost after the commit")
+    };
+    schedule.holds_while(seed, |world| {
+        world.stage.sees_hits();
+        world.stage.sees_written();
+        world.larders.users.behave(lost);
+    })
 }
 
-#[test]
-fn credentials_mixed() {
+fn credentials_mixed(seed: u64) -> usize {
     let plan = Plan {
         credentials: CREDENTIALS.len(),
         ..Plan::default()
@@ -292,136 +216,248 @@ fn credentials_mixed() {
         plan,
         ..Schedule::named("credentials mixed")
     }
-    .holds();
+    .holds(seed)
 }
 
-#[test]
-fn an_instance_is_killed_and_started_again() {
-    Schedule::named("SIGKILL of an instance").holds_while(|stage, larders, _| {
-        let mut victim = 0;
-        stage.sees_hits();
-        again_and_again(stage, || {
-            stage.sees_written();
-            larders.kill(victim % INSTANCES);
-            stage.sees_reads();
-            stage.sees_writes();
-            larders.start_again(victim % INSTANCES);
-            stage.sees_reads();
-            victim += 1;
-        });
-    });
-}
-
-#[test]
-fn purges_by_hand() {
-    Schedule::named("purges by hand").holds_while(|stage, larders, _| {
-        again_and_again(stage, || {
-            stage.sees_hits();
-            larders.purge_everything(
-                stage.hits.load(std::sync::atomic::Ordering::Relaxed) % INSTANCES,
-            );
-        });
-    });
-}
-
-#[test]
-fn redis_hangs() {
-    Schedule::of_an_outage("Redis paused").holds_while(|stage, larders, redis| {
-        again_and_again(stage, || {
-            stage.sees_hits();
-            stage.sees_written();
-            redis.freeze();
-            stage.sees_reads();
-            stage.sees_writes();
-            redis.thaw();
-            eventually("all instances are back", || larders.ready() == INSTANCES);
-            stage.sees_hits();
-        });
-    });
-}
-
-/// Shorter than the time limit: nothing is lost, everything is late.
-#[test]
-fn redis_stutters() {
-    Schedule::of_an_outage("Redis stutters").holds_while(|stage, _, redis| {
-        again_and_again(stage, || {
-            redis.freeze();
-            stage.pass(millis(60));
-            redis.thaw();
-            stage.pass(millis(60));
-        });
-    });
-}
-
-#[test]
-fn redis_restarts_empty() {
-    Schedule::of_an_outage("Redis killed and restarted empty").holds_while(
-        |stage, larders, redis| {
-            again_and_again(stage, || {
-                stage.sees_hits();
+/// The holds of the writes that it had in flight stay for a minute.
+fn an_instance_is_killed_and_started_again(seed: u64) -> usize {
+    let schedule = Schedule {
+        least_hit_ratio: 0.0,
+        ..Schedule::named("SIGKILL of an instance")
+    };
+    schedule.holds_while(seed, |world| {
+        world.stage.sees_hits();
+        world.again_and_again(|World { stage, larders, .. }| {
+            for victim in 0..INSTANCES {
                 stage.sees_written();
-                redis.kill();
+                larders.kill(victim);
                 stage.sees_reads();
                 stage.sees_writes();
-                redis.start_again();
-                eventually("all instances are back", || larders.ready() == INSTANCES);
-                stage.sees_hits();
-            });
-        },
-    );
+                larders.start_again(victim);
+                stage.sees_reads();
+            }
+        });
+    })
 }
 
-#[test]
-fn redis_blinks() {
-    Schedule::of_an_outage("Redis killed and restarted at once").holds_while(
-        |stage, larders, redis| {
-            again_and_again(stage, || {
-                stage.sees_hits();
-                stage.sees_written();
-                redis.kill();
-                redis.start_again();
-                eventually("all instances are back", || larders.ready() == INSTANCES);
-            });
-        },
-    );
+fn purges_by_hand(seed: u64) -> usize {
+    Schedule::named("purges by hand").holds_while(seed, |world| {
+        world.again_and_again(|world| {
+            world.stage.sees_hits();
+            world.larders.purge_everything(world.some_instance());
+        });
+    })
 }
 
-#[test]
-fn redis_restarts_from_an_older_snapshot() {
-    Schedule::of_an_outage("Redis restarted from an older snapshot").holds_while(
-        |stage, larders, redis| {
-            again_and_again(stage, || {
-                stage.sees_hits();
-                redis.run(&["SAVE"]).unwrap_ok();
-                stage.sees_written();
-                stage.sees_hits();
-                redis.kill();
-                stage.sees_writes();
-                redis.start_again();
-                eventually("all instances are back", || larders.ready() == INSTANCES);
-                stage.sees_hits();
-            });
-        },
-    );
+fn redis_hangs(seed: u64) -> usize {
+    Schedule::of_an_outage("Redis paused").holds_while(seed, hanging)
 }
 
-#[test]
-fn redis_is_flushed_between_writes() {
-    Schedule::named("Redis flushed").holds_while(|stage, _, redis| {
-        again_and_again(stage, || {
+fn redis_hangs_with_writes_forwarded(seed: u64) -> usize {
+    let name = "Redis paused, writes forwarded";
+    Schedule::of_an_outage_with_writes(name).holds_while(seed, hanging)
+}
+
+fn hanging(world: World) {
+    world.again_and_again(|world| {
+        world.stage.sees_hits();
+        world.stage.sees_written();
+        world.redis.freeze();
+        world.stage.sees_reads();
+        world.stage.sees_writes();
+        world.redis.thaw();
+        world.all_are_back();
+        world.stage.sees_hits();
+    });
+}
+
+/// Shorter than the time limit: everything is late, and nothing is lost.
+fn redis_stutters(seed: u64) -> usize {
+    Schedule::of_an_outage("Redis stutters").holds_while(seed, |world| {
+        world.again_and_again(|World { stage, redis, .. }| {
+            redis.freeze();
+            stage.pass(millis(60));
+            redis.thaw();
+            stage.pass(millis(60));
+        });
+    })
+}
+
+/// And not equally for all.
+fn redis_is_slow(seed: u64) -> usize {
+    Schedule::of_an_outage("Redis slow").holds_over_relays(seed, |world| {
+        for (relay, late) in world.relays.iter().zip([1, 5, 15]) {
+            relay.becomes(Way::Slow(millis(late)));
+        }
+    })
+}
+
+fn redis_is_cut_off_for_all(seed: u64) -> usize {
+    Schedule::of_an_outage("Redis cut off for all").holds_over_relays(seed, cutting)
+}
+
+fn redis_is_cut_off_for_all_with_writes_forwarded(seed: u64) -> usize {
+    let name = "Redis cut off for all, writes forwarded";
+    Schedule::of_an_outage_with_writes(name).holds_over_relays(seed, cutting)
+}
+
+fn cutting(world: World) {
+    world.again_and_again(|world| {
+        world.stage.sees_hits();
+        world.stage.sees_written();
+        world
+            .relays
+            .iter()
+            .for_each(|relay| relay.becomes(Way::Cut));
+        world.stage.sees_reads();
+        world.stage.sees_writes();
+        world
+            .relays
+            .iter()
+            .for_each(|relay| relay.becomes(Way::Open));
+        world.all_are_back();
+        world.stage.sees_hits();
+    });
+}
+
+fn redis_is_cut_off_for_one(seed: u64) -> usize {
+    let schedule = Schedule::of_an_outage("Redis cut off for one");
+    schedule.holds_over_relays(seed, |world| losing_one(world, Way::Cut))
+}
+
+/// What had been sent arrives when it hangs no longer.
+fn redis_hangs_for_one(seed: u64) -> usize {
+    let schedule = Schedule::of_an_outage("Redis hangs for one");
+    schedule.holds_over_relays(seed, |world| losing_one(world, Way::Hangs))
+}
+
+fn losing_one(world: World, way: Way) {
+    world.again_and_again(|world| {
+        world.stage.sees_hits();
+        world.stage.sees_written();
+        let relay = &world.relays[world.some_instance()];
+        relay.becomes(way);
+        world.stage.sees_reads();
+        world.stage.sees_writes();
+        world.stage.sees_written();
+        relay.becomes(Way::Open);
+        world.all_are_back();
+    });
+}
+
+fn redis_restarts_empty(seed: u64) -> usize {
+    Schedule::of_an_outage("Redis killed and restarted empty").holds_while(seed, restarting)
+}
+
+fn redis_restarts_empty_with_writes_forwarded(seed: u64) -> usize {
+    let name = "Redis killed and restarted empty, writes forwarded";
+    Schedule::of_an_outage_with_writes(name).holds_while(seed, restarting)
+}
+
+fn restarting(world: World) {
+    world.again_and_again(|world| {
+        world.stage.sees_hits();
+        world.stage.sees_written();
+        world.redis.kill();
+        world.stage.sees_reads();
+        world.stage.sees_writes();
+        world.redis.start_again();
+        world.all_are_back();
+        world.stage.sees_hits();
+    });
+}
+
+fn redis_blinks(seed: u64) -> usize {
+    Schedule::of_an_outage("Redis killed and restarted at once").holds_while(seed, |world| {
+        world.again_and_again(|world| {
+            world.stage.sees_hits();
+            world.stage.sees_written();
+            world.redis.kill();
+            world.redis.start_again();
+            world.all_are_back();
+        });
+    })
+}
+
+fn redis_restarts_from_an_older_snapshot(seed: u64) -> usize {
+    let name = "Redis restarted from an older snapshot";
+    Schedule::of_an_outage(name).holds_while(seed, going_back)
+}
+
+fn redis_restarts_from_an_older_snapshot_with_writes_forwarded(seed: u64) -> usize {
+    let name = "Redis restarted from an older snapshot, writes forwarded";
+    Schedule::of_an_outage_with_writes(name).holds_while(seed, going_back)
+}
+
+fn going_back(world: World) {
+    world.again_and_again(|world| {
+        world.stage.sees_hits();
+        world.redis.run(&["SAVE"]).unwrap_ok();
+        world.stage.sees_written();
+        world.stage.sees_hits();
+        world.redis.kill();
+        world.stage.sees_writes();
+        world.redis.start_again();
+        world.all_are_back();
+        world.stage.sees_hits();
+    });
+}
+
+fn redis_fails_over_to_a_replica_that_missed_writes(seed: u64) -> usize {
+    Schedule::of_an_outage("Redis fails over").holds_over_relays(seed, |world| {
+        let World {
+            stage,
+            redis,
+            relays,
+            ..
+        } = &world;
+        redis
+            .run(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"])
+            .unwrap_ok();
+        let master = format!("127.0.0.1 {}", redis.port());
+        let replica = RedisServer::builder()
+            .argument("--replicaof", &master)
+            .start();
+        eventually("the replica follows", || {
+            info(&replica, "master_link_status") == "up"
+        });
+        stage.sees_hits();
+        replica.run(&["REPLICAOF", "NO", "ONE"]).unwrap_ok();
+        stage.sees_written();
+        stage.sees_hits();
+        relays.iter().for_each(|relay| relay.becomes(Way::Cut));
+        stage.sees_writes();
+        for relay in *relays {
+            relay.leads_to(replica.port());
+            relay.becomes(Way::Open);
+        }
+        world.all_are_back();
+        stage.sees_hits();
+        stage.sees_written();
+        stage.sees_hits();
+        // It ends with this closure, and with it the run.
+        while !stage.is_over() {
+            stage.pass(millis(5));
+        }
+        relays.iter().for_each(|relay| relay.becomes(Way::Cut));
+    })
+}
+
+fn redis_is_flushed_between_writes(seed: u64) -> usize {
+    Schedule::named("Redis flushed").holds_while(seed, |world| {
+        world.again_and_again(|World { stage, redis, .. }| {
             stage.sees_hits();
             stage.sees_written();
             let _nobody_writes = stage.without_writes();
             redis.run(&["FLUSHDB"]).unwrap_ok();
         });
-    });
+    })
 }
 
-#[test]
-fn keys_are_deleted_by_hand() {
-    Schedule::named("keys deleted by hand").holds_while(|stage, _, redis| {
-        let mut dice = users::Dice::new(1, 77);
-        again_and_again(stage, || {
+fn keys_are_deleted_by_hand(seed: u64) -> usize {
+    Schedule::named("keys deleted by hand").holds_while(seed, |world| {
+        let mut dice = Dice::new(seed, 77);
+        world.again_and_again(|World { stage, redis, .. }| {
             stage.sees_hits();
             let _nobody_writes = stage.without_writes();
             let keys = redis.keys();
@@ -432,28 +468,26 @@ fn keys_are_deleted_by_hand() {
                 redis.run(&["DEL", key]).number();
             }
         });
-    });
+    })
 }
 
 /// The deployment's own keys, too: its secret, its list of routes, and where its life stands.
-#[test]
-fn all_keys_are_deleted_by_hand() {
-    Schedule::named("all keys deleted by hand").holds_while(|stage, _, redis| {
-        let mut dice = users::Dice::new(1, 78);
-        again_and_again(stage, || {
+fn all_keys_are_deleted_by_hand(seed: u64) -> usize {
+    Schedule::named("all keys deleted by hand").holds_while(seed, |world| {
+        let mut dice = Dice::new(seed, 78);
+        world.again_and_again(|World { stage, redis, .. }| {
             stage.sees_reads();
             let _nobody_writes = stage.without_writes();
             for key in redis.keys().iter().filter(|_| dice.one_in(3)) {
                 redis.run(&["DEL", key]).number();
             }
         });
-    });
+    })
 }
 
-#[test]
-fn redis_is_full_for_a_while() {
-    Schedule::named("Redis full").holds_while(|stage, _, redis| {
-        again_and_again(stage, || {
+fn redis_is_full_for_a_while(seed: u64) -> usize {
+    Schedule::named("Redis full").holds_while(seed, |world| {
+        world.again_and_again(|World { stage, redis, .. }| {
             stage.sees_hits();
             redis.run(&["CONFIG", "SET", "maxmemory", "1"]).unwrap_ok();
             stage.sees_reads();
@@ -461,40 +495,42 @@ fn redis_is_full_for_a_while() {
             redis.run(&["CONFIG", "SET", "maxmemory", "0"]).unwrap_ok();
             stage.sees_written();
         });
-    });
+    })
 }
 
 /// Epochs and holds are evicted as well as copies.
-#[test]
-fn redis_evicts() {
+fn redis_evicts(seed: u64) -> usize {
+    let named = Schedule::named("Redis evicts");
     let schedule = Schedule {
         bound: Bound::HoldsMayBeLost,
         least_hit_ratio: 0.0,
-        ..Schedule::named("Redis evicts")
+        ..named
     };
-    schedule.holds_while(|stage, _, redis| {
+    schedule.holds_while(seed, |world| {
+        let World { stage, redis, .. } = world;
         redis
             .run(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random"])
             .unwrap_ok();
-        again_and_again(stage, || {
+        while !stage.is_over() {
             stage.sees_hits();
             // What is there now is too much by a little.
-            let used = info(redis, "used_memory");
+            let used: u64 = info(redis, "used_memory").parse().expect("bytes");
             redis
                 .run(&["CONFIG", "SET", "maxmemory", &(used - 4096).to_string()])
                 .unwrap_ok();
             stage.sees_reads();
             redis.run(&["CONFIG", "SET", "maxmemory", "0"]).unwrap_ok();
-        });
-        assert!(info(redis, "evicted_keys") > 0, "nothing was evicted");
-    });
+        }
+        assert_ne!(info(redis, "evicted_keys"), "0", "nothing was evicted");
+    })
 }
 
-fn info(redis: &RedisServer, name: &str) -> u64 {
+fn info(redis: &RedisServer, name: &str) -> String {
     let info = redis.run(&["INFO"]).text();
     let line = info
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.and_then(|value| value.trim().parse().ok())
-        .unwrap_or_else(|| panic!("no {name} in INFO"))
+    line.unwrap_or_else(|| panic!("no {name} in INFO"))
+        .trim()
+        .to_owned()
 }
