@@ -5,7 +5,7 @@ use std::sync::{Mutex, RwLock, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::record::{Act, History, Id, Operation, Outcome, Target};
+use super::record::{Act, History, Id, Moment, Operation, Outcome, Target};
 use super::support::{PATIENCE, eventually};
 use super::users::{Dice, ROLES, USERS};
 
@@ -114,6 +114,16 @@ impl Stage {
         self.start.elapsed() >= self.lasting
     }
 
+    fn has_seen_enough(&self) -> bool {
+        [(&self.reads, 100), (&self.hits, 20), (&self.written, 10)]
+            .iter()
+            .all(|(count, enough)| count.load(Ordering::Relaxed) >= *enough)
+    }
+
+    pub fn now(&self) -> Moment {
+        self.start.elapsed().as_nanos() as Moment
+    }
+
     /// Lets so much of the run pass.
     pub fn pass(&self, time: Duration) {
         thread::sleep(time);
@@ -175,6 +185,8 @@ pub fn run(front: &dyn Front, plan: &Plan, disturb: impl FnOnce(&Stage)) -> Hist
         while !stage.is_over() {
             thread::sleep(Duration::from_millis(5));
         }
+        // A run in which nothing happened proves nothing, however busy the machine.
+        eventually("enough has happened", || stage.has_seen_enough());
         drop(stopper);
     });
     History {

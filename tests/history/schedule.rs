@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::checker::{Bound, Violation, check};
 use super::larders::{INSTANCES, Larders};
-use super::record::{Count, History};
+use super::record::History;
 use super::relay::Relay;
 use super::run::{Plan, Stage, run};
 use super::support::eventually;
@@ -110,11 +110,20 @@ impl Schedule {
     }
 
     pub fn holds_over_relays(self, seed: u64, disturb: impl FnOnce(World)) -> usize {
+        let (history, larders) = self.ran_over_relays(seed, disturb);
+        self.judge(seed, &history, &larders)
+    }
+
+    /// For who judges it otherwise.
+    pub fn history_over_relays(&self, seed: u64, disturb: impl FnOnce(World)) -> History {
+        self.ran_over_relays(seed, disturb).0
+    }
+
+    fn ran_over_relays(&self, seed: u64, disturb: impl FnOnce(World)) -> (History, Larders) {
         let mut redis = RedisServer::start();
         let relays = [(); INSTANCES].map(|()| Relay::to(redis.port()));
         let stores = relays.each_ref().map(Relay::url);
-        let (history, larders) = self.ran(seed, &mut redis, &stores, &relays, disturb);
-        self.judge(seed, &history, &larders)
+        self.ran(seed, &mut redis, &stores, &relays, disturb)
     }
 
     fn ran(
@@ -163,18 +172,6 @@ impl Schedule {
             }
             panic!("{name}, seed {seed}: {}", told(&violations));
         }
-        // A run in which nothing happened proves nothing.
-        let Count {
-            shown,
-            hits,
-            written,
-            ..
-        } = count;
-        let happened = shown > 100 && written > 10 && hits > 20;
-        assert!(
-            happened,
-            "{name}, seed {seed}: hardly anything happened: {count}"
-        );
         let floor = self.least_hit_ratio;
         assert!(
             count.hit_ratio() >= floor,
