@@ -89,8 +89,13 @@ impl Connection {
 
     pub fn try_answer(&mut self, method: &str) -> io::Result<Answer> {
         let mut answer = self.try_head(method)?;
-        answer.content = self.wire.content(answer.framing);
+        answer.content = self.content(answer.framing);
         Ok(answer)
+    }
+
+    /// What follows a head that was read before.
+    pub fn content(&mut self, framing: Framing) -> Content {
+        self.wire.content(framing)
     }
 
     /// The head alone; its content is still to be read, or to be left.

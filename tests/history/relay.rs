@@ -1,0 +1,146 @@
+//! What lies between one instance and its store: a TCP relay that can be slow, hang, be cut, and lead elsewhere.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::support::free_port;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Open,
+    /// Whatever passes is late by so much.
+    Slow(Duration),
+    /// Nothing passes, and nothing is lost.
+    Hangs,
+    /// Connections are closed, and so is every new one.
+    Cut,
+}
+
+pub struct Relay {
+    port: u16,
+    shared: Arc<Shared>,
+    listening: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    to: Mutex<u16>,
+    way: Mutex<Way>,
+    open: Mutex<Vec<TcpStream>>,
+    stopping: AtomicBool,
+}
+
+impl Relay {
+    pub fn to(port: u16) -> Relay {
+        let (listener, own) = (0..5)
+            .find_map(|_| {
+                let port = free_port();
+                Some((TcpListener::bind(("127.0.0.1", port)).ok()?, port))
+            })
+            .expect("a port to listen on");
+        let shared = Arc::new(Shared {
+            to: Mutex::new(port),
+            way: Mutex::new(Way::Open),
+            open: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let accepting = shared.clone();
+        let listening = Some(thread::spawn(move || accepting.accept(&listener)));
+        Relay {
+            port: own,
+            shared,
+            listening,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn becomes(&self, way: Way) {
+        *self.shared.way.lock().unwrap() = way;
+        if way == Way::Cut {
+            self.shared.close();
+        }
+    }
+
+    /// Where new connections lead.
+    pub fn leads_to(&self, port: u16) {
+        *self.shared.to.lock().unwrap() = port;
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // Wakes the thread that waits in accept; fails where that has ended.
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        if let Some(listening) = self.listening.take() {
+            let _ = listening.join();
+        }
+        self.shared.close();
+    }
+}
+
+impl Shared {
+    fn way(&self) -> Way {
+        *self.way.lock().unwrap()
+    }
+
+    fn close(&self) {
+        for stream in self.open.lock().unwrap().drain(..) {
+            // Fails where the other side was faster.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        for client in listener.incoming() {
+            if self.stopping.load(Ordering::SeqCst) {
+                return;
+            }
+            let Ok(client) = client else { continue };
+            let to = SocketAddr::from(([127, 0, 0, 1], *self.to.lock().unwrap()));
+            let Ok(server) = TcpStream::connect(to) else {
+                continue;
+            };
+            let mut open = self.open.lock().unwrap();
+            // Under the lock, or a connection made just before a cut would outlive it.
+            if self.way() == Way::Cut {
+                continue;
+            }
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                let both = from
+                    .try_clone()
+                    .and_then(|from| Ok((from, to.try_clone()?)));
+                let Ok((from, to)) = both else { continue };
+                // Small messages at once, as without a relay.
+                let _ = to.set_nodelay(true);
+                let shared = self.clone();
+                thread::spawn(move || shared.pump(from, to));
+            }
+            open.extend([client, server]);
+        }
+    }
+
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut part = [0; 16 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut part) {
+            if let Way::Slow(late) = self.way() {
+                thread::sleep(late);
+            }
+            while self.way() == Way::Hangs && !self.stopping.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(2));
+            }
+            if to.write_all(&part[..length]).is_err() {
+                break;
+            }
+        }
+        // Fails where it is closed already.
+        let _ = to.shutdown(Shutdown::Both);
+        let _ = from.shutdown(Shutdown::Both);
+    }
+}
