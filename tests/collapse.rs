@@ -65,7 +65,7 @@ fn ten_thousand_cold_gets(store: &str) {
 #[test]
 fn three_hundred_at_once_for_nothing_ask_at_most_thrice_and_wait_for_one_answer() {
     for_both_stores(|store| {
-        let delay = Duration::from_secs(1);
+        let delay = Duration::from_secs(2);
         let origin =
             Origin::start(move |_| origin::status(404, "{\"detail\":\"Not found.\"}").after(delay));
         let larder = Larder::start(users_api(&origin, store, ""));
@@ -90,7 +90,7 @@ fn three_hundred_at_once_for_nothing_ask_at_most_thrice_and_wait_for_one_answer(
 fn three_hundred_at_once_on_a_broken_origin_ask_at_most_fifteen_times_and_wait_for_one_answer() {
     for_both_stores(|store| {
         for status in [500, 503] {
-            let delay = Duration::from_secs(1);
+            let delay = Duration::from_secs(2);
             let origin = Origin::start(move |_| origin::status(status, "broken").after(delay));
             let larder = Larder::start(users_api(&origin, store, ""));
             for (answer, waited) in at_once(&larder, 300, |_| (LIST.to_owned(), Vec::new())) {

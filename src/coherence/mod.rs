@@ -24,7 +24,7 @@
 //!
 //! # When the store is lost
 //! An epoch names the **life** of the store in which it was made. A server that is not the one it was (a restart, a
-//! failover, a return from a snapshot: it says so by its run id and replication id) lives another life, in which
+//! failover, a return from a snapshot: it says so by its run id and replication id), or that was left for another, lives another life, in which
 //! no older epoch is trusted: that purges everything, on every instance, also on one that connects for the first
 //! time. Before an instance uses a link again it puts back the holds of its writes in flight and of ambiguous ones,
 //! and replays what it could not confirm (the **journal**); for the **notice time** after a life began, nobody makes
@@ -35,7 +35,8 @@
 //! the store has been away for the notice time, without a hold.
 //!
 //! # Its limits
-//! With `forward`, an instance that is cut off alone serves its writes, and the others the past, until it is back.
+//! With `forward`, an instance that is cut off alone serves its writes, and the others the past, until it is back; so
+//! does one that had asked nothing while the store hung, if it reaches it before the one that wrote meanwhile.
 //! A hold that the store loses while its write is in flight, without the instance losing its link (eviction, flush,
 //! a DEL of that very key), protects no longer until the write is finished. A hold that runs out while its write is
 //! still on the way protects no longer: an upload that is streamed for longer than `hold_for`. A store that hides its

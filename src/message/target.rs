@@ -102,7 +102,7 @@ fn one_host(uri: &Uri, version: Version, fields: &HeaderMap) -> Result<HeaderVal
     Ok(host)
 }
 
-/// host[:port] with a registered name, an IPv4 or a bracketed IPv6 address.
+/// `host[:port]` with a registered name, an IPv4 or a bracketed IPv6 address.
 pub fn valid_host(text: &str) -> bool {
     let (name, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
