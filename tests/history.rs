@@ -160,6 +160,7 @@ fn concurrent_writes_of_one_user(seed: u64) -> usize {
     let plan = Plan {
         writers: 5,
         only_first: Some(1),
+        writer_rests_for: 0,
         ..Plan::default()
     };
     let manner = Manner {
