@@ -44,6 +44,8 @@ pub struct Plan {
     /// The longest rest between two operations.
     pub reader_rests: Duration,
     pub writer_rests: Duration,
+    /// A writer rests at least until there have been so many reads, however slow the machine.
+    pub writer_rests_for: usize,
     pub credentials: usize,
     /// Of all writes, only changes of these first users.
     pub only_first: Option<u64>,
@@ -66,6 +68,7 @@ impl Default for Plan {
             writers: 3,
             reader_rests: Duration::from_millis(4),
             writer_rests: Duration::from_millis(120),
+            writer_rests_for: 24,
             credentials: 2,
             only_first: None,
             coming_and_going: 5,
@@ -83,6 +86,8 @@ pub struct Stage {
     stopping: AtomicBool,
     /// Every write holds it to read; who wants none in flight holds it to write.
     calm: RwLock<()>,
+    /// Reads that came back in whatever way.
+    asked: AtomicUsize,
     pub reads: AtomicUsize,
     pub hits: AtomicUsize,
     /// Writes that came back in whatever way.
@@ -101,6 +106,7 @@ impl Stage {
             lasting,
             stopping: AtomicBool::new(false),
             calm: RwLock::default(),
+            asked: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
             hits: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
@@ -217,6 +223,7 @@ impl Person<'_> {
         while !self.stage.stopping.load(Ordering::SeqCst) {
             let act = Act::Read(self.target());
             let operation = self.does(&mut *client, act, None);
+            self.stage.asked.fetch_add(1, Ordering::Relaxed);
             if let Outcome::Shown(shown) = &operation.outcome {
                 self.stage.reads.fetch_add(1, Ordering::Relaxed);
                 self.stage
@@ -245,7 +252,7 @@ impl Person<'_> {
         let mut client = self.front.client();
         let mut done = Vec::new();
         while !self.stage.stopping.load(Ordering::SeqCst) {
-            thread::sleep(self.dice.pause(self.plan.writer_rests));
+            self.rests();
             let calm = self.stage.calm.read().unwrap();
             let act = self.act();
             let leaves = self.dice.one_in(self.plan.leaves);
@@ -263,6 +270,16 @@ impl Person<'_> {
             done.push(operation);
         }
         done
+    }
+
+    fn rests(&mut self) {
+        let enough = self.stage.asked.load(Ordering::Relaxed) + self.plan.writer_rests_for;
+        thread::sleep(self.dice.pause(self.plan.writer_rests));
+        while self.stage.asked.load(Ordering::Relaxed) < enough
+            && !self.stage.stopping.load(Ordering::SeqCst)
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn act(&mut self) -> Act {

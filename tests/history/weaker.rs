@@ -307,6 +307,7 @@ fn hostile_to(protocol: Protocol) -> (Manner, Plan) {
         lasting: Duration::from_millis(400),
         readers: 12,
         writer_rests: Duration::from_millis(40),
+        writer_rests_for: 0,
         change_all: 0,
         ..Plan::default()
     };
