@@ -1,5 +1,5 @@
-//! Larder in front of a real Django: what issue 2 must show (2 and, of 4, the session cookie), and what a users API
-//! must be able to rely on. DESIGN.md §1 to §3 are the rules; tests/django/ is the Django.
+//! Larder in front of a real Django: what a users API must be able to rely on, from the keys in Redis to a renamed
+//! session cookie. tests/django/ is the Django.
 
 #[path = "django/support.rs"]
 mod support;

@@ -332,7 +332,7 @@ fn redis_is_cut_off_for_one(seed: u64) -> usize {
     schedule.holds_over_relays(seed, |world| losing_one(world, Way::Cut))
 }
 
-/// The one hole of `forward` (DESIGN G4): the others show the past until the one that was cut off is back, and no longer.
+/// The one hole of `forward`: the others show the past until the one that was cut off is back, and no longer.
 #[test]
 fn an_instance_cut_off_alone_forwards_writes_that_the_others_see_when_it_is_back() {
     let mut schedule = Schedule::of_an_outage_with_writes("cut off alone, writes forwarded");

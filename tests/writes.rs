@@ -1,5 +1,5 @@
 //! Never stale after a write: what races one, and what a vanished client or an unsure answer leaves behind.
-//! DESIGN §3, G1 and G2, on one instance and on two.
+//! G1 (nothing older after an answered write) and G2 (nothing older than was shown), on one instance and on two.
 
 mod support;
 

@@ -127,7 +127,7 @@ pub fn nominated(policy: &Policy, fields: &HeaderMap) -> Nominated {
     found
 }
 
-/// May an answer that is not stored go to others who asked the same and were waiting? (HTTP-CACHING §N)
+/// May an answer that is not stored go to others who asked the same and were waiting?
 pub fn shareable(reason: Reason) -> bool {
     matches!(reason, Reason::Status)
 }

@@ -288,7 +288,7 @@ pub fn epochs(seen: &[(StateKey, Seen)]) -> Option<Epochs> {
         .collect()
 }
 
-/// What an upstream's answer to a write that was sent exactly once says of its outcome (DESIGN G8).
+/// What an upstream's answer to a write that was sent exactly once says of its outcome.
 /// 404, 409, 410 and 412 may answer a second sending by some layer, so they count as changes.
 pub fn outcome_of_status(status: StatusCode) -> Outcome {
     match status.as_u16() {

@@ -30,7 +30,7 @@ pub struct Config {
     pub memory_size: u64,
     pub routes: Vec<Route>,
     pub purge: Vec<PurgeRule>,
-    /// Fields besides Authorization and Cookie that make a credential (DESIGN §2).
+    /// Fields besides Authorization and Cookie that make a credential.
     pub credential_headers: Vec<HeaderName>,
     /// Cookies that are no credential: exact names, or prefixes ending in `*`.
     pub ignore_cookies: Vec<String>,

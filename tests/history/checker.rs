@@ -1,4 +1,4 @@
-//! Whether a history keeps the promise (DESIGN.md §3): a pure function from what was recorded to what is wrong with it.
+//! Whether a history keeps what README promises: a pure function from what was recorded to what is wrong with it.
 //!
 //! * **G1** a read that starts after a write was answered with success shows that write.
 //! * **G2** a read that starts after another has ended shows nothing older than what that one had shown.
