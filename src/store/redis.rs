@@ -282,7 +282,12 @@ impl Redis {
     }
 
     pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
-        self.shared.link()?.step(&self.shared, states, step).await
+        let link = self.shared.link()?;
+        let done = link.step(&self.shared, states, step).await;
+        if done.is_err() {
+            self.shared.distrust(&link);
+        }
+        done
     }
 
     pub async fn put(&self, copy: &str, stored: &Stored, lasting: Duration) -> Result<(), Reason> {
@@ -431,6 +436,8 @@ impl Shared {
                     complained = None;
                     while !self.publish(&new) {
                         if self.replay(&new).await.is_err() {
+                            // Never used: made anew, or what is owed would stay owed.
+                            new.failing.store(true, Ordering::Relaxed);
                             break;
                         }
                     }
@@ -456,14 +463,37 @@ impl Shared {
         }
     }
 
+    /// A step that could not be confirmed: nobody reads by this link any more until what is owed has been paid.
+    fn distrust(&self, link: &Arc<Link>) {
+        link.failing.store(true, Ordering::Relaxed);
+        let is_this = |current: &Option<Arc<Link>>| {
+            current
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, link))
+        };
+        let before = self.link.rcu(|current| {
+            if is_this(current) {
+                None
+            } else {
+                current.clone()
+            }
+        });
+        if is_this(&before) {
+            self.away_since
+                .lock()
+                .get_or_insert_with(tokio::time::Instant::now);
+        }
+    }
+
     /// Lets everybody use the link, unless a purge has come to be owed since the journal was replayed.
     fn publish(&self, link: &Arc<Link>) -> bool {
-        let published = self
-            .journal
-            .if_nothing_is_owed(|| self.link.store(Some(link.clone())));
+        // Under the journal's lock: whoever owes something later finds that the store is not away.
+        let published = self.journal.if_nothing_is_owed(|| {
+            *self.away_since.lock() = None;
+            self.link.store(Some(link.clone()));
+        });
         if published {
             *self.health.lock() = Health::Up;
-            *self.away_since.lock() = None;
             info!(store = %Place(&self.settings), "store connected");
         }
         published
