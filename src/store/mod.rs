@@ -1,7 +1,6 @@
 //! Where copies and states are kept: in this process, or in Redis. Two of a kind, so an enum.
 //! A store does single steps; what they mean is `coherence`'s.
 
-mod batched;
 pub mod codec;
 pub mod memory;
 pub mod redis;

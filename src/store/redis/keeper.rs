@@ -1,0 +1,489 @@
+//! The keeper: makes the link, replays the journal before anybody may use it, watches it, and makes the next.
+//!
+//! While there is no link, every command fails at once: an outage costs one time limit for the instance, not one
+//! for each request.
+//!
+//! There is no timer per command. While commands are on their way, a heartbeat keeps one PING among them. If it is
+//! not back after half the time limit, a fresh connection is asked: if nobody answers there either, the server hangs.
+//! If somebody does, it is this process that is late, starved of CPU perhaps, and the store is not blamed for it;
+//! unless it goes on, for then it is this one connection that is stuck.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use redis::{Cmd, Pipeline, RedisError, Value};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tracing::{error, info, warn};
+
+use super::link::{Link, Probe, SCRIPT, SHEBANGS, text};
+use super::{A_WEEK, Place, Shared};
+use crate::caching::key::HashingSecret;
+use crate::coherence::protocol::Step;
+use crate::coherence::{NOTICE, StateKey};
+use crate::config::RedisEndpoint;
+use crate::store::{Away, Health};
+
+const RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// Heartbeats in one time limit.
+const BEATS: u32 = 10;
+
+/// Heartbeats after which one connection is stuck, although the server answers on others.
+const STUCK: u32 = 8 * BEATS;
+
+/// An absence shorter than this costs nothing: nobody forwards a write without a hold so soon.
+const A_MOMENT: Duration = Duration::from_millis(100);
+
+/// Why there is no link.
+#[derive(Debug)]
+pub enum NoLink {
+    /// Nobody there, or no answer: tried again.
+    Unreachable(String),
+    /// It answers but refuses us; the text names the remedy.
+    Refused(String),
+}
+
+impl fmt::Display for NoLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoLink::Unreachable(why) => write!(f, "the store cannot be reached: {why}"),
+            NoLink::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Shared {
+    /// The keeper's life: watch the link; when it is lost, make the next.
+    pub(super) async fn keep(self: Arc<Self>, mut link: Option<Arc<Link>>) {
+        let mut pause = Duration::from_millis(50);
+        let mut complained: Option<tokio::time::Instant> = None;
+        loop {
+            if let Some(link) = link.take() {
+                let why = self.watch(&link).await;
+                self.link.store(None);
+                link.give_up();
+                self.lost(Health::Down(why));
+                pause = Duration::from_millis(50);
+            }
+            tokio::time::sleep(pause).await;
+            match self.connect().await {
+                Ok(new) => {
+                    complained = None;
+                    while !self.publish(&new) {
+                        if self.replay(&new).await.is_err() {
+                            // Never used: made anew, or what is owed would stay owed.
+                            new.failing.store(true, Ordering::Relaxed);
+                            break;
+                        }
+                    }
+                    link = Some(new);
+                }
+                Err(NoLink::Unreachable(why)) => {
+                    // Well below the notice time, so that no instance is late to put back its holds.
+                    pause = (pause * 2).min(NOTICE / 2);
+                    let mut health = self.health.lock();
+                    if matches!(*health, Health::Refused(_)) {
+                        *health = Health::Down(why);
+                    }
+                }
+                Err(NoLink::Refused(why)) => {
+                    pause = Duration::from_secs(1);
+                    if complained.is_none_or(|at| at.elapsed() >= Duration::from_secs(60)) {
+                        complained = Some(tokio::time::Instant::now());
+                        error!("{why}. Requests pass through until then");
+                    }
+                    *self.health.lock() = Health::Refused(why);
+                }
+            }
+        }
+    }
+
+    /// A step that could not be confirmed: nobody reads by this link any more until what is owed has been paid.
+    pub(super) fn distrust(&self, link: &Arc<Link>) {
+        link.failing.store(true, Ordering::Relaxed);
+        let is_this = |current: &Option<Arc<Link>>| {
+            current
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, link))
+        };
+        let before = self.link.rcu(|current| {
+            if is_this(current) {
+                None
+            } else {
+                current.clone()
+            }
+        });
+        if is_this(&before) {
+            self.away_since
+                .lock()
+                .get_or_insert_with(tokio::time::Instant::now);
+        }
+    }
+
+    /// Lets everybody use the link, unless a purge has come to be owed since the journal was replayed.
+    pub(super) fn publish(&self, link: &Arc<Link>) -> bool {
+        // Under the journal's lock: whoever owes something later finds that the store is not away.
+        let published = self.journal.if_nothing_is_owed(|| {
+            *self.away_since.lock() = None;
+            self.link.store(Some(link.clone()));
+        });
+        if published {
+            *self.health.lock() = Health::Up;
+            info!(store = %Place(&self.settings), "store connected");
+        }
+        published
+    }
+
+    pub(super) fn lost(&self, health: Health) {
+        if let Health::Down(why) = &health {
+            warn!(store = %Place(&self.settings), %why, "store away: requests pass through until it is back");
+        }
+        *self.health.lock() = health;
+        self.away_since
+            .lock()
+            .get_or_insert_with(tokio::time::Instant::now);
+    }
+
+    /// Returns why the link is no good any more.
+    async fn watch(&self, link: &Arc<Link>) -> String {
+        let mut beat = tokio::time::interval(self.timeout / BEATS);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewed = tokio::time::Instant::now();
+        let mut probe: Option<(Probe, u32)> = None;
+        loop {
+            beat.tick().await;
+            if !link.is_trusted() && tokio::time::Instant::now() >= link.trusted_from {
+                link.trusted.store(true, Ordering::Relaxed);
+            }
+            if link.driver.is_finished() {
+                return "the connection was lost".to_owned();
+            }
+            if link.failing.load(Ordering::Relaxed) {
+                return "the server cannot be used at the moment (loading, read-only or out of its cluster)".to_owned();
+            }
+            probe = match probe.take() {
+                None => (!link.is_idle()).then(|| (link.probe(), 0)),
+                Some((mut sent, beats)) => match (&mut sent).now_or_never() {
+                    Some(true) => None,
+                    Some(false) => return "the connection was lost".to_owned(),
+                    None if beats == STUCK
+                        || (beats % BEATS == BEATS / 2 && !self.answers_elsewhere().await) =>
+                    {
+                        // It may have come back meanwhile.
+                        match sent.now_or_never() {
+                            Some(true) => None,
+                            _ => {
+                                return format!("no answer within {} ms", self.timeout.as_millis());
+                            }
+                        }
+                    }
+                    None => Some((sent, beats + 1)),
+                },
+            };
+            if renewed.elapsed() > RENEWED_EVERY {
+                renewed = tokio::time::Instant::now();
+                let _ = self.renew(link).await;
+            }
+        }
+    }
+
+    /// Whether the server answers at all, be it with an error, on a fresh connection and within half the time limit.
+    async fn answers_elsewhere(&self) -> bool {
+        async fn any_word<S: AsyncRead + AsyncWrite + Unpin>(
+            mut stream: S,
+        ) -> std::io::Result<bool> {
+            stream.write_all(b"PING\r\n").await?;
+            Ok(stream.read(&mut [0; 1]).await? > 0)
+        }
+        let asked = async {
+            match &self.settings.endpoint {
+                RedisEndpoint::Tcp { host, port } => any_word(tcp(host, *port).await?).await,
+                RedisEndpoint::Unix(path) => any_word(UnixStream::connect(path).await?).await,
+                RedisEndpoint::Tls {
+                    host,
+                    port,
+                    ca_file,
+                } => {
+                    let stream = tcp(host, *port).await?;
+                    any_word(crate::tls::connect(host, ca_file.as_deref(), stream).await?).await
+                }
+            }
+        };
+        matches!(
+            tokio::time::timeout(self.timeout / 2, asked).await,
+            Ok(Ok(true))
+        )
+    }
+
+    /// Connects, authenticates, selects, proves that it may write, and replays the journal.
+    pub(super) async fn connect(&self) -> Result<Arc<Link>, NoLink> {
+        let patience = (self.timeout * 4).max(Duration::from_secs(1));
+        match tokio::time::timeout(patience, self.reach()).await {
+            Ok(Ok(link)) => match tokio::time::timeout(patience, self.prepare(link)).await {
+                Ok(done) => done.map(Arc::new),
+                Err(_) => Err(NoLink::Unreachable(format!(
+                    "connected, but no answer within {} ms",
+                    patience.as_millis()
+                ))),
+            },
+            Ok(Err(why)) => Err(NoLink::Unreachable(why)),
+            Err(_) => {
+                let tls = matches!(self.settings.endpoint, RedisEndpoint::Tls { .. });
+                let hint = if tls {
+                    "; does that port speak TLS?"
+                } else {
+                    ""
+                };
+                let patience = patience.as_millis();
+                Err(NoLink::Unreachable(format!(
+                    "no connection within {patience} ms{hint}"
+                )))
+            }
+        }
+    }
+
+    async fn reach(&self) -> Result<Link, String> {
+        let words = |e: std::io::Error| e.to_string();
+        match &self.settings.endpoint {
+            RedisEndpoint::Tcp { host, port } => {
+                Link::over(tcp(host, *port).await.map_err(words)?).await
+            }
+            RedisEndpoint::Unix(path) => {
+                Link::over(UnixStream::connect(path).await.map_err(words)?).await
+            }
+            RedisEndpoint::Tls {
+                host,
+                port,
+                ca_file,
+            } => {
+                let stream = tcp(host, *port).await.map_err(words)?;
+                let stream = crate::tls::connect(host, ca_file.as_deref(), stream)
+                    .await
+                    .map_err(words)?;
+                Link::over(stream).await
+            }
+        }
+    }
+
+    async fn prepare(&self, mut link: Link) -> Result<Link, NoLink> {
+        if let Some(password) = &self.settings.password {
+            let mut auth = Cmd::new();
+            auth.arg("AUTH");
+            if let Some(username) = &self.settings.username {
+                auth.arg(username);
+            }
+            link.ask(auth.arg(password.expose()))
+                .await
+                .map_err(|e| self.refusal("AUTH", &e))?;
+        }
+        if self.settings.database != 0 {
+            let mut select = Cmd::new();
+            link.ask(select.arg("SELECT").arg(self.settings.database))
+                .await
+                .map_err(|e| self.refusal("SELECT", &e))?;
+        }
+        let mut loaded = Err(NoLink::Unreachable("no script was taken".to_owned()));
+        for shebang in SHEBANGS {
+            let mut load = Cmd::new();
+            let script = format!("{shebang}{SCRIPT}");
+            match link.ask(load.arg("SCRIPT").arg("LOAD").arg(&script)).await {
+                Ok(sha) => {
+                    (link.script_sha, link.script) = (text(&sha).unwrap_or_default(), script);
+                    loaded = Ok(());
+                    break;
+                }
+                Err(e) => loaded = Err(self.refusal("SCRIPT LOAD", &e)),
+            }
+        }
+        loaded?;
+        self.renew(&link).await?;
+        let wait = self.enter(&link).await?;
+        link.trusted_from = tokio::time::Instant::now() + wait;
+        link.trusted = AtomicBool::new(wait.is_zero());
+        self.replay(&link).await.map_err(|Away| {
+            NoLink::Unreachable("it was lost while the journal was replayed".to_owned())
+        })?;
+        Ok(link)
+    }
+
+    /// Finds out which life of the store this is, and for how long nothing is to be trusted.
+    async fn enter(&self, link: &Link) -> Result<Duration, NoLink> {
+        let who = link.who().await;
+        let last = self.last_who.lock().replace(who.clone());
+        let how = match last {
+            None => "first",
+            // A server that was left for another has missed what that one was told, whatever its own key says; and
+            // one that does not say who it is may be any.
+            Some(last) if last != who || who.is_none() => "anew",
+            Some(_) => "again",
+        };
+        let wait = link.incarnate(self, who.as_deref(), how).await?;
+        // Who was away for longer than a moment may be back before an instance that has forwarded a write without a
+        // hold meanwhile, and is still to say so.
+        let away = self
+            .away_since
+            .lock()
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        Ok(if how != "first" && away >= A_MOMENT {
+            wait.max(NOTICE)
+        } else {
+            wait
+        })
+    }
+
+    /// Makes or adopts the deployment's secret, and names this configuration's states to the other instances.
+    async fn renew(&self, link: &Link) -> Result<(), NoLink> {
+        let key = self.key("~secret");
+        let own = self.secret.load().as_deref().copied().unwrap_or_else(|| {
+            let mut secret = [0; 32];
+            getrandom::fill(&mut secret).expect("the system has random bits");
+            HashingSecret(secret)
+        });
+        let hex: String = own.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let set = |only_if_absent: bool| {
+            let mut set = Cmd::new();
+            set.arg("SET")
+                .arg(&key)
+                .arg(&hex)
+                .arg("EX")
+                .arg(A_WEEK.as_secs());
+            if only_if_absent {
+                set.arg("NX");
+            }
+            set
+        };
+        self.wrote(link.ask(&set(true)).await)?;
+        let mut get = Cmd::new();
+        let theirs = match link.ask(get.arg("GET").arg(&key)).await {
+            Err(refused) if refused.code() == Some("WRONGTYPE") => None,
+            answer => text(&answer.map_err(|e| self.refusal("GET", &e))?),
+        };
+        let secret = match theirs.as_deref().and_then(parse_secret) {
+            Some(secret) => secret,
+            None => {
+                // Nothing, or no secret of ours, stands there: replaced, or no copy could be keyed.
+                self.wrote(link.ask(&set(false)).await)?;
+                own
+            }
+        };
+        self.secret.store(Some(Arc::new(secret)));
+        let routes = self.key("~routes");
+        let mut register = Pipeline::new();
+        register.cmd("EXPIRE").arg(&key).arg(A_WEEK.as_secs());
+        if !self.registered.is_empty() {
+            let names: Vec<&str> = self.registered.iter().map(StateKey::as_str).collect();
+            register
+                .cmd("SADD")
+                .arg(&routes)
+                .arg(names)
+                .cmd("EXPIRE")
+                .arg(&routes)
+                .arg(A_WEEK.as_secs());
+        }
+        link.run_all(self, &register)
+            .await
+            .map(drop)
+            .map_err(|Away| NoLink::Unreachable("it was lost".to_owned()))
+    }
+
+    /// A full store takes no new key, but may hold ours, and everything else works without memory to spare.
+    fn wrote(&self, answer: Result<Value, RedisError>) -> Result<(), NoLink> {
+        match answer {
+            Err(refused) if refused.code() == Some("OOM") => Ok(()),
+            answer => answer.map(drop).map_err(|e| self.refusal("SET", &e)),
+        }
+    }
+
+    /// Puts back the holds of writes in flight and pays what is owed, before the link may serve anybody.
+    async fn replay(&self, link: &Link) -> Result<(), Away> {
+        let owed = self.journal.owed();
+        for (hold, states, lasting) in &owed.holds {
+            link.step(
+                self,
+                states,
+                Step::Begin {
+                    hold: *hold,
+                    lasting: *lasting,
+                },
+            )
+            .await?;
+        }
+        for (hold, states, outcome) in &owed.finishes {
+            let step = Step::Finish {
+                hold: *hold,
+                outcome: *outcome,
+                lasting: self.lifetimes.hold,
+            };
+            link.step(self, states, step).await?;
+        }
+        let purges: Vec<StateKey> = match owed.everything {
+            true => self.registered.clone(),
+            false => owed.purges.iter().cloned().collect(),
+        };
+        for some in purges.chunks(1000) {
+            link.step(self, some, Step::Purge).await?;
+        }
+        if !owed.finishes.is_empty() || !purges.is_empty() {
+            info!(
+                finishes = owed.finishes.len(),
+                purges = purges.len(),
+                "purges owed to the store were replayed"
+            );
+        }
+        self.journal.paid(&owed);
+        Ok(())
+    }
+
+    /// What a refused command means to the operator.
+    pub(super) fn refusal(&self, command: &str, error: &RedisError) -> NoLink {
+        let code = error.code().unwrap_or_default();
+        let said = error.detail().unwrap_or_default();
+        if error.is_io_error() || error.is_connection_dropped() {
+            return NoLink::Unreachable("the connection was lost".to_owned());
+        }
+        let database = self.settings.database;
+        NoLink::Refused(match (command, code) {
+            (_, "LOADING" | "MASTERDOWN" | "READONLY" | "BUSY" | "CLUSTERDOWN" | "TRYAGAIN") => {
+                return NoLink::Unreachable(format!("the server says {code} {said}"));
+            }
+            ("AUTH", _) | (_, "NOAUTH" | "WRONGPASS") => format!(
+                "the store refused the login ({code}): check user and password in `store.url` \
+                 (rediss://USER:PASSWORD@host:port; USER is `default` where none was made)"
+            ),
+            (_, "NOPERM") => format!(
+                "the store's user may not run {command} ({code}): allow it `~{}:* +@read +@write +@scripting +@connection`",
+                self.prefix
+            ),
+            ("SELECT", _) => format!(
+                "the store has no database {database} (SELECT was refused: {code} {said}); a server with `databases 1`, as Upstash is, \
+                 has only 0: write `database: 0` under `store:` (the prefix `{}` keeps Larder's keys apart)",
+                self.prefix
+            ),
+            ("SCRIPT LOAD", _) => format!(
+                "the store refused Larder's script ({code} {said}): Redis 7.0 or newer is needed"
+            ),
+            _ => return NoLink::Unreachable(format!("{command} was answered {code} {said}")),
+        })
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn parse_secret(hex: &str) -> Option<HashingSecret> {
+    let mut secret = [0; 32];
+    if hex.len() != 64 {
+        return None;
+    }
+    for (n, byte) in secret.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * n..2 * n + 2)?, 16).ok()?;
+    }
+    Some(HashingSecret(secret))
+}

@@ -1,0 +1,406 @@
+//! One connection to Redis and all that was learnt on it. When it is lost, so are the commands under way,
+//! and nothing here sends one twice.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, Value};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::JoinHandle;
+use tracing::debug;
+
+use super::batched::Batched;
+use super::keeper::NoLink;
+use super::{A_WEEK, Place, Shared};
+use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, State, Step};
+use crate::coherence::{NOTICE, StateKey, fresh_bits};
+use crate::store::Away;
+
+/// Commands that may be on their way at once. What waits here has not been sent, and so is no sign of a slow store.
+const IN_FLIGHT: usize = 512;
+
+pub(super) const SCRIPT: &str = include_str!("state.lua");
+
+const INCARNATION: &str = include_str!("incarnation.lua");
+
+/// Where the store's present life stands, below the prefix.
+pub(super) const INCARNATION_KEY: &str = "~incarnation";
+
+/// Upstash locks only the script's keys when told so; Redis refuses a flag that it does not know.
+pub(super) const SHEBANGS: [&str; 2] = [
+    "#!lua flags=allow-oom,allow-key-locking\n",
+    "#!lua flags=allow-oom\n",
+];
+
+/// One connection and what was learnt on it.
+pub(super) struct Link {
+    connection: MultiplexedConnection,
+    pub(super) driver: JoinHandle<()>,
+    in_flight: Semaphore,
+    sent: AtomicU64,
+    answered: AtomicU64,
+    /// It answers, but with errors that no retry on this link will mend.
+    pub(super) failing: AtomicBool,
+    pub(super) script: String,
+    pub(super) script_sha: String,
+    /// The life of the store's data, as last seen.
+    pub(super) incarnation: AtomicU32,
+    /// Before then no epoch is made or trusted.
+    pub(super) trusted_from: tokio::time::Instant,
+    pub(super) trusted: AtomicBool,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Link {
+    pub(super) async fn over<S>(stream: S) -> Result<Link, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // No response timeout of the client's own: the heartbeat is the one time limit.
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(1024);
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(&info, Batched::new(stream), config)
+                .await
+                .map_err(|e| e.to_string())?;
+        Ok(Link {
+            connection,
+            driver: tokio::spawn(driver),
+            in_flight: Semaphore::new(IN_FLIGHT),
+            sent: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            script: String::new(),
+            script_sha: String::new(),
+            incarnation: AtomicU32::new(0),
+            trusted_from: tokio::time::Instant::now(),
+            trusted: AtomicBool::new(false),
+        })
+    }
+
+    /// A command whose refusal means something to the caller.
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, RedisError> {
+        let _sent = self.send().await.map_err(|Away| gone())?;
+        match self.connection.clone().req_packed_command(command).await? {
+            Value::ServerError(refused) => Err(refused.into()),
+            value => Ok(value),
+        }
+    }
+
+    pub(super) async fn run(&self, shared: &Shared, command: &Cmd) -> Result<Value, Away> {
+        let asked = self.ask(command).await;
+        asked.map_err(|error| self.trouble(shared, &error))
+    }
+
+    /// A pipeline; an answer that is an error stands in its place as `Value::ServerError`.
+    pub(super) async fn run_all(
+        &self,
+        shared: &Shared,
+        commands: &Pipeline,
+    ) -> Result<Vec<Value>, Away> {
+        let _sent = self.send().await?;
+        let count = commands.len();
+        let values = self
+            .connection
+            .clone()
+            .req_packed_commands(commands, 0, count)
+            .await;
+        let values = values.map_err(|error| self.trouble(shared, &error))?;
+        for value in &values {
+            if let Value::ServerError(error) = value {
+                self.note_failing(error.code());
+            }
+        }
+        Ok(values)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) == self.answered.load(Ordering::Relaxed)
+    }
+
+    /// A PING on its way; in the end, whether it came back.
+    pub(super) fn probe(&self) -> Probe {
+        let mut connection = self.connection.clone();
+        Box::pin(async move {
+            connection
+                .req_packed_command(Cmd::new().arg("PING"))
+                .await
+                .is_ok()
+        })
+    }
+
+    /// Waits until a command may go, and counts it until its answer is there or nobody waits for it any more.
+    async fn send(&self) -> Result<Sent<'_>, Away> {
+        let permit = self.in_flight.acquire().await.map_err(|_| Away)?;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(Sent {
+            link: self,
+            _permit: permit,
+        })
+    }
+
+    /// Everyone who waits on this link learns at once that it is gone.
+    pub(super) fn give_up(&self) {
+        self.in_flight.close();
+        self.driver.abort();
+    }
+
+    pub(super) async fn step(
+        &self,
+        shared: &Shared,
+        states: &[StateKey],
+        step: Step,
+    ) -> Result<Vec<Reply>, Away> {
+        let mut evals = Pipeline::new();
+        for state in states {
+            evals.add_command(self.eval(shared, state, step, false));
+        }
+        let mut values = self.run_all(shared, &evals).await?;
+        // The server forgot the script (SCRIPT FLUSH, a restart behind a proxy): those did not run.
+        let unknown: Vec<usize> = values
+            .iter()
+            .enumerate()
+            .filter(|(_, value)| matches!(value, Value::ServerError(error) if error.code() == "NOSCRIPT"))
+            .map(|(n, _)| n)
+            .collect();
+        if !unknown.is_empty() {
+            let mut evals = Pipeline::new();
+            for n in &unknown {
+                evals.add_command(self.eval(shared, &states[*n], step, true));
+            }
+            for (n, value) in unknown.into_iter().zip(self.run_all(shared, &evals).await?) {
+                values[n] = value;
+            }
+        }
+        values.iter().map(reply).collect::<Option<_>>().ok_or(Away)
+    }
+
+    /// A state as it counts on this link now.
+    pub(super) fn seen(&self, value: &Value) -> Seen {
+        match seen(value) {
+            // While other instances put back their holds, a state without one may only have lost it.
+            Seen::Current(_) if !self.is_trusted() => Seen::Held,
+            seen => seen.in_life(Incarnation(self.incarnation.load(Ordering::Relaxed))),
+        }
+    }
+
+    pub(super) fn is_trusted(&self) -> bool {
+        self.trusted.load(Ordering::Relaxed)
+    }
+
+    /// Learns which life of the store this is. Gives for how long nothing is to be trusted yet.
+    pub(super) async fn incarnate(
+        &self,
+        shared: &Shared,
+        who: Option<&str>,
+        how: &str,
+    ) -> Result<Duration, NoLink> {
+        let mut ask = Cmd::new();
+        ask.arg("EVAL")
+            .arg(format!("{}{INCARNATION}", SHEBANGS[1]))
+            .arg(1)
+            .arg(shared.key(INCARNATION_KEY));
+        ask.arg(who.unwrap_or("unknown"))
+            .arg(format!("{:08x}", fresh_bits() as u32));
+        ask.arg(A_WEEK.as_millis() as u64)
+            .arg(how)
+            .arg(NOTICE.as_millis() as u64);
+        let told = self
+            .ask(&ask)
+            .await
+            .map_err(|e| shared.refusal("EVAL", &e))?;
+        let (life, wait) = match &told {
+            Value::Array(parts) => match parts.as_slice() {
+                [life, wait] => (
+                    text(life).and_then(|life| u32::from_str_radix(&life, 16).ok()),
+                    integer(wait),
+                ),
+                _ => (None, None),
+            },
+            _ => (None, None),
+        };
+        let (Some(life), Some(wait)) = (life, wait) else {
+            return Err(NoLink::Unreachable(
+                "it does not say which life this is".to_owned(),
+            ));
+        };
+        self.incarnation.store(life, Ordering::Relaxed);
+        Ok(Duration::from_millis(u64::try_from(wait).unwrap_or(0)).min(NOTICE))
+    }
+
+    /// The server's own word for itself and for its history. Some hide it.
+    pub(super) async fn who(&self) -> Option<String> {
+        let mut word = String::new();
+        for (section, name) in [("server", "run_id:"), ("replication", "master_replid:")] {
+            let mut info = Cmd::new();
+            let told = self.ask(info.arg("INFO").arg(section)).await.ok()?;
+            let told = text(&told)?;
+            let value = told
+                .lines()
+                .find_map(|line| line.strip_prefix(name))?
+                .trim();
+            if value.is_empty() || value.contains(char::is_whitespace) {
+                return None;
+            }
+            word = if word.is_empty() {
+                value.to_owned()
+            } else {
+                format!("{word}:{value}")
+            };
+        }
+        Some(word)
+    }
+
+    fn eval(&self, shared: &Shared, state: &StateKey, step: Step, whole: bool) -> Cmd {
+        let mut eval = Cmd::new();
+        match whole {
+            true => eval.arg("EVAL").arg(&self.script),
+            false => eval.arg("EVALSHA").arg(&self.script_sha),
+        };
+        eval.arg(1).write_arg_pair(&shared.prefix, state);
+        eval.arg(shared.lifetimes.state());
+        match step {
+            Step::Open { incarnation, fresh } => eval
+                .arg("open")
+                .arg(format!("{:08x}{fresh:08x}", incarnation.0)),
+            Step::Begin { hold, lasting } => eval
+                .arg("begin")
+                .arg(hold.to_string())
+                .arg(lasting.as_millis() as u64),
+            Step::Finish {
+                hold,
+                outcome,
+                lasting,
+            } => {
+                let word = match outcome {
+                    Outcome::Changed => "changed",
+                    Outcome::Unchanged => "unchanged",
+                    Outcome::Ambiguous => "ambiguous",
+                };
+                eval.arg(word)
+                    .arg(hold.to_string())
+                    .arg(lasting.as_millis() as u64)
+            }
+            Step::Purge => eval.arg("purge").arg("-"),
+        };
+        eval
+    }
+
+    fn trouble(&self, shared: &Shared, error: &RedisError) -> Away {
+        if let Some(code) = error.code() {
+            self.note_failing(code);
+            debug!(store = %Place(&shared.settings), code, "the store refused a command");
+        }
+        Away
+    }
+
+    /// Answers that mean that no command will do for now: the link is given up, and made anew when it can be.
+    fn note_failing(&self, code: &str) {
+        if matches!(
+            code,
+            "LOADING"
+                | "READONLY"
+                | "MASTERDOWN"
+                | "CLUSTERDOWN"
+                | "NOAUTH"
+                | "NOPERM"
+                | "MOVED"
+                | "MISCONF"
+        ) {
+            self.failing.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+pub(super) type Probe = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+/// One command on its way.
+struct Sent<'l> {
+    link: &'l Link,
+    _permit: SemaphorePermit<'l>,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        self.link.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn gone() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()
+}
+
+/// `prefix:state` as one argument, without a string in between.
+pub(super) trait ArgPair {
+    fn write_arg_pair(&mut self, prefix: &str, state: &StateKey) -> &mut Self;
+}
+
+impl ArgPair for Cmd {
+    fn write_arg_pair(&mut self, prefix: &str, state: &StateKey) -> &mut Self {
+        use redis::RedisWrite;
+        self.write_arg_fmt(format_args!("{prefix}:{state}"));
+        self
+    }
+}
+
+/// A state that is none of ours counts as absent.
+fn seen(value: &Value) -> Seen {
+    match value {
+        Value::BulkString(text) => std::str::from_utf8(text)
+            .ok()
+            .and_then(State::parse)
+            .map_or(Seen::Absent, |state| state.seen()),
+        _ => Seen::Absent,
+    }
+}
+
+/// The life in `who life trusted`.
+pub(super) fn parse_incarnation(text: &str) -> Option<u32> {
+    let life = text.split(' ').nth(1).filter(|life| life.len() == 8)?;
+    u32::from_str_radix(life, 16).ok()
+}
+
+fn reply(value: &Value) -> Option<Reply> {
+    let Value::Array(parts) = value else {
+        return None;
+    };
+    let [state, own] = parts.as_slice() else {
+        return None;
+    };
+    Some(Reply {
+        seen: seen(state),
+        own_hold: integer(own) == Some(1),
+    })
+}
+
+pub(super) fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        Value::SimpleString(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+pub(super) fn words(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(values) | Value::Set(values) => values.iter().filter_map(text).collect(),
+        _ => Vec::new(),
+    }
+}
+
+pub(super) fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        _ => None,
+    }
+}

@@ -1,0 +1,361 @@
+//! The store in Redis 7.0+: what each operation says to the server, and what its answers mean.
+//! `link` is one connection, `keeper` makes and keeps it.
+
+mod batched;
+mod keeper;
+mod link;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use redis::{Cmd, Pipeline, Value};
+use tokio::task::JoinHandle;
+use tracing::debug;
+
+use super::{Away, Found, Health, Listed, SeenStates, codec};
+use crate::caching::cache_status::Reason;
+use crate::caching::key::HashingSecret;
+use crate::caching::stored::Stored;
+use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
+use crate::coherence::{Journal, StateKey, States, fresh_bits};
+use crate::config::{Redis as Settings, RedisEndpoint};
+use keeper::NoLink;
+use link::{ArgPair, INCARNATION_KEY, Link, integer, parse_incarnation, text, words};
+
+/// The deployment's own keys live a week from their last renewal.
+const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+pub struct Redis {
+    shared: Arc<Shared>,
+    keeper: JoinHandle<()>,
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+struct Shared {
+    settings: Settings,
+    prefix: String,
+    timeout: Duration,
+    lifetimes: Lifetimes,
+    /// The states that all copies of this configuration depend on, known to every instance under the prefix.
+    registered: Vec<StateKey>,
+    journal: Arc<Journal>,
+    link: ArcSwapOption<Link>,
+    secret: ArcSwapOption<HashingSecret>,
+    health: Mutex<Health>,
+    /// Who the server was, at the last connection.
+    last_who: Mutex<Option<Option<String>>>,
+    /// Since when there is no link.
+    away_since: Mutex<Option<tokio::time::Instant>>,
+}
+
+/// How long what a state protects may last.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetimes {
+    pub hold: Duration,
+    pub longest_ttl: Duration,
+}
+
+impl Lifetimes {
+    /// How long a state lives after it was last needed, in milliseconds: beyond every copy and hold.
+    fn state(&self) -> u64 {
+        (self.longest_ttl + self.hold + Duration::from_secs(60)).as_millis() as u64
+    }
+}
+
+impl Redis {
+    /// Connects once. Refused is the operator's to mend; unreachable is tried again in the background.
+    pub async fn start(
+        store: &crate::config::Store,
+        settings: &Settings,
+        lifetimes: Lifetimes,
+        registered: Vec<StateKey>,
+        journal: Arc<Journal>,
+    ) -> Result<Redis, String> {
+        let shared = Arc::new(Shared {
+            settings: settings.clone(),
+            prefix: store.prefix.clone(),
+            timeout: store.timeout,
+            lifetimes,
+            registered,
+            journal,
+            link: ArcSwapOption::empty(),
+            secret: ArcSwapOption::empty(),
+            health: Mutex::new(Health::Down("not connected yet".to_owned())),
+            last_who: Mutex::new(None),
+            away_since: Mutex::new(Some(tokio::time::Instant::now())),
+        });
+        let first = match shared.connect().await {
+            Ok(link) => Some(link),
+            Err(NoLink::Refused(why)) => return Err(why),
+            Err(NoLink::Unreachable(why)) => {
+                shared.lost(Health::Down(why));
+                None
+            }
+        };
+        if let Some(link) = &first {
+            shared.publish(link);
+        }
+        let keeper = tokio::spawn(shared.clone().keep(first));
+        Ok(Redis { shared, keeper })
+    }
+
+    pub fn health(&self) -> Health {
+        self.shared.health.lock().clone()
+    }
+
+    pub fn secret(&self) -> Option<HashingSecret> {
+        self.shared.secret.load().as_deref().copied()
+    }
+
+    pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
+        let link = self.shared.link()?;
+        let mut mget = Cmd::new();
+        mget.arg("MGET").arg(copy);
+        for state in states {
+            mget.write_arg_pair(&self.shared.prefix, state);
+        }
+        let Value::Array(values) = link.run(&self.shared, &mget).await? else {
+            return Err(Away);
+        };
+        let mut values = values.into_iter();
+        let copy = match values.next() {
+            Some(Value::BulkString(value)) => codec::decode(&Bytes::from(value), states)
+                .map(Arc::new)
+                .ok_or(Reason::Foreign),
+            _ => Err(Reason::Absent),
+        };
+        let seen = states
+            .iter()
+            .cloned()
+            .zip(values.map(|value| link.seen(&value)));
+        Ok(Found {
+            copy,
+            states: seen.collect(),
+        })
+    }
+
+    pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
+        let link = self.shared.link()?;
+        let mut mget = Cmd::new();
+        mget.arg("MGET").arg(self.shared.key(INCARNATION_KEY));
+        for state in states {
+            mget.write_arg_pair(&self.shared.prefix, state);
+        }
+        let Value::Array(values) = link.run(&self.shared, &mget).await? else {
+            return Err(Away);
+        };
+        let Some((life, values)) = values.split_first() else {
+            return Err(Away);
+        };
+        // Another instance may have found that the store lives another life; or the key was evicted.
+        match text(life).and_then(|text| parse_incarnation(&text)) {
+            Some(life) => link.incarnation.store(life, Ordering::Relaxed),
+            None => drop(
+                link.incarnate(&self.shared, link.who().await.as_deref(), "first")
+                    .await
+                    .map_err(|_| Away)?,
+            ),
+        }
+        let mut found: SeenStates = states
+            .iter()
+            .cloned()
+            .zip(values.iter().map(|value| link.seen(value)))
+            .collect();
+        // A held one is asked, too: its hold may be overdue, and whoever asks sweeps it.
+        let asked: Vec<StateKey> = found
+            .iter()
+            .filter(|(_, seen)| !matches!(seen, Seen::Current(_)))
+            .map(|(state, _)| state.clone())
+            .collect();
+        if !asked.is_empty() && link.is_trusted() {
+            let incarnation = Incarnation(link.incarnation.load(Ordering::Relaxed));
+            let step = Step::Open {
+                incarnation,
+                fresh: fresh_bits() as u32,
+            };
+            for (state, reply) in asked
+                .iter()
+                .zip(link.step(&self.shared, &asked, step).await?)
+            {
+                for (_, seen) in found.iter_mut().filter(|(name, _)| name == state) {
+                    *seen = reply.seen.in_life(incarnation);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Since when the store has been away, if it is.
+    pub fn away_since(&self) -> Option<tokio::time::Instant> {
+        *self.shared.away_since.lock()
+    }
+
+    pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
+        let link = self.shared.link()?;
+        let done = link.step(&self.shared, states, step).await;
+        if done.is_err() {
+            self.shared.distrust(&link);
+        }
+        done
+    }
+
+    pub async fn put(&self, copy: &str, stored: &Stored, lasting: Duration) -> Result<(), Reason> {
+        let mut put = Pipeline::new();
+        put.cmd("SET")
+            .arg(copy)
+            .arg(codec::encode(stored))
+            .arg("PX")
+            .arg(lasting.as_millis().max(1) as u64);
+        // A state outlives its copies: whoever stores a late copy gives it time. GT never makes one of nothing.
+        for (state, _) in &stored.epochs {
+            let mut expire = Cmd::new();
+            expire
+                .arg("PEXPIRE")
+                .write_arg_pair(&self.shared.prefix, state);
+            expire.arg(self.shared.lifetimes.state()).arg("GT");
+            put.add_command(expire);
+        }
+        let link = self.shared.link().map_err(|Away| Reason::StoreAway)?;
+        let replies = link
+            .run_all(&self.shared, &put)
+            .await
+            .map_err(|Away| Reason::StoreAway)?;
+        match replies.first() {
+            Some(Value::ServerError(refused)) => {
+                debug!(code = refused.code(), "the store did not take a copy");
+                Err(Reason::StoreRefused)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub async fn notes(&self, name: &str) -> Result<Vec<String>, Away> {
+        let mut members = Cmd::new();
+        members.arg("SMEMBERS").arg(self.shared.key(name));
+        let reply = self.shared.link()?.run(&self.shared, &members).await?;
+        Ok(words(&reply))
+    }
+
+    pub async fn note(&self, name: &str, words: &[&str]) -> Result<(), Away> {
+        let key = self.shared.key(name);
+        let mut note = Pipeline::new();
+        note.cmd("SADD")
+            .arg(&key)
+            .arg(words)
+            .cmd("EXPIRE")
+            .arg(&key)
+            .arg(A_WEEK.as_secs());
+        self.shared
+            .link()?
+            .run_all(&self.shared, &note)
+            .await
+            .map(drop)
+    }
+
+    pub async fn list(&self, start: &str, most: usize) -> Result<Vec<Listed>, Away> {
+        let link = self.shared.link()?;
+        let pattern: String = start
+            .chars()
+            .flat_map(|c| "*?[]\\^".contains(c).then_some('\\').into_iter().chain([c]))
+            .chain(['*'])
+            .collect();
+        let (mut listed, mut cursor) = (Vec::new(), "0".to_owned());
+        loop {
+            let mut scan = Cmd::new();
+            scan.arg("SCAN")
+                .arg(&cursor)
+                .arg("MATCH")
+                .arg(&pattern)
+                .arg("COUNT")
+                .arg(1000);
+            let Value::Array(page) = link.run(&self.shared, &scan).await? else {
+                return Err(Away);
+            };
+            let [next, keys] = page.as_slice() else {
+                return Err(Away);
+            };
+            let keys = words(keys);
+            if !keys.is_empty() {
+                let mut facts = Pipeline::new();
+                for key in &keys {
+                    facts.cmd("PTTL").arg(key).cmd("STRLEN").arg(key);
+                }
+                let facts = link.run_all(&self.shared, &facts).await?;
+                listed.extend(keys.into_iter().zip(facts.chunks(2)).map(|(key, facts)| {
+                    Listed {
+                        key,
+                        ttl: integer(&facts[0])
+                            .and_then(|ms| u64::try_from(ms).ok())
+                            .map(Duration::from_millis),
+                        bytes: integer(&facts[1])
+                            .and_then(|bytes| u64::try_from(bytes).ok())
+                            .unwrap_or(0),
+                    }
+                }));
+            }
+            cursor = text(next).unwrap_or_else(|| "0".to_owned());
+            if cursor == "0" || listed.len() >= most {
+                break;
+            }
+        }
+        listed.sort_by(|a, b| a.key.cmp(&b.key));
+        listed.dedup_by(|a, b| a.key == b.key);
+        listed.truncate(most);
+        Ok(listed)
+    }
+
+    pub async fn all_states(&self, ours: &[StateKey]) -> Result<Vec<StateKey>, Away> {
+        let mut states: Vec<StateKey> = self
+            .notes("~routes")
+            .await?
+            .into_iter()
+            .map(StateKey::new)
+            .collect();
+        states.extend(ours.iter().cloned());
+        states.sort();
+        states.dedup();
+        Ok(states)
+    }
+}
+
+impl Shared {
+    fn key(&self, name: &str) -> String {
+        format!("{}:{name}", self.prefix)
+    }
+
+    fn link(&self) -> Result<Arc<Link>, Away> {
+        self.link.load_full().ok_or(Away)
+    }
+}
+
+/// Where the store is, for people, without its credentials.
+struct Place<'s>(&'s Settings);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.endpoint {
+            RedisEndpoint::Tcp { host, port } => {
+                write!(f, "redis://{host}:{port}/{}", self.0.database)
+            }
+            RedisEndpoint::Tls { host, port, .. } => {
+                write!(f, "rediss://{host}:{port}/{}", self.0.database)
+            }
+            RedisEndpoint::Unix(path) => write!(
+                f,
+                "redis+unix://{}, database {}",
+                path.display(),
+                self.0.database
+            ),
+        }
+    }
+}
