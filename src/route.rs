@@ -174,7 +174,11 @@ impl PathPattern {
     /// request target as received, without the query.
     pub fn match_canonical(&self, raw_path: &str) -> Option<Captures> {
         // Nearly all paths that are not this pattern's differ here already.
-        if !raw_path.starts_with(&self.lead) {
+        let may_match = match self.captures().next() {
+            Some(_) => raw_path.starts_with(&self.lead),
+            None => raw_path == self.lead,
+        };
+        if !may_match {
             return None;
         }
         let values = self.values(raw_path, Spelling::Raw)?;
@@ -902,12 +906,17 @@ fn is_canonical(raw_path: &str) -> bool {
     let Some(body) = raw_path.strip_prefix('/') else {
         return false;
     };
-    let mut segments = body.split('/').peekable();
-    while let Some(segment) = segments.next() {
-        let inner = segments.peek().is_some();
-        if segment.is_empty() && inner || segment == "." || segment == ".." {
+    let is_dots = |segment: &[u8]| matches!(segment, b"." | b"..");
+    let mut begins = 0;
+    for (at, _) in body.bytes().enumerate().filter(|(_, byte)| *byte == b'/') {
+        let segment = &body.as_bytes()[begins..at];
+        if segment.is_empty() || is_dots(segment) {
             return false;
         }
+        begins = at + 1;
+    }
+    if is_dots(&body.as_bytes()[begins..]) {
+        return false;
     }
     let bytes = body.as_bytes();
     let mut at = 0;

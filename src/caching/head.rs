@@ -201,7 +201,11 @@ fn write_field(into: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
 fn read_field(text: &Bytes, word: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let colon = memchr::memmem::find(word, b": ")?;
     let (name, written) = (&word[..colon], &word[colon + 2..]);
-    let name = HeaderName::from_bytes(name).ok()?;
+    let name = match name {
+        // In every copy.
+        b"date" => header::DATE,
+        name => HeaderName::from_bytes(name).ok()?,
+    };
     if memchr::memchr(b'\\', written).is_none() {
         let value = HeaderValue::from_maybe_shared(text.slice_ref(written)).ok()?;
         return Some((name, value));

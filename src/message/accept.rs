@@ -19,10 +19,15 @@ impl AcceptClass {
             .get_all(header::ACCEPT)
             .iter()
             .map(|line| line.to_str().unwrap_or("?"));
-        let Some(first) = lines.next() else {
-            return AcceptClass::Json;
+        let (first, second) = match (lines.next(), lines.next()) {
+            // What most clients of an API send.
+            (None | Some("application/json" | "*/*"), None) => return AcceptClass::Json,
+            (first, second) => (first.unwrap_or_default(), second),
         };
-        let all = lines.fold(first.to_owned(), |all, line| all + ", " + line);
+        let all = second
+            .into_iter()
+            .chain(lines)
+            .fold(first.to_owned(), |all, line| all + ", " + line);
         let mut best: Option<(&str, f32)> = None;
         for range in all
             .split(',')

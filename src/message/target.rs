@@ -134,12 +134,11 @@ pub fn valid_host(text: &str) -> bool {
 
 /// NUL, CR, LF or a backslash behind percent-encoding.
 fn hides_a_control(path: &str) -> bool {
-    path.as_bytes().windows(3).any(|w| {
-        w[0] == b'%'
-            && matches!(
-                (w[1], w[2].to_ascii_lowercase()),
-                (b'0', b'0' | b'a' | b'd') | (b'5', b'c')
-            )
+    memchr::memchr_iter(b'%', path.as_bytes()).any(|at| {
+        matches!(
+            path.as_bytes()[at + 1..],
+            [b'0', b'0' | b'a' | b'A' | b'd' | b'D', ..] | [b'5', b'c' | b'C', ..]
+        )
     })
 }
 

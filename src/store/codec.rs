@@ -96,12 +96,14 @@ pub fn decode(value: &Bytes, known: &[StateKey]) -> Option<Stored> {
     })
 }
 
+/// Up to 19 digits, which no u64 is too small for.
 fn decimal(digits: &[u8]) -> Option<u64> {
-    let number = |number: u64, digit: &u8| {
-        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    };
-    (!digits.is_empty()).then(|| digits.iter().try_fold(0, number))?
+    let (mut number, mut all) = (0, matches!(digits.len(), 1..=19));
+    for digit in digits.iter().take(19) {
+        all &= digit.is_ascii_digit();
+        number = number * 10 + u64::from(digit & 0xf);
+    }
+    all.then_some(number)
 }
 
 #[cfg(test)]

@@ -171,11 +171,11 @@ fn length(text: &[u8]) -> Result<Option<usize>, Malformed> {
     if text == b"-1" {
         return Ok(None);
     }
-    let digits = !text.is_empty() && text.len() <= 9 && text.iter().all(u8::is_ascii_digit);
-    let number = text.iter().fold(0, |number, digit| {
-        number * 10 + usize::from(digit.wrapping_sub(b'0'))
-    });
-    digits.then_some(Some(number)).ok_or(Malformed)
+    if !matches!(text.len(), 1..=9) || !text.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed);
+    }
+    let number = |number, digit: &u8| number * 10 + usize::from(digit & 0xf);
+    Ok(Some(text.iter().fold(0, number)))
 }
 
 #[cfg(test)]
@@ -228,6 +228,25 @@ mod tests {
         };
         let values: Vec<_> = values.collect();
         assert_eq!(values, [Some(&b"ab"[..]), None, None, Some(b"")]);
+    }
+
+    #[test]
+    fn a_length_that_redis_has_not_is_no_reply() {
+        for text in [
+            "*",
+            "$",
+            "$-2",
+            "$1x",
+            "$ 1",
+            "$9999999999",
+            "$99999999999999999999999999",
+        ] {
+            assert_eq!(
+                extent(format!("{text}\r\n").as_bytes()),
+                Err(Malformed),
+                "{text}"
+            );
+        }
     }
 
     #[test]

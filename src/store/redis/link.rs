@@ -16,7 +16,7 @@ use super::batched::Batched;
 use super::keeper::NoLink;
 use super::pipe::Pipe;
 use super::{A_WEEK, Place, Shared};
-use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, State, Step};
+use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, Step};
 use crate::coherence::{NOTICE, StateKey, fresh_bits};
 use crate::store::Away;
 
@@ -372,9 +372,7 @@ impl ArgPair for Cmd {
 
 /// A state that is none of ours counts as absent.
 fn seen(value: Option<&[u8]>) -> Seen {
-    value
-        .and_then(State::parse)
-        .map_or(Seen::Absent, |state| state.seen())
+    value.map_or(Seen::Absent, Seen::parse)
 }
 
 pub(super) fn bytes(value: &Value) -> Option<&[u8]> {

@@ -1,5 +1,7 @@
 //! Listening: connections in, requests to whoever answers them, and an orderly end.
 
+mod head_timer;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,11 +12,13 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
+
+use head_timer::HeadTimer;
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -84,7 +88,7 @@ pub async fn serve<F, Answer, B>(
             async move { Ok::<_, Infallible>(answered.await) }
         });
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(HeadTimer::default())
             .header_read_timeout(manners.header_timeout)
             .max_headers(manners.fields)
             .max_buf_size(manners.head.max(8 * 1024))
