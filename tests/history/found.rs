@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use super::relay::{Relay, Way};
+use super::support::relay::{Relay, Way};
 use super::schedule::{BRISK, millis};
 use super::support::larder::Larder;
 use super::support::origin::Origin;

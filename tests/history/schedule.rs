@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::checker::{Bound, Violation, check};
 use super::larders::{INSTANCES, Larders};
 use super::record::History;
-use super::relay::Relay;
+use super::support::relay::Relay;
 use super::run::{Plan, Stage, run};
 use super::support::eventually;
 use super::support::redis::RedisServer;
