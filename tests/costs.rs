@@ -132,9 +132,7 @@ fn a_store_that_hangs_is_sent_nothing_by_requests_once_that_is_noticed() {
         .said()
         .into_iter()
         .filter(|said| match said {
-            Said::Command(words) => {
-                !matches!(words[0].as_str(), "SELECT" | "AUTH")
-            }
+            Said::Command(words) => !matches!(words[0].as_str(), "SELECT" | "AUTH"),
             Said::Answer(_) => true,
         })
         .collect();

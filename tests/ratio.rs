@@ -42,7 +42,10 @@ fn a_flood_of_refused_writes_and_a_trickled_body_leave_the_list_in_the_cache() {
             over.store(true, Ordering::SeqCst);
             hits
         });
-        println!("{store}: {hits} of {READS} reads were hits, {} writes were refused", origin.count_of("POST"));
+        println!(
+            "{store}: {hits} of {READS} reads were hits, {} writes were refused",
+            origin.count_of("POST")
+        );
         assert!(hits * 2 > READS, "{store}: {hits} of {READS} reads");
     }
 }

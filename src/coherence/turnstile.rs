@@ -281,10 +281,7 @@ mod tests {
             turns.leave(&list, Outcome::Unchanged, start + MS);
         }
         let now = start + 2 * MS;
-        assert!(matches!(
-            turns.ask(&list, now, now),
-            Entry::WaitUntil(_)
-        ));
+        assert!(matches!(turns.ask(&list, now, now), Entry::WaitUntil(_)));
     }
 
     #[test]
@@ -315,7 +312,11 @@ mod tests {
             turns.ask(&user, now, now);
             turns.leave(&user, Outcome::Unchanged, now + 10 * MS);
         }
-        assert!(turns.states.len() <= 2 * REMEMBERED, "{}", turns.states.len());
+        assert!(
+            turns.states.len() <= 2 * REMEMBERED,
+            "{}",
+            turns.states.len()
+        );
     }
 
     /// One client in a loop: how long the upstream takes, what it answers, and on which states.
