@@ -80,7 +80,11 @@ async fn look_up(setup: &Setup, served: &Served, client: &Client, asked: Asked) 
         .await
     {
         LookUp::Hit(stored, left)
-            if stored.varied.iter().all(|name| asked.varied.contains(name)) =>
+            if stored
+                .head
+                .varied()
+                .iter()
+                .all(|name| asked.varied.contains(name)) =>
         {
             trace!(copy = %asked.copy, "served");
             let handling = Handling::Hit {
@@ -89,14 +93,14 @@ async fn look_up(setup: &Setup, served: &Served, client: &Client, asked: Asked) 
             Looked::Hit(reply::from_copy(
                 &client.method,
                 &client.fields,
-                stored,
+                &stored,
                 handling,
                 now,
             ))
         }
         LookUp::Hit(stored, _) => {
             // Another instance has seen the answers vary: the key holds more than we knew.
-            served.learn_here(&stored.varied);
+            served.learn_here(stored.head.varied());
             Looked::Again
         }
         LookUp::Miss(reason) => {
@@ -200,7 +204,7 @@ async fn wait(
             Ok(Some(reply::from_copy(
                 &client.method,
                 &client.fields,
-                stored,
+                &stored,
                 handling,
                 clock::now(),
             )))
@@ -289,7 +293,7 @@ fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Re
     reply::from_copy(
         &client.method,
         &client.fields,
-        fetched.copy.clone(),
+        &fetched.copy,
         handling,
         clock::now(),
     )
