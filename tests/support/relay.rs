@@ -78,11 +78,13 @@ impl Relay {
         }
     }
 
-    /// What was said since it was last asked, without the heartbeat: PING and its answer.
+    /// What was said since it was last asked, without the heartbeat: PING, and an MGET of one key where all others are
+    /// of several; and their answers.
     pub fn said(&self) -> Vec<Said> {
         let mut said = std::mem::take(&mut *self.shared.said.lock().unwrap());
         said.retain(|said| match said {
-            Said::Command(words) => words[0] != "PING",
+            Said::Command(words) => words[0] != "PING" && (words[0] != "MGET" || words.len() > 2),
+            Said::Answer(Reply::List(values)) => values.len() > 1,
             Said::Answer(answer) => *answer != Reply::Ok("PONG".to_owned()),
         });
         said
