@@ -154,30 +154,43 @@ fn during(outage: Outage, redis: &mut Option<Server>, folder: &Path, arguments: 
     );
 
     for (load, rate) in [("as many as go", None), ("2,000 a second", Some(2_000.0))] {
-        let rounds: Vec<[Report; 2]> = (0..arguments.rounds)
+        // Short slices in turn, so that a machine that drifts does not show in their ratio.
+        let rounds: Vec<[(Report, f64); 2]> = (0..3 * arguments.rounds)
             .map(|_| {
                 let passed = Work::Elsewhere { users: USERS };
                 [reads(), passed].map(|work| {
                     let order = Order {
                         rate,
-                        ..order(work, arguments.seconds / 2.0)
+                        ..order(work, arguments.seconds / 3.0)
                     };
-                    Ready::for_order(&order).go().0
+                    let load = Ready::for_order(&order);
+                    let before = larder.process.cpu();
+                    let report = load.go().0;
+                    let cpu = (larder.process.cpu() - before).as_secs_f64();
+                    let each = cpu * 1e6 / report.requests as f64;
+                    (report, each)
                 })
             })
             .collect();
-        let p50 = |of: usize| median(rounds.iter().map(|round| round[of].p50));
-        let ratios = sorted(rounds.iter().map(|[read, passed]| read.p50 / passed.p50));
+        let cpu = |of: usize| median(rounds.iter().map(|round| round[of].1));
+        let p50 = |of: usize| median(rounds.iter().map(|round| round[of].0.p50));
+        let ratios = sorted(
+            rounds
+                .iter()
+                .map(|[read, passed]| read.0.p50 / passed.0.p50),
+        );
         println!(
             "  it lasts, {load}: reads take {:.0} µs, requests that no route names {:.0} µs (medians); \
-             ratio {:.2} (rounds: {:.2} to {:.2}); {} reads were slow, {} failed",
+             ratio {:.2} (a quarter of the rounds below {:.2}, a quarter above {:.2}); CPU {:.0} and {:.0} µs; {} reads were slow, {} failed",
             p50(0),
             p50(1),
             median(ratios.iter().copied()),
-            ratios[0],
-            ratios[ratios.len() - 1],
-            rounds.iter().map(|round| round[0].slow).sum::<u64>(),
-            rounds.iter().map(|round| round[0].failed).sum::<u64>(),
+            ratios[ratios.len() / 4],
+            ratios[ratios.len() * 3 / 4],
+            cpu(0),
+            cpu(1),
+            rounds.iter().map(|round| round[0].0.slow).sum::<u64>(),
+            rounds.iter().map(|round| round[0].0.failed).sum::<u64>(),
         );
     }
 
