@@ -152,7 +152,8 @@ fn after_an_outage_there_are_hits_again_and_nothing_that_a_write_has_replaced() 
     let redis = RedisServer::start();
     let relay = Relay::to(redis.port());
     let (api, larder) = start(&relay.url());
-    let outages: [(&str, &dyn Fn(), &dyn Fn()); 2] = [
+    type Outage<'o> = (&'static str, &'o dyn Fn(), &'o dyn Fn());
+    let outages: [Outage; 2] = [
         ("hung", &|| redis.freeze(), &|| redis.thaw()),
         ("was cut off", &|| relay.becomes(Way::Cut), &|| {
             relay.becomes(Way::Open)
