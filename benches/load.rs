@@ -293,7 +293,8 @@ impl Stage {
         let origin = Part::serving("origin", "");
         let larder = |store: &str| {
             let file = folder.join("proxy.yaml");
-            std::fs::write(&file, proxy_yaml(origin.address, store)).expect("it can be written");
+            std::fs::write(&file, rig::proxy_yaml(origin.address, store))
+                .expect("it can be written");
             processes::larder(&file)
         };
         let memory = larder("memory:");
@@ -399,26 +400,6 @@ impl Meter<'_> {
 
 fn per(time: Duration, count: u64) -> f64 {
     time.as_secs_f64() * 1e6 / count.max(1) as f64
-}
-
-/// The shipped file, but public and quiet.
-fn proxy_yaml(origin: SocketAddr, store: &str) -> String {
-    format!(
-        "listen: 127.0.0.1:0
-admin: off
-upstream: http://{origin}
-store: {{url: '{store}', database: 1, prefix: bench}}
-ttl: 1h
-routes:
-  - {{path: /api/users/, key: 'users:list', access: public}}
-  - {{path: '/api/users/<int:id>/', key: 'users:detail:{{id}}', access: public}}
-purge:
-  - {{methods: POST, path: /api/users/, keys: ['users:list']}}
-  - {{methods: [PUT, PATCH, DELETE], path: '/api/users/<int:id>/', keys: ['users:list', 'users:detail:{{id}}']}}
-  - {{methods: [POST, PUT, PATCH, DELETE], path: '/api/users/<path:rest>', keys: ['users:list', 'users:detail:*']}}
-logs: {{access: false, level: warn}}
-"
-    )
 }
 
 /// A hit as it goes over the wire.

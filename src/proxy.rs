@@ -26,6 +26,7 @@ use crate::body::{ClientBody, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::clock::{self, Timestamp};
 use crate::coherence::flights::Flights;
+use crate::coherence::turnstile::Turnstile;
 use crate::coherence::{Coherence, StateKey, States};
 use crate::config::{Config, Methods, Route};
 use crate::error::{Error, Refusal};
@@ -52,6 +53,7 @@ pub struct Setup {
     pub upstream: Arc<Upstream>,
     pub coherence: Coherence,
     pub flights: Flights<Answer>,
+    pub turnstile: Arc<Turnstile>,
     /// Writes under way, with or without their clients.
     pub writes: TaskTracker,
     said_untrusted_https: AtomicBool,
@@ -298,6 +300,7 @@ impl Setup {
             upstream,
             coherence,
             flights: Flights::new(),
+            turnstile: Arc::default(),
             writes: TaskTracker::new(),
             said_untrusted_https: AtomicBool::new(false),
             copies: Mutex::default(),

@@ -14,8 +14,6 @@ mod found;
 mod larders;
 #[path = "history/record.rs"]
 mod record;
-#[path = "history/relay.rs"]
-mod relay;
 #[path = "history/run.rs"]
 mod run;
 #[path = "history/schedule.rs"]
@@ -28,11 +26,11 @@ mod weaker;
 
 use checker::{Bound, check};
 use larders::INSTANCES;
-use relay::Way;
 use run::Plan;
 use schedule::{BRISK, Schedule, World, millis, number};
 use support::eventually;
 use support::redis::RedisServer;
+use support::relay::Way;
 use users::{CREDENTIALS, Dice, Manner};
 
 /// Each is a test of its own, with every seed, and has its turn in the soak.

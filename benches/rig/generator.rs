@@ -20,6 +20,9 @@ use tokio::task::JoinSet;
 
 use super::processes::Part;
 
+/// Longer than anything but a time limit makes a request wait.
+pub const SLOW: Duration = Duration::from_millis(100);
+
 /// What to send, where, how and for how long.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Order {
@@ -45,6 +48,12 @@ pub enum Work {
     Fresh,
     /// PATCH of users 1 to `users`, in turn.
     Write { users: u64 },
+    /// GET of so many paths that no route names, in turn.
+    Elsewhere { users: u64 },
+    /// POST to one path.
+    Post { path: String },
+    /// GET of the list in so many of a hundred cases, else of one of so many users.
+    ListAmong { users: u64, percent: u64 },
     /// GET, and in a tenth of all cases PATCH, of users 1 to `users`, drawn by Zipf's law (exponent 1).
     Mix { users: u64 },
 }
@@ -57,6 +66,9 @@ pub struct Report {
     pub p50: f64,
     pub p90: f64,
     pub p99: f64,
+    pub longest: f64,
+    /// Took longer than `SLOW`.
+    pub slow: u64,
     /// Answers that say they come from a cache (RFC 9211).
     pub hits: u64,
     /// Answers that are no 2xx, and connections that broke.
@@ -253,8 +265,17 @@ impl Requests {
         match &self.work {
             Work::Get { path } => self.head("GET", path, request),
             Work::Read { users } => self.get_user(turn % users + 1, request),
+            Work::Elsewhere { users } => {
+                let user = turn % users + 1;
+                self.head("GET", format_args!("/elsewhere/{user}/"), request);
+            }
             Work::Fresh => self.get_user(turn, request),
             Work::Write { users } => self.patch_user(turn % users + 1, request),
+            Work::Post { path } => self.with_content("POST", path, request),
+            Work::ListAmong { users, percent } => match chance(turn) * 100.0 < *percent as f64 {
+                true => self.head("GET", "/api/users/", request),
+                false => self.get_user((chance(!turn) * *users as f64) as u64 + 1, request),
+            },
             Work::Mix { .. } => {
                 let user = self.draw(chance(turn));
                 match chance(!turn) < 0.1 {
@@ -268,16 +289,24 @@ impl Requests {
     fn warm_up_length(&self) -> u64 {
         match self.work {
             Work::Read { users } | Work::Mix { users } => users,
-            Work::Get { .. } | Work::Fresh | Work::Write { .. } => 1_000,
+            Work::Get { .. }
+            | Work::Fresh
+            | Work::Write { .. }
+            | Work::Elsewhere { .. }
+            | Work::ListAmong { .. } => 1_000,
+            Work::Post { .. } => 0,
         }
     }
 
     fn warm_up(&self, turn: u64, request: &mut Vec<u8>) {
         match self.work {
             Work::Read { .. } | Work::Mix { .. } => self.get_user(turn + 1, request),
-            Work::Get { .. } | Work::Fresh | Work::Write { .. } => {
-                self.write(self.from + turn, request)
-            }
+            Work::Get { .. }
+            | Work::Fresh
+            | Work::Write { .. }
+            | Work::Elsewhere { .. }
+            | Work::Post { .. }
+            | Work::ListAmong { .. } => self.write(self.from + turn, request),
         }
     }
 
@@ -286,7 +315,11 @@ impl Requests {
     }
 
     fn patch_user(&self, user: u64, request: &mut Vec<u8>) {
-        self.head("PATCH", format_args!("/api/users/{user}/"), request);
+        self.with_content("PATCH", format_args!("/api/users/{user}/"), request);
+    }
+
+    fn with_content(&self, method: &str, path: impl std::fmt::Display, request: &mut Vec<u8>) {
+        self.head(method, path, request);
         request.truncate(request.len() - 2);
         request.extend_from_slice(
             b"Content-Type: application/json\r\nContent-Length: 19\r\n\r\n{\"first_name\": \"A\"}",
@@ -538,6 +571,12 @@ impl Tally {
             p50: percentile(50),
             p90: percentile(90),
             p99: percentile(99),
+            longest: percentile(100),
+            slow: self
+                .nanoseconds
+                .iter()
+                .filter(|&&ns| Duration::from_nanos(ns) > SLOW)
+                .count() as u64,
             hits: self.hits,
             failed: self.failed,
             unsent,

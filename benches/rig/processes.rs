@@ -41,6 +41,14 @@ impl Process {
         Duration::from_millis(10 * (ticks(11) + ticks(12)))
     }
 
+    /// `-STOP`, `-CONT`: by the command, for a system call would need `unsafe`.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "kill {signal}");
+    }
+
     fn spawn(command: &mut Command) -> io::Result<Process> {
         command.spawn().map(|child| Process { child })
     }
@@ -119,7 +127,10 @@ impl Part {
 
 /// redis-server with nothing in it and nothing written to disk; `None` if it is not installed.
 pub fn redis() -> Option<Server> {
-    let address = free_address();
+    redis_at(free_address())
+}
+
+pub fn redis_at(address: SocketAddr) -> Option<Server> {
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     let started = Process::spawn(
         Command::new("redis-server")

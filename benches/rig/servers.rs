@@ -3,15 +3,17 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::Read;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use super::generator::Head;
@@ -19,8 +21,36 @@ use super::generator::Head;
 /// Bytes of the JSON body that everything here answers with.
 const BODY: usize = 300;
 
+/// How long an origin takes, in milliseconds, and whether it answers 401 to a POST.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Takes {
+    pub read: u64,
+    pub write: u64,
+    pub refuses_posts: bool,
+}
+
+impl Takes {
+    pub fn detail(&self) -> String {
+        serde_json::to_string(self).expect("plain data")
+    }
+
+    async fn as_long_as(&self, method: &Method) {
+        let takes = match *method {
+            Method::GET | Method::HEAD => self.read,
+            _ => self.write,
+        };
+        if takes > 0 {
+            tokio::time::sleep(Duration::from_millis(takes)).await;
+        }
+    }
+}
+
 /// Answers every request with a user; a write's body is read first. Its fields are those of Django with DRF.
-pub fn origin() {
+pub fn origin(detail: &str) {
+    let takes = match detail {
+        "" => Takes::default(),
+        detail => serde_json::from_str(detail).expect("what an origin takes"),
+    };
     let mut user =
         br#"{"id": 7, "username": "user7", "email": "user7@example.org", "about": ""#.to_vec();
     user.resize(BODY - 2, b'x');
@@ -40,6 +70,7 @@ pub fn origin() {
     serve(Answer {
         fields,
         body: user.into(),
+        takes,
     });
 }
 
@@ -58,6 +89,7 @@ pub fn bare(example: &str) {
     serve(Answer {
         fields,
         body: Bytes::copy_from_slice(&example.as_bytes()[head.length()..]),
+        takes: Takes::default(),
     });
 }
 
@@ -65,6 +97,7 @@ pub fn bare(example: &str) {
 struct Answer {
     fields: HeaderMap,
     body: Bytes,
+    takes: Takes,
 }
 
 impl Answer {
@@ -75,6 +108,9 @@ impl Answer {
         };
         let mut response = Response::new(Full::new(body));
         *response.headers_mut() = self.fields.clone();
+        if self.takes.refuses_posts && *method == Method::POST {
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+        }
         response
     }
 }
@@ -96,6 +132,7 @@ fn serve(answer: Answer) {
                 if !matches!(method, Method::GET | Method::HEAD) {
                     let _ = request.into_body().collect().await;
                 }
+                answer.takes.as_long_as(&method).await;
                 Ok::<_, Infallible>(answer.to(&method))
             });
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
@@ -103,7 +140,7 @@ fn serve(answer: Answer) {
     });
 }
 
-fn block_on(server: impl Future<Output = ()>) {
+pub fn block_on(server: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -112,7 +149,7 @@ fn block_on(server: impl Future<Output = ()>) {
 }
 
 /// The bench holds the other end of our standard input: when that closes, the bench has ended.
-fn end_with_the_bench() {
+pub fn end_with_the_bench() {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
         std::process::exit(0);

@@ -44,6 +44,7 @@
 
 pub mod flights;
 pub mod protocol;
+pub mod turnstile;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{Client, Setup, pass, present};
 use crate::body::RequestBody;
 use crate::caching::cache_status::Forward;
+use crate::coherence::turnstile::Entered;
 use crate::coherence::{Outcome, StateKey, Write, protocol};
 use crate::config::WhenStoreIsDown;
 use crate::error::{Error, UpstreamFailure};
@@ -23,10 +24,12 @@ pub async fn write(
     body: RequestBody,
     states: Vec<StateKey>,
 ) -> Result<Reply, Error> {
+    // Not in the task: a client that leaves while it waits here has sent nothing, and is done.
+    let entered = setup.turnstile.enter(&states).await;
     let (tell, told) = oneshot::channel();
     let own = setup.clone();
     setup.writes.spawn(async move {
-        let answered = held(&own, &client, body, states).await;
+        let answered = held(&own, &client, body, states, entered).await;
         // A client that has gone does not hear of it; the write is finished all the same.
         let _ = tell.send(answered);
     });
@@ -40,6 +43,7 @@ async fn held(
     client: &Client,
     body: RequestBody,
     states: Vec<StateKey>,
+    mut entered: Entered,
 ) -> Result<Response<UpstreamBody>, Error> {
     // The slot first: a write that waits in the queue holds nothing.
     let slot = setup.upstream.slot().await?;
@@ -58,6 +62,7 @@ async fn held(
         Ok(response) => protocol::outcome_of_status(response.status()),
         Err(failure) => protocol::outcome_of_failure(*failure),
     };
+    entered.came_to(outcome);
     finish(setup, client, write, outcome, &states).await?;
     Ok(answered?)
 }

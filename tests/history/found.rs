@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::thread;
 
-use super::relay::{Relay, Way};
 use super::schedule::{BRISK, millis};
 use super::support::larder::Larder;
 use super::support::origin::Origin;
 use super::support::redis::RedisServer;
+use super::support::relay::{Relay, Way};
 use super::support::{eventually, users_api};
 use super::users::{Manner, Users};
 

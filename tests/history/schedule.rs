@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::checker::{Bound, Violation, check};
 use super::larders::{INSTANCES, Larders};
 use super::record::History;
-use super::relay::Relay;
 use super::run::{Plan, Stage, run};
 use super::support::eventually;
 use super::support::redis::RedisServer;
+use super::support::relay::Relay;
 use super::users::{Manner, Users};
 
 pub struct Schedule {

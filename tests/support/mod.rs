@@ -8,6 +8,7 @@ pub mod client;
 pub mod larder;
 pub mod origin;
 pub mod redis;
+pub mod relay;
 
 use std::fmt;
 use std::io;

@@ -2,7 +2,7 @@
 //! It can be killed, started again on the same port, and frozen. Tests look into it over a socket of their own.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -356,6 +356,34 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// One whole value; a command is a list of bytes.
+    pub fn read(from: &mut impl BufRead) -> std::io::Result<Reply> {
+        let mut line = String::new();
+        if from.read_line(&mut line)? == 0 || !line.ends_with('\n') {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let (kind, rest) = line.trim_end_matches("\r\n").split_at(1);
+        let length = || rest.parse::<i64>().map_err(std::io::Error::other);
+        Ok(match kind {
+            "+" => Reply::Ok(rest.to_owned()),
+            "-" => Reply::Error(rest.to_owned()),
+            ":" => Reply::Number(length()?),
+            "$" | "*" if length()? < 0 => Reply::Nil,
+            "$" => {
+                let mut bytes = vec![0; length()? as usize + 2];
+                from.read_exact(&mut bytes)?;
+                bytes.truncate(bytes.len() - 2);
+                Reply::Bytes(bytes)
+            }
+            "*" => Reply::List(
+                (0..length()?)
+                    .map(|_| Reply::read(from))
+                    .collect::<std::io::Result<_>>()?,
+            ),
+            _ => return Err(std::io::Error::other(format!("not RESP2: {line:?}"))),
+        })
+    }
+
     #[track_caller]
     pub fn unwrap_ok(&self) {
         assert!(matches!(self, Reply::Ok(_)), "{self:?}");
@@ -398,34 +426,7 @@ impl Link {
             bytes.extend_from_slice(b"\r\n");
         }
         self.0.get_mut().write_all(&bytes)?;
-        self.reply()
-    }
-
-    fn reply(&mut self) -> std::io::Result<Reply> {
-        let mut line = String::new();
-        if self.0.read_line(&mut line)? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        let (kind, rest) = line.trim_end_matches("\r\n").split_at(1);
-        let length = || rest.parse::<i64>().map_err(std::io::Error::other);
-        Ok(match kind {
-            "+" => Reply::Ok(rest.to_owned()),
-            "-" => Reply::Error(rest.to_owned()),
-            ":" => Reply::Number(length()?),
-            "$" | "*" if length()? < 0 => Reply::Nil,
-            "$" => {
-                let mut bytes = vec![0; length()? as usize + 2];
-                self.0.read_exact(&mut bytes)?;
-                bytes.truncate(bytes.len() - 2);
-                Reply::Bytes(bytes)
-            }
-            "*" => Reply::List(
-                (0..length()?)
-                    .map(|_| self.reply())
-                    .collect::<std::io::Result<_>>()?,
-            ),
-            _ => return Err(std::io::Error::other(format!("not RESP2: {line:?}"))),
-        })
+        Reply::read(&mut self.0)
     }
 
     pub fn patience(&mut self, patience: Duration) {

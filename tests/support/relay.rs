@@ -1,13 +1,15 @@
-//! What lies between one instance and its store: a TCP relay that can be slow, hang, be cut, and lead elsewhere.
+//! What lies between one instance and its store: a TCP relay that can be slow, hang, be cut, and lead elsewhere. It
+//! keeps what was said.
 
-use std::io::{Read, Write};
+use std::io::{Cursor, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::support::free_port;
+use super::free_port;
+use super::redis::Reply;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -20,6 +22,13 @@ pub enum Way {
     Cut,
 }
 
+/// What passed, whole commands and whole answers, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    Command(Vec<String>),
+    Answer(Reply),
+}
+
 pub struct Relay {
     port: u16,
     shared: Arc<Shared>,
@@ -30,6 +39,7 @@ struct Shared {
     to: Mutex<u16>,
     way: Mutex<Way>,
     open: Mutex<Vec<TcpStream>>,
+    said: Mutex<Vec<Said>>,
     stopping: AtomicBool,
 }
 
@@ -45,6 +55,7 @@ impl Relay {
             to: Mutex::new(port),
             way: Mutex::new(Way::Open),
             open: Mutex::default(),
+            said: Mutex::default(),
             stopping: AtomicBool::new(false),
         });
         let accepting = shared.clone();
@@ -67,6 +78,18 @@ impl Relay {
         }
     }
 
+    /// What was said since it was last asked, without the heartbeat: PING, and an MGET of one key where all others are
+    /// of several; and their answers.
+    pub fn said(&self) -> Vec<Said> {
+        let mut said = std::mem::take(&mut *self.shared.said.lock().unwrap());
+        said.retain(|said| match said {
+            Said::Command(words) => words[0] != "PING" && (words[0] != "MGET" || words.len() > 2),
+            Said::Answer(Reply::List(values)) => values.len() > 1,
+            Said::Answer(answer) => *answer != Reply::Ok("PONG".to_owned()),
+        });
+        said
+    }
+
     /// Where new connections lead.
     pub fn leads_to(&self, port: u16) {
         *self.shared.to.lock().unwrap() = port;
@@ -86,6 +109,22 @@ impl Drop for Relay {
 }
 
 impl Shared {
+    /// Takes the whole values off the beginning.
+    fn keep(&self, unread: &mut Vec<u8>, side: Side) {
+        let (mut cursor, mut read) = (Cursor::new(&unread[..]), 0);
+        let mut said = self.said.lock().unwrap();
+        while let Ok(value) = Reply::read(&mut cursor) {
+            read = cursor.position() as usize;
+            said.push(match (side, value) {
+                (Side::Client, Reply::List(words)) => {
+                    Said::Command(words.iter().map(Reply::text).collect())
+                }
+                (_, value) => Said::Answer(value),
+            });
+        }
+        unread.drain(..read);
+    }
+
     fn way(&self) -> Way {
         *self.way.lock().unwrap()
     }
@@ -112,7 +151,11 @@ impl Shared {
             if self.way() == Way::Cut {
                 continue;
             }
-            for (from, to) in [(&client, &server), (&server, &client)] {
+            let ways = [
+                (&client, &server, Side::Client),
+                (&server, &client, Side::Server),
+            ];
+            for (from, to, side) in ways {
                 let both = from
                     .try_clone()
                     .and_then(|from| Ok((from, to.try_clone()?)));
@@ -120,15 +163,18 @@ impl Shared {
                 // Small messages at once, as without a relay.
                 let _ = to.set_nodelay(true);
                 let shared = self.clone();
-                thread::spawn(move || shared.pump(from, to));
+                thread::spawn(move || shared.pump(from, to, side));
             }
             open.extend([client, server]);
         }
     }
 
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
-        let mut part = [0; 16 * 1024];
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream, side: Side) {
+        let (mut part, mut unread) = ([0; 16 * 1024], Vec::new());
         while let Ok(length @ 1..) = from.read(&mut part) {
+            // Before it goes on, or its answer could be on record first.
+            unread.extend_from_slice(&part[..length]);
+            self.keep(&mut unread, side);
             if let Way::Slow(late) = self.way() {
                 thread::sleep(late);
             }
@@ -143,4 +189,10 @@ impl Shared {
         let _ = to.shutdown(Shutdown::Both);
         let _ = from.shutdown(Shutdown::Both);
     }
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Server,
 }

@@ -1,0 +1,308 @@
+//! What the store is asked: how many commands a purge takes, how many round trips a hit and a write, what is said to
+//! a store that hangs. Counted by the store itself, or by a relay in front of it.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use support::larder::Larder;
+use support::origin::{self, Origin};
+use support::redis::RedisServer;
+use support::relay::{Relay, Said, Way};
+use support::{eventually, users_api};
+
+const LIST: &str = "/api/users/";
+const PAGE: &str = "/api/users/?page=2";
+const USER: &str = "/api/users/7/";
+const OTHER: &str = "/api/users/8/";
+
+#[test]
+fn a_purge_takes_the_same_commands_however_many_copies_there_are() {
+    let redis = RedisServer::start();
+    let (_api, larder) = start(&redis.url());
+    let purges: [(&str, &dyn Fn()); 3] = [
+        ("of a family", &|| larder.purge(&["users:list"])),
+        ("of all users", &|| larder.purge(&["users:detail:*"])),
+        ("of everything", &|| larder.purge_everything()),
+    ];
+    let mut copies = 0;
+    let mut counted: Vec<Vec<BTreeMap<String, u64>>> = Vec::new();
+    for count in [10, 10_000, 1_000_000] {
+        for target in [LIST, PAGE, USER, OTHER] {
+            becomes_a_hit(&larder, target);
+        }
+        // One list asked for with as many queries, and as many users.
+        multiply(&redis, "t:users:list", "t:users:list~", copies..count);
+        multiply(
+            &redis,
+            "t:users:detail:7",
+            "t:users:detail:1",
+            copies..count,
+        );
+        copies = count;
+        assert!(redis.run(&["DBSIZE"]).number() >= 2 * count);
+        counted.push(
+            purges
+                .iter()
+                .map(|(what, purge)| {
+                    let mut commands = BTreeMap::new();
+                    eventually("no heartbeat falls into a purge", || {
+                        for target in [LIST, PAGE, USER, OTHER] {
+                            becomes_a_hit(&larder, target);
+                        }
+                        redis.run(&["CONFIG", "RESETSTAT"]).unwrap_ok();
+                        purge();
+                        commands = commands_of(&redis);
+                        !commands.contains_key("ping") && !commands.contains_key("mget")
+                    });
+                    println!("purge {what} among 2 x {count} copies: {commands:?}");
+                    let (list, users) = match *what {
+                        "of a family" => (false, true),
+                        "of all users" => (true, false),
+                        _ => (false, false),
+                    };
+                    for (target, is_left) in
+                        [(LIST, list), (PAGE, list), (USER, users), (OTHER, users)]
+                    {
+                        assert_eq!(larder.get(target).is_hit(), is_left, "{target} {what}");
+                    }
+                    commands
+                })
+                .collect(),
+        );
+    }
+    assert_eq!(counted[0], counted[1]);
+    assert_eq!(counted[0], counted[2]);
+}
+
+#[test]
+fn a_hit_takes_one_round_trip_and_a_write_two() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let (api, larder) = start(&relay.url());
+    for target in [LIST, PAGE, USER] {
+        becomes_a_hit(&larder, target);
+        relay.said();
+        assert!(larder.get(target).is_hit());
+        let said = relay.said();
+        assert_eq!(round_trips(&said), 1, "{target}: {said:?}");
+    }
+    let writes = [
+        ("POST", LIST),
+        ("PATCH", USER),
+        ("DELETE", USER),
+        ("POST", "/api/users/bulk/"),
+    ];
+    for (method, target) in writes {
+        relay.said();
+        larder.write(method, target);
+        let said = relay.said();
+        assert_eq!(round_trips(&said), 2, "{method} {target}: {said:?}");
+    }
+    assert_eq!(api.version(), 4);
+    api.refuse(true);
+    relay.said();
+    assert_eq!(larder.write("PATCH", USER).status, 401);
+    let said = relay.said();
+    assert_eq!(round_trips(&said), 2, "refused: {said:?}");
+}
+
+#[test]
+fn a_store_that_hangs_is_sent_nothing_by_requests_once_that_is_noticed() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let (api, larder) = start(&relay.url());
+    for target in [LIST, USER] {
+        becomes_a_hit(&larder, target);
+    }
+    redis.freeze();
+    // Whoever is on the way when it happens waits for the time limit, and is answered.
+    assert_eq!(larder.get(LIST).text(), "0");
+    eventually("it is noticed", || !larder.is_ready());
+    relay.said();
+    for n in 0..100 {
+        for target in [LIST, PAGE, USER, OTHER] {
+            let answer = larder.get(target);
+            assert_eq!(answer.text(), n.to_string());
+            assert!(answer.cache_status().contains("store-away"), "{answer:?}");
+        }
+        assert_eq!(larder.write("PATCH", USER).status, 200);
+    }
+    assert_eq!(api.origin.count_of("PATCH"), 100);
+    // The keeper asks on connections of its own, in vain, who is there. Whatever a request asks names a key.
+    let of_requests: Vec<Said> = relay
+        .said()
+        .into_iter()
+        .filter(|said| match said {
+            Said::Command(words) => words.iter().any(|word| word.starts_with("t:")),
+            Said::Answer(_) => true,
+        })
+        .collect();
+    assert_eq!(of_requests, []);
+    redis.thaw();
+    for target in [LIST, PAGE, USER, OTHER] {
+        becomes_a_hit(&larder, target);
+    }
+}
+
+#[test]
+fn after_an_outage_there_are_hits_again_and_nothing_that_a_write_has_replaced() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let (api, larder) = start(&relay.url());
+    type Outage<'o> = (&'static str, &'o dyn Fn(), &'o dyn Fn());
+    let outages: [Outage; 2] = [
+        ("hung", &|| redis.freeze(), &|| redis.thaw()),
+        ("was cut off", &|| relay.becomes(Way::Cut), &|| {
+            relay.becomes(Way::Open)
+        }),
+    ];
+    for (how, begins, ends) in outages {
+        for target in [LIST, PAGE, USER, OTHER] {
+            becomes_a_hit(&larder, target);
+        }
+        begins();
+        // A new user: the list is replaced, and no user is.
+        let version = api.version() + 1;
+        assert_eq!(larder.write("POST", LIST).text(), version.to_string());
+        ends();
+        eventually(&format!("the list is a hit after the store {how}"), || {
+            let (list, page) = (larder.get(LIST), larder.get(PAGE));
+            assert_eq!(list.text(), version.to_string(), "{how}: {list:?}");
+            assert_eq!(page.text(), version.to_string(), "{how}: {page:?}");
+            list.is_hit() && page.is_hit()
+        });
+        // What nobody has written to is there as it was: it was not thrown away with the rest.
+        let user = larder.get(OTHER);
+        assert!(
+            user.is_hit() && user.text() == (version - 1).to_string(),
+            "{how}: {user:?}"
+        );
+        larder.purge_everything();
+    }
+}
+
+#[test]
+fn a_thousand_refused_writes_leave_every_copy_valid() {
+    let redis = RedisServer::start();
+    for store in ["memory:", &redis.url()] {
+        let (api, larder) = start(store);
+        for target in [LIST, PAGE, USER, OTHER] {
+            becomes_a_hit(&larder, target);
+        }
+        api.refuse(true);
+        let fills = api.origin.count_of("GET");
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| {
+                    let mut client = larder.connect();
+                    for n in 0..50 {
+                        let target = [LIST, "/api/users/bulk/"][n % 2];
+                        let answer = client.request("POST", target, &[], b"{}");
+                        assert_eq!(answer.status, 401, "{answer:?}");
+                    }
+                });
+            }
+        });
+        assert_eq!(api.origin.count_of("POST"), 1_000);
+        for target in [LIST, PAGE, USER, OTHER] {
+            let answer = larder.get(target);
+            assert!(answer.is_hit() && answer.text() == "0", "{answer:?}");
+        }
+        assert_eq!(api.origin.count_of("GET"), fills);
+    }
+}
+
+/// An API whose every answer is how many writes it has made.
+struct Api {
+    origin: Origin,
+    version: Arc<AtomicU64>,
+    refuses: Arc<AtomicU64>,
+}
+
+impl Api {
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// Whether writes are answered 401.
+    fn refuse(&self, refuses: bool) {
+        self.refuses.store(u64::from(refuses), Ordering::SeqCst);
+    }
+}
+
+fn start(store: &str) -> (Api, Larder) {
+    let [version, refuses] = [(); 2].map(|()| Arc::<AtomicU64>::default());
+    let (commits, refused) = (version.clone(), refuses.clone());
+    let api = Api {
+        origin: Origin::start(move |request| {
+            if request.method != "GET" {
+                if refused.load(Ordering::SeqCst) > 0 {
+                    return origin::status(401, "who are you?");
+                }
+                commits.fetch_add(1, Ordering::SeqCst);
+            }
+            origin::json(commits.load(Ordering::SeqCst).to_string())
+        }),
+        version,
+        refuses,
+    };
+    let larder = Larder::start(users_api(&api.origin, store, ""));
+    (api, larder)
+}
+
+#[track_caller]
+fn becomes_a_hit(larder: &Larder, target: &str) {
+    eventually(&format!("{target} is a hit"), || {
+        larder.get(target).is_hit()
+    });
+}
+
+/// The value of one key at many more, as if each had been stored there.
+fn multiply(redis: &RedisServer, key: &str, to: &str, numbers: std::ops::Range<i64>) {
+    // A million in one script would be taken for a store that hangs.
+    const SOME: usize = 5_000;
+    let mut link = redis.link().expect("connect to redis-server");
+    link.call(&["SELECT", "1"]).expect("SELECT").unwrap_ok();
+    for first in numbers.clone().step_by(SOME) {
+        let last = (first + SOME as i64).min(numbers.end) - 1;
+        let copied = link.call(&[
+            "EVAL",
+            "local value = redis.call('GET', KEYS[1])
+             for n = ARGV[2], ARGV[3] do redis.call('SET', ARGV[1] .. string.format('%.0f', n), value, 'PX', 3600000) end
+             return redis.status_reply('OK')",
+            "1",
+            key,
+            to,
+            &first.to_string(),
+            &last.to_string(),
+        ]);
+        copied.expect("EVAL").unwrap_ok();
+    }
+}
+
+/// How often each command ran since CONFIG RESETSTAT, also within scripts; without what tests ask.
+fn commands_of(redis: &RedisServer) -> BTreeMap<String, u64> {
+    let info = redis.run(&["INFO", "commandstats"]).text();
+    let count = |line: &str| {
+        let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let calls = figures.split(',').next()?.parse().ok()?;
+        let ours = !matches!(name, "config|resetstat" | "info" | "select");
+        ours.then(|| (name.to_owned(), calls))
+    };
+    info.lines().filter_map(count).collect()
+}
+
+/// How often the store was asked something after it had answered what came before.
+fn round_trips(said: &[Said]) -> usize {
+    let mut waits = false;
+    said.iter()
+        .filter(|said| {
+            let (asks, before) = (matches!(said, Said::Command(_)), waits);
+            waits = asks;
+            asks && !before
+        })
+        .count()
+}
