@@ -3,6 +3,7 @@
 pub mod by_hand;
 pub mod check;
 pub mod demo;
+pub mod explain;
 pub mod health;
 pub mod serve;
 
@@ -38,6 +39,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Read the file as `serve` would, and say what is wrong or what it would do; connects to nothing
     Check(ConfigFile),
+    /// Say what becomes of a request, and why: which route and key, may it be kept, what drops it
+    Explain(explain::Arguments),
     /// Print the copy at a key: its body to standard output, what is known of it to standard error
     Get(by_hand::Get),
     /// Put a JSON body from standard input there as the shared copy: on a `per-credential` route that of whoever asks
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(file) => load_over(&file.config, &file::Overrides::default())
             .map(|config| print!("{}", check::describe(&config))),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Get(arguments) => by_hand::get(&arguments),
         Command::Set(arguments) => by_hand::set(&arguments),
         Command::Purge(arguments) => by_hand::purge(&arguments),

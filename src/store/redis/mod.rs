@@ -4,6 +4,7 @@
 mod batched;
 mod keeper;
 mod link;
+pub mod probe;
 
 use std::fmt;
 use std::sync::Arc;
