@@ -1,0 +1,525 @@
+//! The API behind Larder: reached, in time, and with answers that can be kept. It is asked with GETs alone, exactly as
+//! a fill asks, and without any credential unless the operator gives one. Nothing is kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{self, HeaderMap};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout};
+
+use super::{Finding, Requests, ok, skipped, warning, wrong};
+use crate::caching::cache_status::Reason;
+use crate::coherence::{Coherence, Journal, hold_for};
+use crate::config::{Access, Config, Route, UpstreamAddress};
+use crate::error::UpstreamFailure;
+use crate::explain::ask::{Judged, judge};
+use crate::explain::{self, Knowledge, Question, Reading, because};
+use crate::proxy::Setup;
+use crate::proxy::present::{self, Presented};
+use crate::store::Store;
+use crate::store::memory::Memory;
+use crate::upstream::Upstream;
+
+pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut(Finding)) {
+    let connected = connect(config).await;
+    let reached = connected.level == super::Level::Ok;
+    tell(connected);
+    if !reached {
+        return;
+    }
+    // A store of nobody's: what is asked here leaves no trace in the real one.
+    let store = Arc::new(Store::Memory(Memory::new(1 << 20)));
+    let hold = hold_for(config.upstream.total);
+    let coherence = Coherence::new(store, Arc::<Journal>::default(), hold);
+    let upstream = Upstream::new(config.upstream.clone());
+    let setup = Arc::new(Setup::new(config.clone(), upstream, coherence));
+
+    let mut paths: Vec<String> = config
+        .routes
+        .iter()
+        .map(|route| route.path.as_str())
+        .filter(|path| !path.contains('<'))
+        .map(str::to_owned)
+        .collect();
+    paths.extend(requests.paths.iter().cloned());
+    let mut host = None;
+    for path in &paths {
+        let question = Question {
+            method: "GET".to_owned(),
+            target: path.clone(),
+            fields: requests.fields.clone(),
+            content: 0,
+            from: None,
+        };
+        let explained = explain::explain(&setup.config, &question, Knowledge::default());
+        let (told, reading) = match explained {
+            Ok(explained) => explained,
+            Err(why) => {
+                tell(wrong("path", format!("{path}: {why}"), "see --help"));
+                continue;
+            }
+        };
+        host.get_or_insert_with(|| told.host.clone());
+        let Some(reading) = reading else {
+            let why = told.because.unwrap_or_default();
+            let detail = told.detail.unwrap_or_default();
+            tell(skipped(
+                "route",
+                format!("{path} is not kept ({detail}): {why}"),
+            ));
+            continue;
+        };
+        let assumed = told.host_assumed && config.canonical_origin.is_none();
+        for finding in route(&setup, &reading, assumed, path).await {
+            tell(finding);
+        }
+    }
+    for route in &config.routes {
+        let asked = requests.paths.iter().any(|path| {
+            let path = path.split('?').next().unwrap_or(path);
+            route.path.match_canonical(path).is_some()
+        });
+        if route.path.as_str().contains('<') && !asked {
+            let seen = format!(
+                "{} was not asked: name one with --path",
+                route.path.as_str()
+            );
+            tell(skipped("route", seen));
+        }
+    }
+    let host = host.unwrap_or_else(|| explain::assumed_host(config));
+    let path = paths.first().map_or("/", String::as_str);
+    if let Some(finding) = keep_alive(config, &host, path).await {
+        tell(finding);
+    }
+}
+
+fn place(config: &Config) -> String {
+    match &config.upstream.address {
+        UpstreamAddress::Tcp { host, port } if host.contains(':') => {
+            format!("http://[{host}]:{port}")
+        }
+        UpstreamAddress::Tcp { host, port } => format!("http://{host}:{port}"),
+        UpstreamAddress::Unix(path) => format!("http+unix://{}", path.display()),
+    }
+}
+
+async fn connect(config: &Config) -> Finding {
+    let place = place(config);
+    let connecting = async {
+        match &config.upstream.address {
+            UpstreamAddress::Tcp { host, port } => {
+                TcpStream::connect((host.as_str(), *port)).await.map(drop)
+            }
+            UpstreamAddress::Unix(path) => UnixStream::connect(path).await.map(drop),
+        }
+    };
+    let error = match timeout(config.upstream.connect, connecting).await {
+        Ok(Ok(())) => return ok("upstream-connect", place),
+        Ok(Err(error)) => error,
+        Err(_) => std::io::ErrorKind::TimedOut.into(),
+    };
+    use std::io::ErrorKind as K;
+    let (seen, remedy) = match (error.kind(), &config.upstream.address) {
+        (K::ConnectionRefused, UpstreamAddress::Tcp { .. }) => (
+            format!("nobody listens at {place}"),
+            "start the API there (`gunicorn --bind …`), or correct `upstream` (UPSTREAM)",
+        ),
+        (K::PermissionDenied, UpstreamAddress::Unix(_)) => (
+            format!("{place}: {error}"),
+            "let Larder's user into the socket's group (`gunicorn --umask 007`)",
+        ),
+        (K::NotFound | K::ConnectionRefused, UpstreamAddress::Unix(_)) => (
+            format!("nobody listens at {place}"),
+            "start gunicorn with `--bind unix:…` there, or correct `upstream` (UPSTREAM)",
+        ),
+        (K::TimedOut, _) => (
+            format!(
+                "{place} does not answer within {:?}",
+                config.upstream.connect
+            ),
+            "look at the firewall between, and whether the API's host is up",
+        ),
+        _ => (
+            format!("{place}: {error}"),
+            "check host and port in `upstream` (UPSTREAM)",
+        ),
+    };
+    wrong("upstream-connect", seen, remedy)
+}
+
+/// One request under a route.
+async fn route(
+    setup: &Arc<Setup>,
+    reading: &Reading,
+    host_assumed: bool,
+    path: &str,
+) -> Vec<Finding> {
+    let (served, client) = (&setup.served[reading.route], &reading.client);
+    let Some(secret) = setup.coherence.store().secret() else {
+        return Vec::new();
+    };
+    let captures = &reading.captures;
+    let presented = present::present(&setup.config, served, captures, client, &[], &secret);
+    let Presented::Asked(asked) = presented else {
+        return Vec::new();
+    };
+    let judged = match judge(setup, &served.route, client, &asked).await {
+        Ok(judged) => judged,
+        Err(failure) => return vec![no_answer(failure, path, &setup.config)],
+    };
+    let seen = Seen {
+        path,
+        host: asked.origin.split("://").nth(1).unwrap_or_default(),
+        host_assumed,
+        answer: &judged,
+    };
+    let mut found = vec![seen.judge(&served.route)];
+    let total = setup.config.upstream.total;
+    if judged.took * 2 > total {
+        found.push(warning(
+            "upstream-slow",
+            format!(
+                "GET {path} took {:.1} s of at most {total:?}",
+                judged.took.as_secs_f64()
+            ),
+            "make it faster, or raise `upstream: {total: …}`: what takes longer is answered 504",
+        ));
+    }
+    found
+}
+
+fn no_answer(failure: UpstreamFailure, path: &str, config: &Config) -> Finding {
+    let remedy = match failure {
+        UpstreamFailure::FirstByteTimeout | UpstreamFailure::TotalTimeout => format!(
+            "look at what the API waits for; it has {} (`upstream: {{total: …}}`)",
+            humantime::format_duration(config.upstream.total)
+        ),
+        UpstreamFailure::Lost => {
+            "look at the API's log: its worker may have died or been killed".to_owned()
+        }
+        UpstreamFailure::Malformed => {
+            "what listens there does not speak HTTP: check `upstream` (UPSTREAM)".to_owned()
+        }
+        _ => "see `larder explain --ask` and the API's log".to_owned(),
+    };
+    let seen = format!("GET {path}: no answer ({})", failure.word());
+    wrong("upstream-answer", seen, remedy)
+}
+
+/// An answer to a fill.
+struct Seen<'s> {
+    path: &'s str,
+    host: &'s str,
+    host_assumed: bool,
+    answer: &'s Judged,
+}
+
+impl Seen<'_> {
+    fn judge(&self, route: &Route) -> Finding {
+        let status = self.answer.status;
+        let seen = format!("GET {}: {}", self.path, status.as_u16());
+        match (status.as_u16(), route.access) {
+            (400, _) if self.blames_the_host() => self.host(),
+            (301 | 302 | 307 | 308, _) => self.redirect(&seen),
+            (401 | 403, Access::Public) => wrong(
+                "route-public",
+                format!(
+                    "{seen} without a credential, on a route with `access: public`: everybody gets that"
+                ),
+                "write `access: per-credential`",
+            ),
+            (401 | 403, Access::PerCredential) => skipped(
+                "route",
+                format!(
+                    "{seen}, as without a credential it should; to see more: --path {} -H 'Authorization: …'",
+                    self.path
+                ),
+            ),
+            (404, _) => warning(
+                "route-path",
+                seen,
+                "look into urls.py whether the path is written so, its last slash included",
+            ),
+            (500.., _) => wrong("upstream-status", seen, "look at the API's log"),
+            _ => self.kept(route, seen),
+        }
+    }
+
+    /// Django's own page for a host that ALLOWED_HOSTS lacks, with and without DEBUG.
+    fn blames_the_host(&self) -> bool {
+        let page = String::from_utf8_lossy(&self.answer.start);
+        [
+            "Bad Request (400)",
+            "DisallowedHost",
+            "ALLOWED_HOSTS",
+            "Invalid HTTP_HOST",
+        ]
+        .iter()
+        .any(|sign| page.contains(sign))
+    }
+
+    fn host(&self) -> Finding {
+        let name = match self.host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+            _ => self.host,
+        };
+        let seen = format!("GET {}: 400 for the host `{}`", self.path, self.host);
+        match self.host_assumed {
+            false => wrong(
+                "upstream-host",
+                seen,
+                format!(
+                    "add it to ALLOWED_HOSTS in Django's settings: ALLOWED_HOSTS = [\"{name}\", …]"
+                ),
+            ),
+            true => warning(
+                "upstream-host",
+                format!("{seen}, which was assumed"),
+                format!(
+                    "say which your clients use: --header 'Host: api.example.org'; if it is `{name}`, add it to ALLOWED_HOSTS"
+                ),
+            ),
+        }
+    }
+
+    fn redirect(&self, seen: &str) -> Finding {
+        let location = self.answer.fields.get(header::LOCATION);
+        let location = location.and_then(|to| to.to_str().ok()).unwrap_or("?");
+        let plain = self.path.split('?').next().unwrap_or(self.path);
+        let after_host = location.split_once("://").map_or(location, |(_, rest)| {
+            rest.find('/').map_or("/", |at| &rest[at..])
+        });
+        let to = after_host.split(['?', '#']).next().unwrap_or(after_host);
+        if to.strip_suffix('/') == Some(plain) {
+            return wrong(
+                "route-slash",
+                format!("{seen} to {to}"),
+                format!("write the path with its slash: `path: {to}`"),
+            );
+        }
+        if plain == to && location.starts_with("https://") {
+            return wrong(
+                "upstream-https",
+                format!("{seen} to itself over https"),
+                "whoever speaks https to your clients must send X-Forwarded-Proto (and be in `trusted_proxies`), and Django needs SECURE_PROXY_SSL_HEADER; to ask so: -H 'X-Forwarded-Proto: https'",
+            );
+        }
+        // Where to is not shown: it may hold a token.
+        warning(
+            "route-status",
+            format!("{seen}, elsewhere"),
+            because(Reason::Status),
+        )
+    }
+
+    fn kept(&self, route: &Route, seen: String) -> Finding {
+        let ms = self.answer.took.as_millis();
+        let reason = match self.answer.verdict {
+            Ok(lifetime) => {
+                let time = humantime::format_duration(Duration::from_secs(lifetime.as_secs()));
+                return ok("route", format!("{seen} after {ms} ms, kept for {time}"));
+            }
+            Err(reason) => reason,
+        };
+        let names = |names: &[header::HeaderName]| {
+            let names: Vec<&str> = names.iter().map(header::HeaderName::as_str).collect();
+            names.join(", ")
+        };
+        let never = |what: &str| format!("{seen}, but never kept ({}){what}", reason.word());
+        match reason {
+            Reason::SetCookie => {
+                let cookies = cookie_names(&self.answer.fields);
+                warning(
+                    "route-cookie",
+                    never(&format!(": it sets the cookie {cookies}")),
+                    "find what makes a session or a CSRF token here (a middleware, `get_token`), and keep it off this view",
+                )
+            }
+            Reason::VaryUnkeyed if self.answer.unkeyed.is_empty() => warning(
+                "route-vary",
+                never(": it says `Vary: *`, or something that is no name"),
+                "let the API name the fields that it reads",
+            ),
+            Reason::VaryUnkeyed => {
+                let fields = names(&self.answer.unkeyed);
+                warning(
+                    "route-vary",
+                    never(&format!(": it varies by {fields}")),
+                    format!(
+                        "add `vary: [{fields}]` to the route {}",
+                        route.path.as_str()
+                    ),
+                )
+            }
+            Reason::NoStore
+            | Reason::Private
+            | Reason::NoCache
+            | Reason::Stale
+            | Reason::BadFreshness => warning("route-cache-control", never(""), because(reason)),
+            Reason::Encoded => warning("route-encoding", never(""), because(reason)),
+            Reason::TooLarge => warning("route-size", never(""), because(reason)),
+            _ => warning("route-status", never(""), because(reason)),
+        }
+    }
+}
+
+fn cookie_names(fields: &HeaderMap) -> String {
+    let names: Vec<String> = fields
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .filter_map(|line| line.as_bytes().split(|&b| b == b'=').next())
+        .map(|name| String::from_utf8_lossy(name.trim_ascii()).into_owned())
+        .collect();
+    names.join(", ")
+}
+
+/// Whether the API closes idle connections sooner than Larder gives them up: then a request may meet a closing one.
+async fn keep_alive(config: &Config, host: &str, path: &str) -> Option<Finding> {
+    let ours = config.upstream.pool_idle;
+    let seen = async {
+        match &config.upstream.address {
+            UpstreamAddress::Tcp { host: name, port } => {
+                let stream = TcpStream::connect((name.as_str(), *port)).await?;
+                idle(stream, host, path, ours).await
+            }
+            UpstreamAddress::Unix(socket) => {
+                idle(UnixStream::connect(socket).await?, host, path, ours).await
+            }
+        }
+    };
+    let limit = config.upstream.total + ours + Duration::from_secs(5);
+    let kept = timeout(limit, seen).await.ok()?.ok()?;
+    Some(match kept {
+        Idle::EachClosed => ok(
+            "upstream-keep-alive",
+            "it closes the connection after each answer, as gunicorn's sync worker does",
+        ),
+        Idle::Kept => ok(
+            "upstream-keep-alive",
+            format!("it keeps idle connections for longer than `pool_idle` ({ours:?})"),
+        ),
+        Idle::ClosedAfter(time) => warning(
+            "upstream-keep-alive",
+            format!(
+                "it closes idle connections after {:.1} s, and `pool_idle` is {ours:?}",
+                time.as_secs_f64()
+            ),
+            "write `upstream: {pool_idle: …}` with less than that, or raise gunicorn's `--keep-alive`",
+        ),
+    })
+}
+
+/// How a connection ends that nobody uses.
+enum Idle {
+    EachClosed,
+    Kept,
+    ClosedAfter(Duration),
+}
+
+async fn idle<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    host: &str,
+    path: &str,
+    longest: Duration,
+) -> std::io::Result<Idle> {
+    let version = env!("CARGO_PKG_VERSION");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nAccept-Encoding: identity\r\nUser-Agent: larder/{version}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let (mut buffer, mut said) = ([0; 8192], Vec::new());
+    // The answer's first byte may take as long as it takes: the caller has a limit.
+    let mut read = stream.read(&mut buffer).await?;
+    loop {
+        let last = Instant::now();
+        if said.len() < 32 * 1024 {
+            said.extend_from_slice(&buffer[..read]);
+        }
+        if read == 0 {
+            return Ok(Idle::EachClosed);
+        }
+        match timeout(longest, stream.read(&mut buffer)).await {
+            Err(_) => return Ok(Idle::Kept),
+            Ok(Ok(0) | Err(_)) => {
+                let text = String::from_utf8_lossy(&said).to_ascii_lowercase();
+                let head = text.split("\r\n\r\n").next().unwrap_or_default();
+                let at_once =
+                    head.contains("\r\nconnection: close") || head.starts_with("http/1.0");
+                // Without a word, but at once: the same.
+                return Ok(match at_once || last.elapsed() < longest / 20 {
+                    true => Idle::EachClosed,
+                    false => Idle::ClosedAfter(last.elapsed()),
+                });
+            }
+            Ok(Ok(more)) => read = more,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+    use http::{HeaderValue, StatusCode};
+
+    fn judged(status: u16, fields: &[(header::HeaderName, &'static str)], page: &str) -> Judged {
+        Judged {
+            status: StatusCode::from_u16(status).unwrap(),
+            fields: fields
+                .iter()
+                .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+                .collect(),
+            start: page.as_bytes().to_vec(),
+            took: Duration::from_millis(5),
+            verdict: Err(Reason::Status),
+            not_for_a_cache: false,
+            varies_by: Vec::new(),
+            unkeyed: Vec::new(),
+        }
+    }
+
+    fn redirect(to: &'static str) -> Finding {
+        let answer = judged(301, &[(header::LOCATION, to)], "");
+        let seen = Seen {
+            path: "/api/users",
+            host: "a.example:8080",
+            host_assumed: false,
+            answer: &answer,
+        };
+        seen.redirect("GET /api/users: 301")
+    }
+
+    #[test]
+    fn a_redirect_is_to_the_slash_to_https_or_elsewhere() {
+        assert_eq!(redirect("/api/users/").code, "route-slash");
+        assert_eq!(
+            redirect("http://a.example/api/users/?x=1").code,
+            "route-slash"
+        );
+        assert_eq!(
+            redirect("https://a.example/api/users").code,
+            "upstream-https"
+        );
+        let login = redirect("/login/?token=abc");
+        assert_eq!((login.code, login.level), ("route-status", Level::Warning));
+        assert!(!login.seen.contains("token"), "{login:?}");
+    }
+
+    #[test]
+    fn djangos_400_names_the_host_to_add() {
+        let answer = judged(400, &[], "<h1>Bad Request (400)</h1>");
+        let mut seen = Seen {
+            path: "/api/users/",
+            host: "a.example:8080",
+            host_assumed: false,
+            answer: &answer,
+        };
+        assert!(seen.blames_the_host());
+        assert!(seen.host().remedy.unwrap().contains("[\"a.example\""));
+        seen.host_assumed = true;
+        assert_eq!(seen.host().level, Level::Warning);
+    }
+}
