@@ -43,12 +43,12 @@ impl Patient {
 
     /// A healthy API, and this store.
     fn on_store(origin: &Origin, url: &str) -> Patient {
-        Patient::with(users_api(origin, url, ""))
+        Patient::with(impatient(users_api(origin, url, ""), origin))
     }
 
     /// The embedded store, and this API.
     fn on_api(origin: &Origin) -> Patient {
-        Patient::with(users_api(origin, "memory:", ""))
+        Patient::with(impatient(users_api(origin, "memory:", ""), origin))
     }
 
     fn told(mut self, arguments: &[&str]) -> Patient {
@@ -125,6 +125,12 @@ impl Diagnosis {
 
 fn healthy() -> Origin {
     Origin::start(|_| origin::json("[]"))
+}
+
+/// With a shorter `pool_idle`, for as long as which the doctor looks at an idle connection.
+fn impatient(yaml: String, origin: &Origin) -> String {
+    let upstream = format!("upstream: {{url: \"{}\", pool_idle: 50ms}}", origin.url());
+    yaml.replacen(&format!("upstream: {}", origin.url()), &upstream, 1)
 }
 
 fn saying(answer: impl Fn() -> Answer + Send + Sync + 'static) -> Origin {
@@ -384,7 +390,8 @@ fn a_user_that_may_too_little_and_the_remedy_is_one() {
         "+@connection",
     ]);
     let url = redis.url().replace("redis://", "redis://larder:hush@");
-    let patient = Patient::on_store(&healthy(), &url);
+    let origin = healthy();
+    let patient = Patient::on_store(&origin, &url);
     let seen = patient.seen();
     seen.is_wrong("store-acl", "ACL SETUSER larder ~t:*");
     let check = seen.is("store-acl", "wrong");
@@ -432,7 +439,13 @@ fn a_read_only_replica() {
 
 #[test]
 fn a_full_server() {
-    let redis = RedisServer::builder().maxmemory("1mb").start();
+    let redis = RedisServer::start();
+    redis
+        .run(&["SET", "other", &"x".repeat(4 << 20)])
+        .unwrap_ok();
+    redis
+        .run(&["CONFIG", "SET", "maxmemory", "1mb"])
+        .unwrap_ok();
     let seen = Patient::on_store(&healthy(), &redis.url()).seen();
     seen.is_wrong("store-full", "maxmemory-policy volatile-lru");
 }
@@ -483,7 +496,8 @@ fn queue_tasks(redis: &RedisServer, database: u32) {
 #[test]
 fn eviction_off_on_a_server_that_celery_shares() {
     let redis = RedisServer::builder().maxmemory("100mb").start();
-    let patient = Patient::on_store(&healthy(), &redis.url());
+    let origin = healthy();
+    let patient = Patient::on_store(&origin, &redis.url());
     patient.seen().warns("store-eviction", "allkeys-lru");
     queue_tasks(&redis, 0);
     let seen = patient.seen();
@@ -498,7 +512,8 @@ fn celerys_tasks_may_be_evicted() {
         .argument("--maxmemory", "100mb")
         .argument("--maxmemory-policy", "allkeys-lru")
         .start();
-    let patient = Patient::on_store(&healthy(), &redis.url());
+    let origin = healthy();
+    let patient = Patient::on_store(&origin, &redis.url());
     patient.seen().is("store-eviction", "ok");
     queue_tasks(&redis, 0);
     patient.seen().is_wrong("store-eviction", "volatile-lru");
@@ -632,7 +647,7 @@ fn the_api_does_not_answer_in_time() {
     let closed = gate.clone();
     let origin = saying(move || origin::json("[]").behind(&closed));
     let upstream = format!(
-        "upstream: {{url: \"{}\", total: 200ms, first_byte: 200ms}}",
+        "upstream: {{url: \"{}\", connect: 100ms, total: 200ms, first_byte: 200ms}}",
         origin.url()
     );
     let yaml = users_api(&origin, "memory:", "").replacen(

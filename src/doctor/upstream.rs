@@ -44,7 +44,7 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
         .map(str::to_owned)
         .collect();
     paths.extend(requests.paths.iter().cloned());
-    let mut host = None;
+    let (mut host, mut answers) = (None, true);
     for path in &paths {
         let question = Question {
             method: "GET".to_owned(),
@@ -71,8 +71,8 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
             ));
             continue;
         };
-        let assumed = told.host_assumed && config.canonical_origin.is_none();
-        for finding in route(&setup, &reading, assumed, path).await {
+        for finding in route(&setup, &reading, told.host_assumed, path).await {
+            answers &= finding.code != "upstream-answer";
             tell(finding);
         }
     }
@@ -88,6 +88,9 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
             );
             tell(skipped("route", seen));
         }
+    }
+    if !answers {
+        return;
     }
     let host = host.unwrap_or_else(|| explain::assumed_host(config));
     let path = paths.first().map_or("/", String::as_str);
@@ -319,7 +322,7 @@ impl Seen<'_> {
         let ms = self.answer.took.as_millis();
         let reason = match self.answer.verdict {
             Ok(lifetime) => {
-                let time = humantime::format_duration(Duration::from_secs(lifetime.as_secs()));
+                let time = humantime::format_duration(lifetime);
                 return ok("route", format!("{seen} after {ms} ms, kept for {time}"));
             }
             Err(reason) => reason,

@@ -288,7 +288,7 @@ pub async fn judge(
     let (head, body) = response.into_parts();
     let nominated = storing::nominated(&policy, &head.headers);
     let mut verdict = storing::storable(&policy, head.status, &head.headers, length, exchange)
-        .map(|storable| storable.lifetime - storable.initial_age);
+        .map(|storable| whole_seconds(storable.lifetime - storable.initial_age));
     let mut body = pin!(body);
     let (mut start, mut total) = (Vec::new(), 0u64);
     let deadline = tokio::time::Instant::now() + setup.upstream.settings().total;
@@ -317,6 +317,11 @@ pub async fn judge(
         unkeyed: nominated.unkeyed,
         fields: head.headers,
     })
+}
+
+/// Rounded up, as the second in which it was asked is not worth a word.
+fn whole_seconds(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs() + u64::from(time.subsec_nanos() > 0))
 }
 
 impl Judged {

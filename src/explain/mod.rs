@@ -54,7 +54,7 @@ pub struct Explanation {
     pub method: String,
     pub target: String,
     pub host: String,
-    /// The host was not given, but assumed.
+    /// The host was neither given nor is it in the file, but assumed.
     pub host_assumed: bool,
     /// `Cache-Status`, and the log's `cache` and `detail`, as far as they are known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -308,7 +308,8 @@ impl Question {
             length: length.unwrap_or(self.content),
             chunked: fields.contains_key(header::TRANSFER_ENCODING),
         };
-        let assumed = !given && uri.scheme().is_none();
+        let guessed = config.hosts.is_empty() && config.canonical_origin.is_none();
+        let assumed = !given && uri.scheme().is_none() && guessed;
         Ok((request.map(|_| announced), assumed))
     }
 }
@@ -632,7 +633,7 @@ fn left_out(config: &Config, client: &Client, sent: &header::HeaderMap) -> Vec<S
         .filter(|name| {
             !sent.contains_key(*name) && !OURS.contains(name) && **name != header::COOKIE
         })
-        .map(|name| words::field(name))
+        .map(words::field)
         .collect();
     let cookies = access::ignored_cookies(config, &client.fields);
     names.extend(cookies.map(|name| format!("cookie {}", String::from_utf8_lossy(name))));
