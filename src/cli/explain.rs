@@ -167,13 +167,9 @@ fn text(told: &Explanation, by: Option<&str>) -> String {
             "filled by",
             &format!("{} under {}", copy.forwarded, copy.origin),
         );
-        let stay = match copy.states.len() {
-            1 => "stays as it is",
-            _ => "stay as they are",
-        };
         page.line(
             "valid while",
-            &format!("{} {stay}", copy.states.join(" and ")),
+            &format!("no write or purge has touched {}", copy.states.join(" or ")),
         );
     }
     verdict("looked up", told.look_up.as_ref(), &mut page);
@@ -340,7 +336,7 @@ fn found(told: &Explanation, by: Option<&str>, page: &mut Page) {
         page.line("the API says", &what);
         if !answer.varies_by.is_empty() {
             let what = format!(
-                "it varies by {}, which the key comes to hold",
+                "it varies by {}: the key holds them once this was seen",
                 answer.varies_by.join(", ")
             );
             page.line("", &what);

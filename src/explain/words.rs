@@ -63,7 +63,6 @@ pub fn because(reason: Reason) -> &'static str {
             "the answer is compressed although it was asked for uncompressed: let the API heed `Accept-Encoding: identity`"
         }
         Reason::TooLarge => "the answer is larger than the route's `max_body`",
-        Reason::Short => "the answer broke off",
         Reason::TooManyCopies => {
             "the family has as many copies as `limits.copies` allows: `query: {allow: […]}` on the route, or raise it"
         }
