@@ -530,6 +530,17 @@ fn asking_keeps_nothing() {
 }
 
 #[test]
+fn asking_about_a_write_sends_nothing_and_drops_nothing() {
+    let (origin, redis) = (kept(), RedisServer::start());
+    let asked = Asked::with(yaml(&origin, &redis.url(), ""));
+    asked.larder.get(LIST);
+    let told = asked.explain("PATCH", "/api/users/7/", &[], "{}", true);
+    assert_eq!(told["write"]["rules"][0]["index"], 1, "{told:#}");
+    assert_eq!(origin.count(), 1);
+    assert!(asked.larder.get(LIST).is_hit());
+}
+
+#[test]
 fn the_key_that_is_told_is_the_key_in_the_store() {
     let (origin, redis) = (kept(), RedisServer::start());
     let asked = Asked::with(yaml(&origin, &redis.url(), ""));

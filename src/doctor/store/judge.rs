@@ -14,6 +14,12 @@ use crate::tls::Trouble;
 /// A PING that takes longer makes hits slow.
 const NEAR: Duration = Duration::from_millis(5);
 
+/// The beginning of what a server said: some repeat all that they were asked.
+fn brief(said: &str) -> String {
+    let line = said.lines().next().unwrap_or_default();
+    line.chars().take(100).collect()
+}
+
 pub(super) fn ms(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() * 1000.0)
 }
@@ -148,6 +154,17 @@ pub(super) fn login(said: &Said, user: &str, with_password: bool) -> Finding {
             "connected, but there is no answer in Redis's protocol",
             "check that Redis listens on this port, and whether it hangs",
         ),
+        // Denied commands and a server that cannot save (it says so to a PING, too) are looked at later.
+        Said::Refused { code, said } if ["DENIED", "ERR"].contains(&code.as_str()) => wrong(
+            "store-auth",
+            format!("the server refuses every command ({code} {})", brief(said)),
+            match code.as_str() {
+                "DENIED" => {
+                    "it is in protected mode: give it a password (`requirepass`), or `bind` it to this network alone and say `protected-mode no`"
+                }
+                _ => "look at the server's own log",
+            },
+        ),
         _ if with_password => ok("store-auth", format!("logged in as `{user}`")),
         _ => ok("store-auth", "no password is asked for"),
     }
@@ -162,7 +179,10 @@ pub(super) fn database(said: &Said, database: i64, prefix: &str) -> Finding {
         ),
         Said::Refused { code, said } => wrong(
             "store-database",
-            format!("the server has no database {database} ({code} {said})"),
+            format!(
+                "the server has no database {database} ({code} {})",
+                brief(said)
+            ),
             format!(
                 "write `database: 0` under `store:` (REDIS_DATABASE=0); the prefix `{prefix}` keeps Larder's keys apart"
             ),
@@ -225,7 +245,7 @@ pub(super) fn used(round: &Round, info: &Info, user: &str, prefix: &str) -> Vec<
             "MOVED" | "CLUSTERDOWN" | "CROSSSLOT" => None,
             code => Some(wrong(
                 "store-round-trip",
-                format!("a write was refused: {code} {said}"),
+                format!("a write was refused: {code} {}", brief(said)),
                 "look at the server's own log",
             )),
         },
@@ -259,7 +279,7 @@ pub(super) fn used(round: &Round, info: &Info, user: &str, prefix: &str) -> Vec<
             if ["NOPERM", "READONLY", "MISCONF", "MOVED"].contains(&code.as_str()) => {}
         Some(Said::Refused { code, said }) => found.push(wrong(
             "store-scripts",
-            format!("Larder's script is refused ({code} {said})"),
+            format!("Larder's script is refused ({code} {})", brief(said)),
             "Redis 7.0 or newer is needed, with EVAL allowed",
         )),
         Some(_) => {}
@@ -499,7 +519,7 @@ impl Foreign {
         warning(
             "store-foreign",
             format!(
-                "under `{prefix}:` stand {kinds}: they are never served, but `larder purge --all` and `keys` mean Larder's own"
+                "under `{prefix}:` stand {kinds}: never served, and replaced where Larder keeps something itself"
             ),
             "give Larder a `prefix` of its own under `store:`, other than KEY_PREFIX of Django's CACHES",
         )
