@@ -11,6 +11,7 @@ use http::{Method, StatusCode, Uri, Version};
 use larder::caching::cache_status::Handling;
 use larder::caching::directives::Directives;
 use larder::caching::freshness::Exchange;
+use larder::caching::head::Head;
 use larder::caching::key::HashingSecret;
 use larder::caching::stored::{self, Stored};
 use larder::caching::storing::{self, Policy};
@@ -80,7 +81,7 @@ fn present(criterion: &mut Criterion) {
 fn caching(criterion: &mut Criterion) {
     let now = clock::now();
     let copy = copy(&States::new(), now);
-    let mut fields = copy.fields.clone();
+    let mut fields = copy.head.fields();
     fields.insert(
         header::CACHE_CONTROL,
         HeaderValue::from_static("public, max-age=60, s-maxage=3600"),
@@ -138,7 +139,7 @@ fn reply(criterion: &mut Criterion) {
     criterion.bench_function("reply: from a copy", |b| {
         b.iter(|| {
             let hit = Handling::Hit { ttl: 3599 };
-            reply::from_copy(&Method::GET, &fields, black_box(copy.clone()), hit, now)
+            reply::from_copy(&Method::GET, &fields, black_box(&copy), hit, now)
         })
     });
 }
@@ -221,13 +222,11 @@ fn copy(states: &States, now: Timestamp) -> Stored {
     let epoch = Epoch::new(now, Default::default(), 7);
     Stored {
         status: StatusCode::OK,
-        fields,
+        head: Head::new(fields, "http://api.example.org", &[]),
         body: vec![b'x'; 300].into(),
         response_time: now,
         initial_age: Duration::ZERO,
         lifetime: Duration::from_secs(3600),
-        origin: "http://api.example.org".into(),
-        varied: Vec::new(),
         epochs: states.iter().map(|state| (state.clone(), epoch)).collect(),
     }
 }

@@ -11,6 +11,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use serde::Serialize;
 
 use crate::caching::cache_status::Reason;
+use crate::caching::head::Head;
 use crate::caching::key::{family_state, group_state};
 use crate::caching::stored::{ANY_ORIGIN, Stored};
 use crate::clock;
@@ -167,7 +168,10 @@ pub async fn get(
         }
     };
     let now = clock::now();
-    let reason = match coherence.look_up(&key, &states, &copy.origin, now).await {
+    let reason = match coherence
+        .look_up(&key, &states, copy.head.origin(), now)
+        .await
+    {
         LookUp::Hit(..) => None,
         LookUp::Miss(reason) => Some(reason.word()),
     };
@@ -177,14 +181,15 @@ pub async fn get(
         status: copy.status.as_u16(),
         age_seconds: copy.age(now).as_secs(),
         ttl_seconds: copy.lifetime.saturating_sub(copy.age(now)).as_secs(),
-        origin: copy.origin.clone(),
+        origin: copy.head.origin().to_owned(),
         epochs: copy
             .epochs
             .iter()
             .map(|(state, epoch)| format!("{state}@{epoch}"))
             .collect(),
         fields: copy
-            .fields
+            .head
+            .fields()
             .iter()
             .map(|(name, value)| {
                 (
@@ -236,13 +241,11 @@ pub async fn set(
     );
     let copy = Stored {
         status: StatusCode::OK,
-        fields,
+        head: Head::new(fields, ANY_ORIGIN, &[]),
         body,
         response_time: now,
         initial_age: Duration::ZERO,
         lifetime: route.ttl,
-        origin: ANY_ORIGIN.to_owned(),
-        varied: Vec::new(),
         epochs,
     };
     coherence

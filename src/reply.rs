@@ -1,6 +1,6 @@
 //! What the client is told. Each answer carries how it came about (`Cache-Status`).
 
-use std::sync::Arc;
+use std::cell::RefCell;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,13 +8,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 
 use crate::body::ReplyBody;
-use crate::caching::cache_status::Handling;
+use crate::caching::cache_status::{CACHE_STATUS, Handling};
 use crate::caching::stored::Stored;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::message::{conditions, fields};
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// What every hit says of its way here.
+const OURS: [HeaderName; 3] = [header::AGE, header::VIA, CACHE_STATUS];
 
 /// An answer and how it came about.
 pub struct Reply {
@@ -26,44 +27,63 @@ pub struct Reply {
 pub fn from_copy(
     method: &Method,
     request: &HeaderMap,
-    stored: Arc<Stored>,
+    stored: &Stored,
     handling: Handling,
     now: Timestamp,
 ) -> Reply {
-    let age = stored.age(now);
-    let not_modified =
-        stored.status == StatusCode::OK && conditions::not_modified(request, &stored.fields);
-    // A copy that came from Redis is ours alone, and its fields need no copying.
-    let (status, stored_fields, body) = match Arc::try_unwrap(stored) {
-        Ok(own) => (own.status, own.fields, own.body),
-        Err(shared) => (shared.status, shared.fields.clone(), shared.body.clone()),
+    let not_modified = stored.status == StatusCode::OK
+        && conditions::are_in(request)
+        && conditions::not_modified(request, &stored.head.fields());
+    let mut fields = match handling {
+        Handling::Hit { ttl } => {
+            let age = stored.age(now).as_secs();
+            stored.head.of_a_hit(said_age(age), said_hit(ttl))
+        }
+        Handling::Forwarded { .. } | Handling::Own { .. } => {
+            dressed(stored.head.fields(), handling)
+        }
     };
-    let mut response = Response::new(ReplyBody::Empty);
-    let sent = response.headers_mut();
     if not_modified {
-        for name in &conditions::OF_A_304 {
-            for value in stored_fields.get_all(name) {
-                sent.append(name, value.clone());
-            }
-        }
-    } else {
-        *sent = stored_fields;
-        if *method == Method::HEAD {
-            sent.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        }
+        fields = conditions::of_a_304(&fields, &OURS);
+    } else if *method == Method::HEAD {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
     }
-    if matches!(handling, Handling::Hit { .. }) {
-        sent.insert(header::AGE, HeaderValue::from(age.as_secs()));
-    }
-    *response.status_mut() = if not_modified {
-        StatusCode::NOT_MODIFIED
-    } else {
-        status
+    let has_body = !not_modified && *method != Method::HEAD;
+    let mut response = Response::new(match has_body {
+        true => ReplyBody::whole(stored.body.clone()),
+        false => ReplyBody::Empty,
+    });
+    *response.headers_mut() = fields;
+    *response.status_mut() = match not_modified {
+        true => StatusCode::NOT_MODIFIED,
+        false => stored.status,
     };
-    if !not_modified && *method != Method::HEAD {
-        *response.body_mut() = ReplyBody::whole(body);
+    Reply { response, handling }
+}
+
+/// What many hits in a row say: spelled once, and then known for as long as it stays the same.
+type Spelled = RefCell<(u64, HeaderValue)>;
+
+fn said_age(age: u64) -> HeaderValue {
+    thread_local!(static SPELLED: Spelled = RefCell::new((0, HeaderValue::from(0))));
+    SPELLED.with_borrow_mut(|spelled| said(spelled, age, HeaderValue::from))
+}
+
+fn said_hit(ttl: u64) -> HeaderValue {
+    let spell = |ttl| Handling::Hit { ttl }.header();
+    thread_local!(static SPELLED: Spelled = RefCell::new((0, Handling::Hit { ttl: 0 }.header())));
+    SPELLED.with_borrow_mut(|spelled| said(spelled, ttl, spell))
+}
+
+fn said(
+    spelled: &mut (u64, HeaderValue),
+    number: u64,
+    spell: impl Fn(u64) -> HeaderValue,
+) -> HeaderValue {
+    if spelled.0 != number {
+        *spelled = (number, spell(number));
     }
-    finished(response, handling)
+    spelled.1.clone()
 }
 
 /// What the upstream said, as it comes.
@@ -75,8 +95,8 @@ pub fn forwarded(
 ) -> Reply {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    *response.headers_mut() = fields;
-    finished(response, handling)
+    *response.headers_mut() = dressed(fields, handling);
+    Reply { response, handling }
 }
 
 /// An answer of our own, from the one place that makes them of errors.
@@ -107,9 +127,9 @@ pub fn error(error: Error) -> Reply {
     Reply { response, handling }
 }
 
-fn finished(mut response: Response<ReplyBody>, handling: Handling) -> Reply {
-    let sent = response.headers_mut();
-    fields::append_via(sent);
-    sent.append(CACHE_STATUS, handling.header());
-    Reply { response, handling }
+/// With what every answer says of its way here.
+fn dressed(mut fields: HeaderMap, handling: Handling) -> HeaderMap {
+    fields::append_via(&mut fields);
+    fields.append(CACHE_STATUS, handling.header());
+    fields
 }

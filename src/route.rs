@@ -29,6 +29,8 @@ pub struct PathPattern {
     /// The segments before a `<path:…>`, or all of them.
     front: Vec<Segment>,
     rest: Option<Rest>,
+    /// What stands before the first capture, in the canonical spelling.
+    lead: String,
 }
 
 /// `<path:…>` and the segments behind it. As it alone may hold slashes, both its ends are known
@@ -101,6 +103,7 @@ impl PathPattern {
             text: text.into(),
             front: Vec::new(),
             rest: None,
+            lead: String::new(),
         };
         let mut names: Vec<Arc<str>> = Vec::new();
         let mut at = 1;
@@ -108,6 +111,10 @@ impl PathPattern {
         while let Some(written) = segments.next() {
             let segment = Segment::parse(written, at, segments.peek().is_none())?;
             let span = at..at + written.len();
+            if names.is_empty() {
+                pattern.lead.push('/');
+                pattern.lead.push_str(&segment.before.encoded);
+            }
             if let Some(capture) = &segment.capture {
                 if names.contains(&capture.name) {
                     return Err(wrong(
@@ -170,6 +177,10 @@ impl PathPattern {
     /// segments and `;`; the others are forwarded and not cached. `raw_path` is the path of the
     /// request target as received, without the query.
     pub fn match_canonical(&self, raw_path: &str) -> Option<Captures> {
+        // Nearly all paths that are not this pattern's differ here already.
+        if !raw_path.starts_with(&self.lead) {
+            return None;
+        }
         let values = self.values(raw_path, Spelling::Raw)?;
         is_canonical(raw_path).then(|| {
             let named = self.captures().zip(values);
@@ -1020,7 +1031,8 @@ fn may_stand_before_placeholder(parts: &[KeyPart]) -> bool {
 
 /// RFC 3986 `pchar` without its escapes, and without `;`, which some servers cut at.
 fn is_raw_in_path(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte)
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\''
+        | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
 }
 
 fn is_raw_in_key(byte: u8) -> bool {

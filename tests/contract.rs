@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use larder::caching::cache_status::Reason;
+use larder::caching::head::Head;
 use larder::caching::stored::Stored;
 use larder::clock;
 use larder::coherence::protocol::{self, Incarnation, Outcome, Reply, Seen, Step};
@@ -128,13 +129,11 @@ fn the_script_in_redis_and_the_protocol_come_to_the_same_in_any_history() {
 fn stored(epochs: larder::coherence::Epochs) -> Arc<Stored> {
     Arc::new(Stored {
         status: http::StatusCode::OK,
-        fields: http::HeaderMap::new(),
+        head: Head::new(http::HeaderMap::new(), "http://h", &[]),
         body: bytes::Bytes::from_static(b"[]"),
         response_time: clock::now(),
         initial_age: Duration::ZERO,
         lifetime: TTL,
-        origin: "http://h".to_owned(),
-        varied: Vec::new(),
         epochs,
     })
 }

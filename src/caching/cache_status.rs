@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
+
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Why something was not served from the store, or not stored. One word each, everywhere the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -118,7 +118,10 @@ impl<'s> CopyKey<'s> {
     /// The store's key for this copy.
     pub fn of(self, prefix: &str, family: &FamilyKey) -> String {
         use std::fmt::Write;
-        let mut key = format!("{prefix}:{}", family.as_str());
+        let mut key = String::with_capacity(prefix.len() + family.as_str().len() + 34);
+        key.push_str(prefix);
+        key.push(':');
+        key.push_str(family.as_str());
         if let Some(hasher) = self.hasher {
             let mut hash = [0; 16];
             hasher.finalize_xof().fill(&mut hash);
@@ -130,7 +133,7 @@ impl<'s> CopyKey<'s> {
 
 /// The name of a family's state, below the prefix.
 pub fn family_state(family: &str) -> String {
-    format!("{family}~state")
+    [family, "~state"].concat()
 }
 
 /// The name of the state that all families of a group share.

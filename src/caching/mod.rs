@@ -4,6 +4,7 @@
 pub mod cache_status;
 pub mod directives;
 pub mod freshness;
+pub mod head;
 pub mod key;
 pub mod stored;
 pub mod storing;

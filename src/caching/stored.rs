@@ -3,27 +3,24 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::StatusCode;
 
 use super::cache_status::Reason;
+use super::head::Head;
 use crate::clock::Timestamp;
 use crate::coherence::Epochs;
 
-/// One copy. Its fields are end to end, complete with Date, and without Age.
+/// One copy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     pub status: StatusCode,
-    pub fields: HeaderMap,
+    pub head: Head,
     pub body: Bytes,
     /// When the answer came.
     pub response_time: Timestamp,
     /// RFC 9111 §4.2.3, at `response_time`.
     pub initial_age: Duration,
     pub lifetime: Duration,
-    /// scheme://host under which it was asked: its links may hold it.
-    pub origin: String,
-    /// The request fields by which the answer varies and its key splits.
-    pub varied: Vec<HeaderName>,
     /// What was current when its fetch began; it is valid while all of it still is.
     pub epochs: Epochs,
 }
@@ -49,22 +46,12 @@ impl Stored {
 
     /// Bytes it takes in memory, roughly but never less: what `memory.size` bounds.
     pub fn weight(&self) -> u64 {
-        let fields: usize = self
-            .fields
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len() + 96)
-            .sum();
         let epochs: usize = self
             .epochs
             .iter()
             .map(|(state, _)| state.as_str().len() + 64)
             .sum();
-        (size_of::<Self>()
-            + self.body.len()
-            + fields
-            + epochs
-            + self.origin.len()
-            + 32 * self.varied.len()) as u64
+        (size_of::<Self>() + self.body.len() + self.head.weight() + epochs) as u64
     }
 }
 
@@ -73,7 +60,7 @@ pub const ANY_ORIGIN: &str = "*";
 
 /// May this copy be served to a request under `origin`, apart from its validity? The reason, if not.
 pub fn usable(stored: &Stored, origin: &str, now: Timestamp) -> Result<Duration, Reason> {
-    if stored.origin != origin && stored.origin != ANY_ORIGIN {
+    if stored.head.origin() != origin && stored.head.origin() != ANY_ORIGIN {
         return Err(Reason::OtherOrigin);
     }
     match stored.freshness(now) {

@@ -48,16 +48,22 @@ impl Epoch {
         Incarnation((self.0 >> 32) as u32)
     }
 
-    pub fn parse(text: &str) -> Option<Epoch> {
-        let (micros, fresh) = text.split_once('-')?;
-        let well_formed = !micros.is_empty() && micros.len() <= 16 && fresh.len() == 16;
-        let micros = u64::from_str_radix(micros, 16)
-            .ok()
-            .filter(|_| well_formed)?;
-        Some(Epoch(
-            u128::from(micros) << 64 | u128::from(u64::from_str_radix(fresh, 16).ok()?),
-        ))
+    pub fn parse(text: &[u8]) -> Option<Epoch> {
+        let at = memchr::memchr(b'-', text).filter(|at| (1..=16).contains(at))?;
+        let (micros, fresh) = (&text[..at], &text[at + 1..]);
+        let (micros, fresh) = (hex(micros)?, hex(fresh).filter(|_| fresh.len() == 16)?);
+        Some(Epoch(u128::from(micros) << 64 | u128::from(fresh)))
     }
+}
+
+/// Up to 16 hex digits, small ones.
+pub fn hex(digits: &[u8]) -> Option<u64> {
+    let number = |number: u64, digit: &u8| match digit {
+        b'0'..=b'9' => Some(number << 4 | u64::from(digit - b'0')),
+        b'a'..=b'f' => Some(number << 4 | u64::from(digit - b'a' + 10)),
+        _ => None,
+    };
+    matches!(digits.len(), 1..=16).then(|| digits.iter().try_fold(0, number))?
 }
 
 impl fmt::Display for Epoch {
@@ -234,19 +240,16 @@ impl State {
     }
 
     /// As it stands in Redis: the epoch or `-`, then ` id@deadline` for each hold. Anything else is no state of ours.
-    pub fn parse(text: &str) -> Option<State> {
-        let mut words = text.split(' ');
+    pub fn parse(text: &[u8]) -> Option<State> {
+        let mut words = text.split(|&byte| byte == b' ');
         let epoch = match words.next()? {
-            "-" => None,
+            b"-" => None,
             word => Some(Epoch::parse(word)?),
         };
         let mut holds = SmallVec::new();
         for word in words {
-            let (id, deadline) = word.split_once('@')?;
-            holds.push((
-                HoldId(u64::from_str_radix(id, 16).ok()?),
-                deadline.parse().ok()?,
-            ));
+            let (id, deadline) = std::str::from_utf8(word).ok()?.split_once('@')?;
+            holds.push((HoldId(hex(id.as_bytes())?), deadline.parse().ok()?));
         }
         Some(State { epoch, holds })
     }
@@ -507,7 +510,7 @@ mod tests {
                     _ => Step::Purge,
                 };
                 state.apply(step, at(now));
-                proptest::prop_assert_eq!(State::parse(&state.to_string()), Some(state.clone()));
+                proptest::prop_assert_eq!(State::parse(state.to_string().as_bytes()), Some(state.clone()));
             }
         }
     }

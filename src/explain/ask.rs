@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Explanation, Knowledge, Question, Reading, Verdict, because, explain, words};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::freshness::Exchange;
+use crate::caching::head::Head;
 use crate::caching::stored::Stored;
 use crate::caching::storing;
 use crate::clock;
@@ -100,8 +101,8 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
         let (found, result) = look(setup, &asked).await;
         told.found = Some(found);
         let news = match &result {
-            LookUp::Hit(stored, _) if !asked.holds(&stored.varied) => {
-                served.learn_here(&stored.varied)
+            LookUp::Hit(stored, _) if !asked.holds(stored.head.varied()) => {
+                served.learn_here(stored.head.varied())
             }
             LookUp::Hit(..) => false,
             LookUp::Miss(_) => served.learn_from_others(&setup.coherence).await,
@@ -173,7 +174,7 @@ fn kept(copy: &Stored, now: clock::Timestamp) -> Kept {
         bytes: copy.body.len(),
         age_seconds: copy.age(now).as_secs(),
         ttl_seconds: copy.lifetime.saturating_sub(copy.age(now)).as_secs(),
-        origin: copy.origin.clone(),
+        origin: copy.head.origin().to_owned(),
         epochs: copy
             .epochs
             .iter()
@@ -234,13 +235,11 @@ async fn room(setup: &Setup, served: &Served, asked: &Asked) -> Result<(), Reaso
     }
     let probe = Stored {
         status: StatusCode::OK,
-        fields: HeaderMap::new(),
+        head: Head::new(HeaderMap::new(), "", &[]),
         body: Default::default(),
         response_time: now,
         initial_age: Duration::ZERO,
         lifetime: Duration::from_secs(1),
-        origin: String::new(),
-        varied: Vec::new(),
         epochs: Default::default(),
     };
     let key = format!("{}:~probe", setup.config.store.prefix);

@@ -15,12 +15,14 @@ pub enum AcceptClass {
 impl AcceptClass {
     /// By what the client likes best; of equals, what it names first.
     pub fn of(fields: &HeaderMap) -> AcceptClass {
-        let lines: Vec<&str> = fields
+        let mut lines = fields
             .get_all(header::ACCEPT)
             .iter()
-            .map(|line| line.to_str().unwrap_or("?"))
-            .collect();
-        let all = lines.join(", ");
+            .map(|line| line.to_str().unwrap_or("?"));
+        let Some(first) = lines.next() else {
+            return AcceptClass::Json;
+        };
+        let all = lines.fold(first.to_owned(), |all, line| all + ", " + line);
         let mut best: Option<(&str, f32)> = None;
         for range in all
             .split(',')

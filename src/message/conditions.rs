@@ -11,8 +11,8 @@ pub const CONDITIONS: [HeaderName; 5] = [
     header::IF_RANGE,
 ];
 
-/// The fields of a stored 200 that a 304 repeats (RFC 9110 §15.4.5).
-pub const OF_A_304: [HeaderName; 6] = [
+/// The fields of a 200 that a 304 in its place repeats (RFC 9110 §15.4.5).
+const OF_A_304: [HeaderName; 6] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
     header::DATE,
@@ -20,6 +20,22 @@ pub const OF_A_304: [HeaderName; 6] = [
     header::EXPIRES,
     header::VARY,
 ];
+
+/// What of the fields of a 200 stands in a 304; with those that `also` names.
+pub fn of_a_304(fields: &HeaderMap, also: &[HeaderName]) -> HeaderMap {
+    let mut repeated = HeaderMap::new();
+    for name in OF_A_304.iter().chain(also) {
+        for value in fields.get_all(name) {
+            repeated.append(name, value.clone());
+        }
+    }
+    repeated
+}
+
+/// Whether the request has a condition that `not_modified` looks at.
+pub fn are_in(request: &HeaderMap) -> bool {
+    request.contains_key(header::IF_NONE_MATCH) || request.contains_key(header::IF_MODIFIED_SINCE)
+}
 
 /// Whether a stored 200 with `stored` fields lets a GET or HEAD be answered 304.
 pub fn not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {

@@ -18,11 +18,10 @@ pub enum Canonical {
 }
 
 pub fn canonical(rule: &Query, query: Option<&str>) -> Canonical {
-    let mut pairs: Vec<&str> = query
-        .unwrap_or_default()
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .collect();
+    let Some(query) = query else {
+        return Canonical::Pairs(None);
+    };
+    let mut pairs: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty()).collect();
     if let Query::Allow { names, other } = rule {
         let listed = |pair: &&str| names.iter().any(|name| *name == decoded_name(pair));
         match other {

@@ -19,6 +19,7 @@ use super::{Client, Served, Setup};
 use crate::body::SharedBody;
 use crate::caching::cache_status::Reason;
 use crate::caching::freshness::Exchange;
+use crate::caching::head::Head;
 use crate::caching::stored::Stored;
 use crate::caching::storing::{self, Nominated, Policy, Storable};
 use crate::clock;
@@ -339,13 +340,11 @@ impl Incoming {
         fields.remove(header::CONTENT_LENGTH);
         let mut copy = Stored {
             status: self.status,
-            fields,
+            head: Head::new(fields, &fetch.asked.origin, &self.varied),
             body,
             response_time: self.exchange.response_time,
             initial_age: Duration::ZERO,
             lifetime: Duration::ZERO,
-            origin: fetch.asked.origin.clone(),
-            varied: std::mem::take(&mut self.varied),
             epochs: Default::default(),
         };
         let unstored = |copy, reason, for_its_status| Fetched {
@@ -359,7 +358,7 @@ impl Incoming {
         if let Some(reason) = self.not_stored {
             return unstored(copy, reason, false);
         }
-        let asked = match fetch.asked.holds(&copy.varied) {
+        let asked = match fetch.asked.holds(&self.varied) {
             true => Some(fetch.asked.clone()),
             false => fetch.asked_again(),
         };

@@ -80,7 +80,7 @@ async fn look_up(setup: &Setup, served: &Served, client: &Client, asked: Asked) 
         .look_up(&asked.copy, &asked.states, &asked.origin, now)
         .await
     {
-        LookUp::Hit(stored, left) if asked.holds(&stored.varied) => {
+        LookUp::Hit(stored, left) if asked.holds(stored.head.varied()) => {
             trace!(copy = %asked.copy, "served");
             let handling = Handling::Hit {
                 ttl: left.as_secs(),
@@ -88,14 +88,14 @@ async fn look_up(setup: &Setup, served: &Served, client: &Client, asked: Asked) 
             Looked::Hit(reply::from_copy(
                 &client.method,
                 &client.fields,
-                stored,
+                &stored,
                 handling,
                 now,
             ))
         }
         LookUp::Hit(stored, _) => {
             // Another instance has seen the answers vary: the key holds more than we knew.
-            served.learn_here(&stored.varied);
+            served.learn_here(stored.head.varied());
             Looked::Again
         }
         LookUp::Miss(reason) => {
@@ -199,7 +199,7 @@ async fn wait(
             Ok(Some(reply::from_copy(
                 &client.method,
                 &client.fields,
-                stored,
+                &stored,
                 handling,
                 clock::now(),
             )))
@@ -288,7 +288,7 @@ fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Re
     reply::from_copy(
         &client.method,
         &client.fields,
-        fetched.copy.clone(),
+        &fetched.copy,
         handling,
         clock::now(),
     )

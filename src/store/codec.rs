@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! {"count": 2, …}                                   the body, byte for byte
-//! ␊200⇥t=1763935200000000⇥age=0⇥life=3600000000⇥origin=http://…⇥vary=…⇥epochs=users:list~state@63f…-9a…⇥␉content-type: application/json⇥…
-//! ␊larder1 <body length> <line length> <xxh3 of all before it>
+//! ␊200⇥t=1763935200000000⇥age=0⇥life=3600000000⇥epochs=users:list~state@63f…-9a…⇥date: Mon, …⇥origin=http://…⇥vary=…⇥content-type: application/json⇥…
+//! ␊larder2 <body length> <line length> <xxh3 of all before it>
 //! ```
 //! Numbers of the footer are fixed-width hex, so it is found from the end. Whatever does not agree in magic,
 //! version, length or checksum is none of ours: a miss, never served.
@@ -11,14 +11,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::caching::head::Head;
 use crate::caching::stored::Stored;
 use crate::clock::Timestamp;
+use crate::coherence::protocol::hex;
 use crate::coherence::{Epoch, Epochs, StateKey};
 
-const MAGIC: &[u8] = b"\nlarder1 ";
+const MAGIC: &[u8] = b"\nlarder2 ";
 /// Magic, two lengths of 8 hex digits and a checksum of 16, with spaces between.
 const FOOTER: usize = MAGIC.len() + 8 + 1 + 8 + 1 + 16;
 
@@ -30,27 +32,19 @@ pub fn encode(stored: &Stored) -> Vec<u8> {
     let line_start = value.len();
     let _ = write!(
         value,
-        "\n{}\tt={}\tage={}\tlife={}\torigin={}\tvary=",
+        "\n{}\tt={}\tage={}\tlife={}\tepochs=",
         stored.status.as_str(),
         stored.response_time.as_micros(),
         stored.initial_age.as_micros(),
         stored.lifetime.as_micros(),
-        stored.origin,
     );
-    for (n, name) in stored.varied.iter().enumerate() {
-        let _ = write!(value, "{}{name}", if n > 0 { "," } else { "" });
-    }
-    value.extend_from_slice(b"\tepochs=");
     for (n, (state, epoch)) in stored.epochs.iter().enumerate() {
         let _ = write!(value, "{}{state}@{epoch}", if n > 0 { "," } else { "" });
     }
-    for (name, field) in &stored.fields {
-        let _ = write!(value, "\t{name}: ");
-        escape(field.as_bytes(), &mut value);
-    }
+    stored.head.write(&mut value);
     let (body, line) = (line_start, value.len() - line_start);
     let checksum = xxh3_64(&value);
-    let _ = write!(value, "\nlarder1 {body:08x} {line:08x} {checksum:016x}");
+    let _ = write!(value, "\nlarder2 {body:08x} {line:08x} {checksum:016x}");
     value
 }
 
@@ -59,97 +53,61 @@ pub fn encode(stored: &Stored) -> Vec<u8> {
 pub fn decode(value: &Bytes, known: &[StateKey]) -> Option<Stored> {
     let footer_start = value.len().checked_sub(FOOTER)?;
     let (content, footer) = value.split_at(footer_start);
-    let numbers = std::str::from_utf8(footer.strip_prefix(MAGIC)?).ok()?;
-    let hex = |range: std::ops::Range<usize>| {
-        let digits = numbers.get(range)?;
-        let canonical = digits
-            .bytes()
-            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        u64::from_str_radix(digits, 16).ok().filter(|_| canonical)
-    };
-    let (body, line, checksum) = (hex(0..8)? as usize, hex(9..17)? as usize, hex(18..34)?);
-    let spaces = numbers.as_bytes()[8] == b' ' && numbers.as_bytes()[17] == b' ';
+    let numbers: &[u8; 34] = footer.strip_prefix(MAGIC)?.try_into().ok()?;
+    let (body, line) = (hex(&numbers[..8])? as usize, hex(&numbers[9..17])? as usize);
+    let checksum = hex(&numbers[18..])?;
+    let spaces = numbers[8] == b' ' && numbers[17] == b' ';
     if !spaces || body.checked_add(line)? != content.len() || xxh3_64(content) != checksum {
         return None;
     }
-    let mut words = content[body..].strip_prefix(b"\n")?.split(|&b| b == b'\t');
+    let mut words = content[body..]
+        .strip_prefix(b"\n")?
+        .splitn(6, |&b| b == b'\t');
     let status = StatusCode::from_bytes(words.next()?).ok()?;
-    let mut named = |name: &str| std::str::from_utf8(words.next()?).ok()?.strip_prefix(name);
-    let response_time = Timestamp::from_micros(named("t=")?.parse().ok()?);
-    let initial_age = Duration::from_micros(named("age=")?.parse().ok()?);
-    let lifetime = Duration::from_micros(named("life=")?.parse().ok()?);
-    let origin = named("origin=")?.to_owned();
-    let varied = list(named("vary=")?)
-        .map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
-        .collect::<Option<_>>()?;
-    let epochs = list(named("epochs=")?)
+    let mut number = |name: &[u8]| decimal(words.next()?.strip_prefix(name)?);
+    let response_time = Timestamp::from_micros(number(b"t=")?);
+    let initial_age = Duration::from_micros(number(b"age=")?);
+    let lifetime = Duration::from_micros(number(b"life=")?);
+    let epochs = words.next()?.strip_prefix(b"epochs=")?;
+    let epochs = epochs
+        .split(|&b| b == b',')
+        .filter(|entry| !entry.is_empty())
         .map(|entry| {
-            let (state, epoch) = entry.rsplit_once('@')?;
-            let state = match known.iter().find(|known| known.as_str() == state) {
+            let at = memchr::memrchr(b'@', entry)?;
+            let (state, epoch) = (&entry[..at], &entry[at + 1..]);
+            let state = match known
+                .iter()
+                .find(|known| known.as_str().as_bytes() == state)
+            {
                 Some(known) => known.clone(),
-                None => StateKey::new(state),
+                None => StateKey::new(std::str::from_utf8(state).ok()?),
             };
             Some((state, Epoch::parse(epoch)?))
         })
         .collect::<Option<Epochs>>()?;
-    // Room for what a hit adds.
-    let mut fields = HeaderMap::with_capacity(8);
-    for word in words {
-        let colon = word.windows(2).position(|w| w == b": ")?;
-        let name = HeaderName::from_bytes(&word[..colon]).ok()?;
-        fields.append(name, field_value(value, &word[colon + 2..])?);
-    }
     Some(Stored {
         status,
-        fields,
+        head: Head::read(&value.slice_ref(words.next()?))?,
         body: value.slice(..body),
         response_time,
         initial_age,
         lifetime,
-        origin,
-        varied,
         epochs,
     })
 }
 
-fn list(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').filter(|member| !member.is_empty())
-}
-
-/// A tab may stand in a field's value, but is our separator.
-fn escape(field: &[u8], into: &mut Vec<u8>) {
-    for &byte in field {
-        match byte {
-            b'\t' => into.extend_from_slice(b"\\t"),
-            b'\\' => into.extend_from_slice(b"\\\\"),
-            byte => into.push(byte),
-        }
-    }
-}
-
-/// Shares the value's bytes wherever nothing was escaped.
-fn field_value(value: &Bytes, word: &[u8]) -> Option<HeaderValue> {
-    if memchr::memchr(b'\\', word).is_none() {
-        return HeaderValue::from_maybe_shared(value.slice_ref(word)).ok();
-    }
-    let mut plain = Vec::with_capacity(word.len());
-    let mut bytes = word.iter();
-    while let Some(&byte) = bytes.next() {
-        plain.push(match byte {
-            b'\\' => match bytes.next()? {
-                b't' => b'\t',
-                b'\\' => b'\\',
-                _ => return None,
-            },
-            byte => byte,
-        });
-    }
-    HeaderValue::from_bytes(&plain).ok()
+fn decimal(digits: &[u8]) -> Option<u64> {
+    let number = |number: u64, digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    };
+    (!digits.is_empty()).then(|| digits.iter().try_fold(0, number))?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::{HeaderMap, HeaderValue};
     use proptest::prelude::*;
 
     fn sample() -> Stored {
@@ -159,13 +117,11 @@ mod tests {
         fields.append("x-odd", HeaderValue::from_static("second"));
         Stored {
             status: StatusCode::OK,
-            fields,
+            head: Head::new(fields, "http://api.example.org", &[http::header::ORIGIN]),
             body: Bytes::from_static(b"{\"id\": 7}"),
             response_time: Timestamp::from_micros(1_763_935_200_000_000),
             initial_age: Duration::from_millis(3),
             lifetime: Duration::from_secs(3600),
-            origin: "http://api.example.org".into(),
-            varied: vec![http::header::ORIGIN],
             epochs: [
                 (
                     StateKey::new("users:detail:7~state"),
@@ -224,7 +180,9 @@ mod tests {
             let mut stored = sample();
             stored.body = body.into();
             if let Ok(value) = HeaderValue::from_bytes(&field) {
-                stored.fields.append("x-any", value);
+                let mut fields = stored.head.fields();
+                fields.append("x-any", value);
+                stored.head = Head::new(fields, stored.head.origin(), stored.head.varied());
             }
             prop_assert_eq!(decode(&encode(&stored).into(), &[]), Some(stored));
         }

@@ -156,18 +156,17 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caching::head::Head;
     use std::time::Duration;
 
     fn stored(bytes: usize) -> Arc<Stored> {
         Arc::new(Stored {
             status: http::StatusCode::OK,
-            fields: http::HeaderMap::new(),
+            head: Head::new(http::HeaderMap::new(), "http://h", &[]),
             body: vec![b'x'; bytes].into(),
             response_time: clock::now(),
             initial_age: Duration::ZERO,
             lifetime: Duration::from_secs(60),
-            origin: "http://h".into(),
-            varied: Vec::new(),
             epochs: Default::default(),
         })
     }

@@ -3,8 +3,8 @@
 //! While there is no link, every command fails at once: an outage costs one time limit for the instance, not one
 //! for each request.
 //!
-//! There is no timer per command. While commands are on their way, a heartbeat keeps one PING among them. If it is
-//! not back after half the time limit, a fresh connection is asked: if nobody answers there either, the server hangs.
+//! There is no timer per command. While commands are on their way, a heartbeat keeps one more among them on each connection.
+//! If those are not back after half the time limit, a fresh connection is asked: if nobody answers there either, the server hangs.
 //! If somebody does, it is this process that is late, starved of CPU perhaps, and the store is not blamed for it;
 //! unless it goes on, for then it is this one connection that is stuck.
 
@@ -13,13 +13,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use redis::{Cmd, Pipeline, RedisError, Value};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use tracing::{error, info, warn};
 
-use super::link::{Link, Probe, SCRIPT, SHEBANGS, text};
+use super::frame::{self, Reply};
+use super::link::{self, Link, Probe, SCRIPT, SHEBANGS, text};
+use super::pipe;
 use super::{A_WEEK, Place, Shared};
 use crate::caching::key::HashingSecret;
 use crate::coherence::protocol::Step;
@@ -37,6 +42,21 @@ const STUCK: u32 = 8 * BEATS;
 
 /// An absence shorter than this costs nothing: nobody forwards a write without a hold so soon.
 const A_MOMENT: Duration = Duration::from_millis(100);
+
+/// Who answered an introduction.
+fn identity(said: &[Bytes]) -> Option<String> {
+    let [.., server, replication] = said else {
+        return None;
+    };
+    let text = |reply| match frame::reply(reply) {
+        Ok(Reply::Text(text)) => std::str::from_utf8(text).ok(),
+        _ => None,
+    };
+    link::who([text(server)?, text(replication)?])
+}
+
+/// However the server is reached.
+type Stream = Either<TcpStream, Either<UnixStream, TlsStream<TcpStream>>>;
 
 /// Why there is no link.
 #[derive(Debug)]
@@ -159,14 +179,14 @@ impl Shared {
             if !link.is_trusted() && tokio::time::Instant::now() >= link.trusted_from {
                 link.trusted.store(true, Ordering::Relaxed);
             }
-            if link.driver.is_finished() {
+            if link.is_lost() {
                 return "the connection was lost".to_owned();
             }
             if link.failing.load(Ordering::Relaxed) {
                 return "the server cannot be used at the moment (loading, read-only or out of its cluster)".to_owned();
             }
             probe = match probe.take() {
-                None => (!link.is_idle()).then(|| (link.probe(), 0)),
+                None => (!link.is_idle()).then(|| (link.probe(self), 0)),
                 Some((mut sent, beats)) => match (&mut sent).now_or_never() {
                     Some(true) => None,
                     Some(false) => return "the connection was lost".to_owned(),
@@ -193,25 +213,11 @@ impl Shared {
 
     /// Whether the server answers at all, be it with an error, on a fresh connection and within half the time limit.
     async fn answers_elsewhere(&self) -> bool {
-        async fn any_word<S: AsyncRead + AsyncWrite + Unpin>(
-            mut stream: S,
-        ) -> std::io::Result<bool> {
-            stream.write_all(b"PING\r\n").await?;
-            Ok(stream.read(&mut [0; 1]).await? > 0)
-        }
         let asked = async {
-            match &self.settings.endpoint {
-                RedisEndpoint::Tcp { host, port } => any_word(tcp(host, *port).await?).await,
-                RedisEndpoint::Unix(path) => any_word(UnixStream::connect(path).await?).await,
-                RedisEndpoint::Tls {
-                    host,
-                    port,
-                    ca_file,
-                } => {
-                    let stream = tcp(host, *port).await?;
-                    any_word(crate::tls::connect(host, ca_file.as_deref(), stream).await?).await
-                }
-            }
+            let mut stream = self.open().await?;
+            stream.write_all(b"PING\r\n").await?;
+            stream.flush().await?;
+            Ok::<_, std::io::Error>(stream.read(&mut [0; 1]).await? > 0)
         };
         matches!(
             tokio::time::timeout(self.timeout / 2, asked).await,
@@ -223,13 +229,15 @@ impl Shared {
     pub(super) async fn connect(&self) -> Result<Arc<Link>, NoLink> {
         let patience = (self.timeout * 4).max(Duration::from_secs(1));
         match tokio::time::timeout(patience, self.reach()).await {
-            Ok(Ok(link)) => match tokio::time::timeout(patience, self.prepare(link)).await {
-                Ok(done) => done.map(Arc::new),
-                Err(_) => Err(NoLink::Unreachable(format!(
-                    "connected, but no answer within {} ms",
-                    patience.as_millis()
-                ))),
-            },
+            Ok(Ok((link, said))) => {
+                match tokio::time::timeout(patience, self.prepare(link, said)).await {
+                    Ok(done) => done.map(Arc::new),
+                    Err(_) => Err(NoLink::Unreachable(format!(
+                        "connected, but no answer within {} ms",
+                        patience.as_millis()
+                    ))),
+                }
+            }
             Ok(Err(why)) => Err(NoLink::Unreachable(why)),
             Err(_) => {
                 let tls = matches!(self.settings.endpoint, RedisEndpoint::Tls { .. });
@@ -246,43 +254,67 @@ impl Shared {
         }
     }
 
-    async fn reach(&self) -> Result<Link, String> {
-        let words = |e: std::io::Error| e.to_string();
-        match &self.settings.endpoint {
-            RedisEndpoint::Tcp { host, port } => {
-                Link::over(tcp(host, *port).await.map_err(words)?).await
-            }
+    async fn open(&self) -> std::io::Result<Stream> {
+        Ok(match &self.settings.endpoint {
+            RedisEndpoint::Tcp { host, port } => Either::Left(tcp(host, *port).await?),
             RedisEndpoint::Unix(path) => {
-                Link::over(UnixStream::connect(path).await.map_err(words)?).await
+                Either::Right(Either::Left(UnixStream::connect(path).await?))
             }
             RedisEndpoint::Tls {
                 host,
                 port,
                 ca_file,
             } => {
-                let stream = tcp(host, *port).await.map_err(words)?;
-                let stream = crate::tls::connect(host, ca_file.as_deref(), stream)
-                    .await
-                    .map_err(words)?;
-                Link::over(stream).await
+                let stream = tcp(host, *port).await?;
+                let stream = crate::tls::connect(host, ca_file.as_deref(), stream).await?;
+                Either::Right(Either::Right(stream))
             }
-        }
+        })
     }
 
-    async fn prepare(&self, mut link: Link) -> Result<Link, NoLink> {
-        if let Some(password) = &self.settings.password {
-            let mut auth = Cmd::new();
-            auth.arg("AUTH");
-            if let Some(username) = &self.settings.username {
-                auth.arg(username);
-            }
-            link.ask(auth.arg(password.expose()))
+    /// Two connections to the same server: the one for everything, and the hits' own.
+    async fn reach(&self) -> Result<(Link, Vec<Bytes>), String> {
+        let words = |e: std::io::Error| e.to_string();
+        let (first, mut second) = tokio::try_join!(self.open(), self.open()).map_err(words)?;
+        let said = pipe::say(&mut second, &self.introduction())
+            .await
+            .map_err(words)?;
+        Ok((Link::over(first, second).await?, said))
+    }
+
+    /// What is said on the hits' own connection before it is used. Its last two answers tell which server it is.
+    fn introduction(&self) -> Vec<Cmd> {
+        let info = |section| redis::cmd("INFO").arg(section).to_owned();
+        self.auth()
+            .into_iter()
+            .chain(self.select())
+            .chain([info("server"), info("replication")])
+            .collect()
+    }
+
+    fn auth(&self) -> Option<Cmd> {
+        let password = self.settings.password.as_ref()?;
+        let mut auth = redis::cmd("AUTH");
+        if let Some(username) = &self.settings.username {
+            auth.arg(username);
+        }
+        auth.arg(password.expose());
+        Some(auth)
+    }
+
+    fn select(&self) -> Option<Cmd> {
+        let database = self.settings.database;
+        (database != 0).then(|| redis::cmd("SELECT").arg(database).to_owned())
+    }
+
+    async fn prepare(&self, mut link: Link, said: Vec<Bytes>) -> Result<Link, NoLink> {
+        if let Some(auth) = self.auth() {
+            link.ask(&auth)
                 .await
                 .map_err(|e| self.refusal("AUTH", &e))?;
         }
-        if self.settings.database != 0 {
-            let mut select = Cmd::new();
-            link.ask(select.arg("SELECT").arg(self.settings.database))
+        if let Some(select) = self.select() {
+            link.ask(&select)
                 .await
                 .map_err(|e| self.refusal("SELECT", &e))?;
         }
@@ -301,7 +333,13 @@ impl Shared {
         }
         loaded?;
         self.renew(&link).await?;
-        let wait = self.enter(&link).await?;
+        let who = link.who().await;
+        if identity(&said) != who {
+            return Err(NoLink::Unreachable(
+                "its two connections lead to two servers".to_owned(),
+            ));
+        }
+        let wait = self.enter(&link, who).await?;
         link.trusted_from = tokio::time::Instant::now() + wait;
         link.trusted = AtomicBool::new(wait.is_zero());
         self.replay(&link).await.map_err(|Away| {
@@ -311,8 +349,7 @@ impl Shared {
     }
 
     /// Finds out which life of the store this is, and for how long nothing is to be trusted.
-    async fn enter(&self, link: &Link) -> Result<Duration, NoLink> {
-        let who = link.who().await;
+    async fn enter(&self, link: &Link, who: Option<String>) -> Result<Duration, NoLink> {
         let last = self.last_who.lock().replace(who.clone());
         let how = match last {
             None => "first",

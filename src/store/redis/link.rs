@@ -1,5 +1,5 @@
-//! One connection to Redis and all that was learnt on it. When it is lost, so are the commands under way,
-//! and nothing here sends one twice.
+//! A link to Redis: one connection for everything and one for the hits alone, both to the same server, and all that
+//! was learnt on them. When either is lost, so is the link with all commands under way, and nothing here sends one twice.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::batched::Batched;
 use super::keeper::NoLink;
+use super::pipe::Pipe;
 use super::{A_WEEK, Place, Shared};
 use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, State, Step};
 use crate::coherence::{NOTICE, StateKey, fresh_bits};
@@ -35,10 +36,12 @@ pub(super) const SHEBANGS: [&str; 2] = [
     "#!lua flags=allow-oom\n",
 ];
 
-/// One connection and what was learnt on it.
+/// Two connections and what was learnt on them.
 pub(super) struct Link {
     connection: MultiplexedConnection,
-    pub(super) driver: JoinHandle<()>,
+    driver: JoinHandle<()>,
+    /// Look-ups go here.
+    pub(super) pipe: Pipe,
     in_flight: Semaphore,
     sent: AtomicU64,
     answered: AtomicU64,
@@ -60,7 +63,8 @@ impl Drop for Link {
 }
 
 impl Link {
-    pub(super) async fn over<S>(stream: S) -> Result<Link, String>
+    /// `hits` is ready for look-ups.
+    pub(super) async fn over<S>(stream: S, hits: S) -> Result<Link, String>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -76,6 +80,7 @@ impl Link {
         Ok(Link {
             connection,
             driver: tokio::spawn(driver),
+            pipe: Pipe::over(hits),
             in_flight: Semaphore::new(IN_FLIGHT),
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
@@ -126,16 +131,23 @@ impl Link {
 
     pub(super) fn is_idle(&self) -> bool {
         self.sent.load(Ordering::Relaxed) == self.answered.load(Ordering::Relaxed)
+            && self.pipe.is_idle()
     }
 
-    /// A PING on its way; in the end, whether it came back.
-    pub(super) fn probe(&self) -> Probe {
+    pub(super) fn is_lost(&self) -> bool {
+        self.driver.is_finished() || self.pipe.is_lost()
+    }
+
+    /// A word on its way on each connection; in the end, whether both came back.
+    pub(super) fn probe(&self, shared: &Shared) -> Probe {
         let mut connection = self.connection.clone();
+        let hit = self
+            .pipe
+            .mget(&shared.key(INCARNATION_KEY), "", std::iter::empty());
         Box::pin(async move {
-            connection
-                .req_packed_command(Cmd::new().arg("PING"))
-                .await
-                .is_ok()
+            let ping = Cmd::new().arg("PING").to_owned();
+            let (ping, hit) = tokio::join!(connection.req_packed_command(&ping), hit);
+            ping.is_ok() && hit.is_ok()
         })
     }
 
@@ -153,6 +165,7 @@ impl Link {
     pub(super) fn give_up(&self) {
         self.in_flight.close();
         self.driver.abort();
+        self.pipe.give_up();
     }
 
     pub(super) async fn step(
@@ -186,7 +199,7 @@ impl Link {
     }
 
     /// A state as it counts on this link now.
-    pub(super) fn seen(&self, value: &Value) -> Seen {
+    pub(super) fn seen(&self, value: Option<&[u8]>) -> Seen {
         match seen(value) {
             // While other instances put back their holds, a state without one may only have lost it.
             Seen::Current(_) if !self.is_trusted() => Seen::Held,
@@ -240,25 +253,12 @@ impl Link {
 
     /// The server's own word for itself and for its history. Some hide it.
     pub(super) async fn who(&self) -> Option<String> {
-        let mut word = String::new();
-        for (section, name) in [("server", "run_id:"), ("replication", "master_replid:")] {
+        let mut told = [const { String::new() }; 2];
+        for (told, section) in told.iter_mut().zip(["server", "replication"]) {
             let mut info = Cmd::new();
-            let told = self.ask(info.arg("INFO").arg(section)).await.ok()?;
-            let told = text(&told)?;
-            let value = told
-                .lines()
-                .find_map(|line| line.strip_prefix(name))?
-                .trim();
-            if value.is_empty() || value.contains(char::is_whitespace) {
-                return None;
-            }
-            word = if word.is_empty() {
-                value.to_owned()
-            } else {
-                format!("{word}:{value}")
-            };
+            *told = text(&self.ask(info.arg("INFO").arg(section)).await.ok()?)?;
         }
-        Some(word)
+        who(told.each_ref().map(String::as_str))
     }
 
     fn eval(&self, shared: &Shared, state: &StateKey, step: Step, whole: bool) -> Cmd {
@@ -305,7 +305,7 @@ impl Link {
     }
 
     /// Answers that mean that no command will do for now: the link is given up, and made anew when it can be.
-    fn note_failing(&self, code: &str) {
+    pub(super) fn note_failing(&self, code: &str) {
         if matches!(
             code,
             "LOADING"
@@ -320,6 +320,23 @@ impl Link {
             self.failing.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// Who a server is, by its INFO of `server` and of `replication`.
+pub(super) fn who([server, replication]: [&str; 2]) -> Option<String> {
+    let word = |told: &str, name| {
+        let word = told
+            .lines()
+            .find_map(|line| line.strip_prefix(name))?
+            .trim();
+        let is_one = !word.is_empty() && !word.contains(char::is_whitespace);
+        is_one.then(|| word.to_owned())
+    };
+    Some(format!(
+        "{}:{}",
+        word(server, "run_id:")?,
+        word(replication, "master_replid:")?
+    ))
 }
 
 pub(super) type Probe = Pin<Box<dyn Future<Output = bool> + Send>>;
@@ -354,13 +371,16 @@ impl ArgPair for Cmd {
 }
 
 /// A state that is none of ours counts as absent.
-fn seen(value: &Value) -> Seen {
+fn seen(value: Option<&[u8]>) -> Seen {
+    value
+        .and_then(State::parse)
+        .map_or(Seen::Absent, |state| state.seen())
+}
+
+pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
     match value {
-        Value::BulkString(text) => std::str::from_utf8(text)
-            .ok()
-            .and_then(State::parse)
-            .map_or(Seen::Absent, |state| state.seen()),
-        _ => Seen::Absent,
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
     }
 }
 
@@ -378,7 +398,7 @@ fn reply(value: &Value) -> Option<Reply> {
         return None;
     };
     Some(Reply {
-        seen: seen(state),
+        seen: seen(bytes(state)),
         own_hold: integer(own) == Some(1),
     })
 }

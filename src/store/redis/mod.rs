@@ -2,8 +2,10 @@
 //! `link` is one connection, `keeper` makes and keeps it.
 
 mod batched;
+mod frame;
 mod keeper;
 mod link;
+mod pipe;
 pub mod probe;
 
 use std::fmt;
@@ -12,7 +14,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::{Cmd, Pipeline, Value};
 use tokio::task::JoinHandle;
@@ -26,7 +27,7 @@ use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{Journal, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
 use keeper::NoLink;
-use link::{ArgPair, INCARNATION_KEY, Link, integer, parse_incarnation, text, words};
+use link::{ArgPair, INCARNATION_KEY, Link, bytes, integer, parse_incarnation, text, words};
 
 /// The deployment's own keys live a week from their last renewal.
 const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -120,25 +121,27 @@ impl Redis {
 
     pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
         let link = self.shared.link()?;
-        let mut mget = Cmd::new();
-        mget.arg("MGET").arg(copy);
-        for state in states {
-            mget.write_arg_pair(&self.shared.prefix, state);
-        }
-        let Value::Array(values) = link.run(&self.shared, &mget).await? else {
-            return Err(Away);
+        let names = states.iter().map(StateKey::as_str);
+        let reply = link.pipe.mget(copy, &self.shared.prefix, names);
+        let reply = reply.await.map_err(|_| Away)?;
+        let mut values = match frame::reply(&reply) {
+            Ok(frame::Reply::Values(values)) => values,
+            Ok(frame::Reply::Error(code)) => {
+                link.note_failing(code);
+                return Err(Away);
+            }
+            _ => return Err(Away),
         };
-        let mut values = values.into_iter();
-        let copy = match values.next() {
-            Some(Value::BulkString(value)) => codec::decode(&Bytes::from(value), states)
+        let copy = match values.next().flatten() {
+            Some(value) => codec::decode(&reply.slice_ref(value), states)
                 .map(Arc::new)
                 .ok_or(Reason::Foreign),
-            _ => Err(Reason::Absent),
+            None => Err(Reason::Absent),
         };
         let seen = states
             .iter()
             .cloned()
-            .zip(values.map(|value| link.seen(&value)));
+            .zip(values.map(|value| link.seen(value)));
         Ok(Found {
             copy,
             states: seen.collect(),
@@ -170,7 +173,7 @@ impl Redis {
         let mut found: SeenStates = states
             .iter()
             .cloned()
-            .zip(values.iter().map(|value| link.seen(value)))
+            .zip(values.iter().map(|value| link.seen(bytes(value))))
             .collect();
         // A held one is asked, too: its hold may be overdue, and whoever asks sweeps it.
         let asked: Vec<StateKey> = found

@@ -1,12 +1,23 @@
 //! A connection to look at a server with, command by command: what `larder doctor` asks. It is nobody's link, keeps
 //! nothing going and repairs nothing.
 
-use redis::{Cmd, RedisError, Value};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
 
-use super::link::{Link, SCRIPT, SHEBANGS, text};
+use super::link::{SCRIPT, SHEBANGS, text};
 
-pub struct Probe(Link);
+pub struct Probe {
+    connection: MultiplexedConnection,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
 
 /// What a command was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +40,15 @@ impl Probe {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        Link::over(stream).await.map(Probe)
+        // Whoever asks has the time limit.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let made = MultiplexedConnection::new_with_config(&info, stream, config).await;
+        let (connection, driver) = made.map_err(|error| error.to_string())?;
+        Ok(Probe {
+            connection,
+            driver: tokio::spawn(driver),
+        })
     }
 
     pub async fn ask<A: AsRef<[u8]>>(&self, words: &[A]) -> Said {
@@ -37,7 +56,7 @@ impl Probe {
         for word in words {
             command.arg(word.as_ref());
         }
-        match self.0.ask(&command).await {
+        match self.connection.clone().req_packed_command(&command).await {
             Ok(value) => said(value),
             Err(error) => refused(&error),
         }

@@ -1,0 +1,308 @@
+//! The fields of a copy: as they are kept, and ready to be sent.
+//!
+//! The heads of a route's answers are mostly the same but for a date and a tag. What they share is one text, which
+//! is read once and then known again; a hit copies what is ready and fills in what is its own.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::cache_status::CACHE_STATUS;
+use crate::message::fields::append_via;
+
+/// Fields that differ from one answer of a route to the next.
+const OWN: [HeaderName; 4] = [
+    header::DATE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::EXPIRES,
+];
+
+/// Texts that a thread knows again.
+const KNOWN: usize = 64;
+
+/// The fields of one copy, end to end, complete with Date and without Age; where it is from, and what splits its key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Head {
+    shared: Arc<Shared>,
+    own: Own,
+}
+
+type Own = SmallVec<[(HeaderName, HeaderValue); 1]>;
+
+/// What is the same for many copies.
+#[derive(Debug)]
+struct Shared {
+    /// `origin=…⇥vary=…⇥name: value⇥…`, as it is stored.
+    text: Bytes,
+    origin: String,
+    varied: Vec<HeaderName>,
+    /// With Via, and with places for Date, Age and Cache-Status.
+    ready: HeaderMap,
+}
+
+impl PartialEq for Shared {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Head {
+    /// `origin`: scheme://host under which it was asked, as its links may hold it. `varied`: the request fields by
+    /// which the answer varies and its key splits.
+    pub fn new(mut fields: HeaderMap, origin: &str, varied: &[HeaderName]) -> Head {
+        let mut own = Own::new();
+        for name in OWN {
+            if fields.get_all(&name).iter().nth(1).is_none()
+                && let Some(value) = fields.remove(&name)
+            {
+                own.push((name, value));
+            }
+        }
+        let mut text = format!("origin={origin}\tvary=").into_bytes();
+        for (n, name) in varied.iter().enumerate() {
+            text.extend_from_slice(if n > 0 { b"," } else { b"" });
+            text.extend_from_slice(name.as_str().as_bytes());
+        }
+        for (name, value) in &fields {
+            write_field(&mut text, name, value);
+        }
+        let shared = Shared::known(&text).expect("what was written is read again");
+        Head { shared, own }
+    }
+
+    pub fn origin(&self) -> &str {
+        &self.shared.origin
+    }
+
+    pub fn varied(&self) -> &[HeaderName] {
+        &self.shared.varied
+    }
+
+    /// The fields as they came.
+    pub fn fields(&self) -> HeaderMap {
+        let mut fields = HeaderMap::with_capacity(self.shared.ready.len() + 2);
+        fields.extend(self.own.iter().cloned());
+        let kept = self.shared.text.split(|&byte| byte == b'\t').skip(2);
+        for (name, value) in kept.filter_map(|word| read_field(&self.shared.text, word)) {
+            fields.append(name, value);
+        }
+        fields
+    }
+
+    /// The fields of a hit.
+    pub fn of_a_hit(&self, age: HeaderValue, cache_status: HeaderValue) -> HeaderMap {
+        let mut fields = self.shared.ready.clone();
+        for (name, value) in &self.own {
+            fields.insert(name, value.clone());
+        }
+        fields.insert(header::AGE, age);
+        // After those of the origin, if it has sent some.
+        if let Entry::Occupied(mut lines) = fields.entry(CACHE_STATUS)
+            && let Some(last) = lines.iter_mut().next_back()
+        {
+            *last = cache_status;
+        }
+        fields
+    }
+
+    /// Appends ` ⇥name: value` for each field of its own, and then the shared text.
+    pub fn write(&self, into: &mut Vec<u8>) {
+        for (name, value) in &self.own {
+            write_field(into, name, value);
+        }
+        into.push(b'\t');
+        into.extend_from_slice(&self.shared.text);
+    }
+
+    /// Reads what `write` has written, without the first tab; a value of its own shares the bytes of `text`.
+    pub fn read(text: &Bytes) -> Option<Head> {
+        let (mut own, mut rest) = (Own::new(), &text[..]);
+        while !rest.starts_with(b"origin=") {
+            let end = memchr::memchr(b'\t', rest)?;
+            own.push(read_field(text, &rest[..end])?);
+            rest = &rest[end + 1..];
+        }
+        let shared = Shared::known(rest)?;
+        Some(Head { shared, own })
+    }
+
+    /// Bytes it takes in memory, roughly but never less.
+    pub fn weight(&self) -> usize {
+        self.shared.text.len() + self.shared.ready.len() * 128 + self.own.len() * 128
+    }
+}
+
+impl Shared {
+    /// The same as last time, if this thread has seen the text before.
+    fn known(text: &[u8]) -> Option<Arc<Shared>> {
+        thread_local! {
+            static SEEN: RefCell<[Option<Arc<Shared>>; KNOWN]> = const { RefCell::new([const { None }; KNOWN]) };
+        }
+        SEEN.with_borrow_mut(|seen| {
+            let place = &mut seen[xxh3_64(text) as usize % KNOWN];
+            if let Some(shared) = place
+                && shared.text == text
+            {
+                return Some(shared.clone());
+            }
+            let shared = Arc::new(Shared::read(Bytes::copy_from_slice(text))?);
+            *place = Some(shared.clone());
+            Some(shared)
+        })
+    }
+
+    fn read(text: Bytes) -> Option<Shared> {
+        let mut words = text.split(|&byte| byte == b'\t');
+        let mut named = |name: &str| std::str::from_utf8(words.next()?).ok()?.strip_prefix(name);
+        let (origin, varied) = (named("origin=")?.to_owned(), named("vary=")?);
+        let varied = varied
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+            .collect::<Option<_>>()?;
+        let mut ready = HeaderMap::with_capacity(16);
+        for word in words {
+            let (name, value) = read_field(&text, word)?;
+            ready.append(name, value);
+        }
+        ready.append(header::DATE, HeaderValue::from_static(""));
+        ready.append(header::AGE, HeaderValue::from_static(""));
+        append_via(&mut ready);
+        ready.append(CACHE_STATUS, HeaderValue::from_static(""));
+        Some(Shared {
+            origin,
+            varied,
+            ready,
+            text,
+        })
+    }
+}
+
+/// A tab may stand in a field's value, but is our separator.
+fn write_field(into: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    into.push(b'\t');
+    into.extend_from_slice(name.as_str().as_bytes());
+    into.extend_from_slice(b": ");
+    for &byte in value.as_bytes() {
+        match byte {
+            b'\t' => into.extend_from_slice(b"\\t"),
+            b'\\' => into.extend_from_slice(b"\\\\"),
+            byte => into.push(byte),
+        }
+    }
+}
+
+/// One field of `text`, sharing its bytes wherever nothing was escaped.
+fn read_field(text: &Bytes, word: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let colon = memchr::memmem::find(word, b": ")?;
+    let (name, written) = (&word[..colon], &word[colon + 2..]);
+    let name = HeaderName::from_bytes(name).ok()?;
+    if memchr::memchr(b'\\', written).is_none() {
+        let value = HeaderValue::from_maybe_shared(text.slice_ref(written)).ok()?;
+        return Some((name, value));
+    }
+    let mut plain = Vec::with_capacity(written.len());
+    let mut bytes = written.iter();
+    while let Some(&byte) = bytes.next() {
+        plain.push(match byte {
+            b'\\' => match bytes.next()? {
+                b't' => b'\t',
+                b'\\' => b'\\',
+                _ => return None,
+            },
+            byte => byte,
+        });
+    }
+    Some((name, HeaderValue::from_bytes(&plain).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    fn written(head: &Head) -> Bytes {
+        let mut text = Vec::new();
+        head.write(&mut text);
+        Bytes::from(text).slice(1..)
+    }
+
+    #[test]
+    fn what_differs_from_answer_to_answer_is_not_in_what_they_share() {
+        let head = |date: &str, tag: &str| {
+            let fields = map(&[("date", date), ("vary", "Accept"), ("etag", tag)]);
+            Head::new(fields, "http://h", &[header::ORIGIN])
+        };
+        let (one, other) = (head("Mon", "\"a\""), head("Tue", "\"b\""));
+        assert!(Arc::ptr_eq(&one.shared, &other.shared));
+        assert_ne!(one, other);
+        assert_eq!(one.fields()["etag"], "\"a\"");
+        assert_eq!(other.fields()["date"], "Tue");
+        assert_eq!(
+            (one.origin(), one.varied()),
+            ("http://h", &[header::ORIGIN][..])
+        );
+    }
+
+    #[test]
+    fn a_hit_has_its_age_and_says_so_after_what_the_origin_said() {
+        let fields = map(&[
+            ("date", "Mon"),
+            ("cache-status", "origin; hit"),
+            ("via", "1.1 vegur"),
+            ("content-type", "application/json"),
+        ]);
+        let head = Head::new(fields.clone(), "http://h", &[]);
+        let hit = head.of_a_hit(7.into(), HeaderValue::from_static("larder; hit; ttl=1"));
+        let all = |name: &str| -> Vec<_> { hit.get_all(name).iter().cloned().collect() };
+        assert_eq!(all("cache-status"), ["origin; hit", "larder; hit; ttl=1"]);
+        assert_eq!(all("via"), ["1.1 vegur", "1.1 larder"]);
+        assert_eq!(all("age"), ["7"]);
+        assert_eq!(all("date"), ["Mon"]);
+        assert_eq!(hit.len(), 7);
+        assert_eq!(head.fields(), fields);
+    }
+
+    #[test]
+    fn a_date_that_was_sent_twice_stays_twice() {
+        let fields = map(&[("etag", "\"a\""), ("etag", "\"b\"")]);
+        let head = Head::new(fields.clone(), "http://h", &[]);
+        assert_eq!(Head::read(&written(&head)).unwrap().fields(), fields);
+    }
+
+    proptest! {
+        #[test]
+        fn any_fields_are_read_as_they_were_written(values in proptest::collection::vec(
+            ("[a-z][a-z0-9-]{0,8}|date|etag|via|cache-status", proptest::collection::vec(prop_oneof![Just(b'\t'), 32u8..=126, 128u8..], 0..20)), 0..8))
+        {
+            let mut fields = HeaderMap::new();
+            for (name, value) in &values {
+                if let Ok(value) = HeaderValue::from_bytes(value) {
+                    fields.append(name.parse::<HeaderName>().unwrap(), value);
+                }
+            }
+            let head = Head::new(fields.clone(), "http://h", &[]);
+            prop_assert_eq!(&head.fields(), &fields);
+            let read = Head::read(&written(&head)).unwrap();
+            prop_assert_eq!(&read, &head);
+            prop_assert_eq!(read.fields(), fields);
+        }
+
+        #[test]
+        fn reading_anything_does_not_panic(text in proptest::collection::vec(prop_oneof![Just(b'\t'), Just(b':'), Just(b' '), Just(b'\\'), any::<u8>()], 0..60)) {
+            let _ = Head::read(&Bytes::from([&text[..], b"origin=a\tvary=\t", &text].concat()));
+        }
+    }
+}

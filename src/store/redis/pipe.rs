@@ -1,0 +1,255 @@
+//! The hits' own connection to Redis: MGETs go out, their replies come in, in order, and nothing else.
+//!
+//! A hit pays for what it uses: its command is written straight into the buffer that is sent next, and what it is
+//! given is a slice of what was read. All who ask in one turn of the scheduler share one system call, and mostly one
+//! to read. When the connection is lost, so is every command on it, and all who wait are told.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::io::{poll_read_buf, poll_write_buf};
+
+use super::frame::{self, Extent};
+
+/// Room that is made for what is read.
+const READ: usize = 32 * 1024;
+
+/// A buffer of commands that has grown beyond this is not kept.
+const KEPT: usize = 256 * 1024;
+
+pub(super) struct Pipe {
+    queue: Arc<Mutex<Queue>>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Commands that have not been sent.
+    out: BytesMut,
+    /// Who waits for a reply, in the order of the commands.
+    waiting: VecDeque<oneshot::Sender<Bytes>>,
+    /// The driver, while it has nothing to send: taken by who wakes it.
+    asleep: Option<Waker>,
+    lost: bool,
+}
+
+impl Pipe {
+    /// Takes a connection that is ready for commands.
+    pub(super) fn over<S>(stream: S) -> Pipe
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let queue = Arc::new(Mutex::new(Queue::default()));
+        let driver = Driver {
+            stream,
+            queue: queue.clone(),
+            sending: BytesMut::new(),
+            unflushed: false,
+            read: BytesMut::new(),
+            turn_taken: false,
+        };
+        Pipe {
+            queue,
+            driver: tokio::spawn(driver),
+        }
+    }
+
+    /// Asks for the values at `copy` and at `prefix:state` for each state. Gives the reply as
+    /// it came, in its turn, or nothing if the connection is lost.
+    pub(super) fn mget<'s>(
+        &self,
+        copy: &str,
+        prefix: &str,
+        states: impl ExactSizeIterator<Item = &'s str>,
+    ) -> oneshot::Receiver<Bytes> {
+        let (tell, told) = oneshot::channel();
+        let mut queue = self.queue.lock();
+        // Lost, it drops who would tell.
+        if !queue.lost {
+            let out = &mut queue.out;
+            frame::command(out, states.len() + 2);
+            frame::argument(out, &[b"MGET"]);
+            frame::argument(out, &[copy.as_bytes()]);
+            for state in states {
+                frame::argument(out, &[prefix.as_bytes(), b":", state.as_bytes()]);
+            }
+            queue.waiting.push_back(tell);
+        }
+        let asleep = queue.asleep.take();
+        drop(queue);
+        if let Some(driver) = asleep {
+            driver.wake();
+        }
+        told
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.lock().waiting.is_empty()
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.driver.is_finished()
+    }
+
+    /// Everyone who waits learns at once that it is gone.
+    pub(super) fn give_up(&self) {
+        self.queue.lock().lose();
+        self.driver.abort();
+    }
+}
+
+impl Queue {
+    fn lose(&mut self) {
+        self.lost = true;
+        self.waiting.clear();
+        self.out = BytesMut::new();
+    }
+}
+
+/// Says some commands on a connection that nobody else uses yet, and gives their replies.
+pub(super) async fn say<S>(stream: &mut S, commands: &[redis::Cmd]) -> io::Result<Vec<Bytes>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    for command in commands {
+        stream.write_all(&command.get_packed_command()).await?;
+    }
+    stream.flush().await?;
+    let (mut replies, mut read) = (Vec::new(), BytesMut::new());
+    while replies.len() < commands.len() {
+        match frame::extent(&read)? {
+            Extent::Whole(length) => replies.push(read.split_to(length).freeze()),
+            Extent::AtLeast(_) if stream.read_buf(&mut read).await? == 0 => {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Extent::AtLeast(_) => {}
+        }
+    }
+    Ok(replies)
+}
+
+/// The one task that writes and reads.
+struct Driver<S> {
+    stream: S,
+    queue: Arc<Mutex<Queue>>,
+    sending: BytesMut,
+    /// What was sent may still stand in a buffer of the stream's own, as under TLS.
+    unflushed: bool,
+    read: BytesMut,
+    /// Everybody else has had their turn since there was something to send.
+    turn_taken: bool,
+}
+
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        self.queue.lock().lose();
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.hear(cx).and_then(|()| self.send(cx)) {
+            Ok(()) => Poll::Pending,
+            // Whoever waits is told by the drop.
+            Err(_) => Poll::Ready(()),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// Reads all that is there, and hands it on.
+    fn hear(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            if self.read.capacity() - self.read.len() < READ / 4 {
+                self.read.reserve(READ);
+            }
+            match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(Ok(_)) => self.hand_on()?,
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn hand_on(&mut self) -> io::Result<()> {
+        let mut replies: SmallVec<[Bytes; 64]> = SmallVec::new();
+        loop {
+            match frame::extent(&self.read)? {
+                Extent::Whole(length) => replies.push(self.read.split_to(length).freeze()),
+                Extent::AtLeast(length) => {
+                    self.read.reserve(length.saturating_sub(self.read.len()));
+                    break;
+                }
+            }
+        }
+        let mut told: SmallVec<[oneshot::Sender<Bytes>; 64]> = SmallVec::new();
+        {
+            let mut queue = self.queue.lock();
+            let waiting = queue.waiting.len().min(replies.len());
+            told.extend(queue.waiting.drain(..waiting));
+        }
+        if told.len() < replies.len() {
+            return Err(io::Error::other("a reply to nothing that was asked"));
+        }
+        for (tell, reply) in told.into_iter().zip(replies) {
+            // Who has gone does not hear of it.
+            let _ = tell.send(reply);
+        }
+        Ok(())
+    }
+
+    /// Sends what there is, once everybody who is ready has added theirs.
+    fn send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            if self.sending.is_empty() {
+                if self.unflushed {
+                    match Pin::new(&mut self.stream).poll_flush(cx) {
+                        Poll::Pending => return Ok(()),
+                        Poll::Ready(flushed) => flushed?,
+                    }
+                    self.unflushed = false;
+                }
+                let mut queue = self.queue.lock();
+                if queue.out.is_empty() {
+                    queue.asleep = Some(cx.waker().clone());
+                    return Ok(());
+                }
+                if !self.turn_taken {
+                    // A task that wakes itself goes behind all that are ready.
+                    self.turn_taken = true;
+                    cx.waker().wake_by_ref();
+                    return Ok(());
+                }
+                self.turn_taken = false;
+                if self.sending.capacity() > KEPT {
+                    self.sending = BytesMut::new();
+                }
+                std::mem::swap(&mut self.sending, &mut queue.out);
+            }
+            match poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.sending) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(_)) => self.unflushed = true,
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+        }
+    }
+}
