@@ -354,6 +354,24 @@ fn words_of_requests_that_are_not_looked_up() {
 }
 
 #[test]
+fn the_word_of_what_the_operator_has_refused() {
+    let origin = kept();
+    let query = ", query: {allow: [page], other: reject}";
+    let hosts = "hosts: [api.example.org]\n";
+    let asked = Asked::with(yaml(&origin, "memory:", query) + hosts);
+    for (status, target, fields) in [
+        (400, "/api/users/?utm=1", &[][..]),
+        (421, LIST, &[("Host", "other.example.org")]),
+    ] {
+        let answer = asked.earns("refused", "GET", target, fields, "");
+        let told = asked.explain("GET", target, fields, "", false);
+        assert_eq!(answer.status, status);
+        assert_eq!(told["refused_with"], status, "{told:#}");
+    }
+    assert_eq!(origin.count(), 0);
+}
+
+#[test]
 fn words_of_look_ups() {
     for redis in [None, Some(RedisServer::start())] {
         let store = redis
@@ -364,7 +382,7 @@ fn words_of_look_ups() {
         let origin = Origin::start(move |request| match request.method.as_str() {
             "PATCH" => origin::json("{}").behind(&held),
             _ if request.parameter("brief").is_some() => {
-                origin::json("[]").field("Cache-Control", "max-age=1")
+                origin::json("[]").field("Cache-Control", "max-age=3")
             }
             _ => origin::json("[]"),
         });
@@ -396,8 +414,10 @@ fn words_of_look_ups() {
 
         // Redis lets a copy go when its time is over; the embedded store keeps it until it needs the room.
         if redis.is_none() {
-            larder.get("/api/users/?brief=1");
             let brief = "/api/users/?brief=1";
+            eventually("it is kept", || {
+                larder.get(brief).cache_status().contains("stored")
+            });
             eventually("its time is over", || {
                 !asked.explain("GET", brief, &[], "", true)["found"]["valid"]
                     .as_bool()
