@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -565,7 +565,10 @@ fn copies_of_our_own_are_not_taken_for_anothers() {
 fn a_clock_that_is_off() {
     let redis = RedisServer::start();
     for (seconds, level) in [(-3600, "wrong"), (7200, "wrong"), (-10, "warning")] {
-        let url = format!("redis://{}", relay(&redis, seconds, Duration::ZERO));
+        let url = format!(
+            "redis://{}",
+            relay(&redis, Duration::ZERO, move |answer| moved(answer, seconds))
+        );
         let seen = Patient::on_store(&healthy(), &url).seen();
         let check = seen.is("store-clock", level);
         assert!(check["remedy"].as_str().unwrap().contains("NTP"), "{check}");
@@ -575,7 +578,7 @@ fn a_clock_that_is_off() {
 #[test]
 fn a_store_that_is_far_away() {
     let redis = RedisServer::start();
-    let far = relay(&redis, 0, Duration::from_millis(30));
+    let far = relay(&redis, Duration::from_millis(30), |_| ());
     let seen = Patient::on_store(&healthy(), &format!("redis://{far}")).seen();
     assert_ne!(
         seen.check("store-latency").unwrap()["level"],
@@ -583,48 +586,70 @@ fn a_store_that_is_far_away() {
         "{}",
         seen.text
     );
-    let too_far = relay(&redis, 0, Duration::from_millis(150));
+    let too_far = relay(&redis, Duration::from_millis(150), |_| ());
     let seen = Patient::on_store(&healthy(), &format!("redis://{too_far}")).seen();
     seen.is_wrong("store-latency", "nearer");
 }
 
-/// A relay before the server that moves the seconds in its answers to TIME, and takes so long for each answer.
-fn relay(redis: &RedisServer, seconds: i64, delay: Duration) -> SocketAddr {
+/// The answer to TIME, by so many seconds later.
+fn moved(answer: &mut Vec<u8>, seconds: i64) {
+    if let Some(b"*2\r\n$10\r\n") = answer.get(..9)
+        && let Ok(digits) = std::str::from_utf8(&answer[9..19])
+        && let Ok(time) = digits.parse::<i64>()
+    {
+        answer.splice(9..19, (time + seconds).to_string().into_bytes());
+    }
+}
+
+/// A relay before the server that changes its answers, and takes so long for each.
+fn relay(
+    redis: &RedisServer,
+    delay: Duration,
+    change: impl Fn(&mut Vec<u8>) + Clone + Send + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let port = redis.port();
     thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else {
+        for mut client in listener.incoming().flatten() {
+            let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)) else {
                 return;
             };
             let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
             thread::spawn(move || {
                 let _ = std::io::copy(&mut up, &mut down);
-                let _ = down.shutdown(std::net::Shutdown::Both);
+                let _ = down.shutdown(Shutdown::Both);
             });
-            thread::spawn(move || pass_back(server, client, seconds, delay));
+            let change = change.clone();
+            thread::spawn(move || {
+                let mut buffer = [0; 65536];
+                while let Ok(length @ 1..) = server.read(&mut buffer) {
+                    let mut answer = buffer[..length].to_vec();
+                    change(&mut answer);
+                    thread::sleep(delay);
+                    if client.write_all(&answer).is_err() {
+                        return;
+                    }
+                }
+                let _ = client.shutdown(Shutdown::Both);
+            });
         }
     });
     address
 }
 
-fn pass_back(mut server: TcpStream, mut client: TcpStream, seconds: i64, delay: Duration) {
-    let mut buffer = [0; 65536];
-    while let Ok(length @ 1..) = server.read(&mut buffer) {
-        let mut answer = buffer[..length].to_vec();
-        if let Some(b"*2\r\n$10\r\n") = answer.get(..9)
-            && let Ok(digits) = std::str::from_utf8(&answer[9..19])
-            && let Ok(time) = digits.parse::<i64>()
-        {
-            answer.splice(9..19, (time + seconds).to_string().into_bytes());
+#[test]
+fn a_server_that_is_too_old() {
+    let redis = RedisServer::start();
+    // No older one is at hand: this one says that it is.
+    let older = relay(&redis, Duration::ZERO, |answer| {
+        let name = b"redis_version:";
+        if let Some(at) = answer.windows(name.len()).position(|part| part == name) {
+            answer[at + name.len()] = b'6';
         }
-        thread::sleep(delay);
-        if client.write_all(&answer).is_err() {
-            return;
-        }
-    }
-    let _ = client.shutdown(std::net::Shutdown::Both);
+    });
+    let seen = Patient::on_store(&healthy(), &format!("redis://{older}")).seen();
+    seen.is_wrong("store-version", "7.0");
 }
 
 // The API.
