@@ -7,6 +7,7 @@
 //! | `GET /keys?start=users:` | the keys in the store |
 //! | `GET /entries/KEY` | one copy and what is known of it; `?body` gives the body alone |
 //! | `PUT /entries/KEY` | puts a JSON body there as the shared copy |
+//! | `POST /explain` | what becomes of `{"method": "GET", "target": "/api/users/", "fields": [["Accept", "*/*"]]}`, and why |
 //! | `POST /purge` | `{"keys": ["users:list", "users:detail:*", "/api/users/7/"]}` or `{"all": true}` |
 //!
 //! KEY is a key with or without the prefix, percent-encoded, or a path with its first slash (`/entries//api/users/`).
@@ -26,6 +27,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::body::ReplyBody;
+use crate::explain::Question;
+use crate::explain::ask::ask;
 use crate::operations::{self, Named, OperationError};
 use crate::proxy::{Proxy, Setup};
 use crate::store::Health;
@@ -99,13 +102,17 @@ pub async fn answer(
             Ok(body) => purge(&setup, &body).await,
             Err(answer) => answer,
         },
+        (&Method::POST, "/explain") if is_json(&head.headers) => match whole(content).await {
+            Ok(body) => explain(&setup, &body).await,
+            Err(answer) => answer,
+        },
         (&Method::POST | &Method::PUT, _) if !is_json(&head.headers) => (
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             json!({ "detail": "send `Content-Type: application/json`" }),
         ),
         _ => (
             StatusCode::NOT_FOUND,
-            json!({ "detail": "GET /healthz /readyz /keys /entries/KEY, PUT /entries/KEY, POST /purge" }),
+            json!({ "detail": "GET /healthz /readyz /keys /entries/KEY, PUT /entries/KEY, POST /purge /explain" }),
         ),
     };
     let mut response = Response::new(ReplyBody::whole(Bytes::from(format!("{body}\n"))));
@@ -200,6 +207,24 @@ async fn purge(setup: &Setup, body: &[u8]) -> (StatusCode, Value) {
         }
     }
     (StatusCode::OK, json!({ "purged": purged }))
+}
+
+async fn explain(setup: &Arc<Setup>, body: &[u8]) -> (StatusCode, Value) {
+    let wrong = |why: String| (StatusCode::BAD_REQUEST, json!({ "detail": why }));
+    // The parser's own words could repeat a field of the request.
+    let Ok(question) = serde_json::from_slice::<Question>(body) else {
+        return wrong(
+            "{\"method\": \"GET\", \"target\": \"/api/users/\", \"fields\": [[\"Name\", \"value\"]]} is expected"
+                .to_owned(),
+        );
+    };
+    match ask(setup, &question).await {
+        Ok(told) => (
+            StatusCode::OK,
+            serde_json::to_value(&told).unwrap_or_default(),
+        ),
+        Err(why) => wrong(why),
+    }
 }
 
 fn failed(error: &OperationError) -> (StatusCode, Value) {

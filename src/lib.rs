@@ -28,5 +28,8 @@ pub mod reply;
 pub mod admin;
 pub mod operations;
 
+pub mod doctor;
+pub mod explain;
+
 pub mod clock;
 pub mod telemetry;

@@ -184,11 +184,11 @@ impl Proxy {
 }
 
 /// Takes a request for what it is, or refuses it.
-fn accept(
+pub fn accept<C: Body>(
     config: &Config,
-    request: Request<Incoming>,
+    request: Request<C>,
     peer: Option<IpAddr>,
-) -> Result<(Client, Incoming), Refusal> {
+) -> Result<(Client, C), Refusal> {
     let (head, content) = request.into_parts();
     match &config.methods {
         _ if matches!(head.method, Method::CONNECT | Method::TRACE) => {
@@ -307,6 +307,13 @@ impl Setup {
         }
     }
 
+    /// Whether `may_add_copy` would say yes.
+    pub fn has_room(&self, family: &FamilyKey, ttl: Duration, now: Timestamp) -> bool {
+        self.copies.lock().get(family).is_none_or(|(since, count)| {
+            now.since(*since) >= ttl || *count < self.config.limits.copies
+        })
+    }
+
     /// Whether this instance may store one more copy beside a family's plain one within `ttl`: a client that
     /// makes up parameters must not fill the store.
     pub fn may_add_copy(&self, family: &FamilyKey, ttl: Duration, now: Timestamp) -> bool {
@@ -371,7 +378,7 @@ impl Served {
     }
 
     /// Asks what other instances have learnt, at most once a second. Whether that was news.
-    async fn learn_from_others(&self, coherence: &Coherence) -> bool {
+    pub async fn learn_from_others(&self, coherence: &Coherence) -> bool {
         {
             let mut asked = self.asked_others.lock();
             if asked.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {

@@ -6,6 +6,8 @@
 //! key. *To purge*, it is read as generously as a server behind us might read it, since a purge too
 //! many costs a fetch and a purge too few serves the past.
 
+mod why;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
 
 use crate::config::nearest::nearest;
+
+pub use why::Mismatch;
 
 /// More would be no path any more, and the values found so far fit on the stack.
 const MOST_CAPTURES: usize = 8;

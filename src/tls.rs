@@ -38,6 +38,39 @@ pub async fn connect(
         .await
 }
 
+/// Why a handshake failed, as far as it can be mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Whoever signed the certificate is not trusted.
+    UnknownIssuer,
+    /// The certificate is another name's.
+    WrongName,
+    /// Its time is over, or has not begun.
+    OutOfTime,
+    /// What came back is no TLS.
+    NotTls,
+    Other,
+}
+
+/// What the error of a `connect` comes from.
+pub fn trouble(error: &io::Error) -> Trouble {
+    use rustls::{CertificateError as C, Error as E};
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<E>());
+    match inner {
+        Some(E::InvalidCertificate(why)) => match why {
+            C::UnknownIssuer | C::BadSignature => Trouble::UnknownIssuer,
+            C::NotValidForName | C::NotValidForNameContext { .. } => Trouble::WrongName,
+            C::Expired
+            | C::ExpiredContext { .. }
+            | C::NotValidYet
+            | C::NotValidYetContext { .. } => Trouble::OutOfTime,
+            _ => Trouble::Other,
+        },
+        Some(E::InvalidMessage(_)) => Trouble::NotTls,
+        _ => Trouble::Other,
+    }
+}
+
 /// The certificates of a PEM file.
 pub fn private_roots(file: &Path) -> io::Result<RootCertStore> {
     let unreadable =

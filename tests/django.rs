@@ -1271,3 +1271,79 @@ fn users_with_uuid_ids_are_kept_and_dropped_by_their_uuid() {
     );
     kept(&[]);
 }
+
+#[test]
+fn the_doctor_knows_djangos_own_words() {
+    // The level and the remedy of a check.
+    let check = |told: &Value, code: &str| {
+        let checks = told["checks"].as_array().unwrap().iter();
+        let mut found = checks.filter(|check| check["code"] == code);
+        let check = found
+            .next()
+            .unwrap_or_else(|| panic!("no {code} in {told:#}"));
+        let word = |name: &str| check[name].as_str().unwrap_or_default().to_owned();
+        (word("level"), word("remedy"))
+    };
+    let same = |yaml: String| yaml;
+    {
+        let stage = Stage::open(Variant::Open);
+        let told = stage.told(&["doctor"], None, same);
+        assert_eq!(told["wrong"], 0, "{told:#}");
+        assert_eq!(check(&told, "route").0, "ok");
+
+        let told = stage.told(&["doctor", "-H", "Host: not.listed.example"], None, same);
+        let (level, remedy) = check(&told, "upstream-host");
+        assert_eq!(level, "wrong");
+        assert!(
+            remedy.contains("ALLOWED_HOSTS = [\"not.listed.example\""),
+            "{remedy}"
+        );
+
+        let without_slash =
+            |yaml: String| yaml.replace("path: /api/users/\n    key", "path: /api/users\n    key");
+        let told = stage.told(&["doctor"], None, without_slash);
+        let (level, remedy) = check(&told, "route-slash");
+        assert_eq!(level, "wrong");
+        assert!(remedy.contains("path: /api/users/"), "{remedy}");
+    }
+    {
+        let stage = Stage::open(Variant::Closed);
+        let public = |yaml: String| yaml.replacen("access: per-credential", "access: public", 1);
+        let told = stage.told(&["doctor"], None, public);
+        assert_eq!(check(&told, "route-public").0, "wrong");
+        let told = stage.told(&["doctor"], None, same);
+        assert_eq!(told["wrong"], 0, "{told:#}");
+        let token = ["doctor", "-H", "Authorization: Token token-teacher"];
+        assert_eq!(check(&stage.told(&token, None, same), "route").0, "ok");
+    }
+    let stage = Stage::open(Variant::Uuid);
+    let told = stage.told(&["doctor"], None, same);
+    let kept = told["checks"].as_array().unwrap().iter();
+    let kept: Vec<&Value> = kept
+        .filter(|check| check["code"] == "upstream-keep-alive")
+        .collect();
+    assert!(
+        kept[0]["seen"].as_str().unwrap().contains("sync worker"),
+        "{told:#}"
+    );
+}
+
+#[test]
+fn explain_says_what_a_real_write_has_dropped() {
+    let stage = Stage::open(Variant::Open);
+    let larder = stage.larder();
+    let ask = |target: &str| {
+        let told = ["explain", target, "--ask", "-H", "Host: localhost"];
+        stage.told(&told, Some(&larder), |yaml| yaml)
+    };
+    get(SEVEN).to(larder.port);
+    get(EIGHT).to(larder.port);
+    assert_eq!(ask(SEVEN)["cache"], "hit");
+    let write = patch(SEVEN).by(&Credential::token("admin"));
+    let answer = write.json(&json!({"first_name": "Zarina"})).to(larder.port);
+    assert_eq!(answer.status, 200);
+    let told = ask(SEVEN);
+    assert_eq!(told["detail"], "purged", "{told:#}");
+    assert_eq!(told["answer"]["kept"], true, "{told:#}");
+    assert_eq!(ask(EIGHT)["cache"], "hit");
+}

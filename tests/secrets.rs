@@ -130,10 +130,21 @@ fn no_output_of_any_kind_holds_a_secret() {
                 .text();
         }
         output += &keys;
+        let token = format!("Authorization: Token {}", OTHERS[0]);
+        let cookie = format!("Cookie: sessionid={}; csrftoken={}", OTHERS[3], OTHERS[4]);
+        let fields = ["-H", &token, "-H", &cookie];
+        let explain = [&["explain", "/api/users/"], &fields[..]].concat();
+        let ask = [&["explain", "/api/users/?cookie=1", "--ask"], &fields[..]].concat();
+        let doctor = ["--path", "/api/users/7/", "--path", "/api/users/?cookie=1"];
+        let doctor = [&["doctor"], &doctor[..], &fields[..]].concat();
         for command in [
             &["check"][..],
             &["keys"],
             &["get", "users:list"],
+            &explain,
+            &ask,
+            &doctor,
+            &[&doctor[..], &["--json"]].concat(),
             &["purge", "users:list"],
             &["health"],
             &["purge", "--all"],
@@ -148,6 +159,8 @@ fn no_output_of_any_kind_holds_a_secret() {
             &["check"][..],
             &["keys"],
             &["get", "users:list"],
+            &ask,
+            &doctor,
             &["purge", "users:list"],
             &["health"],
         ] {

@@ -55,7 +55,23 @@ pub fn has_credential(config: &Config, fields: &HeaderMap) -> bool {
     std::iter::once(&header::AUTHORIZATION)
         .chain(&config.credential_headers)
         .any(|name| fields.contains_key(name))
-        || cookies(fields).any(|cookie| !is_ignored(cookie, &config.ignore_cookies))
+        || has_cookie_credential(config, fields)
+}
+
+/// Whether there is a cookie among the credentials.
+pub fn has_cookie_credential(config: &Config, fields: &HeaderMap) -> bool {
+    cookies(fields).any(|cookie| !is_ignored(cookie, &config.ignore_cookies))
+}
+
+/// The names of the cookies that are no credential.
+pub fn ignored_cookies<'f>(
+    config: &'f Config,
+    fields: &'f HeaderMap,
+) -> impl Iterator<Item = &'f [u8]> {
+    cookies(fields)
+        .filter(|cookie| is_ignored(cookie, &config.ignore_cookies))
+        .filter_map(|cookie| cookie.split(|&b| b == b'=').next())
+        .map(<[u8]>::trim_ascii)
 }
 
 /// All lines of `name`, in their order.

@@ -34,7 +34,6 @@ pub enum Reason {
     VaryUnkeyed,
     Encoded,
     TooLarge,
-    Short,
     TooManyCopies,
     StoreRefused,
 }
@@ -64,7 +63,6 @@ impl Reason {
             Reason::VaryUnkeyed => "vary-unkeyed",
             Reason::Encoded => "encoded",
             Reason::TooLarge => "too-large",
-            Reason::Short => "short",
             Reason::TooManyCopies => "too-many-copies",
             Reason::StoreRefused => "store-refused",
         }

@@ -15,6 +15,17 @@ pub struct HashingSecret(pub [u8; 32]);
 pub struct CopyKey<'s> {
     secret: &'s HashingSecret,
     hasher: Option<blake3::Hasher>,
+    told: Option<Vec<Split>>,
+}
+
+/// One thing that sets a copy apart, by its name and never with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Split {
+    Credential(HeaderName),
+    Cookie(String),
+    Query,
+    Accept,
+    Field(HeaderName),
 }
 
 #[derive(Clone, Copy)]
@@ -31,6 +42,28 @@ impl<'s> CopyKey<'s> {
         CopyKey {
             secret,
             hasher: None,
+            told: None,
+        }
+    }
+
+    /// One that also keeps the names of what it is given.
+    pub fn telling(secret: &'s HashingSecret) -> Self {
+        CopyKey {
+            told: Some(Vec::new()),
+            ..CopyKey::new(secret)
+        }
+    }
+
+    pub fn told(self) -> Vec<Split> {
+        self.told.unwrap_or_default()
+    }
+
+    fn tell(&mut self, split: impl FnOnce() -> Split) {
+        if let Some(told) = &mut self.told {
+            let split = split();
+            if !told.contains(&split) {
+                told.push(split);
+            }
         }
     }
 
@@ -39,25 +72,35 @@ impl<'s> CopyKey<'s> {
             Part::Credential,
             &[name.as_str().as_bytes(), value.as_bytes()],
         );
+        self.tell(|| Split::Credential(name.clone()));
     }
 
     pub fn cookie(&mut self, pair: &[u8]) {
         self.part(Part::Cookie, &[pair]);
+        self.tell(|| {
+            let name = pair.split(|&b| b == b'=').next().unwrap_or_default();
+            // Without a `=` it may be all value.
+            let name = if pair.contains(&b'=') { name } else { b"" };
+            Split::Cookie(String::from_utf8_lossy(name.trim_ascii()).into_owned())
+        });
     }
 
     /// The canonical query; an absent one splits nothing.
     pub fn query(&mut self, query: &str) {
         self.part(Part::Query, &[query.as_bytes()]);
+        self.tell(|| Split::Query);
     }
 
     pub fn accept(&mut self, accept: &str) {
         self.part(Part::Accept, &[accept.as_bytes()]);
+        self.tell(|| Split::Accept);
     }
 
     /// A field that Vary or the route names. Absent matches only absent (RFC 9111 §4.1): absent adds no part.
     pub fn field<'v>(&mut self, name: &HeaderName, values: impl Iterator<Item = &'v HeaderValue>) {
         for value in values {
             self.part(Part::Field, &[name.as_str().as_bytes(), value.as_bytes()]);
+            self.tell(|| Split::Field(name.clone()));
         }
     }
 

@@ -3,6 +3,8 @@
 pub mod by_hand;
 pub mod check;
 pub mod demo;
+pub mod doctor;
+pub mod explain;
 pub mod health;
 pub mod serve;
 
@@ -23,6 +25,8 @@ use crate::config::file;
     after_help = "\
 Try it:   larder demo
 Run it:   larder serve -c proxy.yaml
+Is something wrong?           larder doctor
+Why was it (not) cached?      larder explain '/api/users/?page=2' -H 'Authorization: …' [--ask]
 A key is written as in redis-cli, with or without the prefix (users:list), or as a path (/api/users/7/)."
 )]
 struct Cli {
@@ -38,6 +42,10 @@ enum Command {
     Serve(serve::Arguments),
     /// Read the file as `serve` would, and say what is wrong or what it would do; connects to nothing
     Check(ConfigFile),
+    /// Say what becomes of a request, and why: which route and key, may it be kept, what drops it
+    Explain(explain::Arguments),
+    /// Look at store, API and ports, and say what is wrong with them and what to do about it
+    Doctor(doctor::Arguments),
     /// Print the copy at a key: its body to standard output, what is known of it to standard error
     Get(by_hand::Get),
     /// Put a JSON body from standard input there as the shared copy: on a `per-credential` route that of whoever asks
@@ -83,6 +91,8 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(file) => load_over(&file.config, &file::Overrides::default())
             .map(|config| print!("{}", check::describe(&config))),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Get(arguments) => by_hand::get(&arguments),
         Command::Set(arguments) => by_hand::set(&arguments),
         Command::Purge(arguments) => by_hand::purge(&arguments),

@@ -21,11 +21,11 @@ use crate::caching::cache_status::Reason;
 use crate::caching::freshness::Exchange;
 use crate::caching::head::Head;
 use crate::caching::stored::Stored;
-use crate::caching::storing::{self, Policy, Storable};
+use crate::caching::storing::{self, Nominated, Policy, Storable};
 use crate::clock;
 use crate::coherence::flights::Fill;
 use crate::coherence::{Epochs, LookUp};
-use crate::config::Access;
+use crate::config::{Access, Route};
 use crate::error::UpstreamFailure;
 use crate::message::fields;
 use crate::route::Captures;
@@ -146,12 +146,7 @@ impl Fetch {
         fields::strip_hop_by_hop(response.headers_mut());
         let served = self.served();
         let route = &served.route;
-        let policy = Policy {
-            ttl: route.ttl,
-            override_origin: route.override_origin,
-            max_body: route.max_body,
-            vary: &route.vary,
-        };
+        let policy = policy(route);
         if route.access == Access::Public
             && matches!(response.status().as_u16(), 401 | 403)
             && !served.said_not_public.swap(true, Ordering::Relaxed)
@@ -164,11 +159,7 @@ impl Fetch {
         }
         // Judged whatever the status, so that nobody is given what varies by a field that was not sent or keyed.
         let nominated = storing::nominated(&policy, response.headers());
-        if nominated
-            .unkeyed
-            .iter()
-            .any(|name| self.client.fields.contains_key(name))
-        {
+        if is_not_for_a_cache(&nominated, &self.client.fields) {
             served.learn_unkeyed(&nominated.unkeyed);
             return fill.answer(Answer::NotForACache);
         }
@@ -367,11 +358,7 @@ impl Incoming {
         if let Some(reason) = self.not_stored {
             return unstored(copy, reason, false);
         }
-        let asked = match self
-            .varied
-            .iter()
-            .all(|name| fetch.asked.varied.contains(name))
-        {
+        let asked = match fetch.asked.holds(&self.varied) {
             true => Some(fetch.asked.clone()),
             false => fetch.asked_again(),
         };
@@ -399,6 +386,24 @@ impl Incoming {
             for_its_status: false,
         }
     }
+}
+
+/// What of a route's word bears on storing.
+pub fn policy(route: &Route) -> Policy<'_> {
+    Policy {
+        ttl: route.ttl,
+        override_origin: route.override_origin,
+        max_body: route.max_body,
+        vary: &route.vary,
+    }
+}
+
+/// Whether the answer varies by a field that this client has sent and no fill carries.
+pub fn is_not_for_a_cache(nominated: &Nominated, client: &HeaderMap) -> bool {
+    nominated
+        .unkeyed
+        .iter()
+        .any(|name| client.contains_key(name))
 }
 
 /// Those who read along see it break off; those who only wait are told.

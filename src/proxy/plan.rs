@@ -1,6 +1,7 @@
 //! Which of the operator's rules a request falls under. Pure.
 
 use http::Method;
+use smallvec::SmallVec;
 
 use crate::caching::cache_status::{Forward, Reason};
 use crate::caching::key::{family_state, group_state};
@@ -39,27 +40,46 @@ fn read(config: &Config, target: &TargetUri, has_content: bool) -> Plan {
         why: Forward::Bypass,
         detail: Some(reason),
     };
-    let (plain, mut decoded) = (is_plain(target.path()), None);
+    match claim(config, target.path()) {
+        Claim::Canonical { .. } if has_content => bypass(Reason::HasContent),
+        Claim::Canonical { route, captures } => Plan::Read { route, captures },
+        Claim::OtherSpelling { .. } => bypass(Reason::Spelling),
+        Claim::Nobodys => bypass(Reason::NoRoute),
+    }
+}
+
+/// Whose path it is: the first route that can read it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Claim {
+    Canonical {
+        route: usize,
+        captures: Captures,
+    },
+    /// In another spelling the path is that route's all the same, so that no later one may claim it.
+    OtherSpelling {
+        route: usize,
+        captures: Captures,
+    },
+    Nobodys,
+}
+
+pub fn claim(config: &Config, path: &str) -> Claim {
+    let (plain, mut decoded) = (is_plain(path), None);
     for (route, rule) in config.routes.iter().enumerate() {
-        if let Some(captures) = rule.path.match_canonical(target.path()) {
-            return match has_content {
-                true => bypass(Reason::HasContent),
-                false => Plan::Read { route, captures },
-            };
+        if let Some(captures) = rule.path.match_canonical(path) {
+            return Claim::Canonical { route, captures };
         }
         if plain {
             continue;
         }
-        // In another spelling the path is this route's all the same, so that no later one may claim it.
-        if rule
+        if let Some(captures) = rule
             .path
-            .match_decoded(decoded.get_or_insert_with(|| Decoded::of(target.path())))
-            .is_some()
+            .match_decoded(decoded.get_or_insert_with(|| Decoded::of(path)))
         {
-            return bypass(Reason::Spelling);
+            return Claim::OtherSpelling { route, captures };
         }
     }
-    bypass(Reason::NoRoute)
+    Claim::Nobodys
 }
 
 /// Whether a path can be read in one way only: nothing encoded, no empty or dot segment, no leading zero.
@@ -74,36 +94,55 @@ fn is_plain(path: &str) -> bool {
 }
 
 fn write(config: &Config, method: &Method, target: &TargetUri) -> Plan {
-    let path = Decoded::of(target.path());
-    let named = |rule: &PurgeRule| rule.methods.contains(method);
-    let rules = first_matches(
-        &config.purge,
-        |rule| named(rule).then_some(&rule.path),
-        &path,
-    );
-    let mut states: Vec<StateKey> = Vec::new();
-    for (rule, captures) in &rules {
-        states.extend(rule.keys.iter().filter_map(|key| state_of(key, captures)));
-    }
-    if rules.is_empty() {
-        // RFC 9111 §4.4: a write to what a route keeps drops that, whether or not a rule says so.
-        for (route, captures) in first_matches(&config.routes, |route| Some(&route.path), &path) {
-            states.extend(
-                route
-                    .key
-                    .family(&captures)
-                    .map(|family| StateKey::new(family_state(family.as_str()))),
-            );
-        }
-    }
-    states.sort();
-    states.dedup();
+    let Drops { states, .. } = drops(config, method, &Decoded::of(target.path()));
     match states.is_empty() {
         true => Plan::Pass {
             why: Forward::Method,
             detail: None,
         },
         false => Plan::Write { states },
+    }
+}
+
+/// What a write drops, and by whose word.
+#[derive(Debug)]
+pub struct Drops<'c> {
+    pub rules: SmallVec<[(&'c PurgeRule, Captures); 2]>,
+    /// Where no rule names it: the routes whose path it is.
+    pub routes: SmallVec<[(&'c Route, Captures); 2]>,
+    pub states: Vec<StateKey>,
+}
+
+pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'c> {
+    let named = |rule: &PurgeRule| rule.methods.contains(method);
+    let rules = first_matches(
+        &config.purge,
+        |rule| named(rule).then_some(&rule.path),
+        path,
+    );
+    let mut routes = SmallVec::new();
+    let mut states: Vec<StateKey> = Vec::new();
+    for (rule, captures) in &rules {
+        states.extend(rule.keys.iter().filter_map(|key| state_of(key, captures)));
+    }
+    if rules.is_empty() {
+        // RFC 9111 §4.4: a write to what a route keeps drops that, whether or not a rule says so.
+        routes = first_matches(&config.routes, |route| Some(&route.path), path);
+        for (route, captures) in &routes {
+            states.extend(
+                route
+                    .key
+                    .family(captures)
+                    .map(|family| StateKey::new(family_state(family.as_str()))),
+            );
+        }
+    }
+    states.sort();
+    states.dedup();
+    Drops {
+        rules,
+        routes,
+        states,
     }
 }
 

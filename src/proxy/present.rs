@@ -32,8 +32,16 @@ pub struct Asked {
     pub origin: String,
     /// The fields beyond the route's own `vary` that the key holds.
     pub varied: Vec<HeaderName>,
-    query: Option<String>,
-    accept: AcceptClass,
+    /// As it is in the key, and forwarded.
+    pub query: Option<String>,
+    pub accept: AcceptClass,
+}
+
+impl Asked {
+    /// Whether the key holds every field by which a copy varies; else it is another request's copy, too.
+    pub fn holds(&self, varied: &[HeaderName]) -> bool {
+        varied.iter().all(|name| self.varied.contains(name))
+    }
 }
 
 pub enum Presented {
@@ -66,16 +74,16 @@ pub fn present(
         return Presented::Pass(Reason::Spelling);
     };
     let mut key = CopyKey::new(secret);
-    access::partition(route.access, config, &client.fields, &mut key);
-    if let Some(query) = &query {
-        key.query(query);
-    }
-    if let AcceptClass::Other(accept) = &accept {
-        key.accept(accept);
-    }
-    for name in route.vary.iter().chain(varied) {
-        key.field(name, client.fields.get_all(name).iter());
-    }
+    let (query_part, accept_part) = (query.as_deref(), &accept);
+    split(
+        config,
+        route,
+        client,
+        varied,
+        query_part,
+        accept_part,
+        &mut key,
+    );
     Presented::Asked(Asked {
         copy: key.of(&config.store.prefix, &family),
         states: plan::with_group(family.as_str(), served.group.as_ref()),
@@ -85,6 +93,28 @@ pub fn present(
         query,
         accept,
     })
+}
+
+/// Puts into the key whatever sets this client's copy apart from the family's plain one.
+pub fn split(
+    config: &Config,
+    route: &Route,
+    client: &Client,
+    varied: &[HeaderName],
+    query: Option<&str>,
+    accept: &AcceptClass,
+    key: &mut CopyKey,
+) {
+    access::partition(route.access, config, &client.fields, key);
+    if let Some(query) = query {
+        key.query(query);
+    }
+    if let AcceptClass::Other(accept) = accept {
+        key.accept(accept);
+    }
+    for name in route.vary.iter().chain(varied) {
+        key.field(name, client.fields.get_all(name).iter());
+    }
 }
 
 fn origin(config: &Config, client: &Client) -> String {

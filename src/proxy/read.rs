@@ -50,7 +50,8 @@ enum Looked {
     Pass(Reason),
 }
 
-fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Client) -> Presented {
+/// The read as the cache sees it, by what this instance knows.
+pub fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Client) -> Presented {
     let Some(secret) = setup.coherence.store().secret() else {
         return Presented::Pass(Reason::StoreAway);
     };
@@ -79,13 +80,7 @@ async fn look_up(setup: &Setup, served: &Served, client: &Client, asked: Asked) 
         .look_up(&asked.copy, &asked.states, &asked.origin, now)
         .await
     {
-        LookUp::Hit(stored, left)
-            if stored
-                .head
-                .varied()
-                .iter()
-                .all(|name| asked.varied.contains(name)) =>
-        {
+        LookUp::Hit(stored, left) if asked.holds(stored.head.varied()) => {
             trace!(copy = %asked.copy, "served");
             let handling = Handling::Hit {
                 ttl: left.as_secs(),
@@ -312,7 +307,7 @@ fn read_along(coming: &Coming, follower: &Follower<Answer>, why: Reason, collaps
 }
 
 /// RFC 9211 §2.2 for a look-up that found nothing to serve.
-fn forward_word(why: Reason) -> Forward {
+pub fn forward_word(why: Reason) -> Forward {
     match why {
         Reason::Absent | Reason::Foreign | Reason::Purged => Forward::UriMiss,
         Reason::Expired => Forward::Stale,

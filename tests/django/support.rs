@@ -117,21 +117,8 @@ impl Stage {
     /// A fresh Larder with the shipped proxy.yaml, edited.
     pub fn larder_with(&self, edit: impl FnOnce(String) -> String) -> Larder {
         let number = self.larders.replace(self.larders.get() + 1);
-        let file = self.scratch.join(format!("proxy-{number}.yaml"));
-        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/proxy.yaml");
-        fs::write(&file, edit(fs::read_to_string(shipped).expect(shipped))).unwrap();
-
         let (port, admin) = (free_port(), free_port());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-        command
-            .args(["serve", "-c"])
-            .arg(file)
-            .env("LISTEN", format!("127.0.0.1:{port}"))
-            .env("ADMIN", format!("127.0.0.1:{admin}"))
-            .env("UPSTREAM", format!("http://127.0.0.1:{}", self.django))
-            // As the team has it in its .env: the path is Celery's.
-            .env("REDIS_URL", format!("redis://127.0.0.1:{}/0", self.redis))
-            .env_remove("REDIS_DATABASE");
+        let mut command = self.command(&["serve"], (port, admin), number, edit);
         let mut process = Process::spawn(&format!("larder-{number}"), &mut command, &self.scratch);
         process.wait_until(|| {
             TcpStream::connect(("127.0.0.1", admin)).is_ok()
@@ -139,8 +126,51 @@ impl Stage {
         });
         Larder {
             port,
+            admin,
             _process: process,
         }
+    }
+
+    /// What another command of Larder prints, as JSON, beside this one, or with nobody serving; with the shipped
+    /// proxy.yaml, edited.
+    pub fn told(
+        &self,
+        arguments: &[&str],
+        beside: Option<&Larder>,
+        edit: impl FnOnce(String) -> String,
+    ) -> Value {
+        let number = self.larders.replace(self.larders.get() + 1);
+        let ports = beside.map_or_else(
+            || (free_port(), free_port()),
+            |larder| (larder.port, larder.admin),
+        );
+        let mut command = self.command(arguments, ports, number, edit);
+        let output = command.arg("--json").output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    }
+
+    fn command(
+        &self,
+        arguments: &[&str],
+        (port, admin): (u16, u16),
+        number: u32,
+        edit: impl FnOnce(String) -> String,
+    ) -> Command {
+        let file = self.scratch.join(format!("proxy-{number}.yaml"));
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/proxy.yaml");
+        fs::write(&file, edit(fs::read_to_string(shipped).expect(shipped))).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command
+            .args(arguments)
+            .arg("-c")
+            .arg(file)
+            .env("LISTEN", format!("127.0.0.1:{port}"))
+            .env("ADMIN", format!("127.0.0.1:{admin}"))
+            .env("UPSTREAM", format!("http://127.0.0.1:{}", self.django))
+            // As the team has it in its .env: the path is Celery's.
+            .env("REDIS_URL", format!("redis://127.0.0.1:{}/0", self.redis))
+            .env_remove("REDIS_DATABASE");
+        command
     }
 
     /// What `redis-cli` prints, byte for byte but for the newline at its end.
@@ -201,6 +231,7 @@ impl Stage {
 /// The real binary, serving.
 pub struct Larder {
     pub port: u16,
+    pub admin: u16,
     _process: Process,
 }
 

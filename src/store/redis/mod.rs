@@ -6,6 +6,7 @@ mod frame;
 mod keeper;
 mod link;
 mod pipe;
+pub mod probe;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,0 +1,277 @@
+//! The API behind Larder: reached, in time, and with answers that can be kept. It is asked with GETs alone, exactly as
+//! a fill asks, and without any credential unless the operator gives one. Nothing is kept.
+
+mod judge;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout};
+
+use super::{Finding, Requests, ok, skipped, warning, wrong};
+use crate::coherence::{Coherence, Journal, hold_for};
+use crate::config::{Config, UpstreamAddress};
+use crate::explain::{self, Knowledge, Question, Reading, ask};
+use crate::proxy::Setup;
+use crate::proxy::present::{self, Presented};
+use crate::store::Store;
+use crate::store::memory::Memory;
+use crate::upstream::Upstream;
+use judge::{Seen, no_answer};
+
+pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut(Finding)) {
+    let connected = connect(config).await;
+    let reached = connected.level == super::Level::Ok;
+    tell(connected);
+    if !reached {
+        return;
+    }
+    // A store of nobody's: what is asked here leaves no trace in the real one.
+    let store = Arc::new(Store::Memory(Memory::new(1 << 20)));
+    let hold = hold_for(config.upstream.total);
+    let coherence = Coherence::new(store, Arc::<Journal>::default(), hold);
+    let upstream = Upstream::new(config.upstream.clone());
+    let setup = Arc::new(Setup::new(config.clone(), upstream, coherence));
+
+    let mut paths: Vec<String> = config
+        .routes
+        .iter()
+        .map(|route| route.path.as_str())
+        .filter(|path| !path.contains('<'))
+        .map(str::to_owned)
+        .collect();
+    paths.extend(requests.paths.iter().cloned());
+    let (mut host, mut answers) = (None, true);
+    for path in &paths {
+        let question = Question {
+            method: "GET".to_owned(),
+            target: path.clone(),
+            fields: requests.fields.clone(),
+            content: 0,
+            from: None,
+        };
+        let explained = explain::explain(&setup.config, &question, Knowledge::default());
+        let (told, reading) = match explained {
+            Ok(explained) => explained,
+            Err(why) => {
+                tell(wrong("path", format!("{path}: {why}"), "see --help"));
+                continue;
+            }
+        };
+        host.get_or_insert_with(|| told.host.clone());
+        let Some(reading) = reading else {
+            let why = told.because.unwrap_or_default();
+            let detail = told.detail.unwrap_or_default();
+            tell(skipped(
+                "route",
+                format!("{path} is not kept ({detail}): {why}"),
+            ));
+            continue;
+        };
+        for finding in route(&setup, &reading, told.host_assumed, path).await {
+            answers &= finding.code != "upstream-answer";
+            tell(finding);
+        }
+    }
+    for route in &config.routes {
+        let asked = requests.paths.iter().any(|path| {
+            let path = path.split('?').next().unwrap_or(path);
+            route.path.match_canonical(path).is_some()
+        });
+        if route.path.as_str().contains('<') && !asked {
+            let seen = format!(
+                "{} was not asked: name one with --path",
+                route.path.as_str()
+            );
+            tell(skipped("route", seen));
+        }
+    }
+    if !answers {
+        return;
+    }
+    let host = host.unwrap_or_else(|| explain::assumed_host(config));
+    let path = paths.first().map_or("/", String::as_str);
+    if let Some(finding) = keep_alive(config, &host, path).await {
+        tell(finding);
+    }
+}
+
+fn place(config: &Config) -> String {
+    match &config.upstream.address {
+        UpstreamAddress::Tcp { host, port } if host.contains(':') => {
+            format!("http://[{host}]:{port}")
+        }
+        UpstreamAddress::Tcp { host, port } => format!("http://{host}:{port}"),
+        UpstreamAddress::Unix(path) => format!("http+unix://{}", path.display()),
+    }
+}
+
+async fn connect(config: &Config) -> Finding {
+    let place = place(config);
+    let connecting = async {
+        match &config.upstream.address {
+            UpstreamAddress::Tcp { host, port } => {
+                TcpStream::connect((host.as_str(), *port)).await.map(drop)
+            }
+            UpstreamAddress::Unix(path) => UnixStream::connect(path).await.map(drop),
+        }
+    };
+    let error = match timeout(config.upstream.connect, connecting).await {
+        Ok(Ok(())) => return ok("upstream-connect", place),
+        Ok(Err(error)) => error,
+        Err(_) => std::io::ErrorKind::TimedOut.into(),
+    };
+    use std::io::ErrorKind as K;
+    let (seen, remedy) = match (error.kind(), &config.upstream.address) {
+        (K::ConnectionRefused, UpstreamAddress::Tcp { .. }) => (
+            format!("nobody listens at {place}"),
+            "start the API there (`gunicorn --bind …`), or correct `upstream` (UPSTREAM)",
+        ),
+        (K::PermissionDenied, UpstreamAddress::Unix(_)) => (
+            format!("{place}: {error}"),
+            "let Larder's user into the socket's group (`gunicorn --umask 007`)",
+        ),
+        (K::NotFound | K::ConnectionRefused, UpstreamAddress::Unix(_)) => (
+            format!("nobody listens at {place}"),
+            "start gunicorn with `--bind unix:…` there, or correct `upstream` (UPSTREAM)",
+        ),
+        (K::TimedOut, _) => (
+            format!(
+                "{place} does not answer within {:?}",
+                config.upstream.connect
+            ),
+            "look at the firewall between, and whether the API's host is up",
+        ),
+        _ => (
+            format!("{place}: {error}"),
+            "check host and port in `upstream` (UPSTREAM)",
+        ),
+    };
+    wrong("upstream-connect", seen, remedy)
+}
+
+/// One request under a route.
+async fn route(
+    setup: &Arc<Setup>,
+    reading: &Reading,
+    host_assumed: bool,
+    path: &str,
+) -> Vec<Finding> {
+    let (served, client) = (&setup.served[reading.route], &reading.client);
+    let Some(secret) = setup.coherence.store().secret() else {
+        return Vec::new();
+    };
+    let captures = &reading.captures;
+    let presented = present::present(&setup.config, served, captures, client, &[], &secret);
+    let Presented::Asked(asked) = presented else {
+        return Vec::new();
+    };
+    let judged = match ask::judge(setup, &served.route, client, &asked).await {
+        Ok(judged) => judged,
+        Err(failure) => return vec![no_answer(failure, path, &setup.config)],
+    };
+    let seen = Seen {
+        path,
+        host: asked.origin.split("://").nth(1).unwrap_or_default(),
+        host_assumed,
+        answer: &judged,
+    };
+    let mut found = vec![seen.judge(&served.route)];
+    let total = setup.config.upstream.total;
+    if judged.took * 2 > total {
+        found.push(warning(
+            "upstream-slow",
+            format!(
+                "GET {path} took {:.1} s of at most {total:?}",
+                judged.took.as_secs_f64()
+            ),
+            "make it faster, or raise `upstream: {total: …}`: what takes longer is answered 504",
+        ));
+    }
+    found
+}
+
+/// Whether the API closes idle connections sooner than Larder gives them up: then a request may meet a closing one.
+async fn keep_alive(config: &Config, host: &str, path: &str) -> Option<Finding> {
+    let ours = config.upstream.pool_idle;
+    let seen = async {
+        match &config.upstream.address {
+            UpstreamAddress::Tcp { host: name, port } => {
+                let stream = TcpStream::connect((name.as_str(), *port)).await?;
+                idle(stream, host, path, ours).await
+            }
+            UpstreamAddress::Unix(socket) => {
+                idle(UnixStream::connect(socket).await?, host, path, ours).await
+            }
+        }
+    };
+    let limit = config.upstream.total + ours + Duration::from_secs(5);
+    let kept = timeout(limit, seen).await.ok()?.ok()?;
+    Some(match kept {
+        Idle::EachClosed => ok(
+            "upstream-keep-alive",
+            "it closes the connection after each answer, as gunicorn's sync worker does",
+        ),
+        Idle::Kept => ok(
+            "upstream-keep-alive",
+            format!("it keeps idle connections for longer than `pool_idle` ({ours:?})"),
+        ),
+        Idle::ClosedAfter(time) => warning(
+            "upstream-keep-alive",
+            format!(
+                "it closes idle connections after {:.1} s, and `pool_idle` is {ours:?}",
+                time.as_secs_f64()
+            ),
+            "write `upstream: {pool_idle: …}` with less than that, or raise gunicorn's `--keep-alive`",
+        ),
+    })
+}
+
+/// How a connection ends that nobody uses.
+enum Idle {
+    EachClosed,
+    Kept,
+    ClosedAfter(Duration),
+}
+
+async fn idle<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    host: &str,
+    path: &str,
+    longest: Duration,
+) -> std::io::Result<Idle> {
+    let version = env!("CARGO_PKG_VERSION");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nAccept-Encoding: identity\r\nUser-Agent: larder/{version}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let (mut buffer, mut said) = ([0; 8192], Vec::new());
+    // The answer's first byte may take as long as it takes: the caller has a limit.
+    let mut read = stream.read(&mut buffer).await?;
+    loop {
+        let last = Instant::now();
+        if said.len() < 32 * 1024 {
+            said.extend_from_slice(&buffer[..read]);
+        }
+        if read == 0 {
+            return Ok(Idle::EachClosed);
+        }
+        match timeout(longest, stream.read(&mut buffer)).await {
+            Err(_) => return Ok(Idle::Kept),
+            Ok(Ok(0) | Err(_)) => {
+                let text = String::from_utf8_lossy(&said).to_ascii_lowercase();
+                let head = text.split("\r\n\r\n").next().unwrap_or_default();
+                let at_once =
+                    head.contains("\r\nconnection: close") || head.starts_with("http/1.0");
+                // Without a word, but at once: the same.
+                return Ok(match at_once || last.elapsed() < longest / 20 {
+                    true => Idle::EachClosed,
+                    false => Idle::ClosedAfter(last.elapsed()),
+                });
+            }
+            Ok(Ok(more)) => read = more,
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Looks where the answer is: into the store, and, where nothing there can be served, at the API, which is asked
+//! exactly as a fill would ask it. Nothing is kept of that, and nothing is changed but for what looking up may change.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HeaderName;
+use http::{HeaderMap, Method, StatusCode};
+use http_body::Body;
+use http_body_util::BodyExt;
+use serde::{Deserialize, Serialize};
+
+use super::{Explanation, Knowledge, Question, Reading, Verdict, because, explain, words};
+use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::freshness::Exchange;
+use crate::caching::head::Head;
+use crate::caching::stored::Stored;
+use crate::caching::storing;
+use crate::clock;
+use crate::coherence::{LookUp, Seen};
+use crate::config::Route;
+use crate::error::{Error, UpstreamFailure};
+use crate::message::fields;
+use crate::proxy::present::{self, Asked, Presented};
+use crate::proxy::{Client, Served, Setup, fetch, read};
+
+/// What was found in the store.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// What stands at the key, valid or not; nothing if nothing of ours does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<Kept>,
+    pub valid: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The states as they are now: an epoch, `held` or `absent`.
+    pub states: Vec<(String, String)>,
+}
+
+/// A copy as it stands in the store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Kept {
+    pub status: u16,
+    pub bytes: usize,
+    pub age_seconds: u64,
+    pub ttl_seconds: u64,
+    pub origin: String,
+    /// The epochs under which it was fetched.
+    pub epochs: Vec<(String, String)>,
+}
+
+/// What the API answers to a fill.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Answer {
+    pub status: u16,
+    pub ms: u64,
+    /// Whether it would be kept.
+    pub kept: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub for_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Fields by which it varies and the key comes to split.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub varies_by: Vec<String>,
+    /// Fields by which it varies and that no key holds.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub unkeyed: Vec<String>,
+}
+
+/// How often a read looks anew because the key was not what it should have been; as a real one does.
+const ATTEMPTS: usize = 3;
+
+/// Explains a request with what the store holds and, for what is not served from there, what the API says.
+pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation, String> {
+    let store = setup.coherence.store();
+    let mut knowledge = Knowledge {
+        secret: store.secret(),
+        served: Some(&setup.served),
+    };
+    let (mut told, mut reading) = explain(&setup.config, question, knowledge)?;
+    let mut looked = None;
+    for _ in 0..ATTEMPTS {
+        let Some(reading) = &reading else {
+            return Ok(told);
+        };
+        let served = &setup.served[reading.route];
+        let asked = match read::present(setup, served, &reading.captures, &reading.client) {
+            Presented::Asked(asked) => asked,
+            Presented::Pass(reason) => {
+                told.pass(Forward::Bypass, Some(reason));
+                return Ok(told);
+            }
+            Presented::Refused(refusal) => {
+                told.refuse(refusal);
+                return Ok(told);
+            }
+        };
+        let (found, result) = look(setup, &asked).await;
+        told.found = Some(found);
+        let news = match &result {
+            LookUp::Hit(stored, _) if !asked.holds(stored.head.varied()) => {
+                served.learn_here(stored.head.varied())
+            }
+            LookUp::Hit(..) => false,
+            LookUp::Miss(_) => served.learn_from_others(&setup.coherence).await,
+        };
+        looked = Some((asked, result));
+        if !news {
+            break;
+        }
+        knowledge.secret = store.secret();
+        let found = told.found.take();
+        (told, _) = explain(&setup.config, question, knowledge)?;
+        told.found = found;
+    }
+    let (Some(reading), Some((asked, result))) = (reading.take(), looked) else {
+        return Ok(told);
+    };
+    match result {
+        LookUp::Hit(_, left) => {
+            let ttl = left.as_secs();
+            told.handled(Handling::Hit { ttl }, None);
+        }
+        LookUp::Miss(why) if reading.client.method == Method::HEAD => {
+            told.pass(read::forward_word(why), Some(why));
+            told.store = None;
+        }
+        LookUp::Miss(why) => told.fill(setup, &reading, &asked, why).await,
+    }
+    Ok(told)
+}
+
+/// The copy and its states as they are, and what a look-up makes of them.
+async fn look(setup: &Setup, asked: &Asked) -> (Found, LookUp) {
+    let now = clock::now();
+    let result = setup
+        .coherence
+        .look_up(&asked.copy, &asked.states, &asked.origin, now)
+        .await;
+    let mut found = Found {
+        valid: matches!(result, LookUp::Hit(..)),
+        reason: match &result {
+            LookUp::Hit(..) => None,
+            LookUp::Miss(reason) => Some(reason.word().to_owned()),
+        },
+        ..Found::default()
+    };
+    if let Ok(raw) = setup
+        .coherence
+        .store()
+        .look_up(&asked.copy, &asked.states)
+        .await
+    {
+        found.copy = raw.copy.ok().map(|copy| kept(&copy, now));
+        let word = |seen: &Seen| match seen {
+            Seen::Current(epoch) => epoch.to_string(),
+            Seen::Held => "held".to_owned(),
+            Seen::Absent => "absent".to_owned(),
+        };
+        let states = raw.states.iter();
+        found.states = states
+            .map(|(state, seen)| (state.to_string(), word(seen)))
+            .collect();
+    }
+    (found, result)
+}
+
+fn kept(copy: &Stored, now: clock::Timestamp) -> Kept {
+    Kept {
+        status: copy.status.as_u16(),
+        bytes: copy.body.len(),
+        age_seconds: copy.age(now).as_secs(),
+        ttl_seconds: copy.lifetime.saturating_sub(copy.age(now)).as_secs(),
+        origin: copy.head.origin().to_owned(),
+        epochs: copy
+            .epochs
+            .iter()
+            .map(|(state, epoch)| (state.to_string(), epoch.to_string()))
+            .collect(),
+    }
+}
+
+impl Explanation {
+    /// A miss for that reason: what the API says, and whether it is kept.
+    async fn fill(&mut self, setup: &Arc<Setup>, reading: &Reading, asked: &Asked, why: Reason) {
+        let served = &setup.served[reading.route];
+        let judged = match judge(setup, &served.route, &reading.client, asked).await {
+            Ok(judged) => judged,
+            Err(failure) => return self.failed(Error::Upstream(failure)),
+        };
+        let mut answer = judged.told();
+        let verdict = match judged.verdict {
+            _ if judged.not_for_a_cache => {
+                self.pass(Forward::Bypass, Some(Reason::VaryUnkeyed));
+                answer.reason = Some(Reason::VaryUnkeyed.word().to_owned());
+                self.answer = Some(answer);
+                return;
+            }
+            Ok(_) if matches!(why, Reason::Held | Reason::StoreAway) => Err(why),
+            Ok(lifetime) => room(setup, served, asked).await.map(|()| lifetime),
+            Err(reason) => Err(reason),
+        };
+        let reason = verdict.err();
+        let handling = Handling::Forwarded {
+            why: read::forward_word(why),
+            status: StatusCode::from_u16(answer.status).ok(),
+            stored: reason.is_none(),
+            collapsed: false,
+            detail: Some(reason.unwrap_or(why).word()),
+        };
+        self.handled(handling, Some(reason.unwrap_or(why)));
+        answer.kept = reason.is_none();
+        answer.reason = reason.map(|reason| reason.word().to_owned());
+        answer.for_seconds = verdict.ok().map(|lifetime| lifetime.as_secs());
+        self.store = Some(Verdict {
+            may: reason.is_none(),
+            reason: answer.reason.clone(),
+            why: match reason {
+                Some(reason) => because(reason).to_owned(),
+                None => words::terms(&served.route),
+            },
+        });
+        self.answer = Some(answer);
+    }
+}
+
+/// Whether the store would take one more copy. It is tried, with an empty one that lives a second.
+async fn room(setup: &Setup, served: &Served, asked: &Asked) -> Result<(), Reason> {
+    let now = clock::now();
+    if asked.copy.contains('~') && !setup.has_room(&asked.family, served.route.ttl, now) {
+        return Err(Reason::TooManyCopies);
+    }
+    let probe = Stored {
+        status: StatusCode::OK,
+        head: Head::new(HeaderMap::new(), "", &[]),
+        body: Default::default(),
+        response_time: now,
+        initial_age: Duration::ZERO,
+        lifetime: Duration::from_secs(1),
+        epochs: Default::default(),
+    };
+    let key = format!("{}:~probe", setup.config.store.prefix);
+    setup.coherence.commit(&key, Arc::new(probe), now).await
+}
+
+/// An answer of the API, and what the rules say of it.
+pub struct Judged {
+    pub status: StatusCode,
+    pub fields: HeaderMap,
+    /// Its first bytes.
+    pub start: Vec<u8>,
+    pub took: Duration,
+    /// How long it is kept, or why not.
+    pub verdict: Result<Duration, Reason>,
+    /// It varies by a field that this client sent and no fill carries.
+    pub not_for_a_cache: bool,
+    pub varies_by: Vec<HeaderName>,
+    pub unkeyed: Vec<HeaderName>,
+}
+
+/// Of an answer that is looked at, so much is remembered.
+const START: usize = 16 * 1024;
+
+/// Asks the API as a fill asks it, and judges its answer as the fetch would.
+pub async fn judge(
+    setup: &Arc<Setup>,
+    route: &Route,
+    client: &Client,
+    asked: &Asked,
+) -> Result<Judged, UpstreamFailure> {
+    let outgoing = present::fill(&setup.config, route, client, asked);
+    let started = clock::stopwatch();
+    let slot = setup.upstream.slot().await?;
+    let request_time = clock::now();
+    let mut response = setup.upstream.send(slot, outgoing).await?;
+    let exchange = Exchange {
+        request_time,
+        response_time: clock::now(),
+    };
+    let took = started.elapsed();
+    fields::strip_hop_by_hop(response.headers_mut());
+    let policy = fetch::policy(route);
+    let length = response.body().size_hint().exact();
+    let (head, body) = response.into_parts();
+    let nominated = storing::nominated(&policy, &head.headers);
+    let mut verdict = storing::storable(&policy, head.status, &head.headers, length, exchange)
+        .map(|storable| whole_seconds(storable.lifetime - storable.initial_age));
+    let mut body = pin!(body);
+    let (mut start, mut total) = (Vec::new(), 0u64);
+    let deadline = tokio::time::Instant::now() + setup.upstream.settings().total;
+    while total <= route.max_body {
+        let frame = tokio::time::timeout_at(deadline, body.frame())
+            .await
+            .map_err(|_| UpstreamFailure::TotalTimeout)?;
+        let Some(frame) = frame else { break };
+        let frame = frame.map_err(|_| UpstreamFailure::Lost)?;
+        if let Ok(data) = frame.into_data() {
+            total += data.len() as u64;
+            let room = START.saturating_sub(start.len()).min(data.len());
+            start.extend_from_slice(&data[..room]);
+        }
+    }
+    if total > route.max_body && verdict.is_ok() {
+        verdict = Err(Reason::TooLarge);
+    }
+    Ok(Judged {
+        status: head.status,
+        start,
+        took,
+        verdict,
+        not_for_a_cache: fetch::is_not_for_a_cache(&nominated, &client.fields),
+        varies_by: nominated.learnable,
+        unkeyed: nominated.unkeyed,
+        fields: head.headers,
+    })
+}
+
+/// Rounded up, as the second in which it was asked is not worth a word.
+fn whole_seconds(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs() + u64::from(time.subsec_nanos() > 0))
+}
+
+impl Judged {
+    fn told(&self) -> Answer {
+        Answer {
+            status: self.status.as_u16(),
+            ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+            varies_by: self.varies_by.iter().map(words::field).collect(),
+            unkeyed: self.unkeyed.iter().map(words::field).collect(),
+            ..Answer::default()
+        }
+    }
+}

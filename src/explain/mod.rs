@@ -1,0 +1,306 @@
+//! Why a request is (not) cached, or what a write drops: the proxy's own decisions for one request, told as a value.
+//! Nothing is decided here. The functions that decide for a real request are run (`proxy::accept`, `proxy::plan`,
+//! `proxy::present`, `access`), and what they gave is written down. No value of a credential, a cookie or a field is in it.
+//! Pure; `ask` goes on where the store and the API have to be looked at.
+
+pub mod ask;
+mod copy;
+mod question;
+mod told;
+mod words;
+
+use std::net::Ipv4Addr;
+
+use http::header::{self, HeaderName};
+use http::{Method, StatusCode};
+use http_body::Body;
+
+use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::key::HashingSecret;
+use crate::coherence::protocol::{self, Outcome};
+use crate::config::{Config, PurgeRule, Route};
+use crate::error::{Error, Refusal};
+use crate::proxy::plan::{self, Claim, Drops, Plan};
+use crate::proxy::present::{self, Presented};
+use crate::proxy::{self, Client, Served};
+use crate::route::{Captures, Decoded, Mismatch};
+
+pub use question::{Question, assumed_host};
+pub use told::{Copy, Dropper, Explanation, PassedOver, Rule, Under, Verdict, Write};
+pub use words::because;
+
+/// What is known beside the file.
+#[derive(Clone, Copy, Default)]
+pub struct Knowledge<'k> {
+    pub secret: Option<HashingSecret>,
+    /// The routes at work, with what they have learnt.
+    pub served: Option<&'k [Served]>,
+}
+
+/// A read that falls under a route, to be asked further.
+pub struct Reading {
+    pub route: usize,
+    pub captures: Captures,
+    pub client: Client,
+}
+
+/// Explains a request. `Err` says why what was asked is no request at all.
+pub fn explain(
+    config: &Config,
+    question: &Question,
+    knowledge: Knowledge,
+) -> Result<(Explanation, Option<Reading>), String> {
+    let (request, host_assumed) = question.request(config)?;
+    let text = |name: HeaderName| {
+        let value = request.headers().get(name)?.to_str().ok()?;
+        Some(value.to_owned())
+    };
+    let mut told = Explanation {
+        method: request.method().to_string(),
+        target: request
+            .uri()
+            .path_and_query()
+            .map_or_else(String::new, |both| both.as_str().to_owned()),
+        host: text(header::HOST).unwrap_or_default(),
+        host_assumed,
+        ..Explanation::default()
+    };
+    let peer = question.from.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let (client, content) = match proxy::accept(config, request, Some(peer)) {
+        Ok(accepted) => accepted,
+        Err(refusal) => {
+            told.refuse(refusal);
+            return Ok((told, None));
+        }
+    };
+    let path = client.target.path();
+    let planned = plan::plan(
+        config,
+        &client.method,
+        &client.target,
+        !content.is_end_stream(),
+    );
+    match planned {
+        Plan::Read { route, captures } => {
+            told.under(config, route, path);
+            let reading = Reading {
+                route,
+                captures,
+                client,
+            };
+            told.read(config, &reading, knowledge);
+            return Ok((told, Some(reading)));
+        }
+        Plan::Write { .. } => told.write(config, &client.method, path),
+        Plan::Pass { why, detail } => {
+            told.pass(why, detail);
+            match client.method {
+                Method::GET | Method::HEAD => told.not_kept(config, path),
+                Method::OPTIONS => {}
+                _ => told.write(config, &client.method, path),
+            }
+        }
+    }
+    Ok((told, None))
+}
+
+impl Explanation {
+    /// Says what becomes of it, in the words of the log.
+    fn handled(&mut self, handling: Handling, reason: Option<Reason>) {
+        self.cache_status = Some(handling.to_string());
+        self.cache = Some(handling.word().to_owned());
+        self.detail = handling.detail().map(str::to_owned);
+        self.because = reason.map(|reason| because(reason).to_owned());
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.failed(Error::Refused(refusal));
+    }
+
+    /// Larder's own answer.
+    fn failed(&mut self, error: Error) {
+        let answer = error.answer();
+        let handling = Handling::Own {
+            detail: error.word(),
+        };
+        self.handled(handling, None);
+        self.refused_with = Some(answer.status.as_u16());
+        self.because = Some(answer.detail.to_owned());
+        self.look_up = None;
+        self.store = None;
+    }
+
+    fn pass(&mut self, why: Forward, reason: Option<Reason>) {
+        let handling = Handling::Forwarded {
+            why,
+            status: None,
+            stored: false,
+            collapsed: false,
+            detail: reason.map(Reason::word),
+        };
+        self.handled(handling, reason);
+        if let Some(reason) = reason {
+            let no = || {
+                Some(Verdict {
+                    may: false,
+                    reason: Some(reason.word().to_owned()),
+                    why: because(reason).to_owned(),
+                })
+            };
+            (self.look_up, self.store) = (no(), no());
+        }
+    }
+
+    fn under(&mut self, config: &Config, index: usize, path: &str) {
+        let route = &config.routes[index];
+        self.route = Some(Under {
+            index,
+            path: route.path.as_str().to_owned(),
+            key: route.key.as_str().to_owned(),
+            access: words::access(route.access).to_owned(),
+            ttl_seconds: route.ttl.as_secs(),
+        });
+        self.pass_over(&config.routes[..index], path);
+    }
+
+    fn pass_over(&mut self, routes: &[Route], path: &str) {
+        self.passed_over.extend(routes.iter().map(|route| {
+            let mismatch = route.path.mismatch(path);
+            PassedOver {
+                path: route.path.as_str().to_owned(),
+                nearly: matches!(mismatch, Mismatch::Converter { .. }),
+                why: mismatch.to_string(),
+            }
+        }));
+    }
+
+    /// A GET that goes past the cache before a route has had a word: which route it would have been.
+    fn not_kept(&mut self, config: &Config, path: &str) {
+        match plan::claim(config, path) {
+            Claim::Canonical { route, .. } => self.under(config, route, path),
+            Claim::OtherSpelling { route, captures } => {
+                self.under(config, route, path);
+                let pattern = &config.routes[route].path;
+                let canonical = pattern.filled(&captures);
+                self.canonical = pattern
+                    .match_canonical(&canonical)
+                    .is_some()
+                    .then_some(canonical);
+            }
+            Claim::Nobodys => {
+                self.pass_over(&config.routes, path);
+                // The commonest slip of all.
+                let other = match path.strip_suffix('/') {
+                    Some(shorter) => shorter.to_owned(),
+                    None => format!("{path}/"),
+                };
+                if let Claim::Canonical { .. } = plan::claim(config, &other) {
+                    self.canonical = Some(other);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, config: &Config, reading: &Reading, knowledge: Knowledge) {
+        let (route, client) = (&config.routes[reading.route], &reading.client);
+        let own;
+        let served = match knowledge.served {
+            Some(served) => &served[reading.route],
+            None => {
+                own = Served::new(config, route);
+                &own
+            }
+        };
+        let varied = served.varied.load();
+        // Without the store's secret the key is right but for its suffix.
+        let secret = knowledge.secret.unwrap_or(HashingSecret([0; 32]));
+        let captures = &reading.captures;
+        let asked = match present::present(config, served, captures, client, &varied, &secret) {
+            Presented::Asked(asked) => asked,
+            Presented::Pass(reason) => return self.pass(Forward::Bypass, Some(reason)),
+            Presented::Refused(refusal) => return self.refuse(refusal),
+        };
+        self.copy = Some(copy::copy(config, route, client, &asked, knowledge.secret));
+        self.dropped_by = copy::droppers(config, route, client, captures, &asked);
+        self.look_up = Some(Verdict {
+            may: true,
+            reason: None,
+            why: "it is served from the store if a valid copy is there".to_owned(),
+        });
+        self.store = Some(match client.method {
+            Method::HEAD => Verdict {
+                may: false,
+                reason: None,
+                why: "a HEAD is answered from a stored GET and fills nothing".to_owned(),
+            },
+            _ => Verdict {
+                may: true,
+                reason: None,
+                why: words::terms(route),
+            },
+        });
+    }
+
+    fn write(&mut self, config: &Config, method: &Method, path: &str) {
+        let Drops {
+            rules,
+            routes,
+            states,
+        } = plan::drops(config, method, &Decoded::of(path));
+        if self.cache_status.is_none() {
+            self.handled(Handling::forwarded(Forward::Method), None);
+        }
+        let place = |rule: &PurgeRule| {
+            config
+                .purge
+                .iter()
+                .position(|other| std::ptr::eq(other, rule))
+                .unwrap_or_default()
+        };
+        let first = rules.iter().map(|(rule, _)| place(rule)).min();
+        for rule in &config.purge[..first.unwrap_or(config.purge.len())] {
+            let mismatch = rule.path.mismatch(path);
+            let (why, nearly) = match rule.methods.contains(method) {
+                true => (
+                    mismatch.to_string(),
+                    matches!(mismatch, Mismatch::Converter { .. }),
+                ),
+                false => (
+                    format!("is for {}", words::methods(&rule.methods).join(" ")),
+                    rule.path.match_decoded(&Decoded::of(path)).is_some(),
+                ),
+            };
+            self.passed_over.push(PassedOver {
+                path: rule.path.as_str().to_owned(),
+                why,
+                nearly,
+            });
+        }
+        let unchanged = |status: &u16| {
+            let status = StatusCode::from_u16(*status);
+            status.is_ok_and(|status| protocol::outcome_of_status(status) == Outcome::Unchanged)
+        };
+        self.write = Some(Write {
+            rules: rules
+                .iter()
+                .map(|(rule, _)| Rule {
+                    index: place(rule),
+                    methods: words::methods(&rule.methods),
+                    path: rule.path.as_str().to_owned(),
+                    keys: rule
+                        .keys
+                        .iter()
+                        .map(|key| key.as_str().to_owned())
+                        .collect(),
+                })
+                .collect(),
+            routes: routes
+                .iter()
+                .map(|(route, _)| route.path.as_str().to_owned())
+                .collect(),
+            drops: states.iter().map(words::family_of_state).collect(),
+            states: copy::full_names(config, &states),
+            not_after: (200..600).filter(unchanged).collect(),
+        });
+    }
+}

@@ -1,0 +1,130 @@
+//! The words of an explanation.
+
+use http::{HeaderName, Method};
+
+use crate::caching::cache_status::Reason;
+use crate::caching::key::Split;
+use crate::coherence::StateKey;
+use crate::config::{Access, Route};
+use crate::message::accept::AcceptClass;
+
+/// What a reason means, and what to do about it.
+pub fn because(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoRoute => {
+            "no route of the file names this path: it is forwarded and never kept; to keep it, add a route"
+        }
+        Reason::Spelling => {
+            "the path is not in its canonical spelling (`07`, `%37`, `//`): it is forwarded as it is and never kept"
+        }
+        Reason::HasContent => "a GET with content goes past the cache; send it without",
+        Reason::Parameter => {
+            "it has a parameter that the route's `query.allow` does not list: list it there, or write `other: ignore`"
+        }
+        Reason::Html => {
+            "the client likes text/html best, as browsers do: pages are never kept; send `Accept: application/json`"
+        }
+        Reason::Absent => "there is no copy yet: it is fetched, and kept if it may be",
+        Reason::Expired => "there is a copy, but its time is over",
+        Reason::Purged => "there is a copy, but a write or a purge has dropped it since",
+        Reason::Held => {
+            "a write to it is in flight, or its outcome is unknown, or the store has just come back: fetched, and not kept until that is over"
+        }
+        Reason::Foreign => {
+            "what stands at the key is not Larder's (another program's value, or a damaged one): never served, and replaced"
+        }
+        Reason::OtherOrigin => {
+            "the copy was fetched under another scheme or host, and its links may hold it: set `canonical_origin`"
+        }
+        Reason::StoreAway => {
+            "the store cannot be used: requests pass through until it can; `larder doctor` says what is wrong with it"
+        }
+        Reason::Status => "only a 200 is kept",
+        Reason::SetCookie => {
+            "the answer sets a cookie: it is for one client alone and never kept; the view, or a middleware, makes a session"
+        }
+        Reason::NoStore => "the API says `Cache-Control: no-store`",
+        Reason::Private => {
+            "the API says `Cache-Control: private`; Larder takes it at its word, also per credential"
+        }
+        Reason::NoCache => {
+            "the API says `Cache-Control: no-cache`; `override_origin: true` on the route lets its `ttl` win"
+        }
+        Reason::Stale => {
+            "the answer's time is over as it comes (max-age, Expires, Age): `override_origin: true` on the route lets its `ttl` win"
+        }
+        Reason::BadFreshness => {
+            "the API's max-age or s-maxage is no number of seconds: correct it, or `override_origin: true` on the route"
+        }
+        Reason::VaryUnkeyed => {
+            "the answer varies by a field that the key does not hold: list it in the route's `vary`"
+        }
+        Reason::Encoded => {
+            "the answer is compressed although it was asked for uncompressed: let the API heed `Accept-Encoding: identity`"
+        }
+        Reason::TooLarge => "the answer is larger than the route's `max_body`",
+        Reason::TooManyCopies => {
+            "the family has as many copies as `limits.copies` allows: `query: {allow: […]}` on the route, or raise it"
+        }
+        Reason::StoreRefused => {
+            "the store did not take it: it is full; see `maxmemory` and its policy, or a shorter `ttl`"
+        }
+    }
+}
+
+pub(super) fn access(access: Access) -> &'static str {
+    match access {
+        Access::PerCredential => "per-credential",
+        Access::Public => "public",
+    }
+}
+
+/// On what terms an answer is kept.
+pub(super) fn terms(route: &Route) -> String {
+    let ttl = humantime::format_duration(route.ttl);
+    let wins = match route.override_origin {
+        true => "whatever max-age or Expires the API sends (`override_origin`)",
+        false => "unless the API's own max-age or Expires says otherwise",
+    };
+    let most = bytesize::ByteSize::b(route.max_body);
+    format!(
+        "for {ttl}, {wins}: a 200 of at most {most}, without Set-Cookie, no-store and private, not compressed, that varies by nothing but what the key holds"
+    )
+}
+
+pub(super) fn methods(methods: &[Method]) -> Vec<String> {
+    methods.iter().map(Method::to_string).collect()
+}
+
+/// As a purge names it: `users:list`, `users:detail:*`.
+pub(super) fn family_of_state(state: &StateKey) -> String {
+    let name = state.as_str();
+    match (name.strip_suffix("~state"), name.strip_suffix("~all")) {
+        (Some(family), _) => family.to_owned(),
+        (None, Some(group)) => format!("{group}:*"),
+        (None, None) => name.to_owned(),
+    }
+}
+
+/// A name as people write it: `Accept-Language`.
+pub(super) fn field(name: &HeaderName) -> String {
+    let capital = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().map_or_else(String::new, |first| {
+            first.to_ascii_uppercase().to_string() + letters.as_str()
+        })
+    };
+    let words: Vec<String> = name.as_str().split('-').map(capital).collect();
+    words.join("-")
+}
+
+pub(super) fn split(split: &Split, query: Option<&str>, accept: &AcceptClass) -> String {
+    match (split, accept) {
+        (Split::Credential(name) | Split::Field(name), _) => field(name),
+        (Split::Cookie(name), _) if name.is_empty() => "cookie without a name".to_owned(),
+        (Split::Cookie(name), _) => format!("cookie {name}"),
+        (Split::Query, _) => format!("query {}", query.unwrap_or_default()),
+        (Split::Accept, AcceptClass::Other(accept)) => format!("Accept: {accept}"),
+        (Split::Accept, AcceptClass::Json | AcceptClass::Html) => "Accept".to_owned(),
+    }
+}

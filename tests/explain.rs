@@ -1,0 +1,700 @@
+//! `larder explain`: why something is (not) kept, in the very words of Cache-Status and of the access log.
+//! Each word is earned by a real request to a real Larder, and asked for with the same request.
+
+mod support;
+
+use std::io::Read;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use support::client::{Answer, Connection};
+use support::larder::{Larder, command, run};
+use support::origin::{self, Origin};
+use support::redis::RedisServer;
+use support::{Gate, eventually, users_api};
+
+const LIST: &str = "/api/users/";
+
+/// The shipped file, and what explain says of a request under it, without any connection.
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proxy.yaml");
+
+fn shipped(arguments: &[&str]) -> String {
+    let exit = run(&[&["explain"], arguments, &["-c", SHIPPED]].concat(), &[]);
+    assert!(exit.status.success(), "{exit:?}");
+    exit.output
+}
+
+fn shipped_json(arguments: &[&str]) -> Value {
+    let text = shipped(&[arguments, &["--json"]].concat());
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"))
+}
+
+// What the file alone says.
+
+#[test]
+fn without_ask_nothing_is_connected_to() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let redis = RedisServer::start();
+    let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+    let file = larder.file();
+    let before = redis.run(&["INFO", "stats"]).text();
+    let connections = |info: &str| {
+        let line = info
+            .lines()
+            .find(|line| line.starts_with("total_connections_received"));
+        line.unwrap()
+            .split(':')
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    for target in [LIST, "/api/users/?page=2", "/other/"] {
+        let exit = run(&["explain", target, "-c", file.to_str().unwrap()], &[]);
+        assert!(exit.status.success(), "{exit:?}");
+    }
+    let after = redis.run(&["INFO", "stats"]).text();
+    // The one more is the test's own.
+    assert_eq!(connections(&after), connections(&before) + 1);
+    assert_eq!(origin.count(), 0);
+}
+
+#[test]
+fn a_read_is_told_its_route_its_key_and_what_drops_it() {
+    let told = shipped_json(&["GET", "/api/users/7/"]);
+    assert_eq!(told["route"]["path"], "/api/users/<int:id>/");
+    assert_eq!(told["route"]["index"], 1);
+    let copy = &told["copy"];
+    assert_eq!(copy["key"], "it360acad:users:detail:7");
+    assert_eq!(copy["family"], "users:detail:7");
+    assert_eq!(copy["whose"], "whoever asks without a credential");
+    let states = [
+        "it360acad:users:detail:7~state",
+        "it360acad:users:detail~all",
+    ];
+    assert_eq!(copy["states"], json!(states));
+    let droppers: Vec<(String, &str)> = told["dropped_by"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|by| (by["methods"].to_string(), by["path"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        (r#"["PUT","PATCH","DELETE"]"#.to_owned(), "/api/users/7/"),
+        (
+            r#"["POST","PUT","PATCH","DELETE"]"#.to_owned(),
+            "/api/users/<path:rest>",
+        ),
+    ];
+    assert_eq!(droppers, expected);
+    assert!(shipped(&["/api/users/7/"]).contains("larder purge users:detail:7"));
+}
+
+#[test]
+fn what_splits_a_copy_is_named_and_never_shown() {
+    let fields = [
+        "-H",
+        "Authorization: Token hush",
+        "-H",
+        "Cookie: sessionid=hush; csrftoken=hush; hush",
+        "-H",
+        "X-Api-Key: hush",
+        "-H",
+        "X-Tenant: hush",
+    ];
+    let arguments = [&["GET", "/api/users/?page=2&a=1"], &fields[..]].concat();
+    let told = shipped_json(&arguments);
+    let split = told["copy"]["split_by"].to_string();
+    for name in [
+        "Authorization",
+        "X-Api-Key",
+        "cookie sessionid",
+        "cookie without a name",
+        "query a=1&page=2",
+    ] {
+        assert!(split.contains(name), "{split}");
+    }
+    assert_eq!(told["copy"]["forwarded"], "GET /api/users/?a=1&page=2");
+    let left_out = told["copy"]["left_out"].to_string();
+    assert!(
+        left_out.contains("X-Tenant") && left_out.contains("csrftoken"),
+        "{left_out}"
+    );
+    assert_eq!(told["copy"]["key"], "it360acad:users:list~?");
+    let text = shipped(&arguments);
+    assert!(
+        !told.to_string().contains("hush") && !text.contains("hush"),
+        "{text}"
+    );
+}
+
+#[test]
+fn where_no_route_matches_each_says_why_not() {
+    let text = shipped(&["/api/users/me/"]);
+    assert!(
+        text.contains("not /api/users/<int:id>/: its `<int:id>` does not match `me`"),
+        "{text}"
+    );
+    assert!(text.contains("detail=no-route"), "{text}");
+}
+
+#[test]
+fn another_spelling_and_a_missing_slash_are_told_the_right_one() {
+    for (target, canonical) in [
+        ("/api/users/07/", "/api/users/7/"),
+        ("/api/users/%37/", "/api/users/7/"),
+        ("//api/users/", "/api/users/"),
+        ("/api/users", "/api/users/"),
+    ] {
+        assert_eq!(shipped_json(&[target])["canonical"], canonical, "{target}");
+    }
+}
+
+#[test]
+fn a_write_is_told_its_rule_and_what_it_drops() {
+    let told = shipped_json(&["PATCH", "/api/users/7/"]);
+    assert_eq!(told["write"]["rules"][0]["index"], 1);
+    assert_eq!(
+        told["write"]["drops"],
+        json!(["users:detail:7", "users:list"])
+    );
+    assert_eq!(
+        told["write"]["not_after"],
+        json!([400, 401, 403, 405, 413, 415, 422, 429])
+    );
+    assert_eq!(told["cache_status"], "larder; fwd=method");
+
+    let told = shipped_json(&["POST", "/api/users/me/activate/"]);
+    assert_eq!(
+        told["write"]["drops"],
+        json!(["users:detail:*", "users:list"])
+    );
+
+    let told = shipped_json(&["PUT", "/api/users/"]);
+    assert_eq!(told["write"]["rules"], json!([]));
+    assert_eq!(told["write"]["drops"], json!(["users:list"]));
+
+    let text = shipped(&["POST", "/api/auth/logout/"]);
+    assert!(text.contains("drops        nothing"), "{text}");
+}
+
+#[test]
+fn a_head_is_looked_up_and_fills_nothing() {
+    let told = shipped_json(&["HEAD", LIST]);
+    assert_eq!(
+        (&told["look_up"]["may"], &told["store"]["may"]),
+        (&json!(true), &json!(false))
+    );
+}
+
+#[test]
+fn a_url_says_host_and_scheme() {
+    let told = shipped_json(&["https://api.example.org/api/users/"]);
+    assert_eq!(told["copy"]["origin"], "https://api.example.org");
+    assert_eq!(told["host_assumed"], false);
+}
+
+#[test]
+fn fields_may_stand_in_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("fields");
+    std::fs::write(&file, "Authorization: Token hush\nX-Api-Key: hush\n").unwrap();
+    let told = shipped_json(&[LIST, "-H", &format!("@{}", file.display())]);
+    assert_eq!(
+        told["copy"]["split_by"],
+        json!(["Authorization", "X-Api-Key"])
+    );
+}
+
+#[test]
+fn a_command_that_is_no_request_is_told_so_and_repeats_no_secret() {
+    for arguments in [
+        &["http://user:hush@a/api/users/"][..],
+        &[LIST, "-H", "hush without a colon"],
+        &["G ET", LIST],
+    ] {
+        let exit = run(&[&["explain"], arguments, &["-c", SHIPPED]].concat(), &[]);
+        assert_eq!(exit.status.code(), Some(1), "{exit:?}");
+        assert!(!exit.output.contains("hush"), "{exit:?}");
+    }
+}
+
+// Each word, three times.
+
+/// A real Larder, and requests whose word is compared: in its answer, in its log, and in `larder explain`.
+struct Asked {
+    larder: Larder,
+}
+
+impl Asked {
+    fn with(yaml: String) -> Asked {
+        Asked {
+            larder: Larder::with(yaml + "logs: {format: json}\n").start(),
+        }
+    }
+
+    fn explain(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+        ask: bool,
+    ) -> Value {
+        let mut command = command(&[]);
+        let file = self.larder.file();
+        command.args([
+            "explain",
+            method,
+            target,
+            "--json",
+            "-c",
+            file.to_str().unwrap(),
+        ]);
+        if ask {
+            command.arg("--ask");
+        }
+        if !body.is_empty() {
+            command.args(["-d", body]);
+        }
+        if !fields.iter().any(|(name, _)| *name == "Host") {
+            command.args(["-H", "Host: api.example.org"]);
+        }
+        for (name, value) in fields {
+            command.args(["-H", &format!("{name}: {value}")]);
+        }
+        let output = command.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What explain says before the request, the request's own Cache-Status, and its event in the log all have
+    /// this word.
+    #[track_caller]
+    fn earns(
+        &self,
+        word: &str,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let told = self.explain(method, target, fields, body, true);
+        let answer = self.larder.request(method, target, fields, body.as_bytes());
+        self.agree(word, &told, &answer, target);
+        answer
+    }
+
+    #[track_caller]
+    fn agree(&self, word: &str, told: &Value, answer: &Answer, target: &str) {
+        let ours = answer.cache_status();
+        let detail = format!("detail={word}");
+        assert!(
+            ours.ends_with(&detail),
+            "Cache-Status: {ours}, expected {word}"
+        );
+        let path = target.split('?').next().unwrap();
+        let mut logged = None;
+        eventually("the request is in the log", || {
+            let output = self.larder.output();
+            let event = output.lines().rev().find_map(|line| {
+                let event: Value = serde_json::from_str(line).ok()?;
+                (event["target"] == "larder::access" && event["path"] == path).then_some(event)
+            });
+            logged = event;
+            logged.as_ref().is_some_and(|event| event["detail"] == word)
+        });
+        let logged = logged.unwrap();
+        assert_eq!(told["detail"], word, "{told:#}");
+        assert_eq!(told["cache"], logged["cache"], "{told:#}");
+        assert!(told["because"].is_string(), "{told:#}");
+        // Word by word what Cache-Status says, but for the status of an answer that explain did not ask for.
+        let said = told["cache_status"].as_str().unwrap();
+        let parts = |text: &str| -> Vec<String> {
+            let parts = text.split("; ").map(str::to_owned);
+            parts
+                .filter(|part| !part.starts_with("fwd-status"))
+                .collect()
+        };
+        assert_eq!(parts(said), parts(&ours), "{told:#}");
+    }
+}
+
+fn yaml(origin: &Origin, store: &str, list: &str) -> String {
+    users_api(origin, store, "limits: {copies: 1}")
+        .replace("key: users:list", &format!("key: users:list{list}"))
+}
+
+fn kept() -> Origin {
+    Origin::start(|_| origin::json("[]"))
+}
+
+#[test]
+fn words_of_requests_that_are_not_looked_up() {
+    let origin = kept();
+    let query = ", query: {allow: [page], other: bypass}";
+    let asked = Asked::with(yaml(&origin, "memory:", query));
+    for (word, target, fields, body) in [
+        ("no-route", "/other/", &[][..], ""),
+        ("spelling", "/api/users/07/", &[], ""),
+        ("content", LIST, &[], "{}"),
+        ("parameter", "/api/users/?utm=1", &[], ""),
+        ("html", LIST, &[("Accept", "text/html,*/*;q=0.8")], ""),
+        ("refused", LIST, &[("Host", "a b")], ""),
+    ] {
+        asked.earns(word, "GET", target, fields, body);
+        // The file alone is enough for these.
+        let told = asked.explain("GET", target, fields, body, false);
+        assert_eq!(told["detail"], word, "{told:#}");
+    }
+}
+
+#[test]
+fn the_word_of_what_the_operator_has_refused() {
+    let origin = kept();
+    let query = ", query: {allow: [page], other: reject}";
+    let hosts = "hosts: [api.example.org]\n";
+    let asked = Asked::with(yaml(&origin, "memory:", query) + hosts);
+    for (status, target, fields) in [
+        (400, "/api/users/?utm=1", &[][..]),
+        (421, LIST, &[("Host", "other.example.org")]),
+    ] {
+        let answer = asked.earns("refused", "GET", target, fields, "");
+        let told = asked.explain("GET", target, fields, "", false);
+        assert_eq!(answer.status, status);
+        assert_eq!(told["refused_with"], status, "{told:#}");
+    }
+    assert_eq!(origin.count(), 0);
+}
+
+#[test]
+fn words_of_look_ups() {
+    for redis in [None, Some(RedisServer::start())] {
+        let store = redis
+            .as_ref()
+            .map_or("memory:".to_owned(), RedisServer::url);
+        let gate = Gate::new();
+        let held = gate.clone();
+        let origin = Origin::start(move |request| match request.method.as_str() {
+            "PATCH" => origin::json("{}").behind(&held),
+            _ if request.parameter("brief").is_some() => {
+                origin::json("[]").field("Cache-Control", "max-age=3")
+            }
+            _ => origin::json("[]"),
+        });
+        let asked = Asked::with(yaml(&origin, &store, "").replace("{copies: 1}", "{copies: 100}"));
+        let larder = &asked.larder;
+        asked.earns("absent", "GET", LIST, &[], "");
+        assert!(larder.get(LIST).is_hit());
+        let told = asked.explain("GET", LIST, &[], "", true);
+        assert!(
+            told["cache_status"]
+                .as_str()
+                .unwrap()
+                .starts_with("larder; hit; ttl="),
+            "{told:#}"
+        );
+        assert_eq!(told["found"]["valid"], true);
+        assert_eq!(told["found"]["copy"]["status"], 200);
+
+        larder.write("POST", LIST);
+        // The embedded store may have forgotten what was dropped, Redis has not.
+        asked.earns("purged", "GET", LIST, &[], "");
+        asked.earns(
+            "other-origin",
+            "GET",
+            LIST,
+            &[("Host", "other.example.org")],
+            "",
+        );
+
+        // Redis lets a copy go when its time is over; the embedded store keeps it until it needs the room.
+        if redis.is_none() {
+            let brief = "/api/users/?brief=1";
+            eventually("it is kept", || {
+                larder.get(brief).cache_status().contains("stored")
+            });
+            eventually("its time is over", || {
+                !asked.explain("GET", brief, &[], "", true)["found"]["valid"]
+                    .as_bool()
+                    .unwrap()
+            });
+            asked.earns("expired", "GET", brief, &[], "");
+        }
+
+        if let Some(redis) = &redis {
+            larder.get("/api/users/7/");
+            redis.set("t:users:detail:7", b"\x80\x04]\x94.");
+            asked.earns("foreign", "GET", "/api/users/7/", &[], "");
+        }
+
+        // A write in flight.
+        let address = larder.address();
+        let writer = std::thread::spawn(move || {
+            Connection::open(address).request("PATCH", "/api/users/8/", &[], b"{}")
+        });
+        eventually("the write is at the origin", || {
+            origin.count_of("PATCH") == 1
+        });
+        let answer = asked.earns("held", "GET", "/api/users/8/", &[], "");
+        assert!(answer.is_complete_success());
+        gate.open();
+        writer.join().unwrap();
+    }
+}
+
+#[test]
+fn the_word_while_the_store_is_away() {
+    let (origin, mut redis) = (kept(), RedisServer::start());
+    let asked = Asked::with(yaml(&origin, &redis.url(), ""));
+    redis.kill();
+    eventually("it is noticed", || {
+        asked.larder.get(LIST).cache_status().contains("store-away")
+    });
+    asked.earns("store-away", "GET", LIST, &[], "");
+}
+
+#[test]
+fn words_of_answers_that_are_not_kept() {
+    type Change = fn(origin::Answer) -> origin::Answer;
+    let cases: [(&str, Change); 9] = [
+        ("set-cookie", |a| a.field("Set-Cookie", "sessionid=hush")),
+        ("no-store", |a| a.field("Cache-Control", "no-store")),
+        ("private", |a| a.field("Cache-Control", "private")),
+        ("no-cache", |a| a.field("Cache-Control", "no-cache")),
+        ("stale", |a| a.field("Cache-Control", "max-age=0")),
+        ("bad-freshness", |a| {
+            a.field("Cache-Control", "max-age=soon")
+        }),
+        ("vary-unkeyed", |a| a.field("Vary", "X-Tenant")),
+        ("encoded", |a| a.field("Content-Encoding", "gzip")),
+        ("too-large", |_| origin::huge(5 << 20)),
+    ];
+    for (word, change) in cases {
+        let origin = Origin::start(move |_| change(origin::json("[]")));
+        let asked = Asked::with(yaml(&origin, "memory:", ""));
+        asked.earns(word, "GET", LIST, &[], "");
+        let told = asked.explain("GET", LIST, &[], "", true);
+        assert_eq!(told["answer"]["kept"], false, "{told:#}");
+        assert!(!told.to_string().contains("hush"), "{told:#}");
+    }
+    let origin = Origin::start(|_| origin::status(404, "{}"));
+    let asked = Asked::with(yaml(&origin, "memory:", ""));
+    asked.earns("status", "GET", LIST, &[], "");
+}
+
+#[test]
+fn a_request_with_a_field_that_answers_vary_by_is_passed_on_with_that_word() {
+    let origin = Origin::start(|_| origin::json("[]").field("Vary", "X-Tenant"));
+    let asked = Asked::with(yaml(&origin, "memory:", ""));
+    // Before the instance has learnt of it, and after.
+    for _ in 0..2 {
+        asked.earns("vary-unkeyed", "GET", LIST, &[("X-Tenant", "a")], "");
+    }
+}
+
+#[test]
+fn the_word_for_too_many_copies() {
+    let origin = kept();
+    let asked = Asked::with(yaml(&origin, "memory:", ""));
+    asked.earns("absent", "GET", "/api/users/?page=1", &[], "");
+    asked.earns("too-many-copies", "GET", "/api/users/?page=2", &[], "");
+}
+
+#[test]
+fn the_word_for_a_store_that_is_full() {
+    let (origin, redis) = (kept(), RedisServer::start());
+    let asked = Asked::with(yaml(&origin, &redis.url(), ""));
+    asked.larder.get("/api/users/7/");
+    // Far above what it then may use, whatever its clients take of it for the moment.
+    redis
+        .run(&["SET", "other", &"x".repeat(4 << 20)])
+        .unwrap_ok();
+    redis
+        .run(&["CONFIG", "SET", "maxmemory", "1mb"])
+        .unwrap_ok();
+    asked.earns("store-refused", "GET", LIST, &[], "");
+}
+
+#[test]
+fn words_of_an_api_that_gives_no_answer() {
+    let mut origin = kept();
+    let asked = Asked::with(yaml(&origin, "memory:", ""));
+    origin.stop();
+    asked.earns("connect-failed", "GET", LIST, &[], "");
+}
+
+#[test]
+fn a_head_earns_the_word_of_its_look_up() {
+    let origin = kept();
+    let asked = Asked::with(yaml(&origin, "memory:", ""));
+    asked.earns("absent", "HEAD", LIST, &[], "");
+}
+
+// Looking further.
+
+#[test]
+fn asking_keeps_nothing() {
+    let (origin, redis) = (kept(), RedisServer::start());
+    let asked = Asked::with(yaml(&origin, &redis.url(), ""));
+    let told = asked.explain("GET", LIST, &[], "", true);
+    assert_eq!(told["answer"]["kept"], true, "{told:#}");
+    let seconds = told["answer"]["for_seconds"].as_u64().unwrap();
+    assert!((3500..=3600).contains(&seconds), "{told:#}");
+    assert_eq!(redis.get("t:users:list"), None);
+    assert!(!asked.larder.get(LIST).is_hit());
+}
+
+#[test]
+fn asking_about_a_write_sends_nothing_and_drops_nothing() {
+    let (origin, redis) = (kept(), RedisServer::start());
+    let asked = Asked::with(yaml(&origin, &redis.url(), ""));
+    asked.larder.get(LIST);
+    let told = asked.explain("PATCH", "/api/users/7/", &[], "{}", true);
+    assert_eq!(told["write"]["rules"][0]["index"], 1, "{told:#}");
+    assert_eq!(origin.count(), 1);
+    assert!(asked.larder.get(LIST).is_hit());
+}
+
+#[test]
+fn the_key_that_is_told_is_the_key_in_the_store() {
+    let (origin, redis) = (kept(), RedisServer::start());
+    let asked = Asked::with(yaml(&origin, &redis.url(), ""));
+    let fields = [("Authorization", "Token hush")];
+    asked.larder.get_with("/api/users/?b=2&a=1", &fields);
+    let told = asked.explain("GET", "/api/users/?a=1&b=2", &fields, "", true);
+    let key = told["copy"]["key"].as_str().unwrap();
+    assert!(
+        redis.get(key).is_some(),
+        "{key} is not among {:?}",
+        redis.keys()
+    );
+    assert!(
+        told["cache_status"].as_str().unwrap().contains("hit"),
+        "{told:#}"
+    );
+}
+
+#[test]
+fn without_an_instance_the_store_itself_is_looked_into() {
+    let (origin, redis) = (kept(), RedisServer::start());
+    let yaml = yaml(&origin, &redis.url(), "");
+    let larder = Larder::start(yaml.clone());
+    larder.get(LIST);
+    let file = std::fs::read(larder.file()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("proxy.yaml");
+    std::fs::write(&copy, file).unwrap();
+    larder.kill();
+    let ask = |target: &str| {
+        let host = [
+            "-H",
+            "Host: api.example.org",
+            "--ask",
+            "-c",
+            copy.to_str().unwrap(),
+        ];
+        run(&[&["explain", target], &host[..]].concat(), &[]).output
+    };
+    let text = ask(LIST);
+    assert!(text.contains("larder; hit; ttl="), "{text}");
+    assert!(text.contains("no instance answers"), "{text}");
+    let text = ask("/api/users/?page=2");
+    assert!(
+        text.contains("fwd=uri-miss; fwd-status=200; stored; detail=absent"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_embedded_store_without_an_instance_says_that_nobody_answers() {
+    let exit = run(
+        &["explain", LIST, "--ask", "-c", SHIPPED],
+        &[("ADMIN", "127.0.0.1:1")],
+    );
+    assert_eq!(exit.status.code(), Some(1), "{exit:?}");
+    assert!(exit.output.contains("no instance answers"), "{exit:?}");
+}
+
+#[test]
+fn learnt_fields_are_in_the_key_that_is_told() {
+    let redis = RedisServer::start();
+    let origin = Origin::start(|_| origin::json("[]").field("Vary", "Accept-Language"));
+    let asked = Asked::with(yaml(&origin, &redis.url(), "").replace("{copies: 1}", "{copies: 9}"));
+    let fields = [("Accept-Language", "de")];
+    let told = asked.explain("GET", LIST, &fields, "", true);
+    assert_eq!(
+        told["answer"]["varies_by"],
+        json!(["Accept-Language"]),
+        "{told:#}"
+    );
+    asked.larder.get_with(LIST, &fields);
+    let told = asked.explain("GET", LIST, &fields, "", true);
+    assert_eq!(
+        told["copy"]["split_by"],
+        json!(["Accept-Language"]),
+        "{told:#}"
+    );
+    assert!(
+        told["cache_status"].as_str().unwrap().contains("hit"),
+        "{told:#}"
+    );
+    assert!(redis.get(told["copy"]["key"].as_str().unwrap()).is_some());
+}
+
+#[test]
+fn the_listener_asks_for_its_token_and_for_json() {
+    let origin = kept();
+    let yaml = users_api(&origin, "memory:", "admin_token: hush-token");
+    let larder = Larder::start(yaml);
+    let question = json!({ "method": "GET", "target": LIST }).to_string();
+    let ask = |fields: &[(&str, &str)]| {
+        let mut admin = Connection::open(larder.admin_address());
+        admin.request("POST", "/explain", fields, question.as_bytes())
+    };
+    let json = ("Content-Type", "application/json");
+    assert_eq!(ask(&[json]).status, 401);
+    let token = ("Authorization", "Bearer hush-token");
+    assert_eq!(ask(&[token]).status, 415);
+    assert_eq!(ask(&[token, json]).status, 200);
+    let exit = run(
+        &[
+            "explain",
+            LIST,
+            "--ask",
+            "-c",
+            larder.file().to_str().unwrap(),
+        ],
+        &[],
+    );
+    assert!(
+        exit.status.success() && exit.output.contains("by the instance at"),
+        "{exit:?}"
+    );
+}
+
+#[test]
+fn help_teaches_by_examples() {
+    for name in ["explain", "doctor"] {
+        let mut help = command(&[])
+            .args([name, "--help"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut text = String::new();
+        help.stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        help.wait().unwrap();
+        assert!(
+            text.contains("Examples:") && text.contains(&format!("larder {name} ")),
+            "{text}"
+        );
+    }
+}
