@@ -15,6 +15,7 @@ use tracing::debug;
 use super::batched::Batched;
 use super::keeper::NoLink;
 use super::{A_WEEK, Place, Shared};
+use crate::coherence::life::How;
 use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, State, Step};
 use crate::coherence::{NOTICE, StateKey, fresh_bits};
 use crate::store::Away;
@@ -185,13 +186,10 @@ impl Link {
         values.iter().map(reply).collect::<Option<_>>().ok_or(Away)
     }
 
-    /// A state as it counts on this link now.
-    pub(super) fn seen(&self, value: &Value) -> Seen {
-        match seen(value) {
-            // While other instances put back their holds, a state without one may only have lost it.
-            Seen::Current(_) if !self.is_trusted() => Seen::Held,
-            seen => seen.in_life(Incarnation(self.incarnation.load(Ordering::Relaxed))),
-        }
+    /// A state as it counts on this link, which was trusted or not when it was asked.
+    pub(super) fn seen(&self, value: &Value, trusted: bool) -> Seen {
+        let incarnation = Incarnation(self.incarnation.load(Ordering::Relaxed));
+        seen(value).by_link(trusted, incarnation)
     }
 
     pub(super) fn is_trusted(&self) -> bool {
@@ -203,7 +201,7 @@ impl Link {
         &self,
         shared: &Shared,
         who: Option<&str>,
-        how: &str,
+        how: How,
     ) -> Result<Duration, NoLink> {
         let mut ask = Cmd::new();
         ask.arg("EVAL")
@@ -213,7 +211,7 @@ impl Link {
         ask.arg(who.unwrap_or("unknown"))
             .arg(format!("{:08x}", fresh_bits() as u32));
         ask.arg(A_WEEK.as_millis() as u64)
-            .arg(how)
+            .arg(how.word())
             .arg(NOTICE.as_millis() as u64);
         let told = self
             .ask(&ask)
@@ -362,12 +360,6 @@ fn seen(value: &Value) -> Seen {
             .map_or(Seen::Absent, |state| state.seen()),
         _ => Seen::Absent,
     }
-}
-
-/// The life in `who life trusted`.
-pub(super) fn parse_incarnation(text: &str) -> Option<u32> {
-    let life = text.split(' ').nth(1).filter(|life| life.len() == 8)?;
-    u32::from_str_radix(life, 16).ok()
 }
 
 fn reply(value: &Value) -> Option<Reply> {

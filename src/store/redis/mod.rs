@@ -21,11 +21,12 @@ use super::{Away, Found, Health, Listed, SeenStates, codec};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
+use crate::coherence::life::{How, Record};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{Journal, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
 use keeper::NoLink;
-use link::{ArgPair, INCARNATION_KEY, Link, integer, parse_incarnation, text, words};
+use link::{ArgPair, INCARNATION_KEY, Link, integer, text, words};
 
 /// The deployment's own keys live a week from their last renewal.
 const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -103,6 +104,7 @@ impl Redis {
             }
         };
         if let Some(link) = &first {
+            // Nobody could owe anything yet.
             shared.publish(link);
         }
         let keeper = tokio::spawn(shared.clone().keep(first));
@@ -124,6 +126,7 @@ impl Redis {
         for state in states {
             mget.write_arg_pair(&self.shared.prefix, state);
         }
+        let trusted = link.is_trusted();
         let Value::Array(values) = link.run(&self.shared, &mget).await? else {
             return Err(Away);
         };
@@ -137,7 +140,7 @@ impl Redis {
         let seen = states
             .iter()
             .cloned()
-            .zip(values.map(|value| link.seen(&value)));
+            .zip(values.map(|value| link.seen(&value, trusted)));
         Ok(Found {
             copy,
             states: seen.collect(),
@@ -151,6 +154,7 @@ impl Redis {
         for state in states {
             mget.write_arg_pair(&self.shared.prefix, state);
         }
+        let trusted = link.is_trusted();
         let Value::Array(values) = link.run(&self.shared, &mget).await? else {
             return Err(Away);
         };
@@ -158,10 +162,10 @@ impl Redis {
             return Err(Away);
         };
         // Another instance may have found that the store lives another life; or the key was evicted.
-        match text(life).and_then(|text| parse_incarnation(&text)) {
-            Some(life) => link.incarnation.store(life, Ordering::Relaxed),
+        match text(life).and_then(|text| Record::parse(&text)) {
+            Some(record) => link.incarnation.store(record.life.0, Ordering::Relaxed),
             None => drop(
-                link.incarnate(&self.shared, link.who().await.as_deref(), "first")
+                link.incarnate(&self.shared, link.who().await.as_deref(), How::First)
                     .await
                     .map_err(|_| Away)?,
             ),
@@ -169,7 +173,7 @@ impl Redis {
         let mut found: SeenStates = states
             .iter()
             .cloned()
-            .zip(values.iter().map(|value| link.seen(value)))
+            .zip(values.iter().map(|value| link.seen(value, trusted)))
             .collect();
         // A held one is asked, too: its hold may be overdue, and whoever asks sweeps it.
         let asked: Vec<StateKey> = found
@@ -177,7 +181,7 @@ impl Redis {
             .filter(|(_, seen)| !matches!(seen, Seen::Current(_)))
             .map(|(state, _)| state.clone())
             .collect();
-        if !asked.is_empty() && link.is_trusted() {
+        if !asked.is_empty() && trusted {
             let incarnation = Incarnation(link.incarnation.load(Ordering::Relaxed));
             let step = Step::Open {
                 incarnation,
