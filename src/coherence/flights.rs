@@ -27,13 +27,37 @@ pub struct Flights<A> {
 type Shard<A> = Mutex<HashMap<String, SmallVec<[Arc<Flight<A>>; 1]>>>;
 
 /// What a read has seen just now, and a fetch carries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Fence {
     /// Of the copy's own states; `None` while one is held or the store is away.
     pub epochs: Option<Epochs>,
     /// Of the states that a create would purge, if all purge rules name such: under equal ones, even the
     /// absence of a thing can be shared with who came while the fetch was out.
     pub absence: Option<Epochs>,
+}
+
+/// What of a fetch's answer a read may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Share {
+    /// What is storable by its status: more than the epochs say could be of the past.
+    Storable,
+    Whatever,
+}
+
+impl Fence {
+    /// Whether a fetch that carries this fence, and has left or not, is for a read that has just seen `mine`.
+    pub fn admits(&self, mine: &Fence, left: bool) -> Option<Share> {
+        let joinable = match (&self.epochs, &mine.epochs) {
+            (Some(theirs), Some(mine)) => theirs == mine,
+            (_, None) => !left,
+            (None, Some(_)) => false,
+        };
+        let absence = mine.absence.is_some() && mine.absence == self.absence;
+        joinable.then_some(match !left || absence {
+            true => Share::Whatever,
+            false => Share::Storable,
+        })
+    }
 }
 
 struct Flight<A> {
@@ -95,20 +119,17 @@ impl<A: Clone> Flights<A> {
         let under_way = flights.entry(key.to_owned()).or_default();
         for flight in under_way.iter() {
             let left = *flight.left.lock();
-            let joinable = match (&flight.fence.epochs, &fence.epochs) {
-                (Some(theirs), Some(mine)) => theirs == mine,
-                (_, None) => !left,
-                (None, Some(_)) => false,
-            };
-            let Some(interest) = joinable.then(|| flight.interest.upgrade()).flatten() else {
+            let Some(share) = flight.fence.admits(fence, left) else {
                 continue;
             };
-            let absence = fence.absence.is_some() && fence.absence == flight.fence.absence;
+            let Some(interest) = flight.interest.upgrade() else {
+                continue;
+            };
             return Turn::Follow(Follower {
                 answer: flight.answer.subscribe(),
                 interest,
                 leads: false,
-                may_share_status: !left || absence,
+                may_share_status: share == Share::Whatever,
             });
         }
         let after = match fence.epochs {

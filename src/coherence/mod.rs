@@ -43,25 +43,29 @@
 //! run id is taken for another after every reconnect; an instance that connects to it for the first time cannot tell.
 
 pub mod flights;
+pub mod journal;
+pub mod life;
 pub mod protocol;
 pub mod turnstile;
+pub mod writing;
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
+pub use journal::Journal;
 pub use protocol::{Epoch, Epochs, HoldId, Outcome, Seen, StateKey};
+pub use writing::{WithoutStore, Writing};
 
 use crate::caching::cache_status::Reason;
 use crate::caching::stored::{Stored, usable};
 use crate::clock::Timestamp;
 use crate::store::{Away, Found, Store};
 use protocol::Step;
+use writing::{Act, Event};
 
 /// How long a hold counts if its writer never comes back, given how long the upstream may take: a minute,
 /// or longer where a write may take longer.
@@ -71,9 +75,6 @@ pub fn hold_for(upstream_total: Duration) -> Duration {
 
 /// How long after the store went away, or began another life, every instance has noticed.
 pub const NOTICE: Duration = Duration::from_millis(500);
-
-/// States kept in the journal before it becomes "all of them".
-const JOURNAL_CAPACITY: usize = 100_000;
 
 /// The states of one look-up; nearly always one or two.
 pub type States = SmallVec<[StateKey; 2]>;
@@ -147,90 +148,69 @@ impl Coherence {
         self.store.put(copy, stored, left).await
     }
 
-    /// Announces a write on every state it touches. `Err` when that could not be confirmed.
-    pub async fn begin(&self, states: Vec<StateKey>) -> Result<Write, Away> {
-        // Once more if the store came back in the meantime.
-        for _ in 0..2 {
-            let hold = HoldId(fresh_bits());
-            // Known before it is sent, so that a reconnect in between puts it back.
-            self.journal.hold(hold, &states, self.hold);
-            let begin = Step::Begin {
-                hold,
-                lasting: self.hold,
-            };
-            if self.store.step(&states, begin).await.is_ok() {
-                return Ok(Write {
-                    states,
-                    hold: Some(hold),
-                });
-            }
-            // Some of it may have arrived: taken back as unchanged, at the latest when the store is there again.
-            self.settle(&states, Some((hold, Outcome::Unchanged)))
-                .await?;
-        }
-        Err(Away)
-    }
-
-    /// A write that goes ahead without a hold, because the store is away: its purge is owed. It waits until every
-    /// instance has had the time to notice that the store is away.
-    pub async fn begin_unheld(&self, states: Vec<StateKey>) -> Write {
-        self.notice().await;
-        Write { states, hold: None }
-    }
-
-    /// Confirms what became of a write. `Err` when the store could not be reached: then it is in the journal.
-    pub async fn finish(&self, write: Write, outcome: Outcome) -> Result<(), Away> {
-        let step = match (write.hold, outcome) {
-            (Some(hold), outcome) => Step::Finish {
-                hold,
-                outcome,
-                lasting: self.hold,
-            },
-            (None, Outcome::Unchanged) => return Ok(()),
-            (None, Outcome::Changed | Outcome::Ambiguous) => Step::Purge,
-        };
-        match self.store.step(&write.states, step).await {
-            Ok(replies) => {
-                if let Some(hold) = write.hold {
-                    self.journal.finished(hold, outcome);
-                    if replies.iter().any(|reply| !reply.own_hold) {
-                        info!(states = %Names(&write.states), "a write's hold was lost before it finished");
-                    }
-                }
-                Ok(())
-            }
-            Err(Away) => {
-                self.settle(&write.states, write.hold.map(|hold| (hold, outcome)))
-                    .await
-            }
-        }
-    }
-
-    /// Notes what the store is owed. If it came back in the meantime it is told now; else before it is used again.
-    async fn settle(
+    /// Announces a write on every state it touches; confirmed, or else it is refused or forwarded unheld.
+    pub async fn begin(
         &self,
-        states: &[StateKey],
-        hold: Option<(HoldId, Outcome)>,
-    ) -> Result<(), Away> {
-        self.journal.add(states, hold);
-        if self.store.away_since().is_some() {
-            return Err(Away);
+        states: Vec<StateKey>,
+        without_store: WithoutStore,
+    ) -> Result<Writing, Refused> {
+        let (mut writing, first) = self.journal.with(|book| {
+            let (hold, now) = (HoldId(fresh_bits()), Instant::now());
+            let away = self.is_away();
+            Writing::begin(states, hold, self.hold, without_store, book, away, now)
+        });
+        match self.go_on(&mut writing, first).await {
+            Act::Forward => Ok(writing),
+            _ => Err(Refused),
         }
-        let step = match hold {
-            Some((hold, outcome)) => Step::Finish {
-                hold,
-                outcome,
-                lasting: self.hold,
-            },
-            None => Step::Purge,
-        };
-        self.store.step(states, step).await?;
-        self.journal.settled(states, hold);
-        Ok(())
     }
 
-    /// Waits until the store has been away for the notice time, or is back.
-    pub async fn notice(&self) {
+    /// Confirms what became of a write. What could not be confirmed is in the journal.
+    pub async fn finish(&self, mut writing: Writing, outcome: Outcome) -> Finished {
+        let ended = Event::Ended(outcome);
+        let first = self
+            .journal
+            .with(|book| writing.next(ended, book, self.is_away()));
+        match self.go_on(&mut writing, first).await {
+            Act::Answer { owed: false } => Finished::Confirmed,
+            Act::Answer { owed: true } => Finished::Owed,
+            _ => Finished::Unconfirmed,
+        }
+    }
+
+    /// Does what a write says, until it says something that is not for the store.
+    async fn go_on(&self, writing: &mut Writing, mut act: Act) -> Act {
+        loop {
+            let event = match act {
+                Act::Tell(step) => match self.store.step(writing.states(), step).await {
+                    Ok(replies) => {
+                        let lost = replies.iter().any(|reply| !reply.own_hold);
+                        if lost && matches!(step, Step::Finish { .. }) {
+                            info!(states = %Names(writing.states()), "a write's hold was lost before it finished");
+                        }
+                        Event::Told
+                    }
+                    Err(Away) => Event::Untold,
+                },
+                Act::Notice => {
+                    self.notice().await;
+                    Event::Noticed
+                }
+                other => return other,
+            };
+            act = self
+                .journal
+                .with(|book| writing.next(event, book, self.is_away()));
+        }
+    }
+
+    /// Under the journal's lock this does not change.
+    fn is_away(&self) -> bool {
+        self.store.away_since().is_some()
+    }
+
+    /// Waits until the store has been away for the notice time, if it is.
+    async fn notice(&self) {
         if let Some(since) = self.store.away_since() {
             tokio::time::sleep_until(since + NOTICE).await;
         }
@@ -242,11 +222,18 @@ impl Coherence {
     }
 }
 
-/// A write in flight, to be finished.
-#[derive(Debug)]
-pub struct Write {
-    states: Vec<StateKey>,
-    hold: Option<HoldId>,
+/// The store is away, and writes are refused meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused;
+
+/// Whether the store has been told how a write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    Confirmed,
+    /// It is told before it is used again; the client may have its answer.
+    Owed,
+    /// The same, but the client must not take it for done.
+    Unconfirmed,
 }
 
 fn judge(found: Found, origin: &str, now: Timestamp) -> LookUp {
@@ -264,127 +251,6 @@ fn judge(found: Found, origin: &str, now: Timestamp) -> LookUp {
     match usable(&copy, origin, now) {
         Ok(left) => LookUp::Hit(copy, left),
         Err(reason) => LookUp::Miss(reason),
-    }
-}
-
-/// What the store must be told when it is back: the holds of writes in flight, which a restart may have lost, and
-/// what could not be confirmed. Replayed before the store is used again.
-#[derive(Default)]
-pub struct Journal(Mutex<Book>);
-
-#[derive(Default)]
-struct Book {
-    /// Writes in flight, and ambiguous ones until their deadline.
-    holds: HashMap<HoldId, (Vec<StateKey>, Instant)>,
-    finishes: Vec<(HoldId, Vec<StateKey>, Outcome)>,
-    purges: BTreeSet<StateKey>,
-    everything: bool,
-}
-
-/// What is owed at one moment.
-pub struct Owed {
-    /// Holds to put back, each for as long as it has left.
-    pub holds: Vec<(HoldId, Vec<StateKey>, Duration)>,
-    pub finishes: Vec<(HoldId, Vec<StateKey>, Outcome)>,
-    pub purges: BTreeSet<StateKey>,
-    /// Too many to remember: everything is to be purged.
-    pub everything: bool,
-}
-
-impl Journal {
-    fn hold(&self, hold: HoldId, states: &[StateKey], lasting: Duration) {
-        let now = Instant::now();
-        let mut book = self.0.lock();
-        if book.holds.len() >= 1024 {
-            book.holds.retain(|_, (_, deadline)| *deadline > now);
-        }
-        book.holds.insert(hold, (states.to_vec(), now + lasting));
-    }
-
-    /// A finish was confirmed: an ambiguous one leaves its hold.
-    fn finished(&self, hold: HoldId, outcome: Outcome) {
-        if outcome != Outcome::Ambiguous {
-            self.0.lock().holds.remove(&hold);
-        }
-    }
-
-    fn add(&self, states: &[StateKey], hold: Option<(HoldId, Outcome)>) {
-        let mut book = self.0.lock();
-        if book.purges.len() + book.finishes.len() >= JOURNAL_CAPACITY && !book.everything {
-            warn!(
-                "too many purges are owed to the store: everything will be purged when it is back"
-            );
-            (book.everything, book.purges) = (true, BTreeSet::new());
-            book.finishes.clear();
-        }
-        match hold {
-            // Its hold may stand in the store: only its own finish takes it back.
-            Some((hold, outcome)) => book.finishes.push((hold, states.to_vec(), outcome)),
-            None if book.everything => {}
-            None => book.purges.extend(states.iter().cloned()),
-        }
-    }
-
-    /// What was added is paid already.
-    fn settled(&self, states: &[StateKey], hold: Option<(HoldId, Outcome)>) {
-        let mut book = self.0.lock();
-        match hold {
-            Some((hold, outcome)) => {
-                book.finishes.retain(|(owed, _, _)| *owed != hold);
-                if outcome != Outcome::Ambiguous {
-                    book.holds.remove(&hold);
-                }
-            }
-            None => book.purges.retain(|state| !states.contains(state)),
-        }
-    }
-
-    /// What is owed now. It stays owed until `paid`.
-    pub fn owed(&self) -> Owed {
-        let (now, book) = (Instant::now(), self.0.lock());
-        let left = |(hold, (states, deadline)): (&HoldId, &(Vec<StateKey>, Instant))| {
-            let left = deadline.checked_duration_since(now)?;
-            Some((*hold, states.clone(), left))
-        };
-        Owed {
-            holds: book.holds.iter().filter_map(left).collect(),
-            finishes: book.finishes.clone(),
-            purges: book.purges.clone(),
-            everything: book.everything,
-        }
-    }
-
-    /// Takes out what was replayed; what came since stays.
-    pub fn paid(&self, paid: &Owed) {
-        let mut book = self.0.lock();
-        for (hold, _, outcome) in &paid.finishes {
-            book.finishes.retain(|(owed, _, _)| owed != hold);
-            if *outcome != Outcome::Ambiguous {
-                book.holds.remove(hold);
-            }
-        }
-        book.purges.retain(|purge| !paid.purges.contains(purge));
-        book.everything &= !paid.everything;
-    }
-
-    /// Does it if nothing is owed, so that nothing can come to be owed in between. Whether it was done.
-    pub fn if_nothing_is_owed(&self, then: impl FnOnce()) -> bool {
-        let book = self.0.lock();
-        let nothing = book.finishes.is_empty() && book.purges.is_empty() && !book.everything;
-        if nothing {
-            then();
-        }
-        nothing
-    }
-
-    /// How many purges and finishes are owed.
-    pub fn len(&self) -> usize {
-        let book = self.0.lock();
-        book.finishes.len() + book.purges.len() + usize::from(book.everything)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

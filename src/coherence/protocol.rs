@@ -98,7 +98,7 @@ pub struct Incarnation(pub u32);
 pub type Epochs = SmallVec<[(StateKey, Epoch); 2]>;
 
 /// One write in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HoldId(pub u64);
 
 impl fmt::Display for HoldId {
@@ -108,7 +108,7 @@ impl fmt::Display for HoldId {
 }
 
 /// What one state holds. Nothing at all and an absent key are the same.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct State {
     epoch: Option<Epoch>,
     holds: SmallVec<[(HoldId, Deadline); 1]>,
@@ -118,7 +118,7 @@ pub struct State {
 type Deadline = u64;
 
 /// What a reader needs to know of a state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Seen {
     Current(Epoch),
     /// A write is in flight: nothing of this family is to be trusted or made.
@@ -128,7 +128,7 @@ pub enum Seen {
 }
 
 /// How a write ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     Changed,
     /// The upstream refused it, or never saw it.
@@ -137,7 +137,7 @@ pub enum Outcome {
     Ambiguous,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// A reader asks for an epoch, to fetch under it.
     Open {
@@ -180,6 +180,15 @@ impl Seen {
         match self {
             Seen::Current(epoch) if epoch.incarnation() != incarnation => Seen::Absent,
             seen => seen,
+        }
+    }
+
+    /// As it counts on a link. `trusted` is how it was when the command was *sent*: while other instances put back
+    /// their holds, a state without one may only have lost it, and the answer may be late.
+    pub fn by_link(self, trusted: bool, incarnation: Incarnation) -> Seen {
+        match self {
+            Seen::Current(_) if !trusted => Seen::Held,
+            seen => seen.in_life(incarnation),
         }
     }
 }
@@ -257,6 +266,14 @@ impl State {
         let before = self.holds.len();
         self.holds.retain(|(id, _)| *id != hold);
         self.holds.len() < before
+    }
+
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    pub fn holds(&self) -> impl Iterator<Item = HoldId> {
+        self.holds.iter().map(|(hold, _)| *hold)
     }
 
     /// As it stands in Redis: the epoch or `-`, then ` id@deadline` for each hold. Anything else is no state of ours.

@@ -11,11 +11,10 @@ use super::{Client, Setup, pass, present};
 use crate::body::RequestBody;
 use crate::caching::cache_status::Forward;
 use crate::coherence::turnstile::Entered;
-use crate::coherence::{Outcome, StateKey, Write, protocol};
+use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, Writing, protocol};
 use crate::config::WhenStoreIsDown;
 use crate::error::{Error, UpstreamFailure};
 use crate::reply::Reply;
-use crate::store::Away;
 use crate::upstream::UpstreamBody;
 
 pub async fn write(
@@ -47,13 +46,12 @@ async fn held(
 ) -> Result<Response<UpstreamBody>, Error> {
     // The slot first: a write that waits in the queue holds nothing.
     let slot = setup.upstream.slot().await?;
-    let write = match setup.coherence.begin(states.clone()).await {
-        Ok(write) => write,
-        Err(Away) => match setup.config.when_store_is_down {
-            WhenStoreIsDown::RefuseWrites => return Err(Error::StoreAway),
-            WhenStoreIsDown::Forward => setup.coherence.begin_unheld(states.clone()).await,
-        },
+    let without_store = match setup.config.when_store_is_down {
+        WhenStoreIsDown::RefuseWrites => WithoutStore::Refuse,
+        WhenStoreIsDown::Forward => WithoutStore::Forward,
     };
+    let writing = setup.coherence.begin(states.clone(), without_store);
+    let writing = writing.await.map_err(|Refused| Error::StoreAway)?;
     let answered = setup
         .upstream
         .send(slot, present::pass(&setup.config, client, body))
@@ -63,18 +61,18 @@ async fn held(
         Err(failure) => protocol::outcome_of_failure(*failure),
     };
     entered.came_to(outcome);
-    finish(setup, client, write, outcome, &states).await?;
+    finish(setup, client, writing, outcome, &states).await?;
     Ok(answered?)
 }
 
 async fn finish(
     setup: &Setup,
     client: &Client,
-    write: Write,
+    writing: Writing,
     outcome: Outcome,
     states: &[StateKey],
 ) -> Result<(), Error> {
-    let finished = setup.coherence.finish(write, outcome).await;
+    let finished = setup.coherence.finish(writing, outcome).await;
     let names = || {
         states
             .iter()
@@ -83,19 +81,18 @@ async fn finish(
             .join(" ")
     };
     match (finished, outcome) {
-        (Ok(()), Outcome::Unchanged) => {}
-        (Ok(()), Outcome::Changed | Outcome::Ambiguous) => {
+        (Finished::Confirmed, Outcome::Unchanged) => {}
+        (Finished::Confirmed, Outcome::Changed | Outcome::Ambiguous) => {
             info!(states = names(), cause = "write", method = %client.method, path = client.target.path(),
                 ambiguous = outcome == Outcome::Ambiguous, "purged");
         }
-        (Err(Away), _) => {
+        (Finished::Owed | Finished::Unconfirmed, _) => {
             warn!(states = names(), cause = "write", method = %client.method, path = client.target.path(),
                 "purge owed: the store is away, and will be told before it is used again");
-            match setup.config.when_store_is_down {
-                WhenStoreIsDown::RefuseWrites => return Err(Error::Unconfirmed),
-                WhenStoreIsDown::Forward => setup.coherence.notice().await,
-            }
         }
     }
-    Ok(())
+    match finished {
+        Finished::Confirmed | Finished::Owed => Ok(()),
+        Finished::Unconfirmed => Err(Error::Unconfirmed),
+    }
 }

@@ -18,6 +18,7 @@ use futures_util::FutureExt;
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tracing::{error, info, warn};
@@ -27,7 +28,7 @@ use super::link::{self, Link, Probe, SCRIPT, SHEBANGS, text};
 use super::pipe;
 use super::{A_WEEK, Place, Shared};
 use crate::caching::key::HashingSecret;
-use crate::coherence::protocol::Step;
+use crate::coherence::life::{self, How};
 use crate::coherence::{NOTICE, StateKey};
 use crate::config::RedisEndpoint;
 use crate::store::{Away, Health};
@@ -39,21 +40,6 @@ const BEATS: u32 = 10;
 
 /// Heartbeats after which one connection is stuck, although the server answers on others.
 const STUCK: u32 = 8 * BEATS;
-
-/// An absence shorter than this costs nothing: nobody forwards a write without a hold so soon.
-const A_MOMENT: Duration = Duration::from_millis(100);
-
-/// Who answered an introduction.
-fn identity(said: &[Bytes]) -> Option<String> {
-    let [.., server, replication] = said else {
-        return None;
-    };
-    let text = |reply| match frame::reply(reply) {
-        Ok(Reply::Text(text)) => std::str::from_utf8(text).ok(),
-        _ => None,
-    };
-    link::who([text(server)?, text(replication)?])
-}
 
 /// However the server is reached.
 type Stream = Either<TcpStream, Either<UnixStream, TlsStream<TcpStream>>>;
@@ -80,13 +66,12 @@ impl Shared {
     /// The keeper's life: watch the link; when it is lost, make the next.
     pub(super) async fn keep(self: Arc<Self>, mut link: Option<Arc<Link>>) {
         let mut pause = Duration::from_millis(50);
-        let mut complained: Option<tokio::time::Instant> = None;
+        let mut complained: Option<Instant> = None;
         loop {
             if let Some(link) = link.take() {
                 let why = self.watch(&link).await;
-                self.link.store(None);
-                link.give_up();
                 self.lost(Health::Down(why));
+                link.give_up();
                 pause = Duration::from_millis(50);
             }
             tokio::time::sleep(pause).await;
@@ -113,7 +98,7 @@ impl Shared {
                 Err(NoLink::Refused(why)) => {
                     pause = Duration::from_secs(1);
                     if complained.is_none_or(|at| at.elapsed() >= Duration::from_secs(60)) {
-                        complained = Some(tokio::time::Instant::now());
+                        complained = Some(Instant::now());
                         error!("{why}. Requests pass through until then");
                     }
                     *self.health.lock() = Health::Refused(why);
@@ -125,31 +110,32 @@ impl Shared {
     /// A step that could not be confirmed: nobody reads by this link any more until what is owed has been paid.
     pub(super) fn distrust(&self, link: &Arc<Link>) {
         link.failing.store(true, Ordering::Relaxed);
-        let is_this = |current: &Option<Arc<Link>>| {
-            current
-                .as_ref()
-                .is_some_and(|current| Arc::ptr_eq(current, link))
-        };
-        let before = self.link.rcu(|current| {
-            if is_this(current) {
-                None
-            } else {
-                current.clone()
+        self.journal.with(|_| {
+            let current = self.link.load();
+            if current.as_ref().is_some_and(|one| Arc::ptr_eq(one, link)) {
+                self.unlink();
             }
         });
-        if is_this(&before) {
-            self.away_since
-                .lock()
-                .get_or_insert_with(tokio::time::Instant::now);
-        }
+    }
+
+    /// There is no link from now on. Under the journal's lock, so that no write finds that the store is neither away
+    /// nor there.
+    fn unlink(&self) {
+        let mut away_since = self.away_since.lock();
+        away_since.get_or_insert_with(Instant::now);
+        self.link.store(None);
     }
 
     /// Lets everybody use the link, unless a purge has come to be owed since the journal was replayed.
     pub(super) fn publish(&self, link: &Arc<Link>) -> bool {
         // Under the journal's lock: whoever owes something later finds that the store is not away.
-        let published = self.journal.if_nothing_is_owed(|| {
-            *self.away_since.lock() = None;
-            self.link.store(Some(link.clone()));
+        let published = self.journal.with(|book| {
+            let published = book.owes_nothing();
+            if published {
+                *self.away_since.lock() = None;
+                self.link.store(Some(link.clone()));
+            }
+            published
         });
         if published {
             *self.health.lock() = Health::Up;
@@ -163,20 +149,18 @@ impl Shared {
             warn!(store = %Place(&self.settings), %why, "store away: requests pass through until it is back");
         }
         *self.health.lock() = health;
-        self.away_since
-            .lock()
-            .get_or_insert_with(tokio::time::Instant::now);
+        self.journal.with(|_| self.unlink());
     }
 
     /// Returns why the link is no good any more.
     async fn watch(&self, link: &Arc<Link>) -> String {
         let mut beat = tokio::time::interval(self.timeout / BEATS);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut renewed = tokio::time::Instant::now();
+        let mut renewed = Instant::now();
         let mut probe: Option<(Probe, u32)> = None;
         loop {
             beat.tick().await;
-            if !link.is_trusted() && tokio::time::Instant::now() >= link.trusted_from {
+            if !link.is_trusted() && Instant::now() >= link.trusted_from {
                 link.trusted.store(true, Ordering::Relaxed);
             }
             if link.is_lost() {
@@ -205,7 +189,7 @@ impl Shared {
                 },
             };
             if renewed.elapsed() > RENEWED_EVERY {
-                renewed = tokio::time::Instant::now();
+                renewed = Instant::now();
                 let _ = self.renew(link).await;
             }
         }
@@ -340,7 +324,7 @@ impl Shared {
             ));
         }
         let wait = self.enter(&link, who).await?;
-        link.trusted_from = tokio::time::Instant::now() + wait;
+        link.trusted_from = Instant::now() + wait;
         link.trusted = AtomicBool::new(wait.is_zero());
         self.replay(&link).await.map_err(|Away| {
             NoLink::Unreachable("it was lost while the journal was replayed".to_owned())
@@ -351,25 +335,11 @@ impl Shared {
     /// Finds out which life of the store this is, and for how long nothing is to be trusted.
     async fn enter(&self, link: &Link, who: Option<String>) -> Result<Duration, NoLink> {
         let last = self.last_who.lock().replace(who.clone());
-        let how = match last {
-            None => "first",
-            // A server that was left for another has missed what that one was told, whatever its own key says; and
-            // one that does not say who it is may be any.
-            Some(last) if last != who || who.is_none() => "anew",
-            Some(_) => "again",
-        };
-        let wait = link.incarnate(self, who.as_deref(), how).await?;
-        // Who was away for longer than a moment may be back before an instance that has forwarded a write without a
-        // hold meanwhile, and is still to say so.
-        let away = self
-            .away_since
-            .lock()
-            .map_or(Duration::ZERO, |since| since.elapsed());
-        Ok(if how != "first" && away >= A_MOMENT {
-            wait.max(NOTICE)
-        } else {
-            wait
-        })
+        let how = How::connected(last.as_ref().map(Option::as_deref), who.as_deref());
+        let life = link.incarnate(self, who.as_deref(), how).await?;
+        let since = *self.away_since.lock();
+        let away = since.map_or(Duration::ZERO, |since| since.elapsed());
+        Ok(life::untrusted_for(life, how, away))
     }
 
     /// Makes or adopts the deployment's secret, and names this configuration's states to the other instances.
@@ -437,41 +407,14 @@ impl Shared {
 
     /// Puts back the holds of writes in flight and pays what is owed, before the link may serve anybody.
     async fn replay(&self, link: &Link) -> Result<(), Away> {
-        let owed = self.journal.owed();
-        for (hold, states, lasting) in &owed.holds {
-            link.step(
-                self,
-                states,
-                Step::Begin {
-                    hold: *hold,
-                    lasting: *lasting,
-                },
-            )
-            .await?;
+        let owed = self.journal.with(|book| book.owed(Instant::now()));
+        for (states, step) in owed.steps(self.lifetimes.hold, &self.registered) {
+            link.step(self, &states, step).await?;
         }
-        for (hold, states, outcome) in &owed.finishes {
-            let step = Step::Finish {
-                hold: *hold,
-                outcome: *outcome,
-                lasting: self.lifetimes.hold,
-            };
-            link.step(self, states, step).await?;
+        if owed.ends() > 0 {
+            info!(owed = owed.ends(), "purges owed to the store were replayed");
         }
-        let purges: Vec<StateKey> = match owed.everything {
-            true => self.registered.clone(),
-            false => owed.purges.iter().cloned().collect(),
-        };
-        for some in purges.chunks(1000) {
-            link.step(self, some, Step::Purge).await?;
-        }
-        if !owed.finishes.is_empty() || !purges.is_empty() {
-            info!(
-                finishes = owed.finishes.len(),
-                purges = purges.len(),
-                "purges owed to the store were replayed"
-            );
-        }
-        self.journal.paid(&owed);
+        self.journal.with(|book| book.paid(&owed));
         Ok(())
     }
 
@@ -506,6 +449,18 @@ impl Shared {
             _ => return NoLink::Unreachable(format!("{command} was answered {code} {said}")),
         })
     }
+}
+
+/// Who answered an introduction.
+fn identity(said: &[Bytes]) -> Option<String> {
+    let [.., server, replication] = said else {
+        return None;
+    };
+    let text = |reply| match frame::reply(reply) {
+        Ok(Reply::Text(text)) => std::str::from_utf8(text).ok(),
+        _ => None,
+    };
+    link::who([text(server)?, text(replication)?])
 }
 
 async fn tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {

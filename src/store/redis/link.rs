@@ -16,6 +16,7 @@ use super::batched::Batched;
 use super::keeper::NoLink;
 use super::pipe::Pipe;
 use super::{A_WEEK, Place, Shared};
+use crate::coherence::life::How;
 use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, Step};
 use crate::coherence::{NOTICE, StateKey, fresh_bits};
 use crate::store::Away;
@@ -198,13 +199,10 @@ impl Link {
         values.iter().map(reply).collect::<Option<_>>().ok_or(Away)
     }
 
-    /// A state as it counts on this link now.
-    pub(super) fn seen(&self, value: Option<&[u8]>) -> Seen {
-        match seen(value) {
-            // While other instances put back their holds, a state without one may only have lost it.
-            Seen::Current(_) if !self.is_trusted() => Seen::Held,
-            seen => seen.in_life(Incarnation(self.incarnation.load(Ordering::Relaxed))),
-        }
+    /// A state as it counts on this link, which was trusted or not when it was asked.
+    pub(super) fn seen(&self, value: Option<&[u8]>, trusted: bool) -> Seen {
+        let incarnation = Incarnation(self.incarnation.load(Ordering::Relaxed));
+        seen(value).by_link(trusted, incarnation)
     }
 
     pub(super) fn is_trusted(&self) -> bool {
@@ -216,7 +214,7 @@ impl Link {
         &self,
         shared: &Shared,
         who: Option<&str>,
-        how: &str,
+        how: How,
     ) -> Result<Duration, NoLink> {
         let mut ask = Cmd::new();
         ask.arg("EVAL")
@@ -226,7 +224,7 @@ impl Link {
         ask.arg(who.unwrap_or("unknown"))
             .arg(format!("{:08x}", fresh_bits() as u32));
         ask.arg(A_WEEK.as_millis() as u64)
-            .arg(how)
+            .arg(how.word())
             .arg(NOTICE.as_millis() as u64);
         let told = self
             .ask(&ask)
@@ -380,12 +378,6 @@ pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
         Value::BulkString(bytes) => Some(bytes),
         _ => None,
     }
-}
-
-/// The life in `who life trusted`.
-pub(super) fn parse_incarnation(text: &str) -> Option<u32> {
-    let life = text.split(' ').nth(1).filter(|life| life.len() == 8)?;
-    u32::from_str_radix(life, 16).ok()
 }
 
 fn reply(value: &Value) -> Option<Reply> {

@@ -23,11 +23,12 @@ use super::{Away, Found, Health, Listed, SeenStates, codec};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
+use crate::coherence::life::{How, Record};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{Journal, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
 use keeper::NoLink;
-use link::{ArgPair, INCARNATION_KEY, Link, bytes, integer, parse_incarnation, text, words};
+use link::{ArgPair, INCARNATION_KEY, Link, bytes, integer, text, words};
 
 /// The deployment's own keys live a week from their last renewal.
 const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -105,6 +106,7 @@ impl Redis {
             }
         };
         if let Some(link) = &first {
+            // Nobody could owe anything yet.
             shared.publish(link);
         }
         let keeper = tokio::spawn(shared.clone().keep(first));
@@ -121,6 +123,7 @@ impl Redis {
 
     pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
         let link = self.shared.link()?;
+        let trusted = link.is_trusted();
         let names = states.iter().map(StateKey::as_str);
         let reply = link.pipe.mget(copy, &self.shared.prefix, names);
         let reply = reply.await.map_err(|_| Away)?;
@@ -141,7 +144,7 @@ impl Redis {
         let seen = states
             .iter()
             .cloned()
-            .zip(values.map(|value| link.seen(value)));
+            .zip(values.map(|value| link.seen(value, trusted)));
         Ok(Found {
             copy,
             states: seen.collect(),
@@ -155,6 +158,7 @@ impl Redis {
         for state in states {
             mget.write_arg_pair(&self.shared.prefix, state);
         }
+        let trusted = link.is_trusted();
         let Value::Array(values) = link.run(&self.shared, &mget).await? else {
             return Err(Away);
         };
@@ -162,10 +166,10 @@ impl Redis {
             return Err(Away);
         };
         // Another instance may have found that the store lives another life; or the key was evicted.
-        match text(life).and_then(|text| parse_incarnation(&text)) {
-            Some(life) => link.incarnation.store(life, Ordering::Relaxed),
+        match text(life).and_then(|text| Record::parse(&text)) {
+            Some(record) => link.incarnation.store(record.life.0, Ordering::Relaxed),
             None => drop(
-                link.incarnate(&self.shared, link.who().await.as_deref(), "first")
+                link.incarnate(&self.shared, link.who().await.as_deref(), How::First)
                     .await
                     .map_err(|_| Away)?,
             ),
@@ -173,7 +177,7 @@ impl Redis {
         let mut found: SeenStates = states
             .iter()
             .cloned()
-            .zip(values.iter().map(|value| link.seen(bytes(value))))
+            .zip(values.iter().map(|value| link.seen(bytes(value), trusted)))
             .collect();
         // A held one is asked, too: its hold may be overdue, and whoever asks sweeps it.
         let asked: Vec<StateKey> = found
@@ -181,7 +185,7 @@ impl Redis {
             .filter(|(_, seen)| !matches!(seen, Seen::Current(_)))
             .map(|(state, _)| state.clone())
             .collect();
-        if !asked.is_empty() && link.is_trusted() {
+        if !asked.is_empty() && trusted {
             let incarnation = Incarnation(link.incarnation.load(Ordering::Relaxed));
             let step = Step::Open {
                 incarnation,

@@ -1,0 +1,268 @@
+//! What one instance has to tell the store: the holds of its writes, which a restart may have lost, and what it could
+//! not confirm. A book, pure, with time as an argument; and the lock around it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::protocol::{HoldId, Outcome, StateKey, Step};
+
+/// Purges and finishes kept before they become "everything".
+const CAPACITY: usize = 100_000;
+
+/// States told in one go.
+const AT_ONCE: usize = 1_000;
+
+/// The book behind its lock. What a write decides and what it notes for it happens under the lock, and so does the
+/// publishing of a link: whoever owes something has either found the link, or is found by it.
+#[derive(Default)]
+pub struct Journal(Mutex<Book>);
+
+impl Journal {
+    pub fn with<T>(&self, act: impl FnOnce(&mut Book) -> T) -> T {
+        let mut book = self.0.lock();
+        let before = book.everything;
+        let done = act(&mut book);
+        if book.everything && !before {
+            warn!(
+                "too many purges are owed to the store: everything will be purged when it is back"
+            );
+        }
+        done
+    }
+
+    /// How many purges and finishes are owed.
+    pub fn len(&self) -> usize {
+        let book = self.0.lock();
+        book.finishes.len() + book.purges.len() + usize::from(book.everything)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Book {
+    /// Writes in flight, and ambiguous ones until their deadline.
+    holds: BTreeMap<HoldId, Held>,
+    finishes: Vec<(HoldId, Vec<StateKey>, Outcome)>,
+    purges: BTreeSet<StateKey>,
+    /// Too many to remember.
+    everything: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Held {
+    states: Vec<StateKey>,
+    deadline: Instant,
+    /// Whether any of it may have reached a store.
+    told: bool,
+}
+
+/// What is owed at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Owed {
+    holds: Vec<(HoldId, Vec<StateKey>, Duration)>,
+    finishes: Vec<(HoldId, Vec<StateKey>, Outcome)>,
+    purges: BTreeSet<StateKey>,
+    everything: bool,
+}
+
+impl Book {
+    /// A write announces itself, before anybody is told: so a link that comes later puts its hold in place.
+    /// `told`: it is going to be told at once.
+    pub fn hold(
+        &mut self,
+        hold: HoldId,
+        states: &[StateKey],
+        lasting: Duration,
+        now: Instant,
+        told: bool,
+    ) {
+        // Now and then: each sweep walks them all.
+        if self.holds.len() >= 1024 && self.holds.len().is_power_of_two() {
+            self.holds.retain(|_, held| held.deadline > now);
+        }
+        let states = states.to_vec();
+        let deadline = now + lasting;
+        self.holds.insert(
+            hold,
+            Held {
+                states,
+                deadline,
+                told,
+            },
+        );
+    }
+
+    /// The store knows how the write ended; an ambiguous one leaves its hold.
+    pub fn finished(&mut self, hold: HoldId, outcome: Outcome) {
+        self.finishes.retain(|(owed, _, _)| *owed != hold);
+        if outcome != Outcome::Ambiguous {
+            self.holds.remove(&hold);
+        }
+    }
+
+    /// The store is owed the end of this write.
+    pub fn owe(&mut self, hold: HoldId, states: &[StateKey], outcome: Outcome) {
+        if self.purges.len() + self.finishes.len() >= CAPACITY {
+            self.everything = true;
+            self.purges.clear();
+            for (hold, _, outcome) in std::mem::take(&mut self.finishes) {
+                // What stands of its hold in the store runs out there.
+                self.finished(hold, outcome);
+            }
+        }
+        if self.holds.get(&hold).is_some_and(|held| !held.told) {
+            // Its hold stands nowhere. However many such writes there are, the states are told once.
+            self.finished(hold, outcome);
+            if outcome != Outcome::Unchanged && !self.everything {
+                self.purges.extend(states.iter().cloned());
+            }
+        } else {
+            self.finishes.push((hold, states.to_vec(), outcome));
+        }
+    }
+
+    /// What is owed now. It stays owed until `paid`.
+    pub fn owed(&mut self, now: Instant) -> Owed {
+        self.holds.retain(|_, held| held.deadline > now);
+        let holds = self.holds.iter_mut().map(|(hold, held)| {
+            held.told = true;
+            (*hold, held.states.clone(), held.deadline - now)
+        });
+        Owed {
+            holds: holds.collect(),
+            finishes: self.finishes.clone(),
+            purges: self.purges.clone(),
+            everything: self.everything,
+        }
+    }
+
+    /// Takes out what was replayed; what came since stays.
+    pub fn paid(&mut self, paid: &Owed) {
+        for (hold, _, outcome) in &paid.finishes {
+            self.finished(*hold, *outcome);
+        }
+        self.purges.retain(|purge| !paid.purges.contains(purge));
+        self.everything &= !paid.everything;
+    }
+
+    /// Whether a link may be published: no purge is owed, and no hold has been noted since it was replayed.
+    pub fn owes_nothing(&self) -> bool {
+        self.finishes.is_empty()
+            && self.purges.is_empty()
+            && !self.everything
+            && self.holds.values().all(|held| held.told)
+    }
+}
+
+impl Owed {
+    /// What a new link is told, in this order, before anybody may use it: first the holds, for their writes may still
+    /// come to pass; then the ends of writes; then purges, of all the `registered` states if it has become too many.
+    pub fn steps(&self, lasting: Duration, registered: &[StateKey]) -> Vec<(Vec<StateKey>, Step)> {
+        let holds = self.holds.iter().map(|(hold, states, left)| {
+            let (hold, lasting) = (*hold, *left);
+            (states.clone(), Step::Begin { hold, lasting })
+        });
+        let finishes = self.finishes.iter().map(|(hold, states, outcome)| {
+            let (hold, outcome) = (*hold, *outcome);
+            let step = Step::Finish {
+                hold,
+                outcome,
+                lasting,
+            };
+            (states.clone(), step)
+        });
+        let purges: Vec<StateKey> = match self.everything {
+            true => registered.to_vec(),
+            false => self.purges.iter().cloned().collect(),
+        };
+        let purges = purges.chunks(AT_ONCE);
+        let purges = purges.map(|some| (some.to_vec(), Step::Purge));
+        holds.chain(finishes).chain(purges).collect()
+    }
+
+    /// Beyond the holds.
+    pub fn ends(&self) -> usize {
+        self.finishes.len() + self.purges.len() + usize::from(self.everything)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LASTING: Duration = Duration::from_secs(60);
+
+    fn list() -> Vec<StateKey> {
+        vec![StateKey::new("list~state")]
+    }
+
+    #[test]
+    fn writes_of_a_long_outage_are_told_once_for_each_state() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        for n in 0..1000 {
+            book.hold(HoldId(n), &list(), LASTING, now, false);
+            book.owe(HoldId(n), &list(), Outcome::Changed);
+        }
+        let owed = book.owed(now);
+        assert_eq!(owed.steps(LASTING, &[]), [(list(), Step::Purge)]);
+        book.paid(&owed);
+        assert!(book.owes_nothing());
+    }
+
+    #[test]
+    fn a_hold_that_was_noted_after_the_replay_keeps_the_link_from_being_published() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        let owed = book.owed(now);
+        book.hold(HoldId(1), &list(), LASTING, now, false);
+        book.paid(&owed);
+        assert!(!book.owes_nothing());
+        assert_eq!(
+            book.owed(now).steps(LASTING, &[]),
+            [(
+                list(),
+                Step::Begin {
+                    hold: HoldId(1),
+                    lasting: LASTING
+                }
+            )]
+        );
+        assert!(book.owes_nothing());
+    }
+
+    #[test]
+    fn an_ambiguous_write_is_held_again_after_its_end_was_told_and_not_beyond_its_deadline() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        book.hold(HoldId(1), &list(), LASTING, now, true);
+        book.owe(HoldId(1), &list(), Outcome::Ambiguous);
+        let owed = book.owed(now);
+        book.paid(&owed);
+        assert_eq!(
+            book.owed(now).steps(LASTING, &[]).len(),
+            1,
+            "its hold alone"
+        );
+        assert_eq!(book.owed(now + LASTING).steps(LASTING, &[]), []);
+    }
+
+    #[test]
+    fn too_many_to_remember_become_everything() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        for n in 0..=CAPACITY as u64 {
+            book.hold(HoldId(n), &list(), LASTING, now, true);
+            book.owe(HoldId(n), &list(), Outcome::Changed);
+        }
+        let owed = book.owed(now);
+        assert_eq!(owed.finishes.len(), 1);
+        assert!(
+            owed.steps(LASTING, &list())
+                .contains(&(list(), Step::Purge))
+        );
+    }
+}

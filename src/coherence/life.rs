@@ -1,0 +1,107 @@
+//! Entering a link: which life of the store this is, and for how long nothing in it is to be trusted.
+//! Pure. In Redis `enter` is `incarnation.lua`, and a test holds the two together.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::NOTICE;
+use super::protocol::Incarnation;
+use crate::clock::Timestamp;
+
+/// An absence shorter than this costs nothing: nobody forwards a write without a hold so soon.
+const A_MOMENT: Duration = Duration::from_millis(100);
+
+/// What an instance knows of the server when it connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum How {
+    /// For the first time.
+    First,
+    /// To the server it knows.
+    Again,
+    /// To another than the last: that one may have been told what this one was not, whatever its record says.
+    Anew,
+}
+
+impl How {
+    /// `last` is who the server was at the last connection. One that does not say who it is may be any.
+    pub fn connected(last: Option<Option<&str>>, who: Option<&str>) -> How {
+        match last {
+            None => How::First,
+            Some(last) if last != who || who.is_none() => How::Anew,
+            Some(_) => How::Again,
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            How::First => "first",
+            How::Again => "again",
+            How::Anew => "anew",
+        }
+    }
+}
+
+/// The store's own record of its life.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Record {
+    pub who: String,
+    pub life: Incarnation,
+    /// The store's milliseconds from which on epochs are made and trusted.
+    pub trusted: u64,
+}
+
+/// The record after an instance has entered. Another server than the one that stands there begins another life, for
+/// it may have missed writes; so does one that we had been connected to and that has forgotten everything.
+pub fn enter(
+    stands: Option<Record>,
+    who: &str,
+    fresh: Incarnation,
+    how: How,
+    notice: Duration,
+    now: Timestamp,
+) -> Record {
+    let known = stands.is_some();
+    match stands {
+        Some(record) if record.who == who && how != How::Anew => record,
+        _ => Record {
+            who: who.to_owned(),
+            life: fresh,
+            trusted: match how {
+                // Nobody has holds to put back. (Unless an emptied store is first reached by a new instance.)
+                How::First if !known => now.as_millis(),
+                _ => now.plus(notice).as_millis(),
+            },
+        },
+    }
+}
+
+/// How long nothing is trusted on this link, if the life itself has so long left to wait and the store was `away`.
+/// Who was away for longer than a moment may be back before an instance that has forwarded a write without a hold
+/// meanwhile, and is still to say so.
+pub fn untrusted_for(life: Duration, how: How, away: Duration) -> Duration {
+    match how {
+        How::Again | How::Anew if away >= A_MOMENT => life.max(NOTICE),
+        _ => life,
+    }
+}
+
+impl Record {
+    /// As it stands in the store: `who life trusted`.
+    pub fn parse(text: &str) -> Option<Record> {
+        let mut words = text.split(' ');
+        let who = words.next()?.to_owned();
+        let life = words.next().filter(|life| life.len() == 8)?;
+        let life = Incarnation(u32::from_str_radix(life, 16).ok()?);
+        let trusted = words.next()?.parse().ok()?;
+        words
+            .next()
+            .is_none()
+            .then_some(Record { who, life, trusted })
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:08x} {}", self.who, self.life.0, self.trusted)
+    }
+}
