@@ -1,0 +1,37 @@
+//! Protocols that look right and are not: what the explorer must find, always. Each is the shipped one but for one rule.
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// What ships.
+    Whole,
+    /// A copy is there or not; a write drops what it knows after it was answered.
+    PurgeAfter,
+    /// The same, and once more before.
+    PurgeBeforeAndAfter,
+    /// Nobody is told that a write is in flight.
+    EpochWithoutHold,
+    /// Whoever wants what is being fetched waits for it, whenever that was sent.
+    CollapsingWithoutTheEpoch,
+    /// A deletion whose answer was lost is sent again, and its 404 taken for "nothing has changed".
+    ResentDelete,
+    /// A 404 that is being fetched is shared like any other answer.
+    Joined404,
+    /// Rule 1: no fresh bits.
+    EpochUsedTwice,
+    /// Rule 2: a finish takes all holds away.
+    FinishClearsAllHolds,
+    /// Rule 2: a change leaves the epoch.
+    FinishLeavesTheEpoch,
+    /// Rule 3: forwarded once one of its states is held.
+    ForwardedHalfHeld,
+    /// Rule 4: an ambiguous finish does not put back a hold that was lost.
+    LostHoldStaysLost,
+    /// Rule 5: the client library reconnects by itself, and nobody asks which life the store lives.
+    ReconnectsSilently,
+    /// Rule 6: who is linked again trusts what it finds at once.
+    NoNoticeTime,
+    /// Rule 6: the holds of writes in flight are not put back.
+    HoldsNotPutBack,
+    /// Rule 7: a fetch without an epoch is joined after it has left.
+    UnfencedJoinedLate,
+}
