@@ -412,7 +412,8 @@ impl Setting {
             Step::CutAll => {
                 w.faults.push(Fault::CutAll);
                 for i in 0..INSTANCES {
-                    w.instances[i].reach = false;
+                    // As for a store that stops.
+                    w.instances[i].reach = self.without_store == WithoutStore::Refuse;
                     self.unlink(w, i, true);
                 }
             }
@@ -426,11 +427,12 @@ impl Setting {
                     Fault::RestartOlder => *w.store.snapshot.take().expect("a snapshot"),
                     _ => Data::default(),
                 };
-                self.lose_holds(w);
+                lose_holds(w, |writer| writer.stage == WriterStage::Dead);
                 if self.variant == Variant::ReconnectsSilently {
                     return told;
                 }
-                w.store.up = false;
+                // Where writes are refused, a store that is away for long is like one that is connected to late.
+                w.store.up = self.without_store == WithoutStore::Refuse;
                 for i in 0..INSTANCES {
                     self.unlink(w, i, false);
                 }
@@ -439,12 +441,12 @@ impl Setting {
             Step::Forget(k) => {
                 w.faults.push(Fault::StateLost);
                 w.store.data.states[k] = State::default();
-                self.lose_holds(w);
+                lose_holds(w, |_| true);
             }
             Step::Flush => {
                 w.faults.push(Fault::Flush);
                 w.store.data = Data::default();
-                self.lose_holds(w);
+                lose_holds(w, |_| true);
             }
             Step::Long(i) => {
                 let outage = w.instances[i].away.expect("it is away").outage;
@@ -522,7 +524,10 @@ impl Setting {
             link.life = life;
         }
         let mut keys = vec![family.key()];
-        keys.extend(family.absence());
+        // Where nobody creates or deletes nobody is shown a 404, and that fence fences nothing.
+        if w.writers.iter().any(|writer| writer.deed != Deed::Change) {
+            keys.extend(family.absence());
+        }
         let seen: Vec<(StateKey, Seen)> = keys
             .into_iter()
             .map(|key| {
@@ -926,6 +931,7 @@ impl Setting {
                 }
             }
         }
+        lose_holds(w, |writer| writer.stage == WriterStage::Dead);
         for reader in w.readers.iter_mut().filter(|one| usize::from(one.at) == i) {
             if reader.stage != ReaderStage::Idle {
                 reader.stage = ReaderStage::Over;
@@ -990,18 +996,18 @@ impl Setting {
         instance.away = None;
         instance.cut_alone = false;
     }
+}
 
-    /// Whose hold is gone while its write is in flight.
-    fn lose_holds(&self, w: &mut World) {
-        for (n, writer) in w.writers.iter_mut().enumerate() {
-            let hold = HoldId(n as u64);
-            let held = writer.deed.states().iter().all(|key| {
-                let state = &w.store.data.states[Family::of(key) as usize];
-                state.holds().any(|id| id == hold)
-            });
-            let in_flight = writer.writing.is_some() || writer.may_commit;
-            writer.hold_lost |= in_flight && !held;
-        }
+/// Whose hold is gone while its write is in flight. A living instance puts back what a restart of the store has lost.
+fn lose_holds(w: &mut World, cannot_put_back: impl Fn(&Writer) -> bool) {
+    for (n, writer) in w.writers.iter_mut().enumerate() {
+        let hold = HoldId(n as u64);
+        let held = writer.deed.states().iter().all(|key| {
+            let state = &w.store.data.states[Family::of(key) as usize];
+            state.holds().any(|id| id == hold)
+        });
+        let in_flight = writer.writing.is_some() || writer.may_commit;
+        writer.hold_lost |= in_flight && !held && cannot_put_back(writer);
     }
 }
 
