@@ -193,8 +193,32 @@ fn without_faults_nothing_older_is_shown_and_there_are_hits() {
     assert!(hits > 0 && collapsed > 0);
 }
 
+/// One world and all faults, as far as it takes seconds: the rest is below.
 #[test]
 fn with_one_fault_nothing_older_is_shown_but_for_what_is_documented() {
+    use WithoutStore::*;
+    let worlds = a_write();
+    let (apart, together) = (&worlds[0], &worlds[1]);
+    let runs: [(_, &[Fault], &[WithoutStore]); 7] = [
+        (apart, &[Fault::Broken, Fault::Error], &BOTH),
+        (apart, &[Fault::Crash], &BOTH),
+        (apart, &[Fault::LinkLost], &BOTH),
+        (apart, &[Fault::StateLost, Fault::Flush], &BOTH),
+        (apart, &[Fault::CutOne, Fault::CutAll], &[Refuse]),
+        (together, &[Fault::CutOne, Fault::CutAll], &[Forward]),
+        (together, &[Fault::RestartEmpty], &[Refuse]),
+    ];
+    for ((name, start), faults, settings) in runs {
+        for without_store in settings {
+            let setting = whole(*without_store, faults, 1);
+            assert_kept(name, &setting, &run(name, start, &setting));
+        }
+    }
+}
+
+#[test]
+#[ignore = "minutes, and a release build"]
+fn with_one_fault_in_all_worlds() {
     for (name, start) in &a_write() {
         for faults in FAULTS {
             for without_store in BOTH {
@@ -206,10 +230,15 @@ fn with_one_fault_nothing_older_is_shown_but_for_what_is_documented() {
 }
 
 #[test]
-#[ignore = "minutes"]
-fn with_one_fault_in_larger_worlds() {
+#[ignore = "minutes, and a release build"]
+fn with_one_fault_and_two_writers_or_three_readers() {
+    let faults: [&[Fault]; 3] = [
+        &[Fault::Broken, Fault::Error],
+        &[Fault::Crash],
+        &[Fault::StateLost, Fault::Flush],
+    ];
     for (name, start) in &[three_readers(), two_writers()].concat() {
-        for faults in FAULTS {
+        for faults in faults {
             for without_store in BOTH {
                 let setting = whole(without_store, faults, 1);
                 assert_kept(name, &setting, &run(name, start, &setting));
@@ -219,40 +248,38 @@ fn with_one_fault_in_larger_worlds() {
 }
 
 #[test]
-#[ignore = "minutes"]
+#[ignore = "minutes, and a release build"]
 fn what_two_faults_break() {
+    /// Of each pair so many worlds, nearest first: there are too many for all.
+    const OF_A_PAIR: usize = 600_000;
     let mut kinds: BTreeMap<_, Vec<String>> = BTreeMap::new();
     let all: Vec<Fault> = FAULTS.concat();
-    for (name, start) in &a_write()[..1] {
-        for without_store in BOTH {
-            for (n, one) in all.iter().enumerate() {
-                for other in &all[n..] {
-                    let setting = whole(without_store, &[*one, *other], 2);
-                    let explored = explore(start, &setting, Until::TheEnd, MOST);
-                    println!(
-                        "{:>9} states{}, {without_store:?}, {name}; {one:?} {other:?}",
-                        explored.states,
-                        if explored.cut_short {
-                            " (and more)"
-                        } else {
-                            ""
-                        }
-                    );
-                    for ((violation, faults), trace) in explored.found {
-                        kinds
-                            .entry((format!("{without_store:?}"), faults, violation))
-                            .or_insert(trace);
-                    }
+    let start = begun(a_write()[0].1.clone());
+    let (mut states, mut whole_pairs, mut pairs) = (0, 0, 0);
+    for without_store in BOTH {
+        for (n, one) in all.iter().enumerate() {
+            for other in &all[n..] {
+                let faults = match one == other {
+                    true => vec![*one],
+                    false => vec![*one, *other],
+                };
+                let setting = whole(without_store, &faults, 2);
+                let explored = explore(&start, &setting, Until::TheEnd, OF_A_PAIR);
+                states += explored.states;
+                pairs += 1;
+                whole_pairs += usize::from(!explored.cut_short);
+                for ((violation, faults), trace) in explored.found {
+                    let setting = format!("{without_store:?}");
+                    kinds.entry((setting, faults, violation)).or_insert(trace);
                 }
             }
         }
     }
-    for ((without_store, faults, violation), trace) in &kinds {
-        println!(
-            "{without_store} {faults:?} {violation:?}\n    {}",
-            trace.join("\n    ")
-        );
+    for ((setting, faults, violation), trace) in &kinds {
+        let lines = trace.join("\n        ");
+        println!("{setting} {faults:?} {violation:?}\n        {lines}");
     }
+    println!("{states} states; {whole_pairs} of {pairs} pairs to the end");
 }
 
 /// Where all writers hold what they touch, and are at the API.

@@ -72,10 +72,6 @@ pub fn explore(start: &World, setting: &Setting, until: Until, most: usize) -> E
             }
             if known.len() >= most {
                 explored.cut_short = true;
-                if std::env::var("DBG").is_ok() {
-                    println!("{}", trace(start, setting, &from, number, *step).join("\n"));
-                    println!("{next:#?}");
-                }
                 explored.states = known.len();
                 return explored;
             }

@@ -819,13 +819,13 @@ impl Setting {
     }
 
     fn act(&self, w: &mut World, n: usize, act: Act) {
+        let linked = w.instances[usize::from(w.writers[n].at)].link.is_some();
         let writer = &mut w.writers[n];
         writer.stage = match act {
             Act::Tell(step) => WriterStage::Telling {
                 step,
                 ran: 0,
-                // It has found the link under the book's lock.
-                failed: false,
+                failed: !linked,
             },
             Act::Notice => WriterStage::Noticing,
             Act::Forward => {
