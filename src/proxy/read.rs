@@ -98,14 +98,12 @@ async fn look_up(
     Ok(match found.await {
         LookUp::Hit(stored, left) if asked.holds(stored.head.varied()) => {
             trace!(copy = %asked.copy, "served");
-            let handling = Handling::Hit {
-                ttl: left.as_secs(),
-            };
-            Looked::Hit(reply::from_copy(
+            let ttl = left.as_secs();
+            Looked::Hit(reply::hit(
                 &client.method,
                 &client.fields,
                 &stored,
-                handling,
+                ttl,
                 now,
             ))
         }
@@ -207,15 +205,13 @@ async fn wait(
     match answer {
         None => Ok(None),
         Some(Answer::Found(stored, left)) => {
-            let handling = Handling::Hit {
-                ttl: left.as_secs(),
-            };
-            Ok(Some(reply::from_copy(
+            let (ttl, now) = (left.as_secs(), clock::now());
+            Ok(Some(reply::hit(
                 &client.method,
                 &client.fields,
                 &stored,
-                handling,
-                clock::now(),
+                ttl,
+                now,
             )))
         }
         Some(Answer::Varied(fetched)) if leads => Ok(Some(whole(client, &fetched, why, collapsed))),
@@ -294,18 +290,13 @@ async fn open(setup: &Setup, served: &Served, states: &States) -> (Result<Epochs
 fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
     let handling = Handling::Forwarded {
         why: forward_word(why),
-        status: Some(fetched.copy.status),
+        status: Some(fetched.status),
         stored: fetched.not_stored.is_none(),
         collapsed,
         detail: Some(fetched.not_stored.unwrap_or(why).word()),
     };
-    reply::from_copy(
-        &client.method,
-        &client.fields,
-        &fetched.copy,
-        handling,
-        clock::now(),
-    )
+    let answer = (fetched.status, &fetched.fields, &fetched.body);
+    reply::fetched(&client.method, &client.fields, answer, handling)
 }
 
 fn read_along(coming: &Coming, follower: &Follower<Answer>, why: Reason, collapsed: bool) -> Reply {
