@@ -8,7 +8,6 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, Version};
-use larder::caching::cache_status::Handling;
 use larder::caching::directives::Directives;
 use larder::caching::freshness::Exchange;
 use larder::caching::head::Head;
@@ -137,10 +136,7 @@ fn reply(criterion: &mut Criterion) {
     let now = clock::now();
     let (copy, fields) = (Arc::new(copy(&States::new(), now)), fields_of_a_browser());
     criterion.bench_function("reply: from a copy", |b| {
-        b.iter(|| {
-            let hit = Handling::Hit { ttl: 3599 };
-            reply::from_copy(&Method::GET, &fields, black_box(&copy), hit, now)
-        })
+        b.iter(|| reply::hit(&Method::GET, &fields, black_box(&copy), 3599, now))
     });
 }
 

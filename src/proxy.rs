@@ -104,15 +104,17 @@ impl Proxy {
         request: Request<Incoming>,
         peer: Option<IpAddr>,
     ) -> Response<ReplyBody> {
-        let started = clock::stopwatch();
         let setup = self.setup();
         let (mut route, access_log) = (None, setup.config.logs.access);
-        let told = access_log.then(|| (request.method().clone(), request.uri().path().to_owned()));
+        let told = access_log.then(|| {
+            let path = request.uri().path().to_owned();
+            (clock::stopwatch(), request.method().clone(), path)
+        });
         let reply = match self.answer(&setup, request, peer, &mut route).await {
             Ok(reply) => reply,
             Err(error) => reply::error(error),
         };
-        if let Some((method, path)) = told {
+        if let Some((started, method, path)) = told {
             let route = route.map_or("-", |route: usize| setup.config.routes[route].path.as_str());
             log(&method, &path, route, &reply, started.elapsed());
         }

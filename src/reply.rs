@@ -23,42 +23,60 @@ pub struct Reply {
     pub handling: Handling,
 }
 
-/// From a copy: whole, or 304 where the client's own is still good.
-pub fn from_copy(
+/// A hit, fresh for `ttl` seconds more: whole, or 304 where the client's own is still good.
+pub fn hit(
     method: &Method,
     request: &HeaderMap,
     stored: &Stored,
-    handling: Handling,
+    ttl: u64,
     now: Timestamp,
 ) -> Reply {
-    let not_modified = stored.status == StatusCode::OK
-        && conditions::are_in(request)
+    let not_modified = conditions::are_in(request)
+        && stored.status == StatusCode::OK
         && conditions::not_modified(request, &stored.head.fields());
-    let mut fields = match handling {
-        Handling::Hit { ttl } => {
-            let age = stored.age(now).as_secs();
-            stored.head.of_a_hit(said_age(age), said_hit(ttl))
-        }
-        Handling::Forwarded { .. } | Handling::Own { .. } => {
-            dressed(stored.head.fields(), handling)
-        }
-    };
+    let age = stored.age(now).as_secs();
+    let fields = stored.head.of_a_hit(said_age(age), said_hit(ttl));
+    let response = whole(method, not_modified, stored.status, fields, &stored.body);
+    let handling = Handling::Hit { ttl };
+    Reply { response, handling }
+}
+
+/// An answer that has just been fetched, all of it: whole, or 304 where the client's own is still good.
+pub fn fetched(
+    method: &Method,
+    request: &HeaderMap,
+    (status, fields, body): (StatusCode, &HeaderMap, &Bytes),
+    handling: Handling,
+) -> Reply {
+    let not_modified = status == StatusCode::OK && conditions::not_modified(request, fields);
+    let fields = dressed(fields.clone(), handling);
+    let response = whole(method, not_modified, status, fields, body);
+    Reply { response, handling }
+}
+
+fn whole(
+    method: &Method,
+    not_modified: bool,
+    status: StatusCode,
+    mut fields: HeaderMap,
+    body: &Bytes,
+) -> Response<ReplyBody> {
     if not_modified {
         fields = conditions::of_a_304(&fields, &OURS);
     } else if *method == Method::HEAD {
-        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     let has_body = !not_modified && *method != Method::HEAD;
     let mut response = Response::new(match has_body {
-        true => ReplyBody::whole(stored.body.clone()),
+        true => ReplyBody::whole(body.clone()),
         false => ReplyBody::Empty,
     });
     *response.headers_mut() = fields;
     *response.status_mut() = match not_modified {
         true => StatusCode::NOT_MODIFIED,
-        false => stored.status,
+        false => status,
     };
-    Reply { response, handling }
+    response
 }
 
 /// What many hits in a row say: spelled once, and then known for as long as it stays the same.

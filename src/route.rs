@@ -910,6 +910,20 @@ fn is_canonical(raw_path: &str) -> bool {
     let Some(body) = raw_path.strip_prefix('/') else {
         return false;
     };
+    // Nearly always: nothing that could be spelled otherwise.
+    let mut before = b'/';
+    let is_plain = body.bytes().all(|byte| {
+        let plain = match byte {
+            b'/' | b'.' => before != b'/',
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'~' => true,
+            _ => false,
+        };
+        before = byte;
+        plain
+    });
+    if is_plain {
+        return true;
+    }
     let is_dots = |segment: &[u8]| matches!(segment, b"." | b"..");
     let mut begins = 0;
     for (at, _) in body.bytes().enumerate().filter(|(_, byte)| *byte == b'/') {

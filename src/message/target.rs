@@ -127,7 +127,7 @@ pub fn valid_host(text: &str) -> bool {
             && name.len() <= 253
             && name
                 .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+                .all(|b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~'))
     });
     port_is_valid && name_is_valid
 }

@@ -50,9 +50,11 @@ pub enum Answer {
 }
 
 pub struct Fetched {
-    /// As it was, or would have been, stored.
-    pub copy: Arc<Stored>,
-    /// Why it was not.
+    pub status: StatusCode,
+    /// End to end, complete with Date.
+    pub fields: HeaderMap,
+    pub body: Bytes,
+    /// Why it was not stored.
     pub not_stored: Option<Reason>,
     /// The upstream's answer itself was not storable for its status: shared only with whom it may be.
     pub for_its_status: bool,
@@ -338,53 +340,60 @@ impl Incoming {
     async fn keep(&mut self, fetch: &Fetch, body: Bytes) -> Fetched {
         let mut fields = storing::kept_fields(&self.fields, self.exchange);
         fields.remove(header::CONTENT_LENGTH);
-        let mut copy = Stored {
+        let (not_stored, for_its_status) = match self.storable.take() {
+            None => (Some(Reason::Status), self.for_its_status),
+            Some(storable) => {
+                let stored = self.store(fetch, storable, &fields, &body).await;
+                (stored.err(), false)
+            }
+        };
+        Fetched {
             status: self.status,
-            head: Head::new(fields, &fetch.asked.origin, &self.varied),
+            fields,
             body,
-            response_time: self.exchange.response_time,
-            initial_age: Duration::ZERO,
-            lifetime: Duration::ZERO,
-            epochs: Default::default(),
-        };
-        let unstored = |copy, reason, for_its_status| Fetched {
-            copy: Arc::new(copy),
-            not_stored: Some(reason),
+            not_stored,
             for_its_status,
-        };
-        let Some(storable) = self.storable.take() else {
-            return unstored(copy, Reason::Status, self.for_its_status);
-        };
+        }
+    }
+
+    async fn store(
+        &self,
+        fetch: &Fetch,
+        storable: Storable,
+        fields: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<(), Reason> {
         if let Some(reason) = self.not_stored {
-            return unstored(copy, reason, false);
+            return Err(reason);
         }
         let asked = match fetch.asked.holds(&self.varied) {
             true => Some(fetch.asked.clone()),
             false => fetch.asked_again(),
         };
         let (Some(asked), Ok(epochs)) = (asked, fetch.epochs.clone()) else {
-            return unstored(copy, Reason::Held, false);
+            return Err(Reason::Held);
         };
         if asked.copy.contains('~')
             && !fetch
                 .setup
                 .may_add_copy(&asked.family, fetch.served().route.ttl, clock::now())
         {
-            return unstored(copy, Reason::TooManyCopies, false);
+            return Err(Reason::TooManyCopies);
         }
-        (copy.initial_age, copy.lifetime, copy.epochs) =
-            (storable.initial_age, storable.lifetime, epochs);
-        let copy = Arc::new(copy);
-        let stored = fetch
+        let copy = Stored {
+            status: self.status,
+            head: Head::new(fields.clone(), &fetch.asked.origin, &self.varied),
+            body: body.clone(),
+            response_time: self.exchange.response_time,
+            initial_age: storable.initial_age,
+            lifetime: storable.lifetime,
+            epochs,
+        };
+        fetch
             .setup
             .coherence
-            .commit(&asked.copy, copy.clone(), clock::now())
-            .await;
-        Fetched {
-            copy,
-            not_stored: stored.err(),
-            for_its_status: false,
-        }
+            .commit(&asked.copy, Arc::new(copy), clock::now())
+            .await
     }
 }
 

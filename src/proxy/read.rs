@@ -29,22 +29,29 @@ pub async fn read(
     client: Client,
 ) -> Result<Reply, Error> {
     let served = &setup.served[route];
-    let looked = match present(setup, served, &captures, &client) {
-        Presented::Asked(asked) => look_up(setup, served, &client, asked).await,
-        Presented::Pass(reason) => Looked::Pass(reason),
-        Presented::Refused(refusal) => return Err(refusal.into()),
-    };
+    let presented = present(setup, served, &captures, &client);
+    let looked = look_up(setup, served, &client, &presented).await?;
     match looked {
         Looked::Hit(reply) => Ok(reply),
         // Boxed, or a hit would carry room for all that it does not need.
-        other => Box::pin(go_on(setup, route, captures, Arc::new(client), other)).await,
+        other => {
+            Box::pin(go_on(
+                setup,
+                route,
+                captures,
+                Arc::new(client),
+                presented,
+                other,
+            ))
+            .await
+        }
     }
 }
 
 /// What a look-up came to, for one client.
 enum Looked {
     Hit(Reply),
-    Miss(Asked, Reason),
+    Miss(Reason),
     /// The key was not what it should have been: look again.
     Again,
     Pass(Reason),
@@ -73,23 +80,30 @@ pub fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Cli
     )
 }
 
-async fn look_up(setup: &Setup, served: &Served, client: &Client, asked: Asked) -> Looked {
+async fn look_up(
+    setup: &Setup,
+    served: &Served,
+    client: &Client,
+    presented: &Presented,
+) -> Result<Looked, Error> {
+    let asked = match presented {
+        Presented::Asked(asked) => asked,
+        Presented::Pass(reason) => return Ok(Looked::Pass(*reason)),
+        Presented::Refused(refusal) => return Err((*refusal).into()),
+    };
     let now = clock::now();
-    match setup
+    let found = setup
         .coherence
-        .look_up(&asked.copy, &asked.states, &asked.origin, now)
-        .await
-    {
+        .look_up(&asked.copy, &asked.states, &asked.origin, now);
+    Ok(match found.await {
         LookUp::Hit(stored, left) if asked.holds(stored.head.varied()) => {
             trace!(copy = %asked.copy, "served");
-            let handling = Handling::Hit {
-                ttl: left.as_secs(),
-            };
-            Looked::Hit(reply::from_copy(
+            let ttl = left.as_secs();
+            Looked::Hit(reply::hit(
                 &client.method,
                 &client.fields,
                 &stored,
-                handling,
+                ttl,
                 now,
             ))
         }
@@ -100,9 +114,9 @@ async fn look_up(setup: &Setup, served: &Served, client: &Client, asked: Asked) 
         }
         LookUp::Miss(reason) => {
             debug!(copy = %asked.copy, why = reason.word(), "nothing to serve");
-            Looked::Miss(asked, reason)
+            Looked::Miss(reason)
         }
-    }
+    })
 }
 
 /// The way of whatever is no hit at once.
@@ -111,6 +125,7 @@ async fn go_on(
     route: usize,
     captures: Captures,
     client: Arc<Client>,
+    mut presented: Presented,
     mut looked: Looked,
 ) -> Result<Reply, Error> {
     let served = &setup.served[route];
@@ -118,16 +133,16 @@ async fn go_on(
         |why: Forward, detail| pass::pass(setup, &client, RequestBody::Empty, why, Some(detail));
     let mut why = Reason::Absent;
     for _ in 0..ATTEMPTS {
-        let asked = match looked {
+        let missed = match looked {
             Looked::Hit(reply) => return Ok(reply),
             Looked::Pass(reason) => return alone(Forward::Bypass, reason).await,
-            Looked::Again => None,
-            Looked::Miss(asked, reason) => {
+            Looked::Again => false,
+            Looked::Miss(reason) => {
                 why = reason;
-                Some(asked)
+                true
             }
         };
-        if let Some(asked) = asked {
+        if missed && let Presented::Asked(asked) = presented {
             if why == Reason::OtherOrigin && !served.said_other_origin.swap(true, Ordering::Relaxed)
             {
                 warn!(route = served.route.path.as_str(), origin = %asked.origin,
@@ -142,11 +157,8 @@ async fn go_on(
                 return Ok(reply);
             }
         }
-        looked = match present(setup, served, &captures, &client) {
-            Presented::Asked(asked) => look_up(setup, served, &client, asked).await,
-            Presented::Pass(reason) => Looked::Pass(reason),
-            Presented::Refused(refusal) => return Err(refusal.into()),
-        };
+        presented = present(setup, served, &captures, &client);
+        looked = look_up(setup, served, &client, &presented).await?;
     }
     match looked {
         Looked::Hit(reply) => Ok(reply),
@@ -193,15 +205,13 @@ async fn wait(
     match answer {
         None => Ok(None),
         Some(Answer::Found(stored, left)) => {
-            let handling = Handling::Hit {
-                ttl: left.as_secs(),
-            };
-            Ok(Some(reply::from_copy(
+            let (ttl, now) = (left.as_secs(), clock::now());
+            Ok(Some(reply::hit(
                 &client.method,
                 &client.fields,
                 &stored,
-                handling,
-                clock::now(),
+                ttl,
+                now,
             )))
         }
         Some(Answer::Varied(fetched)) if leads => Ok(Some(whole(client, &fetched, why, collapsed))),
@@ -280,18 +290,13 @@ async fn open(setup: &Setup, served: &Served, states: &States) -> (Result<Epochs
 fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
     let handling = Handling::Forwarded {
         why: forward_word(why),
-        status: Some(fetched.copy.status),
+        status: Some(fetched.status),
         stored: fetched.not_stored.is_none(),
         collapsed,
         detail: Some(fetched.not_stored.unwrap_or(why).word()),
     };
-    reply::from_copy(
-        &client.method,
-        &client.fields,
-        &fetched.copy,
-        handling,
-        clock::now(),
-    )
+    let answer = (fetched.status, &fetched.fields, &fetched.body);
+    reply::fetched(&client.method, &client.fields, answer, handling)
 }
 
 fn read_along(coming: &Coming, follower: &Follower<Answer>, why: Reason, collapsed: bool) -> Reply {

@@ -60,15 +60,19 @@ pub fn decode(value: &Bytes, known: &[StateKey]) -> Option<Stored> {
     if !spaces || body.checked_add(line)? != content.len() || xxh3_64(content) != checksum {
         return None;
     }
-    let mut words = content[body..]
-        .strip_prefix(b"\n")?
-        .splitn(6, |&b| b == b'\t');
-    let status = StatusCode::from_bytes(words.next()?).ok()?;
-    let mut number = |name: &[u8]| decimal(words.next()?.strip_prefix(name)?);
+    let mut line = content[body..].strip_prefix(b"\n")?;
+    let mut word = || {
+        let end = memchr::memchr(b'\t', line)?;
+        let word;
+        (word, line) = (&line[..end], &line[end + 1..]);
+        Some(word)
+    };
+    let status = StatusCode::from_bytes(word()?).ok()?;
+    let mut number = |name: &[u8]| decimal(word()?.strip_prefix(name)?);
     let response_time = Timestamp::from_micros(number(b"t=")?);
     let initial_age = Duration::from_micros(number(b"age=")?);
     let lifetime = Duration::from_micros(number(b"life=")?);
-    let epochs = words.next()?.strip_prefix(b"epochs=")?;
+    let epochs = word()?.strip_prefix(b"epochs=")?;
     let epochs = epochs
         .split(|&b| b == b',')
         .filter(|entry| !entry.is_empty())
@@ -87,7 +91,7 @@ pub fn decode(value: &Bytes, known: &[StateKey]) -> Option<Stored> {
         .collect::<Option<Epochs>>()?;
     Some(Stored {
         status,
-        head: Head::read(&value.slice_ref(words.next()?))?,
+        head: Head::read(&value.slice_ref(line))?,
         body: value.slice(..body),
         response_time,
         initial_age,

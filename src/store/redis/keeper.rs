@@ -41,6 +41,9 @@ const BEATS: u32 = 10;
 /// Heartbeats after which one connection is stuck, although the server answers on others.
 const STUCK: u32 = 8 * BEATS;
 
+/// Between two attempts to connect.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
 /// However the server is reached.
 type Stream = Either<TcpStream, Either<UnixStream, TlsStream<TcpStream>>>;
 
@@ -65,16 +68,16 @@ impl fmt::Display for NoLink {
 impl Shared {
     /// The keeper's life: watch the link; when it is lost, make the next.
     pub(super) async fn keep(self: Arc<Self>, mut link: Option<Arc<Link>>) {
-        let mut pause = Duration::from_millis(50);
+        let mut pause = SHORTEST_PAUSE;
         let mut complained: Option<Instant> = None;
         loop {
             if let Some(link) = link.take() {
                 let why = self.watch(&link).await;
                 self.lost(Health::Down(why));
                 link.give_up();
-                pause = Duration::from_millis(50);
+                pause = SHORTEST_PAUSE;
             }
-            tokio::time::sleep(pause).await;
+            self.rest(pause).await;
             match self.connect().await {
                 Ok(new) => {
                     complained = None;
@@ -103,6 +106,18 @@ impl Shared {
                     }
                     *self.health.lock() = Health::Refused(why);
                 }
+            }
+        }
+    }
+
+    /// Waits for so long before the next attempt, but only a little once the store is owed something: others may have
+    /// it back already, and show what we have replaced.
+    async fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        loop {
+            tokio::time::sleep(SHORTEST_PAUSE).await;
+            if Instant::now() >= until || !self.journal.is_empty() {
+                return;
             }
         }
     }
