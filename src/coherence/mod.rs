@@ -41,6 +41,10 @@
 //! a DEL of that very key), protects no longer until the write is finished. A hold that runs out while its write is
 //! still on the way protects no longer: an upload that is streamed for longer than `hold_for`. A store that hides its
 //! run id is taken for another after every reconnect; an instance that connects to it for the first time cannot tell.
+//!
+//! # How it is shown
+//! `tests/explore.rs` runs these very machines (`protocol`, `writing`, `journal`, `life`, `Fence`) through every order of steps
+//! and faults in small worlds; `tests/history.rs` tries the whole on real servers.
 
 pub mod flights;
 pub mod journal;
