@@ -75,13 +75,14 @@ pub fn enter(
     }
 }
 
-/// How long nothing is trusted on this link, if the life itself has so long left to wait and the store was `away`.
-/// Who was away for longer than a moment may be back before an instance that has forwarded a write without a hold
-/// meanwhile, and is still to say so.
-pub fn untrusted_for(life: Duration, how: How, away: Duration) -> Duration {
+/// How long nothing is trusted on this link, if the life itself has so long left to wait, the store was `away`, and the
+/// last link had so much of its own wait `left`. Who was away for longer than a moment may be back before an instance that
+/// has forwarded a write without a hold meanwhile, and is still to say so; and a link that breaks for a moment does not
+/// make that one any faster.
+pub fn untrusted_for(life: Duration, how: How, away: Duration, left: Duration) -> Duration {
     match how {
         How::Again | How::Anew if away >= A_MOMENT => life.max(NOTICE),
-        _ => life,
+        _ => life.max(left),
     }
 }
 
@@ -103,5 +104,20 @@ impl Record {
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:08x} {}", self.who, self.life.0, self.trusted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_breaks_for_a_moment_while_nothing_is_trusted_yet_waits_for_the_rest() {
+        let (none, rest) = (Duration::ZERO, NOTICE / 3);
+        let brief = A_MOMENT / 2;
+        assert_eq!(untrusted_for(none, How::Again, brief, rest), rest);
+        assert_eq!(untrusted_for(none, How::Again, brief, none), none);
+        assert_eq!(untrusted_for(NOTICE, How::Anew, brief, rest), NOTICE);
+        assert_eq!(untrusted_for(none, How::Again, A_MOMENT, rest), NOTICE);
     }
 }

@@ -465,8 +465,10 @@ impl Setting {
                 let now = w.now().as_millis();
                 let link = w.instances[i].link.as_mut().expect("it is linked");
                 link.trusted = true;
+                let life = link.life;
+                w.instances[i].untrusted = false;
                 if let Some(record) = &mut w.store.data.record
-                    && record.life == link.life
+                    && record.life == life
                 {
                     record.trusted = record.trusted.min(now);
                 }
@@ -919,6 +921,7 @@ impl Setting {
             away: None,
             entering: None,
             last_who: None,
+            untrusted: false,
             flights: vec![],
             cut_alone: false,
         };
@@ -954,7 +957,13 @@ impl Setting {
             Absence::Brief => NOTICE / 10,
             Absence::Longer => NOTICE,
         };
-        let wait = life::untrusted_for(std::time::Duration::from_millis(left), how, away);
+        // The rest of the last link's wait passes only as it does there: once the others have paid.
+        let rest = match instance.untrusted {
+            true => NOTICE,
+            false => std::time::Duration::ZERO,
+        };
+        let left = std::time::Duration::from_millis(left);
+        let wait = life::untrusted_for(left, how, away, rest);
         let link = Link {
             life: record.life,
             trusted: wait.is_zero() || self.variant == Variant::NoNoticeTime,
@@ -992,6 +1001,7 @@ impl Setting {
         if !instance.book.owes_nothing() {
             return self.copy_the_journal(w, i, entering.link);
         }
+        instance.untrusted = !entering.link.trusted;
         instance.link = Some(entering.link);
         instance.away = None;
         instance.cut_alone = false;

@@ -201,6 +201,8 @@ pub struct Instance {
     pub away: Option<Away>,
     pub entering: Option<Box<Entering>>,
     pub last_who: Option<u8>,
+    /// Its last link was not trusted yet.
+    pub untrusted: bool,
     pub flights: Vec<Flight>,
     /// Cut off alone, and not back since.
     pub cut_alone: bool,
@@ -383,6 +385,7 @@ impl World {
             away: None,
             entering: None,
             last_who: Some(1),
+            untrusted: false,
             flights: vec![],
             cut_alone: false,
         };

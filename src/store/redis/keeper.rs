@@ -354,7 +354,11 @@ impl Shared {
         let life = link.incarnate(self, who.as_deref(), how).await?;
         let since = *self.away_since.lock();
         let away = since.map_or(Duration::ZERO, |since| since.elapsed());
-        Ok(life::untrusted_for(life, how, away))
+        let (now, mut trusted_from) = (Instant::now(), self.trusted_from.lock());
+        let left = trusted_from.saturating_duration_since(now);
+        let wait = life::untrusted_for(life, how, away, left);
+        *trusted_from = now + wait;
+        Ok(wait)
     }
 
     /// Makes or adopts the deployment's secret, and names this configuration's states to the other instances.

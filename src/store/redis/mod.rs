@@ -57,6 +57,8 @@ struct Shared {
     health: Mutex<Health>,
     /// Who the server was, at the last connection.
     last_who: Mutex<Option<Option<String>>>,
+    /// Before then nothing is trusted, on the last link and on one that follows it at once.
+    trusted_from: Mutex<tokio::time::Instant>,
     /// Since when there is no link.
     away_since: Mutex<Option<tokio::time::Instant>>,
 }
@@ -95,6 +97,7 @@ impl Redis {
             secret: ArcSwapOption::empty(),
             health: Mutex::new(Health::Down("not connected yet".to_owned())),
             last_who: Mutex::new(None),
+            trusted_from: Mutex::new(tokio::time::Instant::now()),
             away_since: Mutex::new(Some(tokio::time::Instant::now())),
         });
         let first = match shared.connect().await {
