@@ -12,7 +12,9 @@ use larder::caching::cache_status::Reason;
 use larder::caching::head::Head;
 use larder::caching::stored::Stored;
 use larder::clock;
-use larder::coherence::protocol::{self, Incarnation, Outcome, Reply, Seen, Step};
+use larder::coherence::life::{self, How, Record};
+use larder::coherence::protocol::Reply as StepReply;
+use larder::coherence::protocol::{self, Incarnation, Outcome, Seen, Step};
 use larder::coherence::{HoldId, Journal, StateKey, States};
 use larder::config::{Redis as Settings, RedisEndpoint, Store as StoreSettings, StoreAddress};
 use larder::store::Store;
@@ -20,7 +22,7 @@ use larder::store::memory::Memory;
 use larder::store::redis::{Lifetimes, Redis};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use support::redis::RedisServer;
+use support::redis::{RedisServer, Reply};
 
 const TTL: Duration = Duration::from_secs(3600);
 const HOLD: Duration = Duration::from_secs(60);
@@ -68,7 +70,7 @@ async fn step(
         .step(std::slice::from_ref(state), step)
         .await
         .expect("the store is there");
-    let [Reply { seen, own_hold }] = replies[..] else {
+    let [StepReply { seen, own_hold }] = replies[..] else {
         panic!("one reply for one state")
     };
     let changed = last.replace(seen) != Some(seen);
@@ -120,6 +122,81 @@ fn the_script_in_redis_and_the_protocol_come_to_the_same_in_any_history() {
             let theirs = runtime.block_on(step(&redis, &state, *each, &mut in_redis));
             let ours = runtime.block_on(step(&memory, &state, *each, &mut in_memory));
             prop_assert_eq!(theirs, ours, "step {} of {:?}", n, steps);
+        }
+        Ok(())
+    });
+    done.unwrap();
+}
+
+/// Whoever enters however: which life it is, and whether it waits. The record's last word is the server's own time.
+#[test]
+fn the_script_that_enters_a_life_and_its_twin_come_to_the_same_in_any_history() {
+    let script = format!(
+        "#!lua flags=allow-oom\n{}",
+        include_str!("../src/store/redis/incarnation.lua")
+    );
+    let server = RedisServer::start();
+    // Over only when the test is, or at once: no clock is compared.
+    let notices = [Duration::ZERO, Duration::from_secs(86_400)];
+    let entry = (
+        prop_oneof![Just("a:1"), Just("b:2"), Just("unknown")],
+        prop_oneof![Just(How::First), Just(How::Again), Just(How::Anew)],
+        prop_oneof![Just(notices[0]), Just(notices[1])],
+        // What an operator, an eviction or another program leaves there.
+        prop_oneof![6 => Just(None), 1 => Just(Some("")), 1 => Just(Some("a:1 7 0")), 1 => Just(Some("a:1 0000000f 0"))],
+    );
+    let mut runner = TestRunner::new(Config {
+        cases: 200,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let done = runner.run(&proptest::collection::vec(entry, 1..15), |entries| {
+        server.run(&["DEL", "life"]);
+        let mut stands: Option<Record> = None;
+        for (n, (who, how, notice, left_there)) in entries.iter().enumerate() {
+            match left_there {
+                None => {}
+                Some("") => {
+                    server.run(&["DEL", "life"]);
+                    stands = None;
+                }
+                Some(text) => {
+                    server.set("life", text.as_bytes());
+                    stands = Record::parse(text);
+                }
+            }
+            let (fresh, now) = (format!("{:08x}", n + 100), clock::now());
+            let notice_ms = notice.as_millis().to_string();
+            let told = server.run(&[
+                "EVAL",
+                &script,
+                "1",
+                "life",
+                who,
+                &fresh,
+                "1000000",
+                how.word(),
+                &notice_ms,
+            ]);
+            let Reply::List(told) = told else {
+                panic!("two answers: {told:?}")
+            };
+            let ours = life::enter(
+                stands.take(),
+                who,
+                Incarnation(n as u32 + 100),
+                *how,
+                *notice,
+                now,
+            );
+            prop_assert_eq!(told[0].text(), format!("{:08x}", ours.life.0));
+            let waits = ours.trusted > now.as_millis() + 3_600_000;
+            prop_assert_eq!(told[1].number() > 3_600_000, waits);
+            let text = server.get("life").expect("it stands there");
+            let text = String::from_utf8(text).expect("text");
+            let theirs = Record::parse(&text).expect("a record");
+            prop_assert_eq!((&theirs.who, theirs.life), (&ours.who, ours.life));
+            stands = Some(theirs);
         }
         Ok(())
     });

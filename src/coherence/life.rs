@@ -120,4 +120,15 @@ mod tests {
         assert_eq!(untrusted_for(NOTICE, How::Anew, brief, rest), NOTICE);
         assert_eq!(untrusted_for(none, How::Again, A_MOMENT, rest), NOTICE);
     }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let (life, now) = (Incarnation(7), Timestamp::from_micros(5_000));
+        let record = enter(None, "who:when", life, How::First, NOTICE, now);
+        assert_eq!(record.to_string(), "who:when 00000007 5");
+        assert_eq!(Record::parse(&record.to_string()), Some(record));
+        for other in ["", "who", "who 7 5", "who 00000007 x", "who 00000007 5 6"] {
+            assert_eq!(Record::parse(other), None, "{other}");
+        }
+    }
 }
