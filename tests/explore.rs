@@ -284,12 +284,22 @@ fn what_two_faults_break(without_store: WithoutStore) {
     let two = begun(a_write()[0].1.clone());
     let readers = [(Family::One, 0), (Family::One, 1), (Family::One, 1)];
     let three = begun(World::new(&[(Deed::Change, 0)], &readers));
-    // Before the write has begun, and all are cut off already.
-    let mut cut = a_write()[0].1.clone();
-    whole(without_store, &[], 0).apply(&mut cut, Step::CutAll);
-    let (mut states, mut to_the_end) = (0, 0);
-    for faults in &pairs {
-        for start in [&cut, &two, &three] {
+    let cut = all_cut_off();
+    // The store was lost, and so was one of two instances, which may be there again before the other has its link.
+    let mut replaced = struck(
+        filled(world("", &[(Deed::Change, 0)], &readers)).1,
+        Step::Stop(RestartEmpty),
+    );
+    whole(without_store, &[], 0).apply(&mut replaced, Step::Crash(1));
+    let (mut states, mut worlds, mut to_the_end) = (0, 0, 0);
+    let lost: &[Fault] = &[Crash, RestartEmpty];
+    for (faults, starts) in pairs
+        .iter()
+        .map(|faults| (&faults[..], vec![&cut, &two, &three]))
+        .chain([(lost, vec![&replaced])])
+    {
+        for start in starts {
+            worlds += 1;
             let setting = whole(without_store, faults, 2);
             let explored = explore(start, &setting, Until::TheEnd, OF_A_PAIR);
             states += explored.states;
@@ -306,10 +316,7 @@ fn what_two_faults_break(without_store: WithoutStore) {
         let lines = trace.join("\n        ");
         println!("{without_store:?} {faults:?} {violation:?}\n        {lines}");
     }
-    println!(
-        "{states} states; {to_the_end} of {} worlds to the end",
-        3 * pairs.len()
-    );
+    println!("{states} states; {to_the_end} of {worlds} worlds to the end");
 }
 
 /// Where all writers hold what they touch, and are at the API.
@@ -324,6 +331,13 @@ fn begun(mut world: World) -> World {
         };
         setting.apply(&mut world, *step);
     }
+}
+
+/// Before the write has begun, and all are cut off already.
+fn all_cut_off() -> World {
+    let mut world = a_write()[0].1.clone();
+    whole(WithoutStore::Forward, &[], 0).apply(&mut world, Step::CutAll);
+    world
 }
 
 /// The same, and then a fault.
@@ -392,13 +406,25 @@ fn each_weaker_protocol_is_found_out() {
             &[Fault::RestartEmpty],
             1,
         ),
+        (ForwardedIsNotHeldLater, all_cut_off(), &[Fault::CutAll], 1),
+        (
+            WaitIsForgotten,
+            all_cut_off(),
+            &[Fault::CutAll, Fault::LinkLost],
+            2,
+        ),
         (UnfencedJoinedLate, empty_thrice(), &[], 0),
     ];
     let mut missed = vec![];
     for (variant, start, faults, budget) in cases {
+        // What waits for others is what forwards.
+        let without_store = match variant {
+            ForwardedIsNotHeldLater | WaitIsForgotten => WithoutStore::Forward,
+            _ => WithoutStore::Refuse,
+        };
         let setting = Setting {
             variant,
-            ..whole(WithoutStore::Refuse, faults, budget)
+            ..whole(without_store, faults, budget)
         };
         let explored = explore(&start, &setting, Until::Found, MOST);
         let found = explored

@@ -116,6 +116,38 @@ fn a_store_that_comes_back_empty_in_the_middle_of_a_write_keeps_nothing_until_it
     becomes_a_hit(&reader, LIST, "1");
 }
 
+/// Found by `tests/explore.rs`: between the store's return and the write's purge, the past was kept.
+#[test]
+fn a_write_that_was_forwarded_while_the_store_was_away_is_held_as_soon_as_it_is_back() {
+    let mut redis = RedisServer::start();
+    let api = Versioned::start();
+    let [writer, reader] =
+        [(); 2].map(|()| Larder::start(users_api(&api.origin, &redis.url(), "")));
+    becomes_a_hit(&reader, LIST, "0");
+    redis.kill();
+    eventually("both have noticed", || {
+        !writer.is_ready() && !reader.is_ready()
+    });
+    api.before.close();
+    std::thread::scope(|scope| {
+        let write = scope.spawn(|| writer.write("PATCH", USER));
+        eventually("the write is on its way, unheld", || {
+            api.origin.count_of("PATCH") == 1
+        });
+        redis.start_again();
+        eventually("both are connected again", || {
+            writer.is_ready() && reader.is_ready()
+        });
+        let state = redis.get("t:users:list~state").unwrap_or_default();
+        let state = String::from_utf8_lossy(&state).into_owned();
+        assert!(state.contains('@'), "it holds: {state:?}");
+        assert!(!reader.get(LIST).is_hit());
+        api.before.open();
+        assert_eq!(write.join().expect("the writer").text(), "1");
+    });
+    becomes_a_hit(&reader, LIST, "1");
+}
+
 #[test]
 fn a_write_whose_purge_cannot_be_confirmed_is_answered_504_where_writes_are_refused_and_purged_all_the_same()
  {

@@ -817,6 +817,12 @@ impl Setting {
         let away = w.instances[i].link.is_none();
         let writing = w.writers[n].writing.as_mut().expect("it is under way");
         let act = writing.next(event, &mut w.instances[i].book, away);
+        if self.variant == Variant::ForwardedIsNotHeldLater
+            && (event, act) == (Event::Noticed, Act::Forward)
+        {
+            let hold = HoldId(n as u64);
+            w.instances[i].book.finished(hold, Outcome::Unchanged);
+        }
         self.act(w, n, act);
     }
 
@@ -958,7 +964,7 @@ impl Setting {
             Absence::Longer => NOTICE,
         };
         // The rest of the last link's wait passes only as it does there: once the others have paid.
-        let rest = match instance.untrusted {
+        let rest = match instance.untrusted && self.variant != Variant::WaitIsForgotten {
             true => NOTICE,
             false => std::time::Duration::ZERO,
         };

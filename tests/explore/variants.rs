@@ -32,6 +32,11 @@ pub enum Variant {
     NoNoticeTime,
     /// Rule 6: the holds of writes in flight are not put back.
     HoldsNotPutBack,
+    /// Rule 6, and what shipped until it was explored: a write that was forwarded without a hold is not held when the
+    /// store is there again.
+    ForwardedIsNotHeldLater,
+    /// Rule 6, likewise: a link that breaks again ends the wait for those that are not back yet.
+    WaitIsForgotten,
     /// Rule 7: a fetch without an epoch is joined after it has left.
     UnfencedJoinedLate,
 }
