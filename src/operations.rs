@@ -290,6 +290,11 @@ fn find<'c>(config: &'c Config, text: &str) -> Result<(String, States, &'c Route
             route,
         )
     };
+    if text.starts_with('/') && text.contains('?') {
+        return Err(OperationError::Unknown(format!(
+            "the copy of a query stands at a key of its own, as `larder keys` lists it; `larder explain '{text}' --ask` looks at it"
+        )));
+    }
     if text.starts_with('/') {
         let found = crate::route::first_matches(
             &config.routes,

@@ -901,6 +901,17 @@ fn wrong(span: Range<usize>, cause: impl Into<String>, help: impl Into<String>) 
     }
 }
 
+/// Whether a path can be read in one way only, as nearly all can: nothing encoded, no empty or dot segment, no leading zero.
+pub fn is_plain(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    bytes.iter().enumerate().all(|(at, byte)| match byte {
+        b'/' | b'.' => at == 0 || bytes[at - 1] != b'/',
+        b'0'..=b'9' => at < 2 || bytes[at - 1] != b'0' || bytes[at - 2] != b'/',
+        b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'~' => true,
+        _ => false,
+    })
+}
+
 /// Whether the path is spelled in the one way that may be looked up: percent-encoded is what must
 /// be and nothing else, in upper case and as valid UTF-8; no `//`, `.`, `..` or `;`.
 ///
@@ -910,18 +921,7 @@ fn is_canonical(raw_path: &str) -> bool {
     let Some(body) = raw_path.strip_prefix('/') else {
         return false;
     };
-    // Nearly always: nothing that could be spelled otherwise.
-    let mut before = b'/';
-    let is_plain = body.bytes().all(|byte| {
-        let plain = match byte {
-            b'/' | b'.' => before != b'/',
-            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'~' => true,
-            _ => false,
-        };
-        before = byte;
-        plain
-    });
-    if is_plain {
+    if is_plain(raw_path) {
         return true;
     }
     let is_dots = |segment: &[u8]| matches!(segment, b"." | b"..");

@@ -528,7 +528,7 @@ fn celery_in_the_same_database() {
     let redis = RedisServer::start();
     queue_tasks(&redis, 1);
     let seen = Patient::on_store(&healthy(), &redis.url()).seen();
-    seen.warns("store-celery", "database: 1");
+    seen.warns("store-celery", "database: 2");
 }
 
 #[test]

@@ -129,6 +129,42 @@ fn what_splits_a_copy_is_named_and_never_shown() {
 }
 
 #[test]
+fn a_copy_that_no_write_drops_is_told_so() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = Larder::start(format!(
+        "{}  - {{path: /api/users/me/, key: 'users:me'}}\npurge:\n  - {{methods: [POST, PUT, PATCH, DELETE], path: '/api/users/<path:rest>', keys: ['users:list']}}\n",
+        users_api(&origin, "memory:", "")
+            .split_once("purge:")
+            .unwrap()
+            .0,
+    ));
+    let file = larder.file();
+    let exit = run(
+        &["explain", "/api/users/me/", "-c", file.to_str().unwrap()],
+        &[],
+    );
+    let line = exit
+        .output
+        .lines()
+        .find(|line| line.starts_with("dropped by"));
+    let line = line.unwrap_or_else(|| panic!("{exit:?}"));
+    assert!(
+        line.contains("no write") && line.contains("larder purge users:me"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_target_that_is_no_path_is_an_error_and_no_refused_request() {
+    for target in ["users", "api/users/"] {
+        let exit = run(&["explain", target, "-c", SHIPPED], &[]);
+        assert!(!exit.status.success(), "{exit:?}");
+        let said = format!("{exit:?}");
+        assert!(said.contains("neither a path nor a URL"), "{said}");
+    }
+}
+
+#[test]
 fn where_no_route_matches_each_says_why_not() {
     let text = shipped(&["/api/users/me/"]);
     assert!(

@@ -182,8 +182,15 @@ fn text(told: &Explanation, by: Option<&str>) -> String {
         let what = format!("{} {}   {by}", dropper.methods.join(" "), dropper.path);
         page.line(if n == 0 { "dropped by" } else { "" }, &what);
     }
-    if let (Some(copy), false) = (&told.copy, told.dropped_by.is_empty()) {
-        page.line("", &format!("larder purge {}", copy.family));
+    if let Some(copy) = &told.copy {
+        let by_hand = format!("larder purge {}", copy.family);
+        match told.dropped_by.is_empty() {
+            true => page.line(
+                "dropped by",
+                &format!("no write: name its key in a rule under `purge`; until then its ttl, or {by_hand}"),
+            ),
+            false => page.line("", &by_hand),
+        }
     }
     found(told, by, &mut page);
     if let Some(status) = &told.cache_status {

@@ -34,10 +34,12 @@ impl Question {
     pub(super) fn request(&self, config: &Config) -> Result<(Request<Announced>, bool), String> {
         let method = Method::from_bytes(self.method.as_bytes())
             .map_err(|_| format!("`{}` is not a method", self.method))?;
-        let uri: Uri = self
-            .target
-            .parse()
-            .map_err(|_| "the target is neither a path nor a URL: write `/api/users/?page=2`")?;
+        let neither = "the target is neither a path nor a URL: write `/api/users/?page=2`";
+        let uri: Uri = self.target.parse().map_err(|_| neither)?;
+        // `users` alone reads as a host, which only CONNECT asks for.
+        if uri.authority().is_some() && uri.scheme().is_none() {
+            return Err(neither.to_owned());
+        }
         let mut request = Request::new(Announced {
             length: self.content,
             chunked: false,
@@ -73,7 +75,7 @@ impl Question {
                 let target = uri.path_and_query().map_or("/", |both| both.as_str());
                 *request.uri_mut() = target.parse().map_err(|_| "the URL has no path")?;
             }
-            Some(_) | None => {
+            _ => {
                 if !given && let Ok(host) = HeaderValue::from_str(&assumed_host(config)) {
                     request.headers_mut().insert(header::HOST, host);
                 }

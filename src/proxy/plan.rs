@@ -8,7 +8,7 @@ use crate::caching::key::{family_state, group_state};
 use crate::coherence::{StateKey, States};
 use crate::config::{Config, PurgeRule, Route};
 use crate::message::target::TargetUri;
-use crate::route::{Captures, Decoded, FamilyPattern, first_matches};
+use crate::route::{Captures, Decoded, FamilyPattern, first_matches, is_plain};
 
 /// What is to be done with a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,33 +64,19 @@ pub enum Claim {
 }
 
 pub fn claim(config: &Config, path: &str) -> Claim {
-    let (plain, mut decoded) = (is_plain(path), None);
+    // What it may be read as otherwise; asked for when the first route does not claim it as it stands.
+    let mut other: Option<Option<Decoded>> = None;
     for (route, rule) in config.routes.iter().enumerate() {
         if let Some(captures) = rule.path.match_canonical(path) {
             return Claim::Canonical { route, captures };
         }
-        if plain {
-            continue;
-        }
-        if let Some(captures) = rule
-            .path
-            .match_decoded(decoded.get_or_insert_with(|| Decoded::of(path)))
-        {
+        let other = other.get_or_insert_with(|| (!is_plain(path)).then(|| Decoded::of(path)));
+        let read = |other: &Decoded| rule.path.match_decoded(other);
+        if let Some(captures) = other.as_ref().and_then(read) {
             return Claim::OtherSpelling { route, captures };
         }
     }
     Claim::Nobodys
-}
-
-/// Whether a path can be read in one way only: nothing encoded, no empty or dot segment, no leading zero.
-fn is_plain(path: &str) -> bool {
-    let bytes = path.as_bytes();
-    bytes.iter().enumerate().all(|(at, byte)| match byte {
-        b'/' | b'.' => at == 0 || bytes[at - 1] != b'/',
-        b'0'..=b'9' => at < 2 || bytes[at - 1] != b'0' || bytes[at - 2] != b'/',
-        b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'~' => true,
-        _ => false,
-    })
 }
 
 fn write(config: &Config, method: &Method, target: &TargetUri) -> Plan {

@@ -459,7 +459,10 @@ impl Tenants {
             (true, _) => warning(
                 "store-celery",
                 format!("Celery keeps its things in database {database}, too"),
-                "give Larder another: `database: 1` under `store:` (REDIS_DATABASE); where there is only 0, the prefix keeps them apart, but a FLUSHDB hits both",
+                format!(
+                    "give Larder another: `database: {}` under `store:` (REDIS_DATABASE); where there is only 0, the prefix keeps them apart, but a FLUSHDB hits both",
+                    database + 1
+                ),
             ),
             (false, true) => ok(
                 "store-celery",

@@ -39,18 +39,9 @@ pub(super) fn argument(into: &mut BytesMut, pieces: &[&[u8]]) {
     into.put_slice(b"\r\n");
 }
 
-fn line(into: &mut BytesMut, kind: u8, mut number: usize) {
-    let (mut digits, mut at) = ([0; 20], 20);
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
+fn line(into: &mut BytesMut, kind: u8, number: usize) {
     into.put_u8(kind);
-    into.put_slice(&digits[at..]);
+    into.put_slice(itoa::Buffer::new().format(number).as_bytes());
     into.put_slice(b"\r\n");
 }
 
