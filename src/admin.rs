@@ -131,6 +131,9 @@ pub async fn answer(
 fn ready(setup: &Setup, draining: bool) -> (StatusCode, Value) {
     let store = match setup.coherence.store().health() {
         Health::Up => json!({ "kind": setup.coherence.store().kind(), "status": "up" }),
+        Health::Settling => {
+            json!({ "kind": setup.coherence.store().kind(), "status": "settling", "detail": "just reached: nothing in it is trusted yet" })
+        }
         Health::Down(why) => {
             json!({ "kind": setup.coherence.store().kind(), "status": "down", "detail": why })
         }

@@ -167,6 +167,7 @@ pub async fn get(
             )));
         }
     };
+    coherence.store().settled().await;
     let now = clock::now();
     let reason = match coherence
         .look_up(&key, &states, copy.head.origin(), now)
@@ -221,6 +222,7 @@ pub async fn set(
             "the body is not JSON: {error}"
         )));
     }
+    coherence.store().settled().await;
     let epochs = coherence
         .open(&states)
         .await

@@ -48,11 +48,13 @@ async fn redis(server: &RedisServer) -> Store {
         longest_ttl: TTL,
     };
     let journal = Arc::new(Journal::default());
-    Store::Redis(
+    let store = Store::Redis(
         Redis::start(&store, &settings, lifetimes, Vec::new(), journal)
             .await
             .expect("redis takes us"),
-    )
+    );
+    store.settled().await;
+    store
 }
 
 fn states(names: &[&str]) -> States {

@@ -75,6 +75,32 @@ fn a_write() -> Worlds {
     ]
 }
 
+/// The second instance is started while all this goes on, or after it.
+fn a_new_instance() -> Worlds {
+    use Family::*;
+    let write = [(Deed::Change, 0)];
+    vec![
+        filled(world(
+            "change; user 1 twice, at a new instance",
+            &write,
+            &[(One, 1), (One, 1)],
+        )),
+        filled(world(
+            "change; user 1 at both, one of them new",
+            &write,
+            &[(One, 0), (One, 1)],
+        )),
+        filled(world(
+            "change; user 1 thrice, one instance is new",
+            &write,
+            &[(One, 0), (One, 1), (One, 1)],
+        )),
+    ]
+    .into_iter()
+    .map(|(name, world)| (name, world.without_the_second()))
+    .collect()
+}
+
 fn three_readers() -> Worlds {
     use Deed::*;
     use Family::*;
@@ -182,7 +208,7 @@ fn whole(without_store: WithoutStore, faults: &[Fault], budget: usize) -> Settin
 
 #[test]
 fn without_faults_nothing_older_is_shown_and_there_are_hits() {
-    let all = [a_write(), three_readers(), two_writers()].concat();
+    let all = [a_write(), a_new_instance(), three_readers(), two_writers()].concat();
     let (mut hits, mut collapsed) = (0, 0);
     for (name, start) in &all {
         let setting = whole(WithoutStore::Refuse, &[], 0);
@@ -199,9 +225,9 @@ fn without_faults_nothing_older_is_shown_and_there_are_hits() {
 #[test]
 fn with_one_fault_nothing_older_is_shown_but_for_what_is_documented() {
     use WithoutStore::*;
-    let worlds = a_write();
-    let (apart, together) = (&worlds[0], &worlds[1]);
-    let runs: [(_, &[Fault], &[WithoutStore]); 7] = [
+    let worlds = [a_write(), a_new_instance()].concat();
+    let (apart, together, at_a_new_one) = (&worlds[0], &worlds[1], &worlds[4]);
+    let runs: [(_, &[Fault], &[WithoutStore]); 8] = [
         (apart, &[Fault::Broken, Fault::Error], &BOTH),
         (apart, &[Fault::Crash], &BOTH),
         (apart, &[Fault::LinkLost], &BOTH),
@@ -209,6 +235,7 @@ fn with_one_fault_nothing_older_is_shown_but_for_what_is_documented() {
         (apart, &[Fault::CutOne, Fault::CutAll], &[Refuse]),
         (together, &[Fault::CutOne, Fault::CutAll], &[Forward]),
         (together, &[Fault::RestartEmpty], &[Refuse]),
+        (at_a_new_one, &[Fault::RestartEmpty], &[Refuse]),
     ];
     for ((name, start), faults, settings) in runs {
         for without_store in settings {
@@ -221,7 +248,7 @@ fn with_one_fault_nothing_older_is_shown_but_for_what_is_documented() {
 #[test]
 #[ignore = "minutes, and a release build"]
 fn with_one_fault_in_all_worlds() {
-    for (name, start) in &a_write() {
+    for (name, start) in &[a_write(), a_new_instance()].concat() {
         for faults in FAULTS {
             for without_store in BOTH {
                 let setting = whole(without_store, faults, 1);
@@ -397,6 +424,15 @@ fn each_weaker_protocol_is_found_out() {
         (
             NoNoticeTime,
             struck(thrice(), Step::Stop(Fault::RestartEmpty)),
+            &[Fault::RestartEmpty],
+            1,
+        ),
+        (
+            FirstWaitsForNobody,
+            struck(
+                thrice().without_the_second(),
+                Step::Stop(Fault::RestartEmpty),
+            ),
             &[Fault::RestartEmpty],
             1,
         ),

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use larder::coherence::NOTICE;
+use larder::coherence::life::Record;
 use support::larder::{Exit, Larder};
 use support::origin::{self, Origin};
-use support::redis::{RedisBuilder, RedisServer, write_certificates};
+use support::redis::{RedisBuilder, RedisServer, Reply, write_certificates};
 use support::{eventually, users_api};
 
 const LIST: &str = "/api/users/";
@@ -68,6 +70,28 @@ fn a_server_certified_by_another_ca_is_not_talked_to() {
         assert!(!larder.output().contains("s3cret-of-the-store"));
     }
     assert!(redis.keys().is_empty());
+}
+
+/// Who wrote through another instance before an emptied store was there again has so long to say so.
+#[test]
+fn the_first_instance_at_an_empty_store_keeps_nothing_for_the_notice_time() {
+    let redis = RedisServer::start();
+    let origin = numbered();
+    let before = redis.run(&["TIME"]);
+    let Reply::List(before) = before else {
+        panic!("two numbers: {before:?}")
+    };
+    let larder = Larder::with(users_api(&origin, &redis.url(), "")).start_unsettled();
+    becomes_a_hit(&larder);
+    let text = |key| String::from_utf8(redis.get(key).expect("it is there")).expect("text");
+    let life = Record::parse(&text("t:~incarnation")).expect("a record");
+    let before: u64 = before[0].text().parse().expect("seconds");
+    assert!(life.trusted >= before * 1000 + NOTICE.as_millis() as u64);
+    let micros = text("t:users:list~state");
+    let micros = micros.split_once('-').expect("an epoch").0;
+    let made = u64::from_str_radix(micros, 16).expect("hex") / 1000;
+    assert!(made >= life.trusted, "{made}, {life:?}");
+    assert!(!larder.admin("GET", "/readyz").text().contains("settling"));
 }
 
 #[test]

@@ -118,6 +118,7 @@ fn ask(config: Config, question: &Question) -> Result<(Explanation, String), Fai
     }
     let told = super::runtime()?.block_on(async {
         let coherence = serve::coherence(&config).await?;
+        coherence.store().settled().await;
         let upstream = Upstream::new(config.upstream.clone());
         let setup = Arc::new(Setup::new(config, upstream, coherence));
         explain::ask::ask(&setup, question)

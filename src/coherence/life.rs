@@ -51,7 +51,9 @@ pub struct Record {
 }
 
 /// The record after an instance has entered. Another server than the one that stands there begins another life, for
-/// it may have missed writes; so does one that we had been connected to and that has forgotten everything.
+/// it may have missed writes; so does one in which nothing stands. Every life begins with the notice time, also
+/// where nobody that enters has been here before: an emptied store may be reached by a new instance first,
+/// and the holds that it has lost are put back by those who wrote.
 pub fn enter(
     stands: Option<Record>,
     who: &str,
@@ -60,29 +62,24 @@ pub fn enter(
     notice: Duration,
     now: Timestamp,
 ) -> Record {
-    let known = stands.is_some();
     match stands {
         Some(record) if record.who == who && how != How::Anew => record,
         _ => Record {
             who: who.to_owned(),
             life: fresh,
-            trusted: match how {
-                // Nobody has holds to put back. (Unless an emptied store is first reached by a new instance.)
-                How::First if !known => now.as_millis(),
-                _ => now.plus(notice).as_millis(),
-            },
+            trusted: now.plus(notice).as_millis(),
         },
     }
 }
 
 /// How long nothing is trusted on this link, if the life itself has so long left to wait, the store was `away`, and the
-/// last link had so much of its own wait `left`. Who was away for longer than a moment may be back before an instance that
-/// has forwarded a write without a hold meanwhile, and is still to say so; and a link that breaks for a moment does not
-/// make that one any faster.
+/// last link had so much of its own wait `left`. Who was away for longer than a moment, or has never been here, may come
+/// before an instance that has forwarded a write without a hold meanwhile, and is still to say so; and a link that breaks
+/// for a moment does not make that one any faster.
 pub fn untrusted_for(life: Duration, how: How, away: Duration, left: Duration) -> Duration {
     match how {
-        How::Again | How::Anew if away >= A_MOMENT => life.max(NOTICE),
-        _ => life.max(left),
+        How::Again | How::Anew if away < A_MOMENT => life.max(left),
+        _ => life.max(NOTICE),
     }
 }
 
@@ -122,9 +119,35 @@ mod tests {
     }
 
     #[test]
+    fn who_is_here_for_the_first_time_waits_for_those_that_were_away() {
+        let none = Duration::ZERO;
+        assert_eq!(untrusted_for(none, How::First, none, none), NOTICE);
+    }
+
+    #[test]
+    fn a_new_instance_at_an_empty_store_waits_for_those_whose_holds_it_may_have_lost() {
+        let (life, now) = (Incarnation(7), Timestamp::from_micros(5_000));
+        let first = enter(None, "who", life, How::First, NOTICE, now);
+        assert_eq!(first.trusted, now.plus(NOTICE).as_millis());
+        let later = now.plus(NOTICE / 2);
+        let second = enter(
+            Some(first.clone()),
+            "who",
+            Incarnation(8),
+            How::First,
+            NOTICE,
+            later,
+        );
+        assert_eq!(
+            second, first,
+            "with the same life, and the rest of its wait"
+        );
+    }
+
+    #[test]
     fn a_record_reads_back_as_it_was_written() {
         let (life, now) = (Incarnation(7), Timestamp::from_micros(5_000));
-        let record = enter(None, "who:when", life, How::First, NOTICE, now);
+        let record = enter(None, "who:when", life, How::First, Duration::ZERO, now);
         assert_eq!(record.to_string(), "who:when 00000007 5");
         assert_eq!(Record::parse(&record.to_string()), Some(record));
         for other in ["", "who", "who 7 5", "who 00000007 x", "who 00000007 5 6"] {

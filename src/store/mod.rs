@@ -34,6 +34,8 @@ pub type SeenStates = SmallVec<[(StateKey, Seen); 2]>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
     Up,
+    /// Reached, but nothing in it is trusted yet: other instances may still have to say what they wrote.
+    Settling,
     /// Not reached; requests pass through.
     Down(String),
     /// It answers, but refuses us; needs a change of the configuration.
@@ -107,6 +109,13 @@ impl Store {
         match self {
             Store::Memory(_) => Ok(()),
             Store::Redis(redis) => redis.note(name, words).await,
+        }
+    }
+
+    /// Waits while nothing in it is trusted yet: for the notice time at most.
+    pub async fn settled(&self) {
+        while self.health() == Health::Settling {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -514,7 +514,7 @@ impl Setting {
             None => {
                 let who = w.store.who.to_string();
                 let (fresh, now) = (w.fresh_life(), w.now());
-                let record = life::enter(None, &who, fresh, How::First, NOTICE, now);
+                let record = life::enter(None, &who, fresh, How::Again, NOTICE, now);
                 w.store.data.record.insert(record).life
             }
         };
@@ -970,9 +970,14 @@ impl Setting {
         };
         let left = std::time::Duration::from_millis(left);
         let wait = life::untrusted_for(left, how, away, rest);
+        let waits = match self.variant {
+            Variant::NoNoticeTime => false,
+            Variant::FirstWaitsForNobody => how != How::First && !wait.is_zero(),
+            _ => !wait.is_zero(),
+        };
         let link = Link {
             life: record.life,
-            trusted: wait.is_zero() || self.variant == Variant::NoNoticeTime,
+            trusted: !waits,
         };
         w.store.data.record = Some(record);
         self.copy_the_journal(w, i, link);

@@ -30,6 +30,8 @@ pub enum Variant {
     ReconnectsSilently,
     /// Rule 6: who is linked again trusts what it finds at once.
     NoNoticeTime,
+    /// Rule 6, and what shipped until it was explored: who connects for the first time waits for nobody.
+    FirstWaitsForNobody,
     /// Rule 6: the holds of writes in flight are not put back.
     HoldsNotPutBack,
     /// Rule 6, and what shipped until it was explored: a write that was forwarded without a hold is not held when the

@@ -435,6 +435,13 @@ impl World {
         }
     }
 
+    /// The second instance has not been started yet.
+    pub fn without_the_second(mut self) -> World {
+        let second = &mut self.instances[1];
+        (second.alive, second.link, second.last_who) = (false, None, None);
+        self
+    }
+
     /// With a copy of each family that is there, under epochs that are current.
     pub fn filled(mut self) -> World {
         for (n, family) in FAMILIES.into_iter().enumerate() {

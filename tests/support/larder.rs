@@ -49,9 +49,19 @@ impl LarderBuilder {
         self
     }
 
-    /// Starts it and waits until it answers on both its listeners.
+    /// Starts it and waits until it answers on both its listeners, and trusts the store if it has reached one.
     #[track_caller]
     pub fn start(self) -> Larder {
+        let larder = self.start_unsettled();
+        eventually("larder trusts its store", || {
+            !larder.admin("GET", "/readyz").text().contains("settling")
+        });
+        larder
+    }
+
+    /// Starts it and waits until it answers on both its listeners.
+    #[track_caller]
+    pub fn start_unsettled(self) -> Larder {
         let mut last = String::new();
         for _ in 0..3 {
             let mut larder = self.launch();

@@ -2,8 +2,8 @@
 -- digits; the key's lifetime in ms; `first`, `again` or `anew`; the notice time in ms.
 -- Returns the life, and for how many ms yet no epoch is to be made or trusted in it.
 -- Another server than the one that stands there begins another life, for it may have missed writes; so does one
--- that we had been connected to and that has forgotten everything. Then all instances first put back the holds of
--- their writes in flight, which is what the notice time is for. A first connection to an empty store has none to wait for.
+-- in which nothing stands. Then all instances first put back the holds of their writes in flight, which is what the
+-- notice time is for; whoever is here for the first time cannot know that there are none.
 local text = redis.pcall('GET', KEYS[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -13,7 +13,6 @@ if type(text) == 'string' then
 end
 if who ~= ARGV[1] or ARGV[4] == 'anew' then
   trusted = now + ARGV[5]
-  if ARGV[4] == 'first' and not who then trusted = now end
   life = ARGV[2]
   redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. life .. ' ' .. string.format('%.0f', trusted), 'PX', ARGV[3])
 else

@@ -117,7 +117,12 @@ impl Redis {
     }
 
     pub fn health(&self) -> Health {
-        self.shared.health.lock().clone()
+        let health = self.shared.health.lock().clone();
+        let link = self.shared.link.load();
+        match health {
+            Health::Up if link.as_ref().is_some_and(|link| !link.is_trusted()) => Health::Settling,
+            health => health,
+        }
     }
 
     pub fn secret(&self) -> Option<HashingSecret> {
@@ -172,7 +177,7 @@ impl Redis {
         match text(life).and_then(|text| Record::parse(&text)) {
             Some(record) => link.incarnation.store(record.life.0, Ordering::Relaxed),
             None => drop(
-                link.incarnate(&self.shared, link.who().await.as_deref(), How::First)
+                link.incarnate(&self.shared, link.who().await.as_deref(), How::Again)
                     .await
                     .map_err(|_| Away)?,
             ),
