@@ -2,6 +2,7 @@
 //! Pure. In Redis `enter` is `incarnation.lua`, and a test holds the two together.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::NOTICE;
@@ -37,6 +38,26 @@ impl How {
             How::First => "first",
             How::Again => "again",
             How::Anew => "anew",
+        }
+    }
+}
+
+/// Which life the store is in, as a link has last heard of it. Answers may be looked at in another order than they came.
+#[derive(Debug, Default)]
+pub struct Heard(AtomicU32);
+
+impl Heard {
+    pub fn last(&self) -> Incarnation {
+        Incarnation(self.0.load(Ordering::Relaxed))
+    }
+
+    /// A command that was sent when `before` was the last had `told` for an answer. A life that is over does not come
+    /// back, so what has been heard meanwhile is later than an answer that brings nothing new.
+    pub fn hear(&self, before: Incarnation, told: Incarnation) {
+        if told != before {
+            let _ = self
+                .0
+                .compare_exchange(before.0, told.0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }
@@ -142,6 +163,17 @@ mod tests {
             second, first,
             "with the same life, and the rest of its wait"
         );
+    }
+
+    #[test]
+    fn an_answer_that_is_looked_at_late_sets_no_life_back() {
+        let heard = Heard::default();
+        let [none, first, second] = [0, 1, 2].map(Incarnation);
+        heard.hear(none, first);
+        let (early, late) = (heard.last(), heard.last());
+        heard.hear(early, second);
+        heard.hear(late, first);
+        assert_eq!(heard.last(), second);
     }
 
     #[test]

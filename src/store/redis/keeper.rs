@@ -351,7 +351,7 @@ impl Shared {
     async fn enter(&self, link: &Link, who: Option<String>) -> Result<Duration, NoLink> {
         let last = self.last_who.lock().replace(who.clone());
         let how = How::connected(last.as_ref().map(Option::as_deref), who.as_deref());
-        let life = link.incarnate(self, who.as_deref(), how).await?;
+        let (_, life) = link.incarnate(self, who.as_deref(), how).await?;
         let since = *self.away_since.lock();
         let away = since.map_or(Duration::ZERO, |since| since.elapsed());
         let (now, mut trusted_from) = (Instant::now(), self.trusted_from.lock());

@@ -2,7 +2,7 @@
 //! was learnt on them. When either is lost, so is the link with all commands under way, and nothing here sends one twice.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -16,7 +16,7 @@ use super::batched::Batched;
 use super::keeper::NoLink;
 use super::pipe::Pipe;
 use super::{A_WEEK, Place, Shared};
-use crate::coherence::life::How;
+use crate::coherence::life::{Heard, How};
 use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, Step};
 use crate::coherence::{NOTICE, StateKey, fresh_bits};
 use crate::store::Away;
@@ -51,7 +51,7 @@ pub(super) struct Link {
     pub(super) script: String,
     pub(super) script_sha: String,
     /// The life of the store's data, as last seen.
-    pub(super) incarnation: AtomicU32,
+    pub(super) life: Heard,
     /// Before then no epoch is made or trusted.
     pub(super) trusted_from: tokio::time::Instant,
     pub(super) trusted: AtomicBool,
@@ -88,7 +88,7 @@ impl Link {
             failing: AtomicBool::new(false),
             script: String::new(),
             script_sha: String::new(),
-            incarnation: AtomicU32::new(0),
+            life: Heard::default(),
             trusted_from: tokio::time::Instant::now(),
             trusted: AtomicBool::new(false),
         })
@@ -201,21 +201,21 @@ impl Link {
 
     /// A state as it counts on this link, which was trusted or not when it was asked.
     pub(super) fn seen(&self, value: Option<&[u8]>, trusted: bool) -> Seen {
-        let incarnation = Incarnation(self.incarnation.load(Ordering::Relaxed));
-        seen(value).by_link(trusted, incarnation)
+        seen(value).by_link(trusted, self.life.last())
     }
 
     pub(super) fn is_trusted(&self) -> bool {
         self.trusted.load(Ordering::Relaxed)
     }
 
-    /// Learns which life of the store this is. Gives for how long nothing is to be trusted yet.
+    /// Learns which life of the store this is, and for how long nothing is to be trusted yet.
     pub(super) async fn incarnate(
         &self,
         shared: &Shared,
         who: Option<&str>,
         how: How,
-    ) -> Result<Duration, NoLink> {
+    ) -> Result<(Incarnation, Duration), NoLink> {
+        let before = self.life.last();
         let mut ask = Cmd::new();
         ask.arg("EVAL")
             .arg(format!("{}{INCARNATION}", SHEBANGS[1]))
@@ -245,8 +245,9 @@ impl Link {
                 "it does not say which life this is".to_owned(),
             ));
         };
-        self.incarnation.store(life, Ordering::Relaxed);
-        Ok(Duration::from_millis(u64::try_from(wait).unwrap_or(0)).min(NOTICE))
+        let (life, wait) = (Incarnation(life), u64::try_from(wait).unwrap_or(0));
+        self.life.hear(before, life);
+        Ok((life, Duration::from_millis(wait).min(NOTICE)))
     }
 
     /// The server's own word for itself and for its history. Some hide it.
@@ -369,7 +370,7 @@ impl ArgPair for Cmd {
 }
 
 /// A state that is none of ours counts as absent.
-fn seen(value: Option<&[u8]>) -> Seen {
+pub(super) fn seen(value: Option<&[u8]>) -> Seen {
     value.map_or(Seen::Absent, Seen::parse)
 }
 

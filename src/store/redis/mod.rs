@@ -10,7 +10,6 @@ pub mod probe;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -24,7 +23,7 @@ use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
 use crate::coherence::life::{How, Record};
-use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
+use crate::coherence::protocol::{Reply, Seen, Step};
 use crate::coherence::{Journal, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
 use keeper::NoLink;
@@ -166,7 +165,7 @@ impl Redis {
         for state in states {
             mget.write_arg_pair(&self.shared.prefix, state);
         }
-        let trusted = link.is_trusted();
+        let (trusted, before) = (link.is_trusted(), link.life.last());
         let Value::Array(values) = link.run(&self.shared, &mget).await? else {
             return Err(Away);
         };
@@ -174,18 +173,25 @@ impl Redis {
             return Err(Away);
         };
         // Another instance may have found that the store lives another life; or the key was evicted.
-        match text(life).and_then(|text| Record::parse(&text)) {
-            Some(record) => link.incarnation.store(record.life.0, Ordering::Relaxed),
-            None => drop(
-                link.incarnate(&self.shared, link.who().await.as_deref(), How::Again)
-                    .await
-                    .map_err(|_| Away)?,
-            ),
-        }
+        let life = match text(life).and_then(|text| Record::parse(&text)) {
+            Some(record) => {
+                link.life.hear(before, record.life);
+                record.life
+            }
+            None => {
+                let who = link.who().await;
+                let entered = link.incarnate(&self.shared, who.as_deref(), How::Again);
+                entered.await.map_err(|_| Away)?.0
+            }
+        };
         let mut found: SeenStates = states
             .iter()
             .cloned()
-            .zip(values.iter().map(|value| link.seen(bytes(value), trusted)))
+            .zip(
+                values
+                    .iter()
+                    .map(|value| link::seen(bytes(value)).by_link(trusted, life)),
+            )
             .collect();
         // A held one is asked, too: its hold may be overdue, and whoever asks sweeps it.
         let asked: Vec<StateKey> = found
@@ -194,9 +200,8 @@ impl Redis {
             .map(|(state, _)| state.clone())
             .collect();
         if !asked.is_empty() && trusted {
-            let incarnation = Incarnation(link.incarnation.load(Ordering::Relaxed));
             let step = Step::Open {
-                incarnation,
+                incarnation: life,
                 fresh: fresh_bits() as u32,
             };
             for (state, reply) in asked
@@ -204,7 +209,7 @@ impl Redis {
                 .zip(link.step(&self.shared, &asked, step).await?)
             {
                 for (_, seen) in found.iter_mut().filter(|(name, _)| name == state) {
-                    *seen = reply.seen.in_life(incarnation);
+                    *seen = reply.seen.in_life(life);
                 }
             }
         }
