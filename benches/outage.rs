@@ -322,6 +322,7 @@ fn mixed(redis: &Server, folder: &Path, arguments: &Arguments) {
     ]);
     for percent in [10, 25, 50, 100] {
         let naive = Part::serving("naive", &origin.address.to_string());
+        until_a_hit(naive.address);
         let naive = hits_under_writes(naive.address, percent, arguments);
         let mut row = vec![format!("{percent} %"), format!("{naive:.3}")];
         for (_, store) in stores(redis) {
@@ -387,7 +388,10 @@ fn larder(folder: &Path, origin: SocketAddr, store: &str) -> Server {
     let yaml =
         rig::proxy_yaml(origin, store).replace("prefix: bench", &format!("prefix: bench{n}"));
     std::fs::write(&file, yaml).expect("it can be written");
-    processes::larder(&file)
+    let larder = processes::larder(&file);
+    // It trusts no store for the notice time.
+    until_a_hit(larder.address);
+    larder
 }
 
 /// One keep-alive connection, one request at a time.
