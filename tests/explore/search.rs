@@ -61,7 +61,7 @@ pub fn explore(start: &World, setting: &Setting, until: Until, most: usize) -> E
                     .found
                     .entry(kind)
                     .or_insert_with(|| trace(start, setting, &from, number, *step));
-                if until == Until::Found && violation.excuse.is_none() {
+                if until == Until::Found && violation.hole.is_none() {
                     explored.states = known.len();
                     return explored;
                 }

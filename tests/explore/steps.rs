@@ -90,7 +90,8 @@ pub enum Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Violation {
     pub rule: Rule,
-    pub excuse: Option<Excuse>,
+    /// What was not promised for any of the writes that it does not show.
+    pub hole: Option<Hole>,
 }
 
 /// What a step has shown.
@@ -494,7 +495,7 @@ impl Setting {
             _ => Floor {
                 written: w.written,
                 shown: w.shown,
-                excuse: excuse(w, self.without_store),
+                holes: self.holes(w, i, family),
             },
         };
         if let Some(what) = self.look_up(w, i, family) {
@@ -707,11 +708,60 @@ impl Setting {
                 _ if version < floor.shown[user] => Some(Rule::G2),
                 _ => None,
             };
-            let excuse = floor.excuse;
-            let violation = rule.map(|rule| Violation { rule, excuse });
-            told.violation = told.violation.or(violation);
+            let at = w.readers[n].at;
+            let violation = rule.map(|rule| Violation {
+                rule,
+                hole: self.hole(w, &floor, at, user, version),
+            });
+            // What nothing excuses comes first.
+            told.violation = match told.violation {
+                Some(before) if before.hole.is_none() => Some(before),
+                before => violation.or(before),
+            };
             w.shown[user] = w.shown[user].max(version);
         }
+    }
+
+    fn holes(&self, w: &World, at: usize, family: Family) -> Holes {
+        let bits = |of: &dyn Fn(usize) -> bool, most: usize| {
+            (0..most).fold(0, |bits, n| bits | u8::from(of(n)) << n)
+        };
+        let forwards = self.without_store == WithoutStore::Forward;
+        let absence = family.absence();
+        let reads = absence
+            .iter()
+            .fold(family.bit(), |bits, key| bits | Family::of(key).bit());
+        Holes {
+            lost: bits(&|n| w.writers[n].lost & reads != 0, w.writers.len()),
+            cut_alone: bits(&|i| forwards && w.instances[i].cut_alone, INSTANCES),
+            away: bits(
+                &|i| forwards && w.instances[at].ahead && w.instances[i].link.is_none(),
+                INSTANCES,
+            ),
+        }
+    }
+
+    /// What excuses a read at `at` that shows this version of a user: it must be true of each write that was known to
+    /// have been made and is not shown.
+    fn hole(&self, w: &World, floor: &Floor, at: u8, user: usize, version: u8) -> Option<Hole> {
+        let known = floor.written[user].max(floor.shown[user]);
+        let missing = w.writers.iter().enumerate().filter(|(_, writer)| {
+            let unseen = version + 1..=known;
+            writer.deed.user() == user
+                && writer.committed.is_some_and(|made| unseen.contains(&made))
+        });
+        let of = |(n, writer): (usize, &Writer)| {
+            let elsewhere = |instances: u8| at != writer.at && instances & 1 << writer.at != 0;
+            match () {
+                _ if floor.holes.lost & 1 << n != 0 => Some(Hole::HoldLost),
+                _ if elsewhere(floor.holes.cut_alone) => Some(Hole::CutAlone),
+                _ if elsewhere(floor.holes.away) => Some(Hole::ReachedFirst),
+                _ if writer.untold => Some(Hole::CrashedUntold),
+                _ => None,
+            }
+        };
+        let all: Option<Vec<Hole>> = missing.map(of).collect();
+        all?.into_iter().max()
     }
 
     /// What the store and this instance's link make of a look-up.
@@ -738,6 +788,19 @@ impl Setting {
     /// One step on one state.
     fn at_store(&self, w: &mut World, key: &StateKey, step: AtStore) -> Reply {
         let (n, now) = (Family::of(key) as usize, w.now());
+        let bit = Family::of(key).bit();
+        if let AtStore::Begin { hold, .. } | AtStore::Finish { hold, .. } = step {
+            let writer = &mut w.writers[hold.0 as usize];
+            let ends =
+                matches!(step, AtStore::Finish { outcome, .. } if outcome != Outcome::Ambiguous);
+            // It is there, or there again, or not needed any more.
+            writer.held = if ends {
+                writer.held & !bit
+            } else {
+                writer.held | bit
+            };
+            writer.lost &= !bit;
+        }
         let state = &mut w.store.data.states[n];
         let begins = matches!(step, AtStore::Begin { .. });
         let finishes = matches!(step, AtStore::Finish { .. });
@@ -851,7 +914,6 @@ impl Setting {
         };
         if w.writers[n].stage == WriterStage::Over {
             w.writers[n].writing = None;
-            w.writers[n].hold_lost = false;
         }
     }
 
@@ -916,6 +978,9 @@ impl Setting {
     }
 
     fn crash(&self, w: &mut World, i: usize) {
+        let telling = |entering: &Entering| !entering.left.is_empty();
+        let owes = !w.instances[i].book.owes_nothing()
+            || w.instances[i].entering.as_deref().is_some_and(telling);
         self.unlink(w, i, true);
         w.faults.push(Fault::Crash);
         let instance = &mut w.instances[i];
@@ -930,8 +995,10 @@ impl Setting {
             untrusted: false,
             flights: vec![],
             cut_alone: false,
+            ahead: false,
         };
         for writer in w.writers.iter_mut().filter(|one| usize::from(one.at) == i) {
+            writer.untold = owes && self.without_store == WithoutStore::Forward;
             match writer.stage {
                 WriterStage::Idle | WriterStage::Over => {}
                 _ => {
@@ -980,6 +1047,13 @@ impl Setting {
             trusted: !waits,
         };
         w.store.data.record = Some(record);
+        let since = |one: &Instance| one.away.map(|away| away.outage);
+        let mine = since(&w.instances[i]);
+        let behind = |one: &Instance| one.alive && one.link.is_none() && since(one) < mine;
+        w.instances[i].ahead = self.without_store == WithoutStore::Forward
+            && link.trusted
+            && !w.instances[i].untrusted
+            && w.instances.iter().any(behind);
         self.copy_the_journal(w, i, link);
     }
 
@@ -1022,13 +1096,16 @@ impl Setting {
 /// Whose hold is gone while its write is in flight. A living instance puts back what a restart of the store has lost.
 fn lose_holds(w: &mut World, cannot_put_back: impl Fn(&Writer) -> bool) {
     for (n, writer) in w.writers.iter_mut().enumerate() {
-        let hold = HoldId(n as u64);
-        let held = writer.deed.states().iter().all(|key| {
-            let state = &w.store.data.states[Family::of(key) as usize];
-            state.holds().any(|id| id == hold)
-        });
         let in_flight = writer.writing.is_some() || writer.may_commit;
-        writer.hold_lost |= in_flight && !held && cannot_put_back(writer);
+        if !in_flight || !cannot_put_back(writer) {
+            continue;
+        }
+        for family in FAMILIES {
+            let mut holds = w.store.data.states[family as usize].holds();
+            if !holds.any(|id| id == HoldId(n as u64)) {
+                writer.lost |= writer.held & family.bit();
+            }
+        }
     }
 }
 
@@ -1070,16 +1147,6 @@ fn puts(instance: &Instance) -> Vec<Late> {
         })
     };
     instance.flights.iter().filter_map(put).collect()
-}
-
-fn excuse(w: &World, without_store: WithoutStore) -> Option<Excuse> {
-    let alone = without_store == WithoutStore::Forward
-        && w.instances.iter().any(|instance| instance.cut_alone);
-    match () {
-        _ if alone => Some(Excuse::CutAlone),
-        _ if w.writers.iter().any(|writer| writer.hold_lost) => Some(Excuse::HoldLost),
-        _ => None,
-    }
 }
 
 impl Step {

@@ -45,6 +45,10 @@ impl Family {
         }
     }
 
+    pub fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
     /// The states under which an absence may be shared: `proxy::plan::absence_states` for the shipped file.
     pub fn absence(self) -> Vec<StateKey> {
         match self {
@@ -206,6 +210,8 @@ pub struct Instance {
     pub flights: Vec<Flight>,
     /// Cut off alone, and not back since.
     pub cut_alone: bool,
+    /// Back from a short absence, and trusting, before another that has been away since an earlier outage.
+    pub ahead: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -251,8 +257,11 @@ pub struct Writer {
     /// Its request is, or may still be, at the API.
     pub may_commit: bool,
     pub succeeded: bool,
-    /// The store has lost its hold while it was in flight.
-    pub hold_lost: bool,
+    /// Where its hold was put, by family, and where the store has lost it while it was in flight.
+    pub held: u8,
+    pub lost: u8,
+    /// Its instance crashed while it owed the store what it drops.
+    pub untold: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -275,16 +284,40 @@ pub enum WriterStage {
 pub struct Floor {
     pub written: Versions,
     pub shown: Versions,
-    pub excuse: Option<Excuse>,
+    pub holes: Holes,
 }
 
-/// A documented hole that is open.
+/// What was open when a read started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Holes {
+    /// Writers whose very hold on what is read the store has lost.
+    pub lost: u8,
+    /// Instances that are cut off alone.
+    pub cut_alone: u8,
+    /// Instances without a link, for who is ahead of them.
+    pub away: u8,
+}
+
+/// What is not promised, in the words of README's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Excuse {
-    /// The store has lost the hold of a write that is not finished.
+pub enum Hole {
     HoldLost,
-    /// `forward`, and an instance is cut off alone.
     CutAlone,
+    ReachedFirst,
+    CrashedUntold,
+}
+
+impl Hole {
+    pub fn words(self) -> &'static str {
+        match self {
+            Hole::HoldLost => "the moments of a write whose hold the store loses",
+            Hole::CutAlone => {
+                "what this instance writes while it is cut off from a store that another still reaches"
+            }
+            Hole::ReachedFirst => "or reaches again first (until this one is back",
+            Hole::CrashedUntold => "what it has written so and not yet told when it crashes",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -388,6 +421,7 @@ impl World {
             untrusted: false,
             flights: vec![],
             cut_alone: false,
+            ahead: false,
         };
         let data = Data {
             record: Some(Record {
@@ -416,7 +450,9 @@ impl World {
                     committed: None,
                     may_commit: false,
                     succeeded: false,
-                    hold_lost: false,
+                    held: 0,
+                    lost: 0,
+                    untold: false,
                 })
                 .collect(),
             readers: readers
