@@ -148,7 +148,7 @@ fn ready(setup: &Setup, draining: bool) -> (StatusCode, Value) {
     };
     let word = match (draining, &store["status"]) {
         (true, _) => "draining",
-        (false, up) if up == "up" => "ready",
+        (false, reached) if reached == "up" || reached == "settling" => "ready",
         (false, _) => "passing-through",
     };
     (
