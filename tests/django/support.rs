@@ -114,15 +114,18 @@ impl Stage {
         self.larder_with(|proxy_yaml| proxy_yaml)
     }
 
-    /// A fresh Larder with the shipped proxy.yaml, edited.
+    /// A fresh Larder with the shipped proxy.yaml, edited; it trusts its store if it has reached it.
     pub fn larder_with(&self, edit: impl FnOnce(String) -> String) -> Larder {
         let number = self.larders.replace(self.larders.get() + 1);
         let (port, admin) = (free_port(), free_port());
         let mut command = self.command(&["serve"], (port, admin), number, edit);
         let mut process = Process::spawn(&format!("larder-{number}"), &mut command, &self.scratch);
         process.wait_until(|| {
-            TcpStream::connect(("127.0.0.1", admin)).is_ok()
-                && get("/readyz").to(admin).status == 200
+            if TcpStream::connect(("127.0.0.1", admin)).is_err() {
+                return false;
+            }
+            let answer = get("/readyz").to(admin);
+            answer.status == 200 && answer.json()["store"]["status"] != "settling"
         });
         Larder {
             port,
