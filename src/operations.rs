@@ -17,6 +17,7 @@ use crate::caching::stored::{ANY_ORIGIN, Stored};
 use crate::clock;
 use crate::coherence::{Coherence, LookUp, StateKey, States};
 use crate::config::{Access, Config, Route};
+use crate::message::date;
 use crate::proxy::plan;
 use crate::route::{Decoded, FamilyPattern};
 use crate::store::{Away, Listed};
@@ -234,11 +235,7 @@ pub async fn set(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    let date = httpdate::fmt_http_date(now.to_system_time());
-    fields.insert(
-        header::DATE,
-        HeaderValue::from_str(&date).expect("a date is a field value"),
-    );
+    fields.insert(header::DATE, date::format(now));
     let copy = Stored {
         status: StatusCode::OK,
         head: Head::new(fields, ANY_ORIGIN, &[]),

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName};
-use http::{HeaderValue, StatusCode};
 
 use super::cache_status::Reason;
 use super::directives::Directives;
 use super::freshness::{self, Exchange, OriginLifetime};
+use crate::message::date;
 use crate::message::fields::list_members;
 
 /// What of a route's word bears on storing.
@@ -74,7 +75,9 @@ pub fn storable(
     let initial_age = freshness::initial_age(exchange, fields);
     let lifetime = match freshness::origin_lifetime(&directives, fields, exchange) {
         _ if policy.override_origin => policy.ttl,
-        _ if directives.no_cache => return Err(Reason::NoCache),
+        _ if directives.no_cache || !directives.no_cache_fields.is_empty() => {
+            return Err(Reason::NoCache);
+        }
         OriginLifetime::Unsaid => policy.ttl,
         OriginLifetime::Said(lifetime) => lifetime,
         OriginLifetime::Bad => return Err(Reason::BadFreshness),
@@ -137,11 +140,7 @@ pub fn kept_fields(fields: &HeaderMap, exchange: Exchange) -> HeaderMap {
     let mut kept = fields.clone();
     kept.remove(header::AGE);
     if !kept.contains_key(header::DATE) {
-        let date = httpdate::fmt_http_date(exchange.response_time.to_system_time());
-        kept.insert(
-            header::DATE,
-            HeaderValue::from_str(&date).expect("a date is a field value"),
-        );
+        kept.insert(header::DATE, date::format(exchange.response_time));
     }
     kept
 }

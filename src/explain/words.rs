@@ -59,6 +59,10 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::VaryUnkeyed => {
             "the answer varies by a field that the key does not hold: list it in the route's `vary`"
         }
+        Reason::Authorization => {
+            "it was asked with Authorization, and the API does not say `public`, `s-maxage` or `must-revalidate`: under `policy: http` only these share it"
+        }
+        Reason::Method => "the answer to this method does not stand for a later GET",
         Reason::Encoded => {
             "the answer is compressed although it was asked for uncompressed: let the API heed `Accept-Encoding: identity`"
         }

@@ -2,6 +2,9 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use super::date;
+use crate::clock::Timestamp;
+
 /// The conditions of a request; a fill is sent without them, or a poller would be told 304 and nothing stored.
 pub const CONDITIONS: [HeaderName; 5] = [
     header::IF_NONE_MATCH,
@@ -43,13 +46,12 @@ pub fn not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
         // §13.1.3: with If-None-Match present, If-Modified-Since is ignored.
         return none_match_fails(request, stored.get(header::ETAG));
     }
-    let (Some(since), Some(modified)) = (
-        request.get(header::IF_MODIFIED_SINCE),
-        stored.get(header::LAST_MODIFIED),
-    ) else {
-        return false;
-    };
-    match (date(since), date(modified)) {
+    // A year of two digits is one near the time the response is of.
+    let around = date::of(stored, &header::DATE, Timestamp::default()).unwrap_or_default();
+    match (
+        date::of(request, &header::IF_MODIFIED_SINCE, around),
+        date::of(stored, &header::LAST_MODIFIED, around),
+    ) {
         (Some(since), Some(modified)) => modified <= since,
         _ => false,
     }
@@ -84,10 +86,6 @@ fn tags(mut line: &[u8]) -> impl Iterator<Item = &[u8]> {
         line = &line[close + 1..];
         Some(tag)
     })
-}
-
-fn date(value: &HeaderValue) -> Option<std::time::SystemTime> {
-    httpdate::parse_http_date(value.to_str().ok()?).ok()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod conditions;
+pub mod date;
 pub mod fields;
 pub mod forwarded;
 pub mod query;
