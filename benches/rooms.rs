@@ -8,11 +8,13 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, Version};
+use larder::caching::cache_status::Handling;
 use larder::caching::directives::Directives;
 use larder::caching::freshness::Exchange;
 use larder::caching::head::Head;
 use larder::caching::key::HashingSecret;
-use larder::caching::stored::{self, Stored};
+use larder::caching::reuse::{Terms, reuse};
+use larder::caching::stored::Stored;
 use larder::caching::storing::{self, Policy};
 use larder::clock::{self, Timestamp};
 use larder::coherence::{Epoch, States};
@@ -92,6 +94,7 @@ fn caching(criterion: &mut Criterion) {
         let policy = Policy {
             ttl: Duration::from_secs(3600),
             override_origin: false,
+            negative_ttl: None,
             max_body: 4 << 20,
             vary: &[],
         };
@@ -105,7 +108,11 @@ fn caching(criterion: &mut Criterion) {
         })
     });
     criterion.bench_function("caching: may it be served", |b| {
-        b.iter(|| stored::usable(black_box(&copy), "http://api.example.org", now))
+        b.iter(|| {
+            let copy = black_box(&copy);
+            copy.is_of("http://api.example.org")
+                .then(|| reuse(copy, Terms::default(), now, || 0))
+        })
     });
 }
 
@@ -114,8 +121,9 @@ fn store(criterion: &mut Criterion) {
     let client = client("/api/users/7/", fields_of_a_browser());
     let (route, captures) = planned(&config, &client);
     let Asked {
-        copy: key, states, ..
+        copy: key, depends, ..
     } = asked(&config, route, &captures, &client);
+    let states = depends.states;
     let copy = copy(&states, clock::now());
     criterion.bench_function("store: encode a copy", |b| {
         b.iter(|| codec::encode(black_box(&copy)))
@@ -136,7 +144,15 @@ fn reply(criterion: &mut Criterion) {
     let now = clock::now();
     let (copy, fields) = (Arc::new(copy(&States::new(), now)), fields_of_a_browser());
     criterion.bench_function("reply: from a copy", |b| {
-        b.iter(|| reply::hit(&Method::GET, &fields, black_box(&copy), 3599, now))
+        b.iter(|| {
+            reply::hit(
+                &Method::GET,
+                &fields,
+                black_box(&copy),
+                Handling::Hit { ttl: 3599 },
+                now,
+            )
+        })
     });
 }
 
@@ -221,6 +237,7 @@ fn copy(states: &States, now: Timestamp) -> Stored {
         head: Head::new(fields, "http://api.example.org", &[]),
         body: vec![b'x'; 300].into(),
         response_time: now,
+        took: Duration::ZERO,
         initial_age: Duration::ZERO,
         lifetime: Duration::from_secs(3600),
         epochs: states.iter().map(|state| (state.clone(), epoch)).collect(),

@@ -6,6 +6,7 @@ pub mod pass;
 pub mod plan;
 pub mod present;
 pub mod read;
+pub mod refresh;
 pub mod write;
 
 use std::collections::HashMap;
@@ -37,6 +38,7 @@ use crate::route::FamilyKey;
 use crate::upstream::Upstream;
 use fetch::Answer;
 use plan::Plan;
+use refresh::Refreshes;
 
 /// A write's content up to this is read whole before anything else happens.
 const READ_WHOLE: usize = 64 * 1024;
@@ -53,6 +55,7 @@ pub struct Setup {
     pub upstream: Arc<Upstream>,
     pub coherence: Coherence,
     pub flights: Flights<Answer>,
+    pub refreshes: Refreshes,
     pub turnstile: Arc<Turnstile>,
     /// Writes under way, with or without their clients.
     pub writes: TaskTracker,
@@ -79,7 +82,7 @@ pub struct Served {
 }
 
 /// Who asks for what: a request without its content.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Client {
     pub method: Method,
     pub target: TargetUri,
@@ -302,6 +305,7 @@ impl Setup {
             upstream,
             coherence,
             flights: Flights::new(),
+            refreshes: Refreshes::default(),
             turnstile: Arc::default(),
             writes: TaskTracker::new(),
             said_untrusted_https: AtomicBool::new(false),
@@ -344,7 +348,7 @@ impl Served {
         );
         Served {
             group: plan::group(route),
-            absence: plan::absence_states(config, route),
+            absence: plan::absence_states(&config.purge, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),
             noted_as: format!("{name}~vary"),

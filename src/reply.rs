@@ -23,21 +23,24 @@ pub struct Reply {
     pub handling: Handling,
 }
 
-/// A hit, fresh for `ttl` seconds more: whole, or 304 where the client's own is still good.
+/// A stored response: whole, or 304 where the client's own is still good.
 pub fn hit(
     method: &Method,
     request: &HeaderMap,
     stored: &Stored,
-    ttl: u64,
+    handling: Handling,
     now: Timestamp,
 ) -> Reply {
     let not_modified = conditions::are_in(request)
         && stored.status == StatusCode::OK
         && conditions::not_modified(request, &stored.head.fields());
     let age = stored.age(now).as_secs();
-    let fields = stored.head.of_a_hit(said_age(age), said_hit(ttl));
+    let cache_status = match handling {
+        Handling::Hit { ttl } => said_hit(ttl),
+        other => other.header(),
+    };
+    let fields = stored.head.of_a_hit(said_age(age), cache_status);
     let response = whole(method, not_modified, stored.status, fields, &stored.body);
-    let handling = Handling::Hit { ttl };
     Reply { response, handling }
 }
 

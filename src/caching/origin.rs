@@ -145,7 +145,7 @@ impl Keepable {
         let stands_in = self.lifetime + self.terms.if_error.max(self.terms.while_revalidate)
             > self.initial_age
             && !self.terms.never_stale;
-        fresh || stands_in || super::validation::validators(status, fields).is_some()
+        fresh || stands_in || super::validation::can_be_validated(status, fields)
     }
 }
 

@@ -1,65 +1,53 @@
 //! Asking the origin whether a stored response is still good, and what its answer does to it. RFC 9111 §4.3.
 
 use http::StatusCode;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName};
 
-use crate::message::conditions::CONDITIONS;
-
-/// What a stored response can be asked for by, as its origin wrote it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Validators {
-    pub etag: Option<HeaderValue>,
-    pub last_modified: Option<HeaderValue>,
-}
-
-/// §4.3.1: only of a whole success; for an origin looks at conditions only where it would else have one to give
-/// (RFC 9110 §13.2.1).
-pub fn validators(status: StatusCode, stored: &HeaderMap) -> Option<Validators> {
-    let found = Validators {
-        etag: stored.get(header::ETAG).cloned(),
-        last_modified: stored.get(header::LAST_MODIFIED).cloned(),
-    };
-    let whole = status.is_success() && status != StatusCode::PARTIAL_CONTENT;
-    (whole && found != NONE).then_some(found)
-}
-
-const NONE: Validators = Validators {
-    etag: None,
-    last_modified: None,
-};
-
-impl Validators {
-    /// In place of the client's own conditions, which are answered from what comes of it. A range is asked for of the whole.
-    pub fn put_into(&self, request: &mut HeaderMap) {
-        for name in CONDITIONS.iter().chain(&[header::RANGE]) {
-            request.remove(name);
-        }
-        if let Some(etag) = &self.etag {
-            request.insert(header::IF_NONE_MATCH, etag.clone());
-        }
-        if let Some(last_modified) = &self.last_modified {
-            request.insert(header::IF_MODIFIED_SINCE, last_modified.clone());
-        }
-    }
-}
-
-/// What describes the stored body itself: §3.2 leaves it alone, whatever a 304 says.
+/// §3.2: what of the stored response describes its body, and no 304 may change.
 const OF_THE_BODY: [HeaderName; 3] = [
-    header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
     header::CONTENT_RANGE,
 ];
 
-/// §3.2: the stored fields, each replaced by those of that name which the newer answer (a 304, or a 200 to HEAD) carries.
-pub fn freshened(stored: &HeaderMap, newer: &HeaderMap) -> HeaderMap {
+/// §4.3.1: the conditions under which the origin may answer 304 for a stored response with `stored` fields: its
+/// own tag byte for byte, and its Last-Modified verbatim. Whether there are any.
+pub fn condition(stored: &HeaderMap, sent: &mut HeaderMap) -> bool {
+    let mut any = false;
+    for (validator, condition) in [
+        (header::ETAG, header::IF_NONE_MATCH),
+        (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE),
+    ] {
+        if let Some(value) = stored.get(validator) {
+            sent.insert(condition, value.clone());
+            any = true;
+        }
+    }
+    any
+}
+
+/// §3.2, §4.3.4: the stored fields with every one that the 304 carries in its place, but for those that describe
+/// the stored body. Without a Date of the 304 there is none: the stored one is of another exchange.
+pub fn freshened(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
     let mut fields = stored.clone();
-    for name in newer.keys().filter(|name| !OF_THE_BODY.contains(name)) {
+    fields.remove(header::DATE);
+    for name in not_modified.keys() {
+        if OF_THE_BODY.contains(name) {
+            continue;
+        }
         fields.remove(name);
-        for value in newer.get_all(name) {
+        for value in not_modified.get_all(name) {
             fields.append(name, value.clone());
         }
     }
     fields
+}
+
+/// §4.3.1: only of a whole success; for an origin looks at conditions only where it would else have one to give
+/// (RFC 9110 §13.2.1).
+pub fn can_be_validated(status: StatusCode, stored: &HeaderMap) -> bool {
+    let whole = status.is_success() && status != StatusCode::PARTIAL_CONTENT;
+    whole && (stored.contains_key(header::ETAG) || stored.contains_key(header::LAST_MODIFIED))
 }
 
 /// What the answer to a HEAD says of a stored GET.
@@ -105,39 +93,59 @@ mod tests {
     fn map(lines: &[(&str, &str)]) -> HeaderMap {
         lines
             .iter()
-            .map(|(n, v)| (n.parse::<HeaderName>().unwrap(), v.parse().unwrap()))
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
             .collect()
     }
 
     #[test]
-    fn the_stored_validators_are_sent_byte_for_byte_in_place_of_the_clients_own() {
-        let mut request = map(&[
-            ("if-none-match", "\"theirs\""),
-            ("if-modified-since", "theirs"),
-            ("if-match", "\"x\""),
-            ("if-range", "\"x\""),
-            ("range", "bytes=0-1"),
-            ("accept-language", "de"),
-        ]);
+    fn the_origin_is_asked_with_its_own_validators_verbatim() {
+        let asked = |stored: &[(&str, &str)]| {
+            let mut sent = HeaderMap::new();
+            let any = condition(&map(stored), &mut sent);
+            assert_eq!(any, !sent.is_empty());
+            sent
+        };
+        assert_eq!(asked(&[("etag", "W/\"a\"")])["if-none-match"], "W/\"a\"");
+        let modified = "Sunday, 06-Nov-94 08:49:37 GMT";
+        assert_eq!(
+            asked(&[("last-modified", modified)])["if-modified-since"],
+            modified
+        );
+        assert!(asked(&[("date", modified)]).is_empty());
+    }
+
+    #[test]
+    fn a_304_replaces_what_it_carries_and_never_what_describes_the_body() {
         let stored = map(&[
-            ("etag", "W/\"b\\\u{e4}d\", x"),
-            ("last-modified", "Sun Nov  6 08:49:37 1994"),
+            ("content-type", "application/json"),
+            ("content-length", "3"),
+            ("content-encoding", "identity"),
+            ("x-kept", "1"),
+            ("warning", "a"),
+            ("warning", "b"),
         ]);
-        validators(StatusCode::OK, &stored)
-            .unwrap()
-            .put_into(&mut request);
+        let answer = map(&[
+            ("content-type", "text/plain"),
+            ("content-length", "0"),
+            ("content-encoding", "gzip"),
+            ("warning", "c"),
+            ("cache-control", "max-age=9"),
+        ]);
         let expected = map(&[
-            ("accept-language", "de"),
-            ("if-none-match", "W/\"b\\\u{e4}d\", x"),
-            ("if-modified-since", "Sun Nov  6 08:49:37 1994"),
+            ("content-type", "text/plain"),
+            ("content-length", "3"),
+            ("content-encoding", "identity"),
+            ("x-kept", "1"),
+            ("warning", "c"),
+            ("cache-control", "max-age=9"),
         ]);
-        assert_eq!(request, expected);
+        assert_eq!(freshened(&stored, &answer), expected);
     }
 
     #[test]
     fn only_a_whole_success_with_a_validator_can_be_validated() {
         let with = |status, lines: &[(&str, &str)]| {
-            validators(StatusCode::from_u16(status).unwrap(), &map(lines)).is_some()
+            can_be_validated(StatusCode::from_u16(status).unwrap(), &map(lines))
         };
         assert!(with(200, &[("etag", "\"a\"")]));
         assert!(with(203, &[("last-modified", "x")]));
@@ -145,34 +153,6 @@ mod tests {
         for status in [206, 301, 404, 503] {
             assert!(!with(status, &[("etag", "\"a\"")]), "{status}");
         }
-    }
-
-    #[test]
-    fn each_field_that_a_304_carries_replaces_the_stored_one_and_the_others_stay() {
-        let stored = map(&[
-            ("a", "1"),
-            ("a", "2"),
-            ("b", "1"),
-            ("content-length", "36"),
-            ("etag", "\"a\""),
-        ]);
-        let newer = map(&[
-            ("a", "3"),
-            ("c", "4"),
-            ("c", "5"),
-            ("content-length", "0"),
-            ("cache-control", "max-age=9"),
-        ]);
-        let expected = map(&[
-            ("a", "3"),
-            ("b", "1"),
-            ("content-length", "36"),
-            ("etag", "\"a\""),
-            ("c", "4"),
-            ("c", "5"),
-            ("cache-control", "max-age=9"),
-        ]);
-        assert_eq!(freshened(&stored, &newer), expected);
     }
 
     #[test]

@@ -131,6 +131,16 @@ pub struct Route {
     pub max_body: u64,
     /// The route's ttl over the origin's own freshness; never over `no-store` or `private`.
     pub override_origin: bool,
+    /// RFC 5861, where the origin says nothing: how long past its freshness a copy is served while it is refreshed.
+    pub stale_while_revalidate: Duration,
+    /// How long past its freshness a copy is served in the place of an error.
+    pub stale_if_error: Duration,
+    /// By up to which part of itself the route's ttl is shortened, at random, from copy to copy.
+    pub jitter: f64,
+    /// What is asked for is refreshed before it expires.
+    pub early_refresh: bool,
+    /// How long a 404 or 410 is kept; `None`: never.
+    pub negative_ttl: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

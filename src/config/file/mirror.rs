@@ -138,9 +138,13 @@ mirror! {
         vary: Texts,
         max_body: Text,
         override_origin: Text,
+        stale_while_revalidate: Text,
+        stale_if_error: Text,
+        jitter: Text,
+        early_refresh: Text,
+        negative_ttl: Text,
     } later [
-        "policy", "stale_while_revalidate", "stale_if_error", "jitter", "early_refresh",
-        "negative_ttl", "etag", "compress", "honour_client_directives", "upgrade", "warm",
+        "policy", "etag", "compress", "honour_client_directives", "upgrade", "warm",
     ]
 }
 
