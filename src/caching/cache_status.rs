@@ -22,6 +22,7 @@ pub enum Reason {
     Held,
     Foreign,
     OtherOrigin,
+    OtherVariant,
     StoreAway,
     // Served although stale:
     StaleWhileRevalidate,
@@ -57,6 +58,7 @@ impl Reason {
             Reason::Held => "held",
             Reason::Foreign => "foreign",
             Reason::OtherOrigin => "other-origin",
+            Reason::OtherVariant => "other-variant",
             Reason::StoreAway => "store-away",
             Reason::StaleWhileRevalidate => "stale-while-revalidate",
             Reason::StaleIfError => "stale-if-error",

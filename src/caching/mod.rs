@@ -8,6 +8,7 @@ pub mod head;
 pub mod invalidation;
 pub mod key;
 pub mod origin;
+pub mod partial;
 pub mod reuse;
 pub mod stored;
 pub mod storing;

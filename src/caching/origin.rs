@@ -10,8 +10,10 @@ use url::Url;
 use super::cache_status::Reason;
 use super::directives::{Directives, RequestDirectives};
 use super::freshness::{self, Exchange, Lifetime};
+use super::stored::{Freshness, Stored};
 use super::targeted;
 use super::variance::{self, Nominated};
+use crate::clock::Timestamp;
 
 /// What the RFC leaves to whoever runs the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +79,76 @@ impl Terms {
     }
 }
 
+/// What a valid stored response is good for now, for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    Fresh {
+        left: Duration,
+    },
+    /// Stale, and served; `refresh`: the origin is asked in the background.
+    Stale {
+        stale: Duration,
+        refresh: bool,
+    },
+    /// The origin is asked first.
+    Ask,
+}
+
+/// §4.2 and §5.2.1, RFC 5861 §3.
+pub fn usable(
+    choices: &Choices,
+    stored: &Stored,
+    wants: &RequestDirectives,
+    now: Timestamp,
+) -> Use {
+    let age = stored.age(now);
+    let too_old = wants.max_age.is_some_and(|most| age > most);
+    if wants.no_cache || wants.no_store {
+        return Use::Ask;
+    }
+    match stored.freshness(now) {
+        Freshness::Fresh { left }
+            if too_old || wants.min_fresh.is_some_and(|least| left < least) =>
+        {
+            Use::Ask
+        }
+        Freshness::Fresh { left } => Use::Fresh { left },
+        Freshness::Stale { stale } => {
+            let terms = terms(choices, stored);
+            let accepted = wants.max_stale.is_some_and(|most| stale <= most);
+            let undemanding = wants.max_age.is_none() && wants.min_fresh.is_none();
+            match () {
+                () if terms.never_stale || too_old => Use::Ask,
+                () if terms.while_revalidate > stale && undemanding => Use::Stale {
+                    stale,
+                    refresh: true,
+                },
+                () if accepted => Use::Stale {
+                    stale,
+                    refresh: false,
+                },
+                () => Use::Ask,
+            }
+        }
+    }
+}
+
+/// RFC 5861 §4: whether it may stand in for an origin that cannot be reached or answers 500, 502, 503 or 504. An error
+/// stands in for none.
+pub fn stands_in(choices: &Choices, stored: &Stored, now: Timestamp) -> bool {
+    let terms = terms(choices, stored);
+    let may = match stored.freshness(now) {
+        Freshness::Fresh { .. } => !terms.validate_always,
+        Freshness::Stale { stale } => terms.if_error > stale && !terms.never_stale,
+    };
+    may && !stored.status.is_server_error()
+}
+
+fn terms(choices: &Choices, stored: &Stored) -> Terms {
+    let said = targeted::said(&stored.head.fields(), &choices.targeted);
+    Terms::of(choices, &said.directives)
+}
+
 /// Decides by the request, status, fields and times.
 pub fn keepable(
     choices: &Choices,
@@ -125,10 +197,15 @@ pub fn keepable(
     {
         return Err(Reason::Status);
     }
+    let terms = Terms::of(choices, directives);
     let keepable = Keepable {
-        lifetime: lifetime.span(),
+        // What is to be validated before each use is never fresh.
+        lifetime: match terms.validate_always {
+            true => Duration::ZERO,
+            false => lifetime.span(),
+        },
         initial_age: freshness::initial_age(exchange, fields),
-        terms: Terms::of(choices, directives),
+        terms,
         nominated,
     };
     match keepable.is_of_use(status, fields) {
@@ -139,6 +216,18 @@ pub fn keepable(
 }
 
 impl Keepable {
+    /// How long it is worth keeping once it is stale.
+    pub fn keep_stale(&self, status: StatusCode, fields: &HeaderMap) -> Duration {
+        const A_DAY: Duration = Duration::from_secs(86_400);
+        const FOR_WHO_TAKES_IT: Duration = Duration::from_secs(3600);
+        let windows = self.terms.while_revalidate.max(self.terms.if_error);
+        match super::validation::can_be_validated(status, fields) {
+            true => windows.max(A_DAY),
+            false if self.terms.never_stale => Duration::ZERO,
+            false => windows.max(FOR_WHO_TAKES_IT),
+        }
+    }
+
     /// Fresh for a while, or can be validated, or may stand in when it is stale.
     fn is_of_use(&self, status: StatusCode, fields: &HeaderMap) -> bool {
         let fresh = self.lifetime > self.initial_age && !self.terms.validate_always;
@@ -530,6 +619,73 @@ mod tests {
             DATE,
         ]);
         assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn what_a_client_asks_for_and_what_the_origin_allows_decide_together() {
+        let seconds = Duration::from_secs;
+        let stored = |said: &str, lifetime| Stored {
+            status: StatusCode::OK,
+            head: crate::caching::head::Head::new(map(&[("cache-control", said)]), "http://h", &[]),
+            body: Default::default(),
+            response_time: NOW,
+            took: Duration::ZERO,
+            initial_age: seconds(10),
+            lifetime: seconds(lifetime),
+            epochs: Default::default(),
+        };
+        let (fresh, stale) = (Use::Fresh { left: seconds(90) }, |refresh| Use::Stale {
+            stale: seconds(5),
+            refresh,
+        });
+        for (said, lifetime, wants, expected) in [
+            ("", 100, "", fresh),
+            ("", 100, "max-age=10", fresh),
+            ("", 100, "max-age=9", Use::Ask),
+            ("", 100, "min-fresh=90", fresh),
+            ("", 100, "min-fresh=91", Use::Ask),
+            ("", 100, "no-cache", Use::Ask),
+            ("", 100, "no-store", Use::Ask),
+            ("", 5, "", Use::Ask),
+            ("", 5, "max-stale=4", Use::Ask),
+            ("", 5, "max-stale=5", stale(false)),
+            ("", 5, "max-stale", stale(false)),
+            ("", 5, "max-stale, max-age=9", Use::Ask),
+            ("must-revalidate", 5, "max-stale", Use::Ask),
+            ("s-maxage=5", 5, "max-stale", Use::Ask),
+            ("no-cache", 5, "max-stale", Use::Ask),
+            ("stale-while-revalidate=6", 5, "", stale(true)),
+            ("stale-while-revalidate=5", 5, "", Use::Ask),
+            (
+                "stale-while-revalidate=6, proxy-revalidate",
+                5,
+                "",
+                Use::Ask,
+            ),
+            ("stale-while-revalidate=6", 5, "max-age=20", Use::Ask),
+            ("stale-while-revalidate=6", 5, "no-cache", Use::Ask),
+        ] {
+            let wants = RequestDirectives::of(&map(&[("cache-control", wants)]));
+            let found = usable(&choices(), &stored(said, lifetime), &wants, NOW);
+            assert_eq!(found, expected, "{said:?} {lifetime} {wants:?}");
+        }
+        for (said, status, expected) in [
+            ("stale-if-error=6", 200, true),
+            ("stale-if-error=5", 200, false),
+            ("", 200, false),
+            ("stale-if-error=6, must-revalidate", 200, false),
+            ("stale-if-error=6", 503, false),
+        ] {
+            let stored = Stored {
+                status: StatusCode::from_u16(status).unwrap(),
+                ..stored(said, 5)
+            };
+            assert_eq!(
+                stands_in(&choices(), &stored, NOW),
+                expected,
+                "{said} {status}"
+            );
+        }
     }
 
     proptest::proptest! {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+use crate::caching::origin::Choices;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 
 /// The whole of proxy.yaml.
@@ -122,6 +123,7 @@ pub enum WhenStoreIsDown {
 pub struct Route {
     pub path: PathPattern,
     pub key: KeyTemplate,
+    pub policy: Policy,
     pub ttl: Duration,
     pub access: Access,
     pub query: Query,
@@ -141,6 +143,21 @@ pub struct Route {
     pub early_refresh: bool,
     /// How long a 404 or 410 is kept; `None`: never.
     pub negative_ttl: Option<Duration>,
+}
+
+impl Route {
+    pub fn is_by_http(&self) -> bool {
+        matches!(self.policy, Policy::Http(_))
+    }
+}
+
+/// By whose word answers are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Policy {
+    /// The operator's, where the origin says nothing: the route's `ttl`.
+    Ttl,
+    /// The origin's alone, by RFC 9111.
+    Http(Choices),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

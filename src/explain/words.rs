@@ -36,6 +36,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::OtherOrigin => {
             "the copy was fetched under another scheme or host, and its links may hold it: set `canonical_origin`"
         }
+        Reason::OtherVariant => {
+            "there is a copy, but for other values of the fields that its `Vary` names"
+        }
         Reason::StoreAway => {
             "the store cannot be used: requests pass through until it can; `larder doctor` says what is wrong with it"
         }

@@ -390,7 +390,7 @@ pub fn forward_word(why: Reason) -> Forward {
     match why {
         Reason::Absent | Reason::Foreign | Reason::Purged => Forward::UriMiss,
         Reason::Expired => Forward::Stale,
-        Reason::OtherOrigin => Forward::VaryMiss,
+        Reason::OtherOrigin | Reason::OtherVariant => Forward::VaryMiss,
         Reason::Held => Forward::Miss,
         _ => Forward::Bypass,
     }

@@ -143,8 +143,14 @@ mirror! {
         jitter: Text,
         early_refresh: Text,
         negative_ttl: Text,
+        policy: Text,
+        targeted: Texts,
+        heuristic: Text,
+        keep_set_cookie: Text,
+        keep_parts: Text,
+        honour_client_directives: Text,
     } later [
-        "policy", "etag", "compress", "honour_client_directives", "upgrade", "warm",
+        "etag", "compress", "upgrade", "warm",
     ]
 }
 
