@@ -213,6 +213,11 @@ pub async fn set(
     body: Bytes,
 ) -> Result<Duration, OperationError> {
     let (key, depends, route) = find(config, text)?;
+    if route.is_by_http() {
+        return Err(OperationError::Unknown(
+            "under `policy: http` only what the origin says is kept: nothing can be set".to_owned(),
+        ));
+    }
     if key.contains('~') {
         return Err(OperationError::Unknown(
             "only the shared copy can be set: a key without `~`".to_owned(),

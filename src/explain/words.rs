@@ -85,8 +85,9 @@ pub fn because(reason: Reason) -> &'static str {
     }
 }
 
-pub(super) fn access(access: Access) -> &'static str {
-    match access {
+pub(super) fn access(route: &Route) -> &'static str {
+    match route.access {
+        _ if route.is_by_http() => "the origin's word (policy: http)",
         Access::PerCredential => "per-credential",
         Access::Public => "public",
     }
@@ -94,6 +95,12 @@ pub(super) fn access(access: Access) -> &'static str {
 
 /// On what terms an answer is kept.
 pub(super) fn terms(route: &Route) -> String {
+    if route.is_by_http() {
+        let most = bytesize::ByteSize::b(route.max_body);
+        return format!(
+            "for as long as its own fields say, and shared by all unless they say otherwise; at most {most}"
+        );
+    }
     let ttl = humantime::format_duration(route.ttl);
     let wins = match route.override_origin {
         true => "whatever max-age or Expires the API sends (`override_origin`)",

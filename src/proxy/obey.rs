@@ -49,8 +49,14 @@ pub async fn read(
     captures: Captures,
     client: Client,
 ) -> Result<Reply, Error> {
-    let Some(ask) = Ask::new(setup, route, &captures, client) else {
-        return Err(UpstreamFailure::Malformed.into());
+    let Some(url) = client.url() else {
+        let (body, why) = (RequestBody::Empty, Reason::Spelling);
+        return pass::pass(setup, &client, body, forward_word(why), Some(why)).await;
+    };
+    let client = Arc::new(Asking { client, url });
+    let Some(ask) = Ask::new(setup, route, &captures, client.clone()) else {
+        let (body, why) = (RequestBody::Empty, Reason::Spelling);
+        return pass::pass(setup, &client.client, body, forward_word(why), Some(why)).await;
     };
     let Some(keys) = ask.keys() else {
         return ask.pass(Reason::StoreAway).await;
@@ -141,7 +147,13 @@ impl Found {
 }
 
 impl Ask {
-    fn new(setup: &Arc<Setup>, route: usize, captures: &Captures, client: Client) -> Option<Ask> {
+    /// `None`: the route's key names what its path does not capture.
+    fn new(
+        setup: &Arc<Setup>,
+        route: usize,
+        captures: &Captures,
+        client: Arc<Asking>,
+    ) -> Option<Ask> {
         let served = &setup.served[route];
         let family = served.route.key.family(captures)?;
         Some(Ask {
@@ -149,11 +161,8 @@ impl Ask {
             route,
             depends: plan::with_group(family.as_str(), served.group.as_ref(), &[]),
             family,
-            origin: present::origin(&setup.config, &client),
-            client: Arc::new(Asking {
-                url: client.url()?,
-                client,
-            }),
+            origin: present::origin(&setup.config, &client.client),
+            client,
         })
     }
 
