@@ -281,16 +281,16 @@ fn a_success_drops_every_variant_query_and_spelling_of_its_target(store: &str) {
         _ => origin::status(303, ""),
     });
     let reads = |hit: bool| {
-        for (target, foo) in [
+        for (target, value) in [
             ("/x/7", "1"),
             ("/x/7", "2"),
             ("/x/7?q=1", "1"),
             ("/x/%37", "1"),
         ] {
             assert_eq!(
-                larder.get_with(target, &[("Foo", foo)]).is_hit(),
+                larder.get_with(target, &[("Foo", value)]).is_hit(),
                 hit,
-                "{target} {foo}"
+                "{target} {value}"
             );
         }
     };

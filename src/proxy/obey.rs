@@ -63,10 +63,10 @@ pub async fn read(
     };
     let wants = ask.wants();
     let found = ask.find(&keys).await;
-    if let Some(reply) = ask.from_store(&keys, &found, &wants) {
+    if let Some(reply) = ask.reused(&keys, &found, &wants) {
         return Ok(reply);
     }
-    if let Some(reply) = ask.from_part(&keys, &wants).await {
+    if let Some(reply) = ask.reused_part(&keys, &wants).await {
         return Ok(reply);
     }
     if wants.only_if_cached {
@@ -84,7 +84,7 @@ pub async fn read(
             Join::Follow(ended) => {
                 ask.wait(ended).await;
                 let found = ask.find(&keys).await;
-                if let Some(reply) = ask.from_store(&keys, &found, &wants) {
+                if let Some(reply) = ask.reused(&keys, &found, &wants) {
                     return Ok(reply);
                 }
                 return ask.fetch(keys, found, None).await;
@@ -264,7 +264,7 @@ impl Ask {
         Found { result }
     }
 
-    fn from_store(&self, keys: &Keys, found: &Found, wants: &RequestDirectives) -> Option<Reply> {
+    fn reused(&self, keys: &Keys, found: &Found, wants: &RequestDirectives) -> Option<Reply> {
         let Ok(stored) = &found.result else {
             return None;
         };
@@ -292,7 +292,7 @@ impl Ask {
     }
 
     /// RFC 9111 §3.3: a range out of a stored part.
-    async fn from_part(&self, keys: &Keys, wants: &RequestDirectives) -> Option<Reply> {
+    async fn reused_part(&self, keys: &Keys, wants: &RequestDirectives) -> Option<Reply> {
         let asked = self.client.fields();
         let range = asked.get(header::RANGE)?;
         if !self.choices().parts

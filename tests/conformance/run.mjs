@@ -6,11 +6,14 @@
 //
 // With ids, each of these tests is run alone and all that was said is shown. LARDER names another binary; CHUNK says how
 // many tests run at once (25, as upstream does). Exit status 1 if a required test failed.
+//
+// NUMBERED=1 is for a profile that does not pass the suite's own request fields on (a route with a `ttl`): requests are
+// numbered on their way to the origin, and a test counts for itself, whatever it depends on.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { createServer } from 'node:net'
+import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -29,12 +32,14 @@ const { runTests, getResults } = await of('test-engine/client/runner.mjs')
 const { determineTestResult, resultTypes } = await of('test-engine/lib/results.mjs')
 
 const [origin, listen, admin] = await Promise.all([freePort(), freePort(), freePort()])
+const numbered = process.env.NUMBERED === '1'
+const upstream = numbered ? await relay(origin) : origin
 const children = [
   start(process.execPath, [join(resolve(suite), 'test-engine/server/server.mjs')], {
     npm_config_protocol: 'http', npm_config_port: origin, npm_config_pidfile: join(tmpdir(), `cache-tests-${process.pid}.pid`)
   }),
   start(larder, ['serve', '-c', profile], {
-    LISTEN: `127.0.0.1:${listen}`, ADMIN: `127.0.0.1:${admin}`, UPSTREAM: `http://127.0.0.1:${origin}`
+    LISTEN: `127.0.0.1:${listen}`, ADMIN: `127.0.0.1:${admin}`, UPSTREAM: `http://127.0.0.1:${upstream}`
   })
 ]
 try {
@@ -47,6 +52,7 @@ try {
   process.exitCode = report(chosen, getResults())
 } finally {
   children.forEach(child => child.kill())
+  process.exit()
 }
 
 function report (groups, results) {
@@ -58,7 +64,7 @@ function report (groups, results) {
     const counts = { required: [0, 0], optimal: [0, 0], check: [0, 0] }
     for (const test of group.tests) {
       const kind = test.kind ?? 'required'
-      const result = determineTestResult(all, test.id, results, !ids.length)
+      const result = determineTestResult(all, test.id, results, !ids.length && !numbered)
       const passed = result === resultTypes.pass || result === resultTypes.yes
       for (const count of [counts[kind], total[kind]]) {
         count[0] += passed ? 1 : 0
@@ -76,6 +82,32 @@ function report (groups, results) {
 function start (program, args, environment) {
   const env = { ...process.env, ...Object.fromEntries(Object.entries(environment).map(([k, v]) => [k, String(v)])) }
   return spawn(program, args, { env, stdio: ['ignore', ids.length ? 'inherit' : 'ignore', 'inherit'] })
+}
+
+// Passes bytes on, and gives each request of a test that brings no number the next one.
+async function relay (origin) {
+  const seen = new Map()
+  const next = head => {
+    const path = head.slice(0, head.indexOf('\r\n')).split(' ')[1].split('?')[0]
+    seen.set(path, (seen.get(path) ?? 0) + 1)
+    return seen.get(path)
+  }
+  const server = createServer(client => {
+    const up = connect(origin, '127.0.0.1')
+    up.pipe(client)
+    client.on('data', data => {
+      const text = data.toString('latin1')
+      const at = text.indexOf('\r\n') + 2
+      const number = /^[A-Z-]+ \/test\//.test(text) ? next(text) : undefined
+      const unnumbered = number && !/\r\nreq-num:/i.test(text)
+      up.write(unnumbered ? Buffer.from(`${text.slice(0, at)}Req-Num: ${number}\r\n${text.slice(at)}`, 'latin1') : data)
+    })
+    const end = () => { client.destroy(); up.destroy() }
+    for (const socket of [client, up]) socket.on('close', end).on('error', end)
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  server.unref()
+  return server.address().port
 }
 
 async function freePort () {
