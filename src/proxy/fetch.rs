@@ -424,6 +424,10 @@ impl Incoming {
                 (stored.err(), false)
             }
         };
+        // It is not kept, but who asked first is told how old the answer was.
+        for age in self.fields.get_all(header::AGE) {
+            fields.append(header::AGE, age.clone());
+        }
         Fetched {
             status: self.status,
             said: self.said,

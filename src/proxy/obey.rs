@@ -78,19 +78,20 @@ pub async fn read(
     // What a client wants of the origin itself, it asks for itself.
     let demanding = wants != RequestDirectives::default() || ask.client.has_range();
     let turn = match demanding {
-        true => None,
+        true => return ask.fetch(keys, found, None).await,
         false => match setup.in_flight.join(&keys.own) {
             Join::Lead(turn) => Some(turn),
             Join::Follow(ended) => {
                 ask.wait(ended).await;
-                let found = ask.find(&keys).await;
-                if let Some(reply) = ask.reused(&keys, &found, &wants) {
-                    return Ok(reply);
-                }
-                return ask.fetch(keys, found, None).await;
+                None
             }
         },
     };
+    // Look again: another's fetch has ended, or may have between our look-up and our turn.
+    let found = ask.find(&keys).await;
+    if let Some(reply) = ask.reused(&keys, &found, &wants) {
+        return Ok(reply);
+    }
     ask.fetch(keys, found, turn).await
 }
 
@@ -339,11 +340,14 @@ impl Ask {
             own: keys.own.clone(),
         };
         tokio::spawn(async move {
-            let found = Found { result: Ok(stored) };
-            let turn = match ask.setup.in_flight.join(&keys.own) {
-                Join::Lead(turn) => turn,
-                Join::Follow(_) => return,
+            let Join::Lead(turn) = ask.setup.in_flight.join(&keys.own) else {
+                return;
             };
+            // Look again: it may have been refreshed between that look-up and this turn.
+            let found = ask.find(&keys).await;
+            if !found.result.as_ref().is_ok_and(|found| *found == stored) {
+                return duty.done();
+            }
             let refreshed = ask.fetch(keys, found, Some(turn.with(duty))).await;
             debug!(refreshed = refreshed.is_ok(), "refreshed in the background");
         });
