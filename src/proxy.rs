@@ -61,6 +61,7 @@ pub struct Setup {
     pub turnstile: Arc<Turnstile>,
     /// What is being asked for under `policy: http`.
     pub in_flight: obey::InFlight,
+    pub groups: obey::Groups,
     /// Writes under way, with or without their clients.
     pub writes: TaskTracker,
     said_untrusted_https: AtomicBool,
@@ -328,6 +329,7 @@ impl Setup {
             refreshes: Refreshes::default(),
             turnstile: Arc::default(),
             in_flight: obey::InFlight::default(),
+            groups: obey::Groups::default(),
             writes: TaskTracker::new(),
             said_untrusted_https: AtomicBool::new(false),
             copies: Mutex::default(),

@@ -34,6 +34,7 @@ on_both_stores! {
     what_is_stale_stands_in_for_an_origin_that_fails_where_it_may
     a_success_drops_every_variant_query_and_spelling_of_its_target
     a_success_drops_what_location_and_content_location_name
+    a_success_drops_the_groups_that_it_names
     a_failure_drops_nothing_and_a_lost_answer_drops
     an_answer_to_authorization_is_shared_only_where_the_origin_says_so
     a_set_cookie_is_not_kept_unless_the_route_says_so
@@ -315,6 +316,33 @@ fn a_success_drops_what_location_and_content_location_name(store: &str) {
     larder.write("POST", "/make");
     assert!(!larder.get("/made/1").is_hit());
     assert!(larder.get("/made/2").is_hit(), "of another origin");
+}
+
+fn a_success_drops_the_groups_that_it_names(store: &str) {
+    let (_origin, larder) = start(store, "", |asked| {
+        match (asked.method.as_str(), asked.target.as_str()) {
+            ("POST", _) => {
+                origin::status(200, "").field("Cache-Group-Invalidation", "\"a b\", \"c\"")
+            }
+            (_, "/in") => fresh("[]").field("Cache-Groups", "\"x\", \"a b\""),
+            (_, "/also") => fresh("[]")
+                .field("Cache-Groups", "\"c\"")
+                .field("Vary", "Foo"),
+            _ => fresh("[]").field("Cache-Groups", "\"x\""),
+        }
+    });
+    let kept = |target| {
+        eventually("it is known in which groups it is", || {
+            larder.get(target).is_hit()
+        })
+    };
+    for target in ["/in", "/also", "/out"] {
+        kept(target);
+    }
+    larder.write("POST", "/elsewhere");
+    assert!(!larder.get("/in").is_hit() && !larder.get("/also").is_hit());
+    assert!(larder.get("/out").is_hit());
+    kept("/in");
 }
 
 fn a_failure_drops_nothing_and_a_lost_answer_drops(store: &str) {

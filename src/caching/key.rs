@@ -4,6 +4,7 @@
 //! be read off a key nor guessed at by whoever can read the store.
 
 use http::{HeaderName, HeaderValue};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::route::{FamilyKey, GroupKey};
 
@@ -169,6 +170,12 @@ pub fn family_state(family: &str) -> String {
 /// The name of the state that all families of a group share.
 pub fn group_state(group: &GroupKey) -> String {
     format!("{}~all", group.as_str())
+}
+
+/// The name of the state of a cache group (RFC 9875 §2), which is one of its origin alone.
+pub fn cache_group_state(origin: &str, group: &str) -> String {
+    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    format!("~group:{}:{}", encoded(origin), encoded(group))
 }
 
 #[cfg(test)]

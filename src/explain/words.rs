@@ -65,6 +65,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Authorization => {
             "it was asked with Authorization, and the API does not say `public`, `s-maxage` or `must-revalidate`: under `policy: http` only these share it"
         }
+        Reason::NewGroup => {
+            "the answer is in a cache group that this target was not known to be in: the next one is kept"
+        }
         Reason::Method => "the answer to this method does not stand for a later GET",
         Reason::StaleWhileRevalidate => {
             "the copy is past its time, and served while it is refreshed (`stale_while_revalidate`)"

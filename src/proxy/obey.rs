@@ -27,14 +27,15 @@ use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::directives::RequestDirectives;
 use crate::caching::freshness::Exchange;
 use crate::caching::head::Head;
-use crate::caching::key::{CopyKey, HashingSecret};
+use crate::caching::invalidation;
+use crate::caching::key::{CopyKey, HashingSecret, cache_group_state};
 use crate::caching::origin::{self, Choices, Keepable, Use};
 use crate::caching::partial::Part;
 use crate::caching::stored::Stored;
 use crate::caching::validation::{self, OfHead};
 use crate::caching::variance;
 use crate::clock;
-use crate::coherence::{Depends, Epochs, LookUp};
+use crate::coherence::{Depends, Epochs, LookUp, StateKey};
 use crate::config::Policy;
 use crate::error::{Error, UpstreamFailure};
 use crate::message::{conditions, fields};
@@ -54,13 +55,14 @@ pub async fn read(
         return pass::pass(setup, &client, body, forward_word(why), Some(why)).await;
     };
     let client = Arc::new(Asking { client, url });
-    let Some(ask) = Ask::new(setup, route, &captures, client.clone()) else {
+    let Some(mut ask) = Ask::new(setup, route, &captures, client.clone()) else {
         let (body, why) = (RequestBody::Empty, Reason::Spelling);
         return pass::pass(setup, &client.client, body, forward_word(why), Some(why)).await;
     };
     let Some(keys) = ask.keys() else {
         return ask.pass(Reason::StoreAway).await;
     };
+    ask.depends = ask.depends_with(&setup.groups.of(&keys.own));
     let wants = ask.wants();
     let found = ask.find(&keys).await;
     if let Some(reply) = ask.reused(&keys, &found, &wants) {
@@ -197,6 +199,25 @@ impl Ask {
         key.uri(&self.origin, target.path(), target.query());
         more(&mut key);
         key.of(&self.setup.config.store.prefix, &self.family)
+    }
+
+    /// RFC 9875: a copy of a target depends on the groups that its responses are known to be in, too.
+    fn depends_with(&self, groups: &[StateKey]) -> Depends {
+        Depends::on(self.depends.own().iter().chain(groups).cloned().collect())
+    }
+
+    /// Whether a copy's epochs are of all the groups it is in; if not, they are known from now on, and the next is.
+    fn knows_groups(&self, keys: &Keys, copy: &Stored, fields: &HeaderMap) -> bool {
+        let groups = invalidation::groups(fields).into_iter();
+        let states: Vec<StateKey> = groups
+            .map(|group| StateKey::new(cache_group_state(&self.origin, &group)))
+            .collect();
+        let known = |state: &StateKey| copy.epochs.iter().any(|(of, _)| of == state);
+        let all = states.iter().all(known);
+        if !all {
+            self.setup.groups.learn(&keys.own, states);
+        }
+        all
     }
 
     fn part_key(&self, keys: &Keys) -> String {
@@ -623,6 +644,9 @@ impl Ask {
         keep: Duration,
     ) -> Result<(), Reason> {
         let (coherence, now) = (&self.setup.coherence, clock::now());
+        if !self.knows_groups(keys, &copy, fields) {
+            return Err(Reason::NewGroup);
+        }
         let span = copy.lifetime + keep;
         if !self.setup.may_add_copy(&self.family, span.max(MINUTE), now) {
             return Err(Reason::TooManyCopies);
@@ -867,6 +891,31 @@ async fn collect(
             }
             None => return Some((last, whole.freeze())),
         }
+    }
+}
+
+/// The groups that the responses of a target have been in, as their states. What is not known here is learnt anew from
+/// the next response.
+#[derive(Default)]
+pub struct Groups(Mutex<HashMap<String, Vec<StateKey>>>);
+
+impl Groups {
+    /// Targets that are remembered; then all are forgotten, and learnt again.
+    const MOST: usize = 10_000;
+
+    fn of(&self, target: &str) -> Vec<StateKey> {
+        self.0.lock().get(target).cloned().unwrap_or_default()
+    }
+
+    fn learn(&self, target: &str, states: Vec<StateKey>) {
+        let mut known = self.0.lock();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        let of_target = known.entry(target.to_owned()).or_default();
+        of_target.extend(states);
+        of_target.sort();
+        of_target.dedup();
     }
 }
 

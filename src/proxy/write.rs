@@ -13,6 +13,7 @@ use super::{Client, Setup, pass, present};
 use crate::body::RequestBody;
 use crate::caching::cache_status::Forward;
 use crate::caching::invalidation;
+use crate::caching::key::cache_group_state;
 use crate::coherence::turnstile::Entered;
 use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, Writing, protocol};
 use crate::config::WhenStoreIsDown;
@@ -70,28 +71,40 @@ async fn held(
         Err(failure) => protocol::outcome_of_failure(*failure),
     };
     entered.came_to(outcome);
-    if let (Ok(response), By::Http, Outcome::Changed) = (&answered, by, outcome) {
-        drop_named(setup, client, response.headers(), &states).await;
+    if let (Ok(response), Outcome::Changed) = (&answered, outcome) {
+        drop_named(setup, client, by, response.headers(), &states).await;
     }
     finish(setup, client, writing, outcome, &states).await?;
     Ok(answered?)
 }
 
-/// What the answer names beside the target: RFC 9111 §4.4 allows to drop it, so the answer does not depend on it.
-async fn drop_named(setup: &Setup, client: &Client, answer: &HeaderMap, already: &[StateKey]) {
-    let Some(target) = client.url() else {
-        return;
-    };
-    for url in invalidation::named(&target, answer) {
-        let path = Decoded::of(url.path());
-        let mut states = plan::drops(&setup.config, &client.method, &path).states;
-        states.retain(|state| !already.contains(state));
-        if !states.is_empty() && setup.coherence.purge(&states).await.is_err() {
-            warn!(
-                path = url.path(),
-                "what an answer named in Location or Content-Location is not dropped: the store is away"
-            );
+/// What the answer names beside the target: RFC 9111 §4.4 and RFC 9875 allow to drop it, so the answer does not depend on it.
+async fn drop_named(
+    setup: &Setup,
+    client: &Client,
+    by: By,
+    answer: &HeaderMap,
+    already: &[StateKey],
+) {
+    let origin = present::origin(&setup.config, client);
+    let groups = invalidation::invalidated_groups(&client.method, answer);
+    let mut states: Vec<StateKey> = groups
+        .iter()
+        .map(|group| StateKey::new(cache_group_state(&origin, group)))
+        .collect();
+    // Where a rule names the write, it alone says which targets.
+    if let (By::Http, Some(target)) = (by, client.url()) {
+        for url in invalidation::named(&target, answer) {
+            let path = Decoded::of(url.path());
+            states.extend(plan::drops(&setup.config, &client.method, &path).states);
         }
+    }
+    states.retain(|state| !already.contains(state));
+    if !states.is_empty() && setup.coherence.purge(&states).await.is_err() {
+        warn!(
+            path = client.target.path(),
+            "what an answer named (Location, Content-Location, Cache-Group-Invalidation) is not dropped: the store is away"
+        );
     }
 }
 
