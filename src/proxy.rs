@@ -96,6 +96,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// The origin that the client asked. (`canonical_origin` is for fills, which can be asked under another.)
+    pub fn origin(&self) -> String {
+        let (scheme, host) = (self.via.scheme.as_str(), self.target.host());
+        format!("{scheme}://{host}").to_ascii_lowercase()
+    }
+
     /// The target URI, whole.
     pub fn url(&self) -> Option<Url> {
         let (scheme, host) = (self.via.scheme.as_str(), self.target.host());

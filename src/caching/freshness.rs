@@ -206,4 +206,92 @@ mod tests {
             OriginLifetime::Bad
         );
     }
+
+    #[test]
+    fn under_policy_http_the_origin_says_or_it_is_guessed() {
+        let (last, day) = (
+            (header::LAST_MODIFIED, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            Duration::from_secs(86_400),
+        );
+        let said = |status: u16, lines: &[(header::HeaderName, &str)], most| {
+            let fields = map(lines);
+            let said = crate::caching::targeted::said(
+                &fields,
+                &[header::HeaderName::from_static("cdn-cache-control")],
+            );
+            by_origin(
+                &said,
+                StatusCode::from_u16(status).unwrap(),
+                &fields,
+                exchange(1000, 1000),
+                most,
+            )
+        };
+        let (explicit, seconds) = (
+            |s| Lifetime::Explicit(Duration::from_secs(s)),
+            Duration::from_secs,
+        );
+        let expires = (header::EXPIRES, "Thu, 01 Jan 1970 00:20:00 GMT");
+        let targeted = |value| (header::HeaderName::from_static("cdn-cache-control"), value);
+        for (lines, expected) in [
+            (&[(header::CACHE_CONTROL, "max-age=5")][..], explicit(5)),
+            (
+                &[(header::CACHE_CONTROL, "max-age=x"), expires.clone()],
+                explicit(0),
+            ),
+            (std::slice::from_ref(&expires), explicit(200)),
+            (&[targeted("max-age=7"), expires.clone()], explicit(7)),
+            (&[targeted("foo"), expires.clone()], Lifetime::Unknown),
+            (&[targeted("&"), expires.clone()], explicit(200)),
+            (
+                std::slice::from_ref(&last),
+                Lifetime::Heuristic(seconds(100)),
+            ),
+            (&[], Lifetime::Unknown),
+        ] {
+            assert_eq!(said(200, lines, Some(day)), expected, "{lines:?}");
+        }
+        let last = std::slice::from_ref(&last);
+        assert_eq!(
+            said(200, last, Some(seconds(9))),
+            Lifetime::Heuristic(seconds(9)),
+            "capped"
+        );
+        assert_eq!(
+            said(200, last, None),
+            Lifetime::Unknown,
+            "nothing is guessed"
+        );
+        assert_eq!(said(201, last, Some(day)), Lifetime::Unknown);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn age_never_decreases_and_is_never_less_than_was_said(
+            (date, age) in (proptest::option::of(0u64..4_000), proptest::option::of(0u64..4_000)),
+            (request, took, first, then) in (0u64..2_000, 0u64..50, 0u64..2_000, 0u64..2_000),
+        ) {
+            let mut fields = HeaderMap::new();
+            if let Some(date) = date {
+                fields.insert(header::DATE, date::format(Timestamp::from_micros(date * 1_000_000)));
+            }
+            if let Some(age) = age {
+                fields.insert(header::AGE, age.into());
+            }
+            let exchange = exchange(request, request + took);
+            let stored = crate::caching::stored::Stored {
+                status: StatusCode::OK,
+                head: crate::caching::head::Head::new(fields.clone(), "http://h", &[]),
+                body: Default::default(),
+                response_time: exchange.response_time,
+                took: Duration::ZERO,
+                initial_age: initial_age(exchange, &fields),
+                lifetime: Duration::ZERO,
+                epochs: Default::default(),
+            };
+            let at = |seconds| stored.age(exchange.response_time.plus(Duration::from_secs(seconds)));
+            proptest::prop_assert!(at(first) <= at(first + then));
+            proptest::prop_assert!(at(0) >= Duration::from_secs(age.unwrap_or(0) + took));
+        }
+    }
 }

@@ -164,7 +164,7 @@ impl Ask {
             route,
             depends: plan::with_group(family.as_str(), served.group.as_ref(), &[]),
             family,
-            origin: present::origin(&setup.config, &client.client),
+            origin: client.client.origin(),
             client,
         })
     }

@@ -121,7 +121,7 @@ pub fn split(
     }
 }
 
-pub(super) fn origin(config: &Config, client: &Client) -> String {
+fn origin(config: &Config, client: &Client) -> String {
     let (scheme, host) = match &config.canonical_origin {
         Some(origin) => (origin.scheme, origin.authority.as_str()),
         None => (client.via.scheme.as_str(), client.target.host()),

@@ -86,7 +86,7 @@ async fn drop_named(
     answer: &HeaderMap,
     already: &[StateKey],
 ) {
-    let origin = present::origin(&setup.config, client);
+    let origin = client.origin();
     let groups = invalidation::invalidated_groups(&client.method, answer);
     let mut states: Vec<StateKey> = groups
         .iter()
