@@ -35,6 +35,8 @@ on_both_stores! {
     a_success_drops_every_variant_query_and_spelling_of_its_target
     a_success_drops_what_location_and_content_location_name
     a_success_drops_the_groups_that_it_names
+    the_answer_to_a_post_stands_for_later_gets_if_it_says_so
+    the_answer_to_a_post_is_not_kept_beside_another_write
     a_failure_drops_nothing_and_a_lost_answer_drops
     an_answer_to_authorization_is_shared_only_where_the_origin_says_so
     a_set_cookie_is_not_kept_unless_the_route_says_so
@@ -343,6 +345,62 @@ fn a_success_drops_the_groups_that_it_names(store: &str) {
     assert!(!larder.get("/in").is_hit() && !larder.get("/also").is_hit());
     assert!(larder.get("/out").is_hit());
     kept("/in");
+}
+
+fn the_answer_to_a_post_stands_for_later_gets_if_it_says_so(store: &str) {
+    let (origin, larder) = start(store, "", |asked| {
+        match (asked.method.as_str(), asked.target.as_str()) {
+            ("POST", "/said") => fresh("by POST").field("Content-Location", "/said"),
+            ("POST", "/other") => fresh("by POST").field("Content-Location", "/said"),
+            ("POST", _) => fresh("by POST"),
+            _ => fresh("by GET"),
+        }
+    });
+    for target in ["/said", "/unsaid", "/other"] {
+        larder.get(target);
+        assert!(larder.get(target).is_hit());
+        assert_eq!(larder.request("POST", target, &[], b"a").text(), "by POST");
+    }
+    assert_eq!(
+        larder.get("/said").text(),
+        "by GET",
+        "the last POST named it"
+    );
+    larder.request("POST", "/said", &[], b"a");
+    let hit = larder.get("/said");
+    assert!(hit.is_hit() && hit.text() == "by POST", "{hit:?}");
+    assert_eq!(larder.get("/unsaid").text(), "by GET");
+    larder.write("PUT", "/said");
+    assert_eq!(larder.get("/said").text(), "by GET");
+    assert_eq!(origin.count_of("POST"), 4);
+}
+
+fn the_answer_to_a_post_is_not_kept_beside_another_write(store: &str) {
+    let (gate, other) = (Gate::new(), Gate::new());
+    let (behind, beside) = (gate.clone(), other.clone());
+    let (origin, larder) = start(store, "", move |asked| {
+        match (asked.method.as_str(), asked.fields.has("slow")) {
+            ("POST", true) => fresh("old").field("Content-Location", "/").behind(&behind),
+            ("POST", false) => fresh("new").field("Content-Location", "/").behind(&beside),
+            _ => fresh("asked"),
+        }
+    });
+    larder.get("/");
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| larder.request("POST", "/", &[("Slow", "1")], b"a"));
+        origin.wait_for(2);
+        let quick = scope.spawn(|| larder.request("POST", "/", &[], b"a"));
+        origin.wait_for(3);
+        other.open();
+        assert_eq!(quick.join().unwrap().text(), "new");
+        gate.open();
+        assert_eq!(slow.join().unwrap().text(), "old");
+    });
+    assert_eq!(
+        larder.get("/").text(),
+        "asked",
+        "neither knows which was the last"
+    );
 }
 
 fn a_failure_drops_nothing_and_a_lost_answer_drops(store: &str) {

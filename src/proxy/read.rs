@@ -392,6 +392,7 @@ pub fn forward_word(why: Reason) -> Forward {
         Reason::Expired => Forward::Stale,
         Reason::OtherOrigin | Reason::OtherVariant => Forward::VaryMiss,
         Reason::Held => Forward::Miss,
+        Reason::Method => Forward::Method,
         _ => Forward::Bypass,
     }
 }

@@ -9,13 +9,13 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::plan::{self, By};
-use super::{Client, Setup, pass, present};
+use super::{Client, Setup, obey, pass, present};
 use crate::body::RequestBody;
 use crate::caching::cache_status::Forward;
 use crate::caching::invalidation;
 use crate::caching::key::cache_group_state;
 use crate::coherence::turnstile::Entered;
-use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, Writing, protocol};
+use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, protocol};
 use crate::config::WhenStoreIsDown;
 use crate::error::{Error, UpstreamFailure};
 use crate::reply::Reply;
@@ -38,8 +38,16 @@ pub async fn write(
         // A client that has gone does not hear of it; the write is finished all the same.
         let _ = tell.send(answered);
     });
-    let response = told.await.unwrap_or(Err(UpstreamFailure::Lost.into()))?;
-    Ok(pass::streamed(response, Forward::Method, None))
+    match told.await.unwrap_or(Err(UpstreamFailure::Lost.into()))? {
+        Answered::Passed(response) => Ok(pass::streamed(response, Forward::Method, None)),
+        Answered::Kept(reply) => Ok(reply),
+    }
+}
+
+enum Answered {
+    Passed(Response<UpstreamBody>),
+    /// It stands for later GETs, too.
+    Kept(Reply),
 }
 
 /// Hold, forward, finish.
@@ -50,12 +58,16 @@ async fn held(
     states: Vec<StateKey>,
     by: By,
     mut entered: Entered,
-) -> Result<Response<UpstreamBody>, Error> {
+) -> Result<Answered, Error> {
     // The slot first: a write that waits in the queue holds nothing.
     let slot = setup.upstream.slot().await?;
     let without_store = match setup.config.when_store_is_down {
         WhenStoreIsDown::RefuseWrites => WithoutStore::Refuse,
         WhenStoreIsDown::Forward => WithoutStore::Forward,
+    };
+    let keeping = match by {
+        By::Http => obey::Keeping::prepare(setup, client).await,
+        By::Operator => None,
     };
     let writing = setup.coherence.begin(states.clone(), without_store);
     let writing = writing.await.map_err(|Refused| Error::StoreAway)?;
@@ -74,8 +86,26 @@ async fn held(
     if let (Ok(response), Outcome::Changed) = (&answered, outcome) {
         drop_named(setup, client, by, response.headers(), &states).await;
     }
-    finish(setup, client, writing, outcome, &states).await?;
-    Ok(answered?)
+    let keeping = keeping.filter(|keeping| {
+        let kept = answered
+            .as_ref()
+            .is_ok_and(|answer| keeping.may_keep(answer));
+        kept && outcome == Outcome::Changed
+    });
+    let (finished, renewed) = match &keeping {
+        Some(keeping) => {
+            setup
+                .coherence
+                .finish_renewed(writing, &keeping.before)
+                .await
+        }
+        None => (setup.coherence.finish(writing, outcome).await, None),
+    };
+    tell(client, finished, outcome, &states)?;
+    match (keeping, renewed) {
+        (Some(keeping), Some(epochs)) => Ok(Answered::Kept(keeping.keep(answered?, epochs).await?)),
+        _ => Ok(Answered::Passed(answered?)),
+    }
 }
 
 /// What the answer names beside the target: RFC 9111 §4.4 and RFC 9875 allow to drop it, so the answer does not depend on it.
@@ -108,14 +138,12 @@ async fn drop_named(
     }
 }
 
-async fn finish(
-    setup: &Setup,
+fn tell(
     client: &Client,
-    writing: Writing,
+    finished: Finished,
     outcome: Outcome,
     states: &[StateKey],
 ) -> Result<(), Error> {
-    let finished = setup.coherence.finish(writing, outcome).await;
     let names = || {
         states
             .iter()
