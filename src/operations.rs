@@ -17,6 +17,7 @@ use crate::caching::stored::{ANY_ORIGIN, Stored};
 use crate::clock;
 use crate::coherence::{Coherence, LookUp, StateKey, States};
 use crate::config::{Access, Config, Route};
+use crate::message::conditions;
 use crate::proxy::plan;
 use crate::route::{Decoded, FamilyPattern};
 use crate::store::{Away, Listed};
@@ -239,6 +240,9 @@ pub async fn set(
         header::DATE,
         HeaderValue::from_str(&date).expect("a date is a field value"),
     );
+    if route.etag {
+        fields.insert(header::ETAG, conditions::tag_of(&body));
+    }
     let copy = Stored {
         status: StatusCode::OK,
         head: Head::new(fields, ANY_ORIGIN, &[]),

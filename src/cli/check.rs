@@ -9,6 +9,7 @@ use crate::config::{
     Access, Config, Methods, OtherParameters, Query, Redis, RedisEndpoint, Store, StoreAddress,
     Upstream, UpstreamAddress, WhenStoreIsDown,
 };
+use crate::explain;
 
 /// What a proxy with this configuration does, for a reader in a hurry. No secret is in it.
 pub fn describe(config: &Config) -> String {
@@ -68,6 +69,9 @@ pub fn describe(config: &Config) -> String {
         }
         if route.override_origin {
             let _ = writeln!(told, "    the ttl wins over the origin's own freshness");
+        }
+        for going_out in explain::going_out(route) {
+            let _ = writeln!(told, "    {going_out}");
         }
     }
     let _ = writeln!(

@@ -530,6 +530,7 @@ impl Reader<'_> {
             false,
             value::truth,
         );
+        let etag = self.read(&at.key("etag"), map.etag, false, value::truth);
         let route = Route {
             path: path?,
             key: key?,
@@ -539,6 +540,7 @@ impl Reader<'_> {
             vary,
             max_body,
             override_origin,
+            etag,
         };
         Some(ReadRoute { route, at })
     }

@@ -131,6 +131,8 @@ pub struct Route {
     pub max_body: u64,
     /// The route's ttl over the origin's own freshness; never over `no-store` or `private`.
     pub override_origin: bool,
+    /// An answer without an ETag gets a weak one, made of its body.
+    pub etag: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

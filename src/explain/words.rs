@@ -92,6 +92,15 @@ pub(super) fn terms(route: &Route) -> String {
     )
 }
 
+/// What is made of an answer on its way out.
+pub fn going_out(route: &Route) -> Vec<String> {
+    let mut told = Vec::new();
+    if route.etag {
+        told.push("an answer without an ETag gets a weak one, made of its body".to_owned());
+    }
+    told
+}
+
 pub(super) fn methods(methods: &[Method]) -> Vec<String> {
     methods.iter().map(Method::to_string).collect()
 }

@@ -27,7 +27,7 @@ use crate::coherence::flights::Fill;
 use crate::coherence::{Epochs, LookUp};
 use crate::config::{Access, Route};
 use crate::error::UpstreamFailure;
-use crate::message::fields;
+use crate::message::{conditions, fields};
 use crate::route::Captures;
 use crate::upstream::{Outgoing, UpstreamBody};
 
@@ -243,6 +243,7 @@ impl Incoming {
     ) {
         let most = fetch.served().route.max_body;
         let deadline = tokio::time::Instant::now() + fetch.setup.upstream.settings().total;
+        let whole_first = self.is_told_by_its_body(&fetch.served().route);
         let shared = SharedBody::new(self.length);
         let mut chunks: Vec<Bytes> = Vec::new();
         let (mut shown, mut total, mut announced) = (0, 0u64, false);
@@ -253,7 +254,7 @@ impl Incoming {
                     Poll::Ready(frame) => frame,
                     Poll::Pending => {
                         // Nothing more for now: what is there goes out, but for a last chunk, which waits for the store.
-                        if !chunks.is_empty() && Some(total) != self.length {
+                        if !chunks.is_empty() && Some(total) != self.length && !whole_first {
                             if !announced {
                                 announced = true;
                                 fill.answer(Answer::Coming(Arc::new(
@@ -318,6 +319,11 @@ impl Incoming {
         });
     }
 
+    /// Whether its head cannot be sent before its body is there.
+    fn is_told_by_its_body(&self, route: &Route) -> bool {
+        self.status == StatusCode::OK && route.etag && !self.fields.contains_key(header::ETAG)
+    }
+
     fn others(&self, alone: bool) -> Others {
         match self.length {
             Some(_) if !alone => Others::ReadAlong,
@@ -340,6 +346,9 @@ impl Incoming {
     async fn keep(&mut self, fetch: &Fetch, body: Bytes) -> Fetched {
         let mut fields = storing::kept_fields(&self.fields, self.exchange);
         fields.remove(header::CONTENT_LENGTH);
+        if self.is_told_by_its_body(&fetch.served().route) {
+            fields.insert(header::ETAG, conditions::tag_of(&body));
+        }
         let (not_stored, for_its_status) = match self.storable.take() {
             None => (Some(Reason::Status), self.for_its_status),
             Some(storable) => {

@@ -138,9 +138,10 @@ mirror! {
         vary: Texts,
         max_body: Text,
         override_origin: Text,
+        etag: Text,
     } later [
         "policy", "stale_while_revalidate", "stale_if_error", "jitter", "early_refresh",
-        "negative_ttl", "etag", "compress", "honour_client_directives", "upgrade", "warm",
+        "negative_ttl", "compress", "honour_client_directives", "upgrade", "warm",
     ]
 }
 
