@@ -12,7 +12,8 @@ use crate::caching::cache_status::{CACHE_STATUS, Handling};
 use crate::caching::stored::Stored;
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::message::{conditions, fields};
+use crate::message::selection::{Selection, select};
+use crate::message::{conditions, fields, ranges};
 
 /// What every hit says of its way here.
 const OURS: [HeaderName; 3] = [header::AGE, header::VIA, CACHE_STATUS];
@@ -23,7 +24,7 @@ pub struct Reply {
     pub handling: Handling,
 }
 
-/// A hit, fresh for `ttl` seconds more: whole, or 304 where the client's own is still good.
+/// A hit, fresh for `ttl` seconds more: whatever of it the request asks for.
 pub fn hit(
     method: &Method,
     request: &HeaderMap,
@@ -31,51 +32,56 @@ pub fn hit(
     ttl: u64,
     now: Timestamp,
 ) -> Reply {
-    let not_modified = conditions::are_in(request)
-        && stored.status == StatusCode::OK
-        && conditions::not_modified(request, &stored.head.fields());
     let age = stored.age(now).as_secs();
     let fields = stored.head.of_a_hit(said_age(age), said_hit(ttl));
-    let response = whole(method, not_modified, stored.status, fields, &stored.body);
+    let response = selected(method, request, stored.status, fields, &stored.body);
     let handling = Handling::Hit { ttl };
     Reply { response, handling }
 }
 
-/// An answer that has just been fetched, all of it: whole, or 304 where the client's own is still good.
+/// An answer that has just been fetched, all of it: whatever of it the request asks for.
 pub fn fetched(
     method: &Method,
     request: &HeaderMap,
     (status, fields, body): (StatusCode, &HeaderMap, &Bytes),
     handling: Handling,
 ) -> Reply {
-    let not_modified = status == StatusCode::OK && conditions::not_modified(request, fields);
     let fields = dressed(fields.clone(), handling);
-    let response = whole(method, not_modified, status, fields, body);
+    let response = selected(method, request, status, fields, body);
     Reply { response, handling }
 }
 
-fn whole(
+fn selected(
     method: &Method,
-    not_modified: bool,
+    request: &HeaderMap,
     status: StatusCode,
     mut fields: HeaderMap,
     body: &Bytes,
 ) -> Response<ReplyBody> {
-    if not_modified {
-        fields = conditions::of_a_304(&fields, &OURS);
-    } else if *method == Method::HEAD {
-        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    }
-    let has_body = !not_modified && *method != Method::HEAD;
-    let mut response = Response::new(match has_body {
-        true => ReplyBody::whole(body.clone()),
-        false => ReplyBody::Empty,
-    });
-    *response.headers_mut() = fields;
-    *response.status_mut() = match not_modified {
-        true => StatusCode::NOT_MODIFIED,
-        false => status,
+    let length = body.len();
+    let (status, fields, body) = match select(method, request, status, &fields, length) {
+        Selection::Whole if *method == Method::HEAD => {
+            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            (status, fields, ReplyBody::Empty)
+        }
+        Selection::Whole => (status, fields, ReplyBody::whole(body.clone())),
+        Selection::NotModified => {
+            let fields = conditions::of_a_304(&fields, &OURS);
+            (StatusCode::NOT_MODIFIED, fields, ReplyBody::Empty)
+        }
+        Selection::Part(part) => {
+            ranges::of_a_206(&mut fields, &part, length);
+            let part = ReplyBody::whole(body.slice(part));
+            (StatusCode::PARTIAL_CONTENT, fields, part)
+        }
+        Selection::Unsatisfiable => {
+            let fields = ranges::of_a_416(&fields, &OURS, length);
+            (StatusCode::RANGE_NOT_SATISFIABLE, fields, ReplyBody::Empty)
+        }
     };
+    let mut response = Response::new(body);
+    *response.headers_mut() = fields;
+    *response.status_mut() = status;
     response
 }
 

@@ -98,3 +98,81 @@ fn an_answer_that_trickles_in_has_its_etag_all_the_same() {
     let miss = client.answer("GET");
     assert!(miss.text() == BODY && !tag(&miss).is_empty(), "{miss:?}");
 }
+
+#[test]
+fn a_range_of_a_stored_answer_is_a_part_of_it_with_its_fields() {
+    let origin = Origin::start(|_| {
+        origin::json("0123456789")
+            .field("ETag", "\"v1\"")
+            .field("X-Total", "2")
+    });
+    let larder = users(&origin, "ttl: 1h");
+    larder.get(LIST);
+    for (range, content, content_range) in [
+        ("bytes=0-3", "0123", "bytes 0-3/10"),
+        ("bytes=8-", "89", "bytes 8-9/10"),
+        ("bytes=-1", "9", "bytes 9-9/10"),
+        ("bytes=0-", "0123456789", "bytes 0-9/10"),
+    ] {
+        let part = larder.get_with(LIST, &[("Range", range)]);
+        assert!(part.status == 206 && part.is_hit(), "{part:?}");
+        assert_eq!(part.text(), content, "{range}");
+        assert_eq!(part.fields.all("content-range"), [content_range]);
+        assert_eq!(
+            part.fields.all("content-length"),
+            [content.len().to_string()]
+        );
+        assert_eq!(part.field("x-total"), Some("2"), "{part:?}");
+        assert!(tag(&part) == "\"v1\"" && part.fields.has("age"));
+    }
+    let beyond = larder.get_with(LIST, &[("Range", "bytes=10-")]);
+    assert!(beyond.status == 416 && beyond.is_hit(), "{beyond:?}");
+    assert_eq!(beyond.field("content-range"), Some("bytes */10"));
+    assert!(!beyond.fields.has("content-type") && beyond.content.length == 0);
+    let continued = [("Range", "bytes=8-"), ("If-Range", "\"v1\"")];
+    assert_eq!(larder.get_with(LIST, &continued).text(), "89");
+    let restarted = [("Range", "bytes=8-"), ("If-Range", "\"v0\"")];
+    assert_eq!(larder.get_with(LIST, &restarted).status, 200);
+    let several = larder.get_with(LIST, &[("Range", "bytes=0-0,-1")]);
+    assert!(several.status == 200 && several.text() == "0123456789");
+    let head = larder.request("HEAD", LIST, &[("Range", "bytes=0-3")], b"");
+    assert!(head.status == 200 && head.field("content-length") == Some("10"));
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn a_range_of_what_is_not_there_yet_fills_the_whole() {
+    // An origin that knows ranges, and would send a part if it were asked for one.
+    let origin = Origin::start(|request| match request.fields.has("range") {
+        true => origin::status(206, "01").field("Content-Range", "bytes 0-1/10"),
+        false => origin::json("0123456789"),
+    });
+    let larder = users(&origin, "ttl: 1h");
+    let part = larder.get_with(LIST, &[("Range", "bytes=0-1")]);
+    assert!(part.status == 206 && part.text() == "01", "{part:?}");
+    assert_eq!(part.field("content-range"), Some("bytes 0-1/10"));
+    assert!(part.cache_status().contains("stored"), "{part:?}");
+    assert!(!origin.last().fields.has("range") && !origin.last().fields.has("if-range"));
+    let whole = larder.get(LIST);
+    assert!(whole.is_hit() && whole.status == 200 && whole.text() == "0123456789");
+    // No route, no cache: the origin's own part.
+    let passed = larder.get_with("/files/1", &[("Range", "bytes=0-1")]);
+    assert!(passed.status == 206 && origin.last().fields.has("range"));
+}
+
+#[test]
+fn a_range_of_what_still_comes_is_answered_with_the_whole() {
+    let gate = Gate::new();
+    let behind = gate.clone();
+    let origin = Origin::start(move |_| origin::json("0123456789").pausing_after(4, &behind));
+    let larder = users(&origin, "ttl: 1h");
+    let mut client = larder.connect();
+    let head = support::client::head("GET", LIST, &[("Range", "bytes=0-1")], None);
+    client.send(head.as_bytes());
+    // Its head comes before its end does.
+    let early = client.try_head("GET").expect("a head");
+    assert!(early.status == 200 && !early.fields.has("content-range"));
+    gate.open();
+    assert_eq!(client.content(early.framing).text(), "0123456789");
+    assert!(larder.get_with(LIST, &[("Range", "bytes=0-1")]).status == 206);
+}

@@ -93,7 +93,8 @@ fn tags(mut line: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn date(value: &HeaderValue) -> Option<std::time::SystemTime> {
+/// A date in one of the three forms.
+pub(super) fn date(value: &HeaderValue) -> Option<std::time::SystemTime> {
     httpdate::parse_http_date(value.to_str().ok()?).ok()
 }
 

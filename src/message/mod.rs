@@ -5,4 +5,6 @@ pub mod conditions;
 pub mod fields;
 pub mod forwarded;
 pub mod query;
+pub mod ranges;
+pub mod selection;
 pub mod target;
