@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
+use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, Version};
 use larder::caching::directives::Directives;
@@ -22,7 +23,7 @@ use larder::message::target::{self, TargetUri};
 use larder::proxy::plan::{self, Plan};
 use larder::proxy::present::{self, Asked, Presented};
 use larder::proxy::{Client, Served};
-use larder::reply;
+use larder::reply::{self, Asking};
 use larder::route::Captures;
 use larder::store::codec;
 use larder::store::memory::Memory;
@@ -136,7 +137,14 @@ fn reply(criterion: &mut Criterion) {
     let now = clock::now();
     let (copy, fields) = (Arc::new(copy(&States::new(), now)), fields_of_a_browser());
     criterion.bench_function("reply: from a copy", |b| {
-        b.iter(|| reply::hit(&Method::GET, &fields, black_box(&copy), 3599, now))
+        b.iter(|| {
+            let asking = Asking {
+                method: &Method::GET,
+                request: &fields,
+                encoding: None,
+            };
+            reply::hit(asking, black_box(&copy), 3599, now).now_or_never()
+        })
     });
 }
 

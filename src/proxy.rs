@@ -29,6 +29,7 @@ use crate::coherence::flights::Flights;
 use crate::coherence::turnstile::Turnstile;
 use crate::coherence::{Coherence, StateKey, States};
 use crate::config::{Config, Methods, Route};
+use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
 use crate::message::forwarded::{self, Via};
 use crate::message::target::{self, TargetUri};
@@ -54,6 +55,7 @@ pub struct Setup {
     pub coherence: Coherence,
     pub flights: Flights<Answer>,
     pub turnstile: Arc<Turnstile>,
+    pub encoder: Encoder,
     /// Writes under way, with or without their clients.
     pub writes: TaskTracker,
     said_untrusted_https: AtomicBool,
@@ -303,6 +305,7 @@ impl Setup {
             coherence,
             flights: Flights::new(),
             turnstile: Arc::default(),
+            encoder: Encoder::default(),
             writes: TaskTracker::new(),
             said_untrusted_https: AtomicBool::new(false),
             copies: Mutex::default(),

@@ -11,7 +11,9 @@ use crate::body::ReplyBody;
 use crate::caching::cache_status::{CACHE_STATUS, Handling};
 use crate::caching::stored::Stored;
 use crate::clock::Timestamp;
+use crate::encoding::{self, Encoder, Offer};
 use crate::error::Error;
+use crate::message::codings::Coding;
 use crate::message::selection::{Selection, select};
 use crate::message::{conditions, fields, ranges};
 
@@ -24,42 +26,93 @@ pub struct Reply {
     pub handling: Handling,
 }
 
+/// Who asks for a whole answer, and what its route lets be made of it.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    pub method: &'a Method,
+    pub request: &'a HeaderMap,
+    pub encoding: Option<Encoding<'a>>,
+}
+
+/// The codings that a route offers, and who makes them.
+#[derive(Clone, Copy)]
+pub struct Encoding<'a> {
+    pub offered: &'a [Coding],
+    pub encoder: &'a Encoder,
+}
+
 /// A hit, fresh for `ttl` seconds more: whatever of it the request asks for.
-pub fn hit(
-    method: &Method,
-    request: &HeaderMap,
-    stored: &Stored,
-    ttl: u64,
-    now: Timestamp,
-) -> Reply {
+pub async fn hit(asking: Asking<'_>, stored: &Stored, ttl: u64, now: Timestamp) -> Reply {
     let age = stored.age(now).as_secs();
     let fields = stored.head.of_a_hit(said_age(age), said_hit(ttl));
-    let response = selected(method, request, stored.status, fields, &stored.body);
+    let response = selected(asking, stored.status, fields, &stored.body).await;
     let handling = Handling::Hit { ttl };
     Reply { response, handling }
 }
 
 /// An answer that has just been fetched, all of it: whatever of it the request asks for.
-pub fn fetched(
-    method: &Method,
-    request: &HeaderMap,
+pub async fn fetched(
+    asking: Asking<'_>,
     (status, fields, body): (StatusCode, &HeaderMap, &Bytes),
     handling: Handling,
 ) -> Reply {
     let fields = dressed(fields.clone(), handling);
-    let response = selected(method, request, status, fields, body);
+    let response = selected(asking, status, fields, body).await;
     Reply { response, handling }
 }
 
-fn selected(
+async fn selected(
+    asking: Asking<'_>,
+    status: StatusCode,
+    fields: HeaderMap,
+    body: &Bytes,
+) -> Response<ReplyBody> {
+    if let Some(encoding) = asking.encoding {
+        // Boxed, or every hit would carry room for it.
+        return Box::pin(encoded(asking, encoding, status, fields, body)).await;
+    }
+    let selection = select(asking.method, asking.request, status, &fields, body.len());
+    sent(asking.method, selection, status, fields, body)
+}
+
+/// As on any route, but that all of it is sent in a coding to who accepts one. A part never is.
+async fn encoded(
+    Asking {
+        method, request, ..
+    }: Asking<'_>,
+    Encoding { offered, encoder }: Encoding<'_>,
+    status: StatusCode,
+    mut fields: HeaderMap,
+    body: &Bytes,
+) -> Response<ReplyBody> {
+    let offer = encoding::offer(offered, request, status, &fields, body.len() as u64);
+    if offer != Offer::AsItIs {
+        encoding::vary(&mut fields);
+    }
+    let selection = select(method, request, status, &fields, body.len());
+    match (offer, &selection) {
+        (Offer::In(coding), Selection::Whole) => {
+            if let Some(made) = encoder.encode(body, coding).await {
+                encoding::mark(&mut fields, coding);
+                return sent(method, selection, status, fields, &made);
+            }
+        }
+        // What the client has is the encoded form, and its tag must stay a weak one.
+        (Offer::In(_), Selection::NotModified) => encoding::weaken(&mut fields),
+        _ => {}
+    }
+    sent(method, selection, status, fields, body)
+}
+
+fn sent(
     method: &Method,
-    request: &HeaderMap,
+    selection: Selection,
     status: StatusCode,
     mut fields: HeaderMap,
     body: &Bytes,
 ) -> Response<ReplyBody> {
     let length = body.len();
-    let (status, fields, body) = match select(method, request, status, &fields, length) {
+    let (status, fields, body) = match selection {
         Selection::Whole if *method == Method::HEAD => {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
             (status, fields, ReplyBody::Empty)

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::Read;
+
 use support::client::Answer;
 use support::larder::Larder;
 use support::origin::{self, Origin};
@@ -175,4 +177,138 @@ fn a_range_of_what_still_comes_is_answered_with_the_whole() {
     gate.open();
     assert_eq!(client.content(early.framing).text(), "0123456789");
     assert!(larder.get_with(LIST, &[("Range", "bytes=0-1")]).status == 206);
+}
+
+/// 200 bytes and more, that are shorter when encoded.
+fn long() -> String {
+    format!("[{}]", [BODY; 20].join(","))
+}
+
+/// What the client reads, in whatever coding it came.
+#[track_caller]
+fn decoded(answer: &Answer) -> String {
+    let sent = &answer.content.start[..];
+    assert_eq!(
+        answer.field("content-length"),
+        Some(sent.len().to_string().as_str())
+    );
+    let mut text = String::new();
+    match answer.field("content-encoding") {
+        None => return answer.text(),
+        Some("gzip") => flate2::read::GzDecoder::new(sent).read_to_string(&mut text),
+        Some("br") => brotli::Decompressor::new(sent, 4096).read_to_string(&mut text),
+        Some(other) => panic!("{other}: {answer:?}"),
+    }
+    .expect("it is in the coding that it says");
+    text
+}
+
+#[test]
+fn an_answer_is_compressed_for_who_accepts_it_from_the_miss_on() {
+    let origin = Origin::start(|_| origin::json(long()).field("ETag", "\"v1\""));
+    let larder = users(&origin, "compress: true");
+    for (n, (accepts, coding, etag)) in [
+        ("gzip, br", Some("br"), "W/\"v1\""),
+        ("gzip", Some("gzip"), "W/\"v1\""),
+        ("gzip", Some("gzip"), "W/\"v1\""),
+        ("br;q=0, *;q=0.1", Some("gzip"), "W/\"v1\""),
+        ("identity", None, "\"v1\""),
+        ("gzip;q=0", None, "\"v1\""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = larder.get_with(LIST, &[("Accept-Encoding", accepts)]);
+        assert_eq!(answer.is_hit(), n > 0, "{answer:?}");
+        assert_eq!(answer.field("content-encoding"), coding, "{accepts}");
+        assert_eq!((decoded(&answer), tag(&answer).as_str()), (long(), etag));
+        let vary = answer.fields.all("vary").join(", ");
+        assert_eq!(vary, "Accept, Cookie, Accept-Encoding", "{accepts}");
+        // A HEAD says the same of it.
+        let head = larder.request("HEAD", LIST, &[("Accept-Encoding", accepts)], b"");
+        for name in ["content-encoding", "content-length", "etag", "vary"] {
+            assert_eq!(head.fields.all(name), answer.fields.all(name), "{accepts}");
+        }
+    }
+    assert_eq!(origin.count(), 1);
+    assert_eq!(
+        origin.last().fields.get("accept-encoding"),
+        Some("identity")
+    );
+}
+
+#[test]
+fn who_has_the_compressed_form_is_told_so_with_its_weak_etag() {
+    let origin = Origin::start(|_| origin::json(long()).field("ETag", "\"v1\""));
+    let larder = users(&origin, "compress: [gzip]");
+    larder.get(LIST);
+    for (accepts, known, etag) in [("gzip", "W/\"v1\"", "W/\"v1\""), ("br", "\"v1\"", "\"v1\"")] {
+        let request = [("Accept-Encoding", accepts), ("If-None-Match", known)];
+        let polled = larder.get_with(LIST, &request);
+        assert!(polled.status == 304 && tag(&polled) == etag, "{polled:?}");
+        let vary = polled.fields.all("vary").join(", ");
+        assert!(vary.ends_with("Accept-Encoding"), "{polled:?}");
+        assert!(!polled.fields.has("content-encoding"), "{polled:?}");
+    }
+}
+
+#[test]
+fn a_part_is_never_compressed() {
+    let origin = Origin::start(|_| origin::json(long()));
+    let larder = users(&origin, "compress: true");
+    larder.get(LIST);
+    let request = [("Accept-Encoding", "gzip"), ("Range", "bytes=0-249")];
+    let part = larder.get_with(LIST, &request);
+    assert!(part.status == 206 && !part.fields.has("content-encoding"));
+    assert_eq!(part.text(), long()[..250]);
+}
+
+#[test]
+fn what_is_short_compressed_already_or_not_to_be_transformed_stays_as_it_is() {
+    let origin = Origin::start(|request| match request.parameter("as") {
+        Some("short") => origin::json("[]"),
+        Some("png") => origin::json(long())
+            .without("Content-Type")
+            .field("Content-Type", "image/png"),
+        Some("untouched") => origin::json(long()).field("Cache-Control", "no-transform"),
+        _ => origin::json(long()).field("Content-Encoding", "x-own"),
+    });
+    let larder = users(&origin, "compress: true");
+    for what in ["short", "png", "untouched", "own"] {
+        let target = format!("{LIST}?as={what}");
+        for _ in 0..2 {
+            let answer = larder.get_with(&target, &[("Accept-Encoding", "gzip")]);
+            let expected = (what == "own").then_some("x-own");
+            assert_eq!(answer.field("content-encoding"), expected, "{what}");
+            let vary = answer.fields.all("vary").join(", ");
+            assert_eq!(vary, "Accept, Cookie", "{what}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_compressed_where_the_file_does_not_say_so() {
+    let origin = Origin::start(|_| origin::json(long()));
+    let larder = users(&origin, "compress: false");
+    for _ in 0..2 {
+        let answer = larder.get_with(LIST, &[("Accept-Encoding", "gzip")]);
+        assert!(!answer.fields.has("content-encoding"));
+        assert_eq!(answer.fields.all("vary"), ["Accept, Cookie"]);
+    }
+}
+
+#[test]
+fn an_answer_that_trickles_in_is_compressed_all_the_same() {
+    let gate = Gate::new();
+    let behind = gate.clone();
+    let origin = Origin::start(move |_| origin::json(long()).chunked().pausing_after(300, &behind));
+    let larder = users(&origin, "compress: true");
+    let mut client = larder.connect();
+    let head = support::client::head("GET", LIST, &[("Accept-Encoding", "gzip")], None);
+    client.send(head.as_bytes());
+    origin.wait_for(1);
+    gate.open();
+    let miss = client.answer("GET");
+    assert_eq!(miss.field("content-encoding"), Some("gzip"));
+    assert_eq!(decoded(&miss), long());
 }

@@ -33,6 +33,7 @@ use super::{
     Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, PurgeRule, Query,
     Route, Secret, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
+use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 
 pub use self::problem::ConfigError;
@@ -531,6 +532,7 @@ impl Reader<'_> {
             value::truth,
         );
         let etag = self.read(&at.key("etag"), map.etag, false, value::truth);
+        let compress = self.compress(&at.key("compress"), map.compress);
         let route = Route {
             path: path?,
             key: key?,
@@ -541,8 +543,23 @@ impl Reader<'_> {
             max_body,
             override_origin,
             etag,
+            compress,
         };
         Some(ReadRoute { route, at })
+    }
+
+    /// `true`, `false`, or the codings by name.
+    fn compress(&self, at: &At, texts: Option<Texts>) -> Vec<Coding> {
+        const ALL: [Coding; 2] = [Coding::Brotli, Coding::Gzip];
+        let texts = texts.unwrap_or(Texts(Vec::new()));
+        let mut codings = self.texts(at, Some(texts), &[], |text| match text {
+            "true" => Ok(ALL.to_vec()),
+            "false" => Ok(Vec::new()),
+            text => one_of(text, &ALL.map(|coding| (coding.word(), coding))).map(|one| vec![one]),
+        });
+        let mut codings = codings.drain(..).flatten().collect::<Vec<_>>();
+        codings.dedup();
+        codings
     }
 
     fn query(&self, at: &At, query: QueryMap) -> Query {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 
 /// The whole of proxy.yaml.
@@ -133,6 +134,8 @@ pub struct Route {
     pub override_origin: bool,
     /// An answer without an ETag gets a weak one, made of its body.
     pub etag: bool,
+    /// The codings in which a client may be sent an answer, the first the best of equals; none: as it is.
+    pub compress: Vec<Coding>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What HTTP messages mean, whoever sends them. RFC 9110 and 9112; no I/O, no clock, no caching.
 
 pub mod accept;
+pub mod codings;
 pub mod conditions;
 pub mod fields;
 pub mod forwarded;

@@ -26,6 +26,7 @@ use crate::clock;
 use crate::coherence::flights::Fill;
 use crate::coherence::{Epochs, LookUp};
 use crate::config::{Access, Route};
+use crate::encoding;
 use crate::error::UpstreamFailure;
 use crate::message::{conditions, fields};
 use crate::route::Captures;
@@ -321,7 +322,10 @@ impl Incoming {
 
     /// Whether its head cannot be sent before its body is there.
     fn is_told_by_its_body(&self, route: &Route) -> bool {
-        self.status == StatusCode::OK && route.etag && !self.fields.contains_key(header::ETAG)
+        let is_tagged = route.etag && !self.fields.contains_key(header::ETAG);
+        let is_encoded =
+            !route.compress.is_empty() && encoding::is_encodable(self.status, &self.fields);
+        self.status == StatusCode::OK && (is_tagged || is_encoded)
     }
 
     fn others(&self, alone: bool) -> Others {
@@ -346,7 +350,10 @@ impl Incoming {
     async fn keep(&mut self, fetch: &Fetch, body: Bytes) -> Fetched {
         let mut fields = storing::kept_fields(&self.fields, self.exchange);
         fields.remove(header::CONTENT_LENGTH);
-        if self.is_told_by_its_body(&fetch.served().route) {
+        if self.status == StatusCode::OK
+            && fetch.served().route.etag
+            && !fields.contains_key(header::ETAG)
+        {
             fields.insert(header::ETAG, conditions::tag_of(&body));
         }
         let (not_stored, for_its_status) = match self.storable.take() {

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::coherence::flights::{Fence, Follower, Turn};
 use crate::coherence::{Epochs, LookUp, States, protocol};
 use crate::error::Error;
-use crate::reply::{self, Reply};
+use crate::reply::{self, Asking, Encoding, Reply};
 use crate::route::Captures;
 
 /// How often a read asks anew because what it waited for was not for it; then it goes alone.
@@ -99,13 +99,7 @@ async fn look_up(
         LookUp::Hit(stored, left) if asked.holds(stored.head.varied()) => {
             trace!(copy = %asked.copy, "served");
             let ttl = left.as_secs();
-            Looked::Hit(reply::hit(
-                &client.method,
-                &client.fields,
-                &stored,
-                ttl,
-                now,
-            ))
+            Looked::Hit(reply::hit(asking(setup, served, client), &stored, ttl, now).await)
         }
         LookUp::Hit(stored, _) => {
             // Another instance has seen the answers vary: the key holds more than we knew.
@@ -206,15 +200,13 @@ async fn wait(
         None => Ok(None),
         Some(Answer::Found(stored, left)) => {
             let (ttl, now) = (left.as_secs(), clock::now());
-            Ok(Some(reply::hit(
-                &client.method,
-                &client.fields,
-                &stored,
-                ttl,
-                now,
-            )))
+            let asking = asking(setup, served, client);
+            Ok(Some(reply::hit(asking, &stored, ttl, now).await))
         }
-        Some(Answer::Varied(fetched)) if leads => Ok(Some(whole(client, &fetched, why, collapsed))),
+        Some(Answer::Varied(fetched)) if leads => {
+            let asking = asking(setup, served, client);
+            Ok(Some(whole(asking, &fetched, why, collapsed).await))
+        }
         Some(Answer::Varied(_)) => Ok(None),
         Some(Answer::NotForACache) => {
             let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
@@ -225,7 +217,8 @@ async fn wait(
         Some(Answer::Fetched(fetched))
             if leads || follower.may_share_status || !fetched.for_its_status =>
         {
-            Ok(Some(whole(client, &fetched, why, collapsed)))
+            let asking = asking(setup, served, client);
+            Ok(Some(whole(asking, &fetched, why, collapsed).await))
         }
         Some(Answer::Fetched(_)) => Ok(None),
         Some(Answer::Coming(coming)) if leads => {
@@ -287,7 +280,19 @@ async fn open(setup: &Setup, served: &Served, states: &States) -> (Result<Epochs
     )
 }
 
-fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
+fn asking<'a>(setup: &'a Setup, served: &'a Served, client: &'a Client) -> Asking<'a> {
+    let offered = served.route.compress.as_slice();
+    Asking {
+        method: &client.method,
+        request: &client.fields,
+        encoding: (!offered.is_empty()).then_some(Encoding {
+            offered,
+            encoder: &setup.encoder,
+        }),
+    }
+}
+
+async fn whole(asking: Asking<'_>, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
     let handling = Handling::Forwarded {
         why: forward_word(why),
         status: Some(fetched.status),
@@ -296,7 +301,7 @@ fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Re
         detail: Some(fetched.not_stored.unwrap_or(why).word()),
     };
     let answer = (fetched.status, &fetched.fields, &fetched.body);
-    reply::fetched(&client.method, &client.fields, answer, handling)
+    reply::fetched(asking, answer, handling).await
 }
 
 fn read_along(coming: &Coming, follower: &Follower<Answer>, why: Reason, collapsed: bool) -> Reply {

@@ -139,9 +139,10 @@ mirror! {
         max_body: Text,
         override_origin: Text,
         etag: Text,
+        compress: Texts,
     } later [
         "policy", "stale_while_revalidate", "stale_if_error", "jitter", "early_refresh",
-        "negative_ttl", "compress", "honour_client_directives", "upgrade", "warm",
+        "negative_ttl", "honour_client_directives", "upgrade", "warm",
     ]
 }
 
