@@ -9,11 +9,13 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, Version};
+use larder::caching::cache_status::Handling;
 use larder::caching::directives::Directives;
 use larder::caching::freshness::Exchange;
 use larder::caching::head::Head;
 use larder::caching::key::HashingSecret;
-use larder::caching::stored::{self, Stored};
+use larder::caching::reuse::{Terms, reuse};
+use larder::caching::stored::Stored;
 use larder::caching::storing::{self, Policy};
 use larder::clock::{self, Timestamp};
 use larder::coherence::{Epoch, States};
@@ -93,6 +95,7 @@ fn caching(criterion: &mut Criterion) {
         let policy = Policy {
             ttl: Duration::from_secs(3600),
             override_origin: false,
+            negative_ttl: None,
             max_body: 4 << 20,
             vary: &[],
         };
@@ -106,7 +109,11 @@ fn caching(criterion: &mut Criterion) {
         })
     });
     criterion.bench_function("caching: may it be served", |b| {
-        b.iter(|| stored::usable(black_box(&copy), "http://api.example.org", now))
+        b.iter(|| {
+            let copy = black_box(&copy);
+            copy.is_of("http://api.example.org")
+                .then(|| reuse(copy, Terms::default(), now, || 0))
+        })
     });
 }
 
@@ -115,8 +122,9 @@ fn store(criterion: &mut Criterion) {
     let client = client("/api/users/7/", fields_of_a_browser());
     let (route, captures) = planned(&config, &client);
     let Asked {
-        copy: key, states, ..
+        copy: key, depends, ..
     } = asked(&config, route, &captures, &client);
+    let states = depends.states;
     let copy = copy(&states, clock::now());
     criterion.bench_function("store: encode a copy", |b| {
         b.iter(|| codec::encode(black_box(&copy)))
@@ -143,7 +151,8 @@ fn reply(criterion: &mut Criterion) {
                 request: &fields,
                 encoding: None,
             };
-            reply::hit(asking, black_box(&copy), 3599, now).now_or_never()
+            let handling = Handling::Hit { ttl: 3599 };
+            reply::hit(asking, black_box(&copy), handling, now).now_or_never()
         })
     });
 }
@@ -229,6 +238,7 @@ fn copy(states: &States, now: Timestamp) -> Stored {
         head: Head::new(fields, "http://api.example.org", &[]),
         body: vec![b'x'; 300].into(),
         response_time: now,
+        took: Duration::ZERO,
         initial_age: Duration::ZERO,
         lifetime: Duration::from_secs(3600),
         epochs: states.iter().map(|state| (state.clone(), epoch)).collect(),

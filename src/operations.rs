@@ -13,9 +13,9 @@ use serde::Serialize;
 use crate::caching::cache_status::Reason;
 use crate::caching::head::Head;
 use crate::caching::key::{family_state, group_state};
-use crate::caching::stored::{ANY_ORIGIN, Stored};
+use crate::caching::stored::{ANY_ORIGIN, Freshness, Stored};
 use crate::clock;
-use crate::coherence::{Coherence, LookUp, StateKey, States};
+use crate::coherence::{Coherence, Depends, LookUp, StateKey, States};
 use crate::config::{Access, Config, Route};
 use crate::message::conditions;
 use crate::proxy::plan;
@@ -157,7 +157,7 @@ pub async fn get(
     coherence: &Coherence,
     text: &str,
 ) -> Result<Option<Entry>, OperationError> {
-    let (key, states, _) = find(config, text)?;
+    let (key, depends, _) = find(config, text)?;
     let copy = match coherence.store().get(&key).await? {
         Ok(copy) => copy,
         Err(Reason::Absent) => return Ok(None),
@@ -169,11 +169,12 @@ pub async fn get(
         }
     };
     let now = clock::now();
-    let reason = match coherence
-        .look_up(&key, &states, copy.head.origin(), now)
-        .await
-    {
-        LookUp::Hit(..) => None,
+    let looked = coherence.look_up(&key, &depends, copy.head.origin());
+    let reason = match looked.await {
+        LookUp::Valid(copy) => match copy.freshness(now) {
+            Freshness::Fresh { .. } => None,
+            Freshness::Stale { .. } => Some(Reason::Expired.word()),
+        },
         LookUp::Miss(reason) => Some(reason.word()),
     };
     Ok(Some(Entry {
@@ -211,7 +212,7 @@ pub async fn set(
     text: &str,
     body: Bytes,
 ) -> Result<Duration, OperationError> {
-    let (key, states, route) = find(config, text)?;
+    let (key, depends, route) = find(config, text)?;
     if key.contains('~') {
         return Err(OperationError::Unknown(
             "only the shared copy can be set: a key without `~`".to_owned(),
@@ -222,13 +223,14 @@ pub async fn set(
             "the body is not JSON: {error}"
         )));
     }
-    let epochs = coherence
-        .open(&states)
-        .await
-        .map_err(|reason| match reason {
-            Reason::Held => OperationError::Held,
-            _ => OperationError::StoreAway,
-        })?;
+    let epochs =
+        coherence
+            .open(&States::from(depends.own()))
+            .await
+            .map_err(|reason| match reason {
+                Reason::Held => OperationError::Held,
+                _ => OperationError::StoreAway,
+            })?;
     let now = clock::now();
     let mut fields = HeaderMap::new();
     fields.insert(
@@ -248,12 +250,13 @@ pub async fn set(
         head: Head::new(fields, ANY_ORIGIN, &[]),
         body,
         response_time: now,
+        took: Duration::ZERO,
         initial_age: Duration::ZERO,
         lifetime: route.ttl,
         epochs,
     };
     coherence
-        .commit(&key, Arc::new(copy), now)
+        .commit(&key, Arc::new(copy), Duration::ZERO, now)
         .await
         .map_err(|reason| OperationError::NotKept(reason.word()))?;
     Ok(route.ttl)
@@ -279,7 +282,10 @@ pub async fn keys(
 }
 
 /// The store's key for a copy that is named by key or by path, its states and its route.
-fn find<'c>(config: &'c Config, text: &str) -> Result<(String, States, &'c Route), OperationError> {
+fn find<'c>(
+    config: &'c Config,
+    text: &str,
+) -> Result<(String, Depends, &'c Route), OperationError> {
     let unknown = || {
         OperationError::Unknown(format!(
             "no route keeps `{text}`; the routes are {}",
@@ -290,7 +296,7 @@ fn find<'c>(config: &'c Config, text: &str) -> Result<(String, States, &'c Route
         let family = own.split('~').next().unwrap_or(own);
         (
             format!("{}:{own}", config.store.prefix),
-            plan::states(route, family),
+            plan::depends(config, route, family),
             route,
         )
     };

@@ -6,6 +6,7 @@ pub mod pass;
 pub mod plan;
 pub mod present;
 pub mod read;
+pub mod refresh;
 pub mod write;
 
 use std::collections::HashMap;
@@ -38,6 +39,7 @@ use crate::route::FamilyKey;
 use crate::upstream::Upstream;
 use fetch::Answer;
 use plan::Plan;
+use refresh::Refreshes;
 
 /// A write's content up to this is read whole before anything else happens.
 const READ_WHOLE: usize = 64 * 1024;
@@ -54,6 +56,7 @@ pub struct Setup {
     pub upstream: Arc<Upstream>,
     pub coherence: Coherence,
     pub flights: Flights<Answer>,
+    pub refreshes: Refreshes,
     pub turnstile: Arc<Turnstile>,
     pub encoder: Encoder,
     /// Writes under way, with or without their clients.
@@ -81,7 +84,7 @@ pub struct Served {
 }
 
 /// Who asks for what: a request without its content.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Client {
     pub method: Method,
     pub target: TargetUri,
@@ -304,6 +307,7 @@ impl Setup {
             upstream,
             coherence,
             flights: Flights::new(),
+            refreshes: Refreshes::default(),
             turnstile: Arc::default(),
             encoder: Encoder::default(),
             writes: TaskTracker::new(),
@@ -347,7 +351,7 @@ impl Served {
         );
         Served {
             group: plan::group(route),
-            absence: plan::absence_states(config, route),
+            absence: plan::absence_states(&config.purge, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),
             noted_as: format!("{name}~vary"),

@@ -41,12 +41,15 @@ pub struct Encoding<'a> {
     pub encoder: &'a Encoder,
 }
 
-/// A hit, fresh for `ttl` seconds more: whatever of it the request asks for.
-pub async fn hit(asking: Asking<'_>, stored: &Stored, ttl: u64, now: Timestamp) -> Reply {
+/// A stored response: whatever of it the request asks for.
+pub async fn hit(asking: Asking<'_>, stored: &Stored, handling: Handling, now: Timestamp) -> Reply {
     let age = stored.age(now).as_secs();
-    let fields = stored.head.of_a_hit(said_age(age), said_hit(ttl));
+    let cache_status = match handling {
+        Handling::Hit { ttl } => said_hit(ttl),
+        other => other.header(),
+    };
+    let fields = stored.head.of_a_hit(said_age(age), cache_status);
     let response = selected(asking, stored.status, fields, &stored.body).await;
-    let handling = Handling::Hit { ttl };
     Reply { response, handling }
 }
 

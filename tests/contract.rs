@@ -209,6 +209,7 @@ fn stored(epochs: larder::coherence::Epochs) -> Arc<Stored> {
         head: Head::new(http::HeaderMap::new(), "http://h", &[]),
         body: bytes::Bytes::from_static(b"[]"),
         response_time: clock::now(),
+        took: Duration::ZERO,
         initial_age: Duration::ZERO,
         lifetime: TTL,
         epochs,

@@ -7,7 +7,7 @@ use std::io::Read;
 use support::client::Answer;
 use support::larder::Larder;
 use support::origin::{self, Origin};
-use support::{Gate, PURGE};
+use support::{Gate, PURGE, eventually};
 
 const LIST: &str = "/api/users/";
 const BODY: &str = r#"[{"id": 1, "name": "Ada"}, {"id": 2, "name": "Grace"}]"#;
@@ -311,4 +311,23 @@ fn an_answer_that_trickles_in_is_compressed_all_the_same() {
     let miss = client.answer("GET");
     assert_eq!(miss.field("content-encoding"), Some("gzip"));
     assert_eq!(decoded(&miss), long());
+}
+
+#[test]
+fn an_etag_of_our_own_is_not_asked_of_the_origin_and_does_not_hide_its_date() {
+    const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let origin = Origin::start(|request| match request.fields.has("if-modified-since") {
+        true => origin::status(304, ""),
+        false => origin::json(BODY).field("Last-Modified", MODIFIED),
+    });
+    let larder = users(&origin, "etag: true, ttl: 1s, stale_while_revalidate: 1h");
+    let known = tag(&larder.get(LIST));
+    eventually("the copy is stale and is validated", || {
+        let answer = larder.get(LIST);
+        assert!(tag(&answer) == known && answer.text() == BODY);
+        origin.count() >= 2
+    });
+    let asked = origin.last();
+    assert_eq!(asked.fields.get("if-modified-since"), Some(MODIFIED));
+    assert!(!asked.fields.has("if-none-match"), "{asked:?}");
 }

@@ -23,6 +23,9 @@ pub enum Reason {
     Foreign,
     OtherOrigin,
     StoreAway,
+    // Served although stale:
+    StaleWhileRevalidate,
+    StaleIfError,
     // Fetched and not stored:
     Status,
     SetCookie,
@@ -53,6 +56,8 @@ impl Reason {
             Reason::Foreign => "foreign",
             Reason::OtherOrigin => "other-origin",
             Reason::StoreAway => "store-away",
+            Reason::StaleWhileRevalidate => "stale-while-revalidate",
+            Reason::StaleIfError => "stale-if-error",
             Reason::Status => "status",
             Reason::SetCookie => "set-cookie",
             Reason::NoStore => "no-store",
@@ -98,6 +103,8 @@ impl Forward {
 pub enum Handling {
     /// Served from the store, fresh for that many seconds more.
     Hit { ttl: u64 },
+    /// Served from the store, stale for that many seconds, while it is refreshed (RFC 5861 §3).
+    StaleHit { stale: u64 },
     Forwarded {
         why: Forward,
         status: Option<StatusCode>,
@@ -123,7 +130,7 @@ impl Handling {
     /// `hit`, or why it went forward: the log's one word.
     pub fn word(&self) -> &'static str {
         match self {
-            Handling::Hit { .. } => "hit",
+            Handling::Hit { .. } | Handling::StaleHit { .. } => "hit",
             Handling::Forwarded { why, .. } => why.word(),
             Handling::Own { .. } => "own",
         }
@@ -132,6 +139,7 @@ impl Handling {
     pub fn detail(&self) -> Option<&'static str> {
         match self {
             Handling::Hit { .. } => None,
+            Handling::StaleHit { .. } => Some(Reason::StaleWhileRevalidate.word()),
             Handling::Forwarded { detail, .. } => *detail,
             Handling::Own { detail } => Some(detail),
         }
@@ -156,6 +164,11 @@ impl fmt::Display for Handling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Handling::Hit { ttl } => write!(f, "larder; hit; ttl={ttl}"),
+            Handling::StaleHit { stale } => write!(
+                f,
+                "larder; hit; ttl=-{stale}; detail={}",
+                Reason::StaleWhileRevalidate.word()
+            ),
             Handling::Forwarded {
                 why,
                 status,
@@ -192,6 +205,10 @@ mod tests {
         assert_eq!(
             Handling::Hit { ttl: 3599 }.to_string(),
             "larder; hit; ttl=3599"
+        );
+        assert_eq!(
+            Handling::StaleHit { stale: 3 }.to_string(),
+            "larder; hit; ttl=-3; detail=stale-while-revalidate"
         );
         let stored = Handling::Forwarded {
             why: Forward::UriMiss,

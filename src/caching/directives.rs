@@ -11,8 +11,13 @@ pub struct Directives {
     pub no_store: bool,
     pub private: bool,
     pub no_cache: bool,
+    pub must_revalidate: bool,
+    pub proxy_revalidate: bool,
     pub max_age: Option<Seconds>,
     pub s_maxage: Option<Seconds>,
+    /// RFC 5861.
+    pub stale_while_revalidate: Option<Seconds>,
+    pub stale_if_error: Option<Seconds>,
 }
 
 /// delta-seconds, or something that is none.
@@ -46,9 +51,18 @@ impl Directives {
             b"no-store" => self.no_store = true,
             b"private" => self.private = true,
             b"no-cache" => self.no_cache = true,
+            b"must-revalidate" => self.must_revalidate = true,
+            b"proxy-revalidate" => self.proxy_revalidate = true,
             // Of duplicates the smaller counts, and one that is wrong counts as none at all.
             b"max-age" => self.max_age = Some(smaller(self.max_age, seconds(argument))),
             b"s-maxage" => self.s_maxage = Some(smaller(self.s_maxage, seconds(argument))),
+            b"stale-while-revalidate" => {
+                self.stale_while_revalidate =
+                    Some(smaller(self.stale_while_revalidate, seconds(argument)));
+            }
+            b"stale-if-error" => {
+                self.stale_if_error = Some(smaller(self.stale_if_error, seconds(argument)));
+            }
             _ => {}
         }
     }

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache_status::CACHE_STATUS;
+use super::directives::Directives;
 use crate::message::fields::append_via;
 
 /// Fields that differ from one answer of a route to the next.
@@ -92,6 +93,11 @@ impl Head {
             fields.append(name, value);
         }
         fields
+    }
+
+    /// What the origin says of its use.
+    pub fn directives(&self) -> Directives {
+        Directives::of(&self.shared.ready)
     }
 
     /// The fields of a hit.

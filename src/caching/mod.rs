@@ -6,5 +6,7 @@ pub mod directives;
 pub mod freshness;
 pub mod head;
 pub mod key;
+pub mod reuse;
 pub mod stored;
 pub mod storing;
+pub mod validation;

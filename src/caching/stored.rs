@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::cache_status::Reason;
 use super::head::Head;
 use crate::clock::Timestamp;
 use crate::coherence::Epochs;
@@ -18,6 +17,8 @@ pub struct Stored {
     pub body: Bytes,
     /// When the answer came.
     pub response_time: Timestamp,
+    /// How long the origin took for it: what a refresh is likely to take.
+    pub took: Duration,
     /// RFC 9111 §4.2.3, at `response_time`.
     pub initial_age: Duration,
     pub lifetime: Duration,
@@ -28,7 +29,7 @@ pub struct Stored {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
     Fresh { left: Duration },
-    Stale,
+    Stale { stale: Duration },
 }
 
 impl Stored {
@@ -38,9 +39,12 @@ impl Stored {
     }
 
     pub fn freshness(&self, now: Timestamp) -> Freshness {
-        match self.lifetime.checked_sub(self.age(now)) {
+        let age = self.age(now);
+        match self.lifetime.checked_sub(age) {
             Some(left) if !left.is_zero() => Freshness::Fresh { left },
-            _ => Freshness::Stale,
+            _ => Freshness::Stale {
+                stale: age - self.lifetime,
+            },
         }
     }
 
@@ -58,13 +62,19 @@ impl Stored {
 /// Of a copy that was put there by hand: right under any origin.
 pub const ANY_ORIGIN: &str = "*";
 
-/// May this copy be served to a request under `origin`, apart from its validity? The reason, if not.
-pub fn usable(stored: &Stored, origin: &str, now: Timestamp) -> Result<Duration, Reason> {
-    if stored.head.origin() != origin && stored.head.origin() != ANY_ORIGIN {
-        return Err(Reason::OtherOrigin);
+impl Stored {
+    /// Whether it is right under `origin`: its links may hold another.
+    pub fn is_of(&self, origin: &str) -> bool {
+        self.head.origin() == origin || self.head.origin() == ANY_ORIGIN
     }
-    match stored.freshness(now) {
-        Freshness::Fresh { left } => Ok(left),
-        Freshness::Stale => Err(Reason::Expired),
+
+    /// It says that there is nothing: what creates a thing drops it, too.
+    pub fn is_negative(&self) -> bool {
+        is_negative(self.status)
     }
+}
+
+/// An answer that something is not there.
+pub fn is_negative(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }

@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode};
 use super::cache_status::Reason;
 use super::directives::Directives;
 use super::freshness::{self, Exchange, OriginLifetime};
+use super::stored::is_negative;
 use crate::message::fields::list_members;
 
 /// What of a route's word bears on storing.
@@ -16,6 +17,8 @@ use crate::message::fields::list_members;
 pub struct Policy<'r> {
     pub ttl: Duration,
     pub override_origin: bool,
+    /// How long a 404 or 410 is kept; `None`: never.
+    pub negative_ttl: Option<Duration>,
     pub max_body: u64,
     /// Request fields that the route's key always holds.
     pub vary: &'r [HeaderName],
@@ -25,6 +28,8 @@ pub struct Policy<'r> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storable {
     pub lifetime: Duration,
+    /// The route's, and not the origin's.
+    pub lifetime_is_ours: bool,
     pub initial_age: Duration,
     /// Fields that the answer varies by and that the key must therefore hold.
     pub varied: Vec<HeaderName>,
@@ -57,9 +62,11 @@ pub fn storable(
     if nominated.anything || !nominated.unkeyed.is_empty() {
         return Err(Reason::VaryUnkeyed);
     }
-    if status != StatusCode::OK {
-        return Err(Reason::Status);
-    }
+    let ttl = match (status, policy.negative_ttl) {
+        (StatusCode::OK, _) => policy.ttl,
+        (status, Some(negative)) if is_negative(status) => negative,
+        _ => return Err(Reason::Status),
+    };
     if fields
         .get_all(header::CONTENT_ENCODING)
         .iter()
@@ -72,16 +79,17 @@ pub fn storable(
         return Err(Reason::TooLarge);
     }
     let initial_age = freshness::initial_age(exchange, fields);
-    let lifetime = match freshness::origin_lifetime(&directives, fields, exchange) {
-        _ if policy.override_origin => policy.ttl,
+    let (lifetime, ours) = match freshness::origin_lifetime(&directives, fields, exchange) {
+        _ if policy.override_origin => (ttl, true),
         _ if directives.no_cache => return Err(Reason::NoCache),
-        OriginLifetime::Unsaid => policy.ttl,
-        OriginLifetime::Said(lifetime) => lifetime,
+        OriginLifetime::Unsaid => (ttl, true),
+        OriginLifetime::Said(lifetime) => (lifetime, false),
         OriginLifetime::Bad => return Err(Reason::BadFreshness),
     };
     match lifetime > initial_age {
         true => Ok(Storable {
             lifetime,
+            lifetime_is_ours: ours,
             initial_age,
             varied: nominated.learnable,
         }),
@@ -164,6 +172,7 @@ mod tests {
         let policy = Policy {
             ttl: Duration::from_secs(3600),
             override_origin: false,
+            negative_ttl: None,
             max_body: 1000,
             vary: &[],
         };

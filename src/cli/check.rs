@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 
 use crate::config::{
-    Access, Config, Methods, OtherParameters, Query, Redis, RedisEndpoint, Store, StoreAddress,
-    Upstream, UpstreamAddress, WhenStoreIsDown,
+    Access, Config, Methods, OtherParameters, Query, Redis, RedisEndpoint, Route, Store,
+    StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
 use crate::explain;
 
@@ -73,6 +73,9 @@ pub fn describe(config: &Config) -> String {
         for going_out in explain::going_out(route) {
             let _ = writeln!(told, "    {going_out}");
         }
+        for said in timing(route) {
+            let _ = writeln!(told, "    {said}");
+        }
     }
     let _ = writeln!(
         told,
@@ -85,6 +88,34 @@ pub fn describe(config: &Config) -> String {
         let _ = writeln!(told, "    drops {}", keys.join(", "));
     }
     told
+}
+
+/// What a route says of time beyond its ttl.
+fn timing(route: &Route) -> Vec<String> {
+    let mut said = Vec::new();
+    if !route.stale_while_revalidate.is_zero() {
+        let window = duration(route.stale_while_revalidate);
+        said.push(format!(
+            "served for {window} past its time while it is refreshed"
+        ));
+    }
+    if !route.stale_if_error.is_zero() {
+        let window = duration(route.stale_if_error);
+        said.push(format!(
+            "stands in for {window} past its time for an API that fails"
+        ));
+    }
+    if route.jitter > 0.0 {
+        let part = route.jitter * 100.0;
+        said.push(format!("up to {part}% of the ttl taken off at random"));
+    }
+    if route.early_refresh {
+        said.push("refreshed before its time, if it is asked for".to_owned());
+    }
+    if let Some(ttl) = route.negative_ttl {
+        said.push(format!("a 404 or 410 for {}", duration(ttl)));
+    }
+    said
 }
 
 fn admin(config: &Config) -> String {

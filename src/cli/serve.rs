@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{ConfigFile, Failure};
 use crate::coherence::{Coherence, Journal, hold_for};
-use crate::config::{Config, StoreAddress};
+use crate::config::{Config, Route, StoreAddress};
 use crate::proxy::{Proxy, Setup, plan};
 use crate::server::{self, Manners};
 use crate::store::Store;
@@ -185,7 +185,11 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
     let store = match &config.store.address {
         StoreAddress::Memory => Store::Memory(Memory::new(config.memory_size)),
         StoreAddress::Redis(settings) => {
-            let longest = config.routes.iter().map(|route| route.ttl).max();
+            let lasting = |route: &Route| {
+                let ttl = route.ttl.max(route.negative_ttl.unwrap_or_default());
+                ttl + route.stale_while_revalidate.max(route.stale_if_error)
+            };
+            let longest = config.routes.iter().map(lasting).max();
             let lifetimes = Lifetimes {
                 hold,
                 longest_ttl: longest.unwrap_or_default(),

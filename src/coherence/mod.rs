@@ -65,7 +65,7 @@ pub use protocol::{Epoch, Epochs, HoldId, Outcome, Seen, StateKey};
 pub use writing::{WithoutStore, Writing};
 
 use crate::caching::cache_status::Reason;
-use crate::caching::stored::{Stored, usable};
+use crate::caching::stored::Stored;
 use crate::clock::Timestamp;
 use crate::store::{Away, Found, Store};
 use protocol::Step;
@@ -83,6 +83,27 @@ pub const NOTICE: Duration = Duration::from_millis(500);
 /// The states of one look-up; nearly always one or two.
 pub type States = SmallVec<[StateKey; 2]>;
 
+/// What the copies of a read depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Depends {
+    /// First the own states, then those whose epochs a create would drop, which a negative copy names, too.
+    pub states: States,
+    /// How many are own.
+    pub own: usize,
+}
+
+impl Depends {
+    pub fn own(&self) -> &[StateKey] {
+        &self.states[..self.own]
+    }
+
+    /// None but the own states.
+    pub fn on(states: States) -> Depends {
+        let own = states.len();
+        Depends { states, own }
+    }
+}
+
 /// The protocol over a store.
 pub struct Coherence {
     store: Arc<Store>,
@@ -94,8 +115,8 @@ pub struct Coherence {
 /// What a look-up came to.
 #[derive(Debug)]
 pub enum LookUp {
-    /// A valid copy, fresh for so long.
-    Hit(Arc<Stored>, Duration),
+    /// A copy that nothing has invalidated; fresh or stale, which is `caching::reuse`'s to judge.
+    Valid(Arc<Stored>),
     Miss(Reason),
 }
 
@@ -117,16 +138,10 @@ impl Coherence {
         self.journal.len()
     }
 
-    /// One round trip: the copy, if it is valid and may be served under `origin` now.
-    pub async fn look_up(
-        &self,
-        copy: &str,
-        states: &States,
-        origin: &str,
-        now: Timestamp,
-    ) -> LookUp {
-        match self.store.look_up(copy, states).await {
-            Ok(found) => judge(found, origin, now),
+    /// One round trip: the copy, if it is valid and right under `origin`.
+    pub async fn look_up(&self, copy: &str, depends: &Depends, origin: &str) -> LookUp {
+        match self.store.look_up(copy, &depends.states).await {
+            Ok(found) => judge(found, depends.own, origin),
             Err(Away) => LookUp::Miss(Reason::StoreAway),
         }
     }
@@ -141,14 +156,15 @@ impl Coherence {
         protocol::epochs(&seen).ok_or(Reason::Held)
     }
 
-    /// Stores a copy under the epochs that it carries.
+    /// Stores a copy under the epochs that it carries, until `keep` after it has become stale.
     pub async fn commit(
         &self,
         copy: &str,
         stored: Arc<Stored>,
+        keep: Duration,
         now: Timestamp,
     ) -> Result<(), Reason> {
-        let left = stored.lifetime.saturating_sub(stored.age(now));
+        let left = (stored.lifetime + keep).saturating_sub(stored.age(now));
         self.store.put(copy, stored, left).await
     }
 
@@ -240,21 +256,25 @@ pub enum Finished {
     Unconfirmed,
 }
 
-fn judge(found: Found, origin: &str, now: Timestamp) -> LookUp {
+fn judge(found: Found, own: usize, origin: &str) -> LookUp {
+    let missed = |reason, states: &[(StateKey, Seen)]| {
+        let held = states.iter().any(|(_, seen)| *seen == Seen::Held);
+        LookUp::Miss(if held { Reason::Held } else { reason })
+    };
     let copy = match found.copy {
         Ok(copy) => copy,
-        Err(reason) => {
-            let held = found.states.iter().any(|(_, seen)| *seen == Seen::Held);
-            return LookUp::Miss(if held { Reason::Held } else { reason });
-        }
+        Err(reason) => return missed(reason, &found.states[..own]),
     };
-    if !protocol::valid(&copy.epochs, &found.states) {
-        let held = found.states.iter().any(|(_, seen)| *seen == Seen::Held);
-        return LookUp::Miss(if held { Reason::Held } else { Reason::Purged });
+    let needed = match copy.is_negative() {
+        true => found.states.len(),
+        false => own,
+    };
+    if !protocol::valid(&copy.epochs, &found.states[..needed]) {
+        return missed(Reason::Purged, &found.states[..needed]);
     }
-    match usable(&copy, origin, now) {
-        Ok(left) => LookUp::Hit(copy, left),
-        Err(reason) => LookUp::Miss(reason),
+    match copy.is_of(origin) {
+        true => LookUp::Valid(copy),
+        false => LookUp::Miss(Reason::OtherOrigin),
     }
 }
 

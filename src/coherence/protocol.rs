@@ -318,6 +318,13 @@ pub fn valid(copy: &Epochs, seen: &[(StateKey, Seen)]) -> bool {
         })
 }
 
+/// Whether nothing was written between the fetch that made a copy and one under `own` (and, for a negative copy,
+/// `others`): only then may the copy be validated, or stand in for an error.
+pub fn same_stretch(copy: &Epochs, own: &Epochs, others: &[(StateKey, Epoch)]) -> bool {
+    copy.len() == own.len() + others.len()
+        && own.iter().chain(others).all(|epoch| copy.contains(epoch))
+}
+
 /// The epochs to fetch under, if every state has one.
 pub fn epochs(seen: &[(StateKey, Seen)]) -> Option<Epochs> {
     seen.iter()

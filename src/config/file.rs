@@ -533,6 +533,22 @@ impl Reader<'_> {
         );
         let etag = self.read(&at.key("etag"), map.etag, false, value::truth);
         let compress = self.compress(&at.key("compress"), map.compress);
+        const YEAR: Duration = Duration::from_secs(31_557_600);
+        let window = |key: &'static str, text| {
+            self.duration(&at.key(key), text, Duration::ZERO, Duration::ZERO..=YEAR)
+        };
+        let stale_while_revalidate = window("stale_while_revalidate", map.stale_while_revalidate);
+        let stale_if_error = window("stale_if_error", map.stale_if_error);
+        let jitter = self.read(&at.key("jitter"), map.jitter, 0.0, jitter);
+        let early_refresh = self.read(
+            &at.key("early_refresh"),
+            map.early_refresh,
+            false,
+            value::truth,
+        );
+        let negative_ttl = map
+            .negative_ttl
+            .map(|text| self.ttl(&at.key("negative_ttl"), Some(text), ttl));
         let route = Route {
             path: path?,
             key: key?,
@@ -544,6 +560,11 @@ impl Reader<'_> {
             override_origin,
             etag,
             compress,
+            stale_while_revalidate,
+            stale_if_error,
+            jitter,
+            early_refresh,
+            negative_ttl,
         };
         Some(ReadRoute { route, at })
     }
@@ -822,6 +843,24 @@ fn one_of<T: Copy>(text: &str, known: &[(&'static str, T)]) -> Result<T, Wrong> 
         None => format!("write {}", names.join(" or ")),
     };
     Err(wrong(format!("`{text}` is not known here"), help))
+}
+
+/// A part of the whole: `10%`, at most nine tenths.
+fn jitter(text: &str) -> Result<f64, Wrong> {
+    let percent = text.trim().strip_suffix('%').map(str::trim_end);
+    let Some(percent) = percent.and_then(|number| number.parse::<f64>().ok()) else {
+        return Err(wrong(
+            format!("`{text}` is not a percentage"),
+            "write how much of the ttl may be taken off at random, like `10%`",
+        ));
+    };
+    if !(0.0..=90.0).contains(&percent) {
+        return Err(wrong(
+            format!("`{text}` is not between nothing and nine tenths"),
+            "choose from 0% to 90%",
+        ));
+    }
+    Ok(percent / 100.0)
 }
 
 fn access(text: &str) -> Result<Access, Wrong> {

@@ -136,6 +136,16 @@ pub struct Route {
     pub etag: bool,
     /// The codings in which a client may be sent an answer, the first the best of equals; none: as it is.
     pub compress: Vec<Coding>,
+    /// RFC 5861, where the origin says nothing: how long past its freshness a copy is served while it is refreshed.
+    pub stale_while_revalidate: Duration,
+    /// How long past its freshness a copy is served in the place of an error.
+    pub stale_if_error: Duration,
+    /// By up to which part of itself the route's ttl is shortened, at random, from copy to copy.
+    pub jitter: f64,
+    /// What is asked for is refreshed before it expires.
+    pub early_refresh: bool,
+    /// How long a 404 or 410 is kept; `None`: never.
+    pub negative_ttl: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,8 @@ use super::{Explanation, Knowledge, Question, Reading, Verdict, because, explain
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::freshness::Exchange;
 use crate::caching::head::Head;
-use crate::caching::stored::Stored;
+use crate::caching::reuse::{self, Reuse};
+use crate::caching::stored::{Freshness, Stored};
 use crate::caching::storing;
 use crate::clock;
 use crate::coherence::{LookUp, Seen};
@@ -101,10 +102,10 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
         let (found, result) = look(setup, &asked).await;
         told.found = Some(found);
         let news = match &result {
-            LookUp::Hit(stored, _) if !asked.holds(stored.head.varied()) => {
+            LookUp::Valid(stored) if !asked.holds(stored.head.varied()) => {
                 served.learn_here(stored.head.varied())
             }
-            LookUp::Hit(..) => false,
+            LookUp::Valid(_) => false,
             LookUp::Miss(_) => served.learn_from_others(&setup.coherence).await,
         };
         looked = Some((asked, result));
@@ -119,16 +120,31 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
     let (Some(reading), Some((asked, result))) = (reading.take(), looked) else {
         return Ok(told);
     };
-    match result {
-        LookUp::Hit(_, left) => {
-            let ttl = left.as_secs();
-            told.handled(Handling::Hit { ttl }, None);
+    let why = match result {
+        LookUp::Valid(stored) => {
+            let terms = read::terms(&setup.served[reading.route].route);
+            match reuse::reuse(&stored, terms, clock::now(), || u64::MAX) {
+                Reuse::Serve { left } | Reuse::Refresh { left } => {
+                    let ttl = left.as_secs();
+                    told.handled(Handling::Hit { ttl }, None);
+                    return Ok(told);
+                }
+                Reuse::ServeStale { stale } => {
+                    let stale = stale.as_secs();
+                    let reason = Reason::StaleWhileRevalidate;
+                    told.handled(Handling::StaleHit { stale }, Some(reason));
+                    return Ok(told);
+                }
+                Reuse::Validate => Reason::Expired,
+            }
         }
-        LookUp::Miss(why) if reading.client.method == Method::HEAD => {
-            told.pass(read::forward_word(why), Some(why));
-            told.store = None;
-        }
-        LookUp::Miss(why) => told.fill(setup, &reading, &asked, why).await,
+        LookUp::Miss(why) => why,
+    };
+    if reading.client.method == Method::HEAD {
+        told.pass(read::forward_word(why), Some(why));
+        told.store = None;
+    } else {
+        told.fill(setup, &reading, &asked, why).await;
     }
     Ok(told)
 }
@@ -138,20 +154,24 @@ async fn look(setup: &Setup, asked: &Asked) -> (Found, LookUp) {
     let now = clock::now();
     let result = setup
         .coherence
-        .look_up(&asked.copy, &asked.states, &asked.origin, now)
+        .look_up(&asked.copy, &asked.depends, &asked.origin)
         .await;
-    let mut found = Found {
-        valid: matches!(result, LookUp::Hit(..)),
-        reason: match &result {
-            LookUp::Hit(..) => None,
-            LookUp::Miss(reason) => Some(reason.word().to_owned()),
+    let reason = match &result {
+        LookUp::Valid(stored) => match stored.freshness(now) {
+            Freshness::Fresh { .. } => None,
+            Freshness::Stale { .. } => Some(Reason::Expired),
         },
+        LookUp::Miss(reason) => Some(*reason),
+    };
+    let mut found = Found {
+        valid: reason.is_none(),
+        reason: reason.map(|reason| reason.word().to_owned()),
         ..Found::default()
     };
     if let Ok(raw) = setup
         .coherence
         .store()
-        .look_up(&asked.copy, &asked.states)
+        .look_up(&asked.copy, &asked.depends.states)
         .await
     {
         found.copy = raw.copy.ok().map(|copy| kept(&copy, now));
@@ -238,12 +258,17 @@ async fn room(setup: &Setup, served: &Served, asked: &Asked) -> Result<(), Reaso
         head: Head::new(HeaderMap::new(), "", &[]),
         body: Default::default(),
         response_time: now,
+        took: Duration::ZERO,
         initial_age: Duration::ZERO,
         lifetime: Duration::from_secs(1),
         epochs: Default::default(),
     };
     let key = format!("{}:~probe", setup.config.store.prefix);
-    setup.coherence.commit(&key, Arc::new(probe), now).await
+    let lasting = Duration::ZERO;
+    setup
+        .coherence
+        .commit(&key, Arc::new(probe), lasting, now)
+        .await
 }
 
 /// An answer of the API, and what the rules say of it.

@@ -7,7 +7,7 @@ use super::told::{Copy, Dropper};
 use super::words;
 use crate::access;
 use crate::caching::key::{CopyKey, HashingSecret, Split};
-use crate::coherence::{StateKey, States};
+use crate::coherence::StateKey;
 use crate::config::{Access, Config, Route};
 use crate::message::accept::AcceptClass;
 use crate::proxy::present::{self, Asked};
@@ -56,7 +56,7 @@ pub(super) fn copy(
         left_out: left_out(config, client, &outgoing.fields),
         forwarded: format!("GET {}", outgoing.target.as_str()),
         origin: asked.origin.clone(),
-        states: full_names(config, &asked.states),
+        states: full_names(config, asked.depends.own()),
     }
 }
 
@@ -117,11 +117,15 @@ pub(super) fn droppers(
     captures: &Captures,
     asked: &Asked,
 ) -> Vec<Dropper> {
-    let hits = |states: &[StateKey]| states.iter().any(|state| asked.states.contains(state));
+    let hits = |states: &[StateKey]| {
+        states
+            .iter()
+            .any(|state| asked.depends.own().contains(state))
+    };
     let mut found = Vec::new();
     for (index, rule) in config.purge.iter().enumerate() {
         for key in &rule.keys {
-            let Some(values) = values(key, route, captures, &asked.states) else {
+            let Some(values) = values(key, route, captures, asked.depends.own()) else {
                 continue;
             };
             let path = rule.path.filled(&values);
@@ -172,7 +176,7 @@ fn values(
     key: &FamilyPattern,
     route: &Route,
     captures: &Captures,
-    states: &States,
+    states: &[StateKey],
 ) -> Option<Captures> {
     let values: Captures = match key {
         FamilyPattern::Group(_) => Captures::default(),

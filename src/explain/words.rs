@@ -60,6 +60,12 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::VaryUnkeyed => {
             "the answer varies by a field that the key does not hold: list it in the route's `vary`"
         }
+        Reason::StaleWhileRevalidate => {
+            "the copy is past its time, and served while it is refreshed (`stale_while_revalidate`)"
+        }
+        Reason::StaleIfError => {
+            "the API answers with an error or not at all, and the copy past its time stands in (`stale_if_error`)"
+        }
         Reason::Encoded => {
             "the answer is compressed although it was asked for uncompressed: let the API heed `Accept-Encoding: identity`"
         }
@@ -88,8 +94,12 @@ pub(super) fn terms(route: &Route) -> String {
         false => "unless the API's own max-age or Expires says otherwise",
     };
     let most = bytesize::ByteSize::b(route.max_body);
+    let negative = route.negative_ttl.map_or_else(String::new, |ttl| {
+        let ttl = humantime::format_duration(ttl);
+        format!(" (a 404 or 410 for {ttl})")
+    });
     format!(
-        "for {ttl}, {wins}: a 200 of at most {most}, without Set-Cookie, no-store and private, not compressed, that varies by nothing but what the key holds"
+        "for {ttl}{negative}, {wins}: a 200 of at most {most}, without Set-Cookie, no-store and private, not compressed, that varies by nothing but what the key holds"
     )
 }
 

@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap};
@@ -15,16 +14,18 @@ use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use super::present::{self, Asked, Presented};
-use super::{Client, Served, Setup};
+use super::{Client, Served, Setup, read};
 use crate::body::SharedBody;
 use crate::caching::cache_status::Reason;
 use crate::caching::freshness::Exchange;
 use crate::caching::head::Head;
-use crate::caching::stored::Stored;
+use crate::caching::reuse;
+use crate::caching::stored::{Freshness, Stored, is_negative};
 use crate::caching::storing::{self, Nominated, Policy, Storable};
+use crate::caching::validation;
 use crate::clock;
 use crate::coherence::flights::Fill;
-use crate::coherence::{Epochs, LookUp};
+use crate::coherence::{Epochs, LookUp, fresh_bits, protocol};
 use crate::config::{Access, Route};
 use crate::encoding;
 use crate::error::UpstreamFailure;
@@ -36,7 +37,9 @@ use crate::upstream::{Outgoing, UpstreamBody};
 #[derive(Clone)]
 pub enum Answer {
     /// Somebody else had stored it in the meantime.
-    Found(Arc<Stored>, Duration),
+    Found(Arc<Stored>),
+    /// The stale copy, as the origin answers with that error or not at all.
+    StandIn(Arc<Stored>, Option<StatusCode>),
     /// The whole answer.
     Fetched(Arc<Fetched>),
     /// An answer that is still coming.
@@ -52,6 +55,8 @@ pub enum Answer {
 
 pub struct Fetched {
     pub status: StatusCode,
+    /// What the upstream said: 304, where the stored body was still good.
+    pub said: StatusCode,
     /// End to end, complete with Date.
     pub fields: HeaderMap,
     pub body: Bytes,
@@ -90,39 +95,51 @@ pub struct Fetch {
     pub asked: Asked,
     /// What to store under, or why there is nothing.
     pub epochs: Result<Epochs, Reason>,
+    /// What a negative answer is stored under besides.
+    pub absence: Option<Epochs>,
+    /// A valid copy that is to be validated or replaced.
+    pub replacing: Option<Arc<Stored>>,
 }
 
 impl Fetch {
     /// The fetch from its turn to its end.
-    pub async fn run(self, mut fill: Fill<Answer>) {
+    pub async fn run(mut self, mut fill: Fill<Answer>) {
         fill.turn().await;
         if self.epochs.is_ok() {
             // Look again: another fetch may have ended between our look-up and our turn, and then there is nothing to do.
-            let again = self
-                .setup
-                .coherence
-                .look_up(
-                    &self.asked.copy,
-                    &self.asked.states,
-                    &self.asked.origin,
-                    clock::now(),
-                )
-                .await;
-            if let LookUp::Hit(stored, left) = again {
-                return fill.answer(Answer::Found(stored, left));
+            let looked = self.setup.coherence.look_up(
+                &self.asked.copy,
+                &self.asked.depends,
+                &self.asked.origin,
+            );
+            if let LookUp::Valid(stored) = looked.await {
+                let fresh = matches!(stored.freshness(clock::now()), Freshness::Fresh { .. });
+                let known = self.replacing.as_ref().is_some_and(|old| *old == stored);
+                if fresh && !known {
+                    return fill.answer(Answer::Found(stored));
+                }
             }
         }
+        self.keep_only_if_unwritten();
         let slot = match self.setup.upstream.slot().await {
             Ok(slot) => slot,
-            Err(failure) => return fill.answer(Answer::Failed(failure)),
+            Err(failure) => return self.failed(&fill, failure),
         };
         fill.leave();
-        let outgoing: Outgoing = present::fill(
+        let mut outgoing: Outgoing = present::fill(
             &self.setup.config,
             &self.served().route,
             &self.client,
             &self.asked,
         );
+        if let Some(stored) = &self.replacing {
+            let mut known = stored.head.fields();
+            // A tag of our own tells the upstream nothing, and would hide the date that does (RFC 9110 §13.1.3).
+            if known.get(header::ETAG) == Some(&conditions::tag_of(&stored.body)) {
+                known.remove(header::ETAG);
+            }
+            validation::condition(&known, &mut outgoing.fields);
+        }
         let request_time = clock::now();
         match self.setup.upstream.send(slot, outgoing).await {
             Ok(response) => {
@@ -132,8 +149,38 @@ impl Fetch {
                 };
                 self.receive(&fill, response, exchange).await;
             }
-            Err(failure) => fill.answer(Answer::Failed(failure)),
+            Err(failure) => self.failed(&fill, failure),
         }
+    }
+
+    /// A copy that a write may have invalidated since it was looked up is of no more use.
+    fn keep_only_if_unwritten(&mut self) {
+        let (epochs, absence) = (self.epochs.as_ref().ok(), self.absence.as_ref());
+        self.replacing = self.replacing.take().filter(|stored| {
+            let others = match (stored.is_negative(), absence) {
+                (true, Some(absence)) => &absence[..],
+                (true, None) => return false,
+                (false, _) => &[],
+            };
+            epochs.is_some_and(|own| protocol::same_stretch(&stored.epochs, own, others))
+        });
+    }
+
+    /// The copy that may be shown in the place of an error.
+    fn stand_in(&self) -> Option<Arc<Stored>> {
+        let terms = read::terms(&self.served().route);
+        let stored = self.replacing.as_ref();
+        stored
+            .filter(|stored| reuse::stands_in(stored, terms, clock::now()))
+            .cloned()
+    }
+
+    /// No answer.
+    fn failed(&self, fill: &Fill<Answer>, failure: UpstreamFailure) {
+        fill.answer(match self.stand_in() {
+            Some(stored) => Answer::StandIn(stored, None),
+            None => Answer::Failed(failure),
+        });
     }
 
     fn served(&self) -> &Served {
@@ -149,6 +196,21 @@ impl Fetch {
         fields::strip_hop_by_hop(response.headers_mut());
         let served = self.served();
         let route = &served.route;
+        if matches!(response.status().as_u16(), 500 | 502..=504)
+            && let Some(stored) = self.stand_in()
+        {
+            return fill.answer(Answer::StandIn(stored, Some(response.status())));
+        }
+        let said = response.status();
+        let validated = match (said, &self.replacing) {
+            (StatusCode::NOT_MODIFIED, Some(stored)) => {
+                let fields = validation::freshened(&stored.head.fields(), response.headers());
+                *response.status_mut() = stored.status;
+                *response.headers_mut() = fields;
+                Some(stored.body.clone())
+            }
+            _ => None,
+        };
         let policy = policy(route);
         if route.access == Access::Public
             && matches!(response.status().as_u16(), 401 | 403)
@@ -166,7 +228,10 @@ impl Fetch {
             served.learn_unkeyed(&nominated.unkeyed);
             return fill.answer(Answer::NotForACache);
         }
-        let length = response.body().size_hint().exact();
+        let length = match &validated {
+            Some(body) => Some(body.len() as u64),
+            None => response.body().size_hint().exact(),
+        };
         let verdict = storing::storable(
             &policy,
             response.status(),
@@ -176,7 +241,9 @@ impl Fetch {
         );
         let (storable, not_stored) = match verdict {
             Ok(storable) => (Some(storable), self.epochs.as_ref().err().copied()),
-            Err(reason) if storing::shareable(reason) => (None, Some(reason)),
+            Err(reason) if storing::shareable(reason) || validated.is_some() => {
+                (None, Some(reason))
+            }
             Err(reason) => {
                 return fill.answer(Answer::Alone(Arc::new(Mutex::new(Some(response))), reason));
             }
@@ -192,6 +259,7 @@ impl Fetch {
             storable,
             not_stored,
             for_its_status: not_stored == Some(Reason::Status),
+            said,
             status: head.status,
             fields: head.headers,
             exchange,
@@ -201,7 +269,17 @@ impl Fetch {
         if !new.is_empty() {
             served.learn(&self.setup.coherence, &new).await;
         }
-        incoming.collect(self, fill, body, !new.is_empty()).await;
+        match validated {
+            Some(stored) => {
+                let fetched = Arc::new(incoming.keep(&self, stored).await);
+                // Fields that make it for one client alone may have come with the 304.
+                fill.answer(match new.is_empty() && fetched.not_stored.is_none() {
+                    true => Answer::Fetched(fetched),
+                    false => Answer::Varied(fetched),
+                });
+            }
+            None => incoming.collect(self, fill, body, !new.is_empty()).await,
+        }
     }
 
     /// The key under the fields that the answer has just been seen to vary by.
@@ -227,6 +305,7 @@ struct Incoming {
     storable: Option<Storable>,
     not_stored: Option<Reason>,
     for_its_status: bool,
+    said: StatusCode,
     status: StatusCode,
     fields: HeaderMap,
     exchange: Exchange,
@@ -270,7 +349,10 @@ impl Incoming {
                         }
                         match tokio::time::timeout_at(deadline, next).await {
                             Ok(frame) => frame,
-                            Err(_) => return broken(fill, &shared, UpstreamFailure::TotalTimeout),
+                            Err(_) => {
+                                let failure = UpstreamFailure::TotalTimeout;
+                                return broken(&fetch, fill, &shared, announced, failure);
+                            }
                         }
                     }
                 }
@@ -297,13 +379,13 @@ impl Incoming {
                 }
                 Some(Err(error)) => {
                     debug!(%error, "the upstream's answer broke off");
-                    return broken(fill, &shared, UpstreamFailure::Lost);
+                    return broken(&fetch, fill, &shared, announced, UpstreamFailure::Lost);
                 }
                 None => break,
             }
         }
         if self.length.is_some_and(|length| length != total) {
-            return broken(fill, &shared, UpstreamFailure::Lost);
+            return broken(&fetch, fill, &shared, announced, UpstreamFailure::Lost);
         }
         drop(body);
         let whole = joined(&chunks);
@@ -357,7 +439,7 @@ impl Incoming {
             fields.insert(header::ETAG, conditions::tag_of(&body));
         }
         let (not_stored, for_its_status) = match self.storable.take() {
-            None => (Some(Reason::Status), self.for_its_status),
+            None => (self.not_stored, self.for_its_status),
             Some(storable) => {
                 let stored = self.store(fetch, storable, &fields, &body).await;
                 (stored.err(), false)
@@ -365,6 +447,7 @@ impl Incoming {
         };
         Fetched {
             status: self.status,
+            said: self.said,
             fields,
             body,
             not_stored,
@@ -386,13 +469,21 @@ impl Incoming {
             true => Some(fetch.asked.clone()),
             false => fetch.asked_again(),
         };
-        let (Some(asked), Ok(epochs)) = (asked, fetch.epochs.clone()) else {
+        let (Some(asked), Ok(mut epochs)) = (asked, fetch.epochs.clone()) else {
             return Err(Reason::Held);
+        };
+        let route = &fetch.served().route;
+        if is_negative(self.status) {
+            epochs.extend(fetch.absence.clone().ok_or(Reason::Held)?);
+        }
+        let lifetime = match storable.lifetime_is_ours && route.jitter > 0.0 {
+            true => reuse::jittered(storable.lifetime, route.jitter, fresh_bits()),
+            false => storable.lifetime,
         };
         if asked.copy.contains('~')
             && !fetch
                 .setup
-                .may_add_copy(&asked.family, fetch.served().route.ttl, clock::now())
+                .may_add_copy(&asked.family, route.ttl, clock::now())
         {
             return Err(Reason::TooManyCopies);
         }
@@ -401,14 +492,19 @@ impl Incoming {
             head: Head::new(fields.clone(), &fetch.asked.origin, &self.varied),
             body: body.clone(),
             response_time: self.exchange.response_time,
+            took: self
+                .exchange
+                .response_time
+                .since(self.exchange.request_time),
             initial_age: storable.initial_age,
-            lifetime: storable.lifetime,
+            lifetime,
             epochs,
         };
+        let keep = reuse::worth_keeping(&copy.head.directives(), read::terms(route));
         fetch
             .setup
             .coherence
-            .commit(&asked.copy, Arc::new(copy), clock::now())
+            .commit(&asked.copy, Arc::new(copy), keep, clock::now())
             .await
     }
 }
@@ -418,6 +514,7 @@ pub fn policy(route: &Route) -> Policy<'_> {
     Policy {
         ttl: route.ttl,
         override_origin: route.override_origin,
+        negative_ttl: route.negative_ttl,
         max_body: route.max_body,
         vary: &route.vary,
     }
@@ -432,9 +529,18 @@ pub fn is_not_for_a_cache(nominated: &Nominated, client: &HeaderMap) -> bool {
 }
 
 /// Those who read along see it break off; those who only wait are told.
-fn broken(fill: &Fill<Answer>, shared: &SharedBody, failure: UpstreamFailure) {
+fn broken(
+    fetch: &Fetch,
+    fill: &Fill<Answer>,
+    shared: &SharedBody,
+    announced: bool,
+    failure: UpstreamFailure,
+) {
     shared.break_off("the upstream's answer broke off");
-    fill.answer(Answer::Failed(failure));
+    match announced {
+        true => fill.answer(Answer::Failed(failure)),
+        false => fetch.failed(fill, failure),
+    }
 }
 
 /// One copy of exactly its size: a slice of a read buffer would keep all of the buffer.

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use crate::caching::cache_status::{Forward, Reason};
 use crate::caching::key::{family_state, group_state};
-use crate::coherence::{StateKey, States};
+use crate::coherence::{Depends, StateKey, States};
 use crate::config::{Config, PurgeRule, Route};
 use crate::message::target::TargetUri;
 use crate::route::{Captures, Decoded, FamilyPattern, first_matches, is_plain};
@@ -142,15 +142,32 @@ pub fn state_of(key: &FamilyPattern, captures: &Captures) -> Option<StateKey> {
     }
 }
 
-/// The states of a copy: its family's and, if families can be purged together, its group's.
-pub fn states(route: &Route, family: &str) -> States {
-    with_group(family, group(route).as_ref())
+/// What a family's copies depend on: its own state and, if families can be purged together, its group's; and, if it
+/// keeps negative copies, the states that a create drops.
+pub fn depends(config: &Config, route: &Route, family: &str) -> Depends {
+    let absence = absence_states(&config.purge, route);
+    with_group(
+        family,
+        group(route).as_ref(),
+        negative(route, absence.as_ref()),
+    )
 }
 
-/// As `states`, for who has the group's at hand.
-pub fn with_group(family: &str, group: Option<&StateKey>) -> States {
+/// As `depends`, for who has the others at hand.
+pub fn with_group(family: &str, group: Option<&StateKey>, negative: &[StateKey]) -> Depends {
     let family = StateKey::new(family_state(family));
-    std::iter::once(family).chain(group.cloned()).collect()
+    let mut states: States = std::iter::once(family).chain(group.cloned()).collect();
+    let own = states.len();
+    states.extend(negative.iter().cloned());
+    Depends { states, own }
+}
+
+/// The states that a route's negative copies name besides its own.
+pub fn negative<'s>(route: &Route, absence: Option<&'s States>) -> &'s [StateKey] {
+    match (route.negative_ttl, absence) {
+        (Some(_), Some(absence)) => absence,
+        _ => &[],
+    }
 }
 
 /// The state that all families of a route share, if it has more than one.
@@ -181,17 +198,13 @@ pub fn every_state(config: &Config) -> Vec<StateKey> {
 
 /// The states beyond a route's own that a write would drop that makes one of its things appear, if every
 /// purge rule names such a state: under equal epochs of theirs the absence of a thing is no stale answer.
-pub fn absence_states(config: &Config, route: &Route) -> Option<States> {
+pub fn absence_states(purge: &[PurgeRule], route: &Route) -> Option<States> {
     let mut states = States::new();
     let own = |key: &FamilyPattern| match key {
         FamilyPattern::Family(template) => template.as_str() == route.key.as_str(),
         FamilyPattern::Group(group) => route.key.group().as_ref() == Some(group),
     };
-    for rule in config
-        .purge
-        .iter()
-        .filter(|rule| !rule.keys.iter().any(own))
-    {
+    for rule in purge.iter().filter(|rule| !rule.keys.iter().any(own)) {
         let state = rule
             .keys
             .iter()
@@ -200,8 +213,7 @@ pub fn absence_states(config: &Config, route: &Route) -> Option<States> {
             states.push(state);
         }
     }
-    let creates_are_named = config
-        .purge
+    let creates_are_named = purge
         .iter()
         .any(|rule| rule.methods.contains(&Method::POST));
     creates_are_named.then_some(states)

@@ -10,7 +10,7 @@ use crate::body::RequestBody;
 use crate::caching::cache_status::Reason;
 use crate::caching::key::{CopyKey, HashingSecret};
 use crate::caching::storing::LEARNABLE;
-use crate::coherence::States;
+use crate::coherence::Depends;
 use crate::config::{Config, Route};
 use crate::error::Refusal;
 use crate::message::accept::AcceptClass;
@@ -27,7 +27,7 @@ pub struct Asked {
     pub family: FamilyKey,
     /// The store's key.
     pub copy: String,
-    pub states: States,
+    pub depends: Depends,
     /// scheme://host that its links will hold.
     pub origin: String,
     /// The fields beyond the route's own `vary` that the key holds.
@@ -86,7 +86,11 @@ pub fn present(
     );
     Presented::Asked(Asked {
         copy: key.of(&config.store.prefix, &family),
-        states: plan::with_group(family.as_str(), served.group.as_ref()),
+        depends: plan::with_group(
+            family.as_str(),
+            served.group.as_ref(),
+            plan::negative(route, served.absence.as_ref()),
+        ),
         family,
         origin: origin(config, client),
         varied: varied.to_vec(),

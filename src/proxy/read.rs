@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::Method;
 use tracing::{debug, trace, warn};
 
 use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
 use super::present::{self, Asked, Presented};
-use super::{Client, Served, Setup, pass};
+use super::{Client, Served, Setup, pass, refresh};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::reuse::{Reuse, Terms, reuse};
+use crate::caching::stored::Stored;
 use crate::clock;
 use crate::coherence::flights::{Fence, Follower, Turn};
-use crate::coherence::{Epochs, LookUp, States, protocol};
+use crate::coherence::{Depends, Epochs, LookUp, States, fresh_bits, protocol};
+use crate::config::Route;
 use crate::error::Error;
 use crate::reply::{self, Asking, Encoding, Reply};
 use crate::route::Captures;
@@ -30,7 +34,7 @@ pub async fn read(
 ) -> Result<Reply, Error> {
     let served = &setup.served[route];
     let presented = present(setup, served, &captures, &client);
-    let looked = look_up(setup, served, &client, &presented).await?;
+    let looked = look_up(setup, route, &captures, &client, &presented).await?;
     match looked {
         Looked::Hit(reply) => Ok(reply),
         // Boxed, or a hit would carry room for all that it does not need.
@@ -51,6 +55,8 @@ pub async fn read(
 /// What a look-up came to, for one client.
 enum Looked {
     Hit(Reply),
+    /// There is a valid copy, but the origin is to be asked first.
+    Stale(Arc<Stored>),
     Miss(Reason),
     /// The key was not what it should have been: look again.
     Again,
@@ -81,8 +87,9 @@ pub fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Cli
 }
 
 async fn look_up(
-    setup: &Setup,
-    served: &Served,
+    setup: &Arc<Setup>,
+    route: usize,
+    captures: &Captures,
     client: &Client,
     presented: &Presented,
 ) -> Result<Looked, Error> {
@@ -91,17 +98,33 @@ async fn look_up(
         Presented::Pass(reason) => return Ok(Looked::Pass(*reason)),
         Presented::Refused(refusal) => return Err((*refusal).into()),
     };
-    let now = clock::now();
+    let (served, now) = (&setup.served[route], clock::now());
     let found = setup
         .coherence
-        .look_up(&asked.copy, &asked.states, &asked.origin, now);
+        .look_up(&asked.copy, &asked.depends, &asked.origin);
     Ok(match found.await {
-        LookUp::Hit(stored, left) if asked.holds(stored.head.varied()) => {
-            trace!(copy = %asked.copy, "served");
-            let ttl = left.as_secs();
-            Looked::Hit(reply::hit(asking(setup, served, client), &stored, ttl, now).await)
+        LookUp::Valid(stored) if asked.holds(stored.head.varied()) => {
+            let use_of_it = reuse(&stored, terms(&served.route), now, fresh_bits);
+            let refresh = |stored| refresh::refresh(setup, route, captures, client, asked, stored);
+            let hit = |handling| reply::hit(asking(setup, served, client), &stored, handling, now);
+            match use_of_it {
+                Reuse::Serve { left } => {
+                    trace!(copy = %asked.copy, "served");
+                    Looked::Hit(hit(fresh(left)).await)
+                }
+                Reuse::Refresh { left } => {
+                    refresh(stored.clone());
+                    Looked::Hit(hit(fresh(left)).await)
+                }
+                Reuse::ServeStale { stale } => {
+                    refresh(stored.clone());
+                    let stale = stale.as_secs();
+                    Looked::Hit(hit(Handling::StaleHit { stale }).await)
+                }
+                Reuse::Validate => Looked::Stale(stored),
+            }
         }
-        LookUp::Hit(stored, _) => {
+        LookUp::Valid(stored) => {
             // Another instance has seen the answers vary: the key holds more than we knew.
             served.learn_here(stored.head.varied());
             Looked::Again
@@ -127,13 +150,17 @@ async fn go_on(
         |why: Forward, detail| pass::pass(setup, &client, RequestBody::Empty, why, Some(detail));
     let mut why = Reason::Absent;
     for _ in 0..ATTEMPTS {
-        let missed = match looked {
+        let (missed, stale) = match looked {
             Looked::Hit(reply) => return Ok(reply),
             Looked::Pass(reason) => return alone(Forward::Bypass, reason).await,
-            Looked::Again => false,
+            Looked::Again => (false, None),
+            Looked::Stale(stored) => {
+                why = Reason::Expired;
+                (true, Some(stored))
+            }
             Looked::Miss(reason) => {
                 why = reason;
-                true
+                (true, None)
             }
         };
         if missed && let Presented::Asked(asked) = presented {
@@ -146,13 +173,18 @@ async fn go_on(
                 return alone(forward_word(why), why).await;
             }
             let news = served.learn_from_others(&setup.coherence).await;
-            if !news && let Some(reply) = wait(setup, route, &captures, &client, asked, why).await?
-            {
+            let ask = Ask {
+                setup,
+                route,
+                captures: &captures,
+                client: &client,
+            };
+            if !news && let Some(reply) = ask.wait(asked, stale, why).await? {
                 return Ok(reply);
             }
         }
         presented = present(setup, served, &captures, &client);
-        looked = look_up(setup, served, &client, &presented).await?;
+        looked = look_up(setup, route, &captures, &client, &presented).await?;
     }
     match looked {
         Looked::Hit(reply) => Ok(reply),
@@ -160,99 +192,170 @@ async fn go_on(
     }
 }
 
-/// Leads or follows one fetch. `None`: what came of it is not for this one, ask anew.
-async fn wait(
-    setup: &Arc<Setup>,
+/// One client's question, while it leads or follows a fetch.
+struct Ask<'a> {
+    setup: &'a Arc<Setup>,
     route: usize,
-    captures: &Captures,
-    client: &Arc<Client>,
-    asked: Asked,
-    why: Reason,
-) -> Result<Option<Reply>, Error> {
-    let served = &setup.served[route];
-    let (epochs, fence) = open(setup, served, &asked.states).await;
-    let mut follower = match setup.flights.join(&asked.copy, &fence) {
-        Turn::Lead(fill, follower) => {
-            let fetch = Fetch {
-                setup: setup.clone(),
-                route,
-                captures: captures.clone(),
-                client: client.clone(),
-                asked: asked.clone(),
-                epochs,
-            };
-            follower.ties(tokio::spawn(fetch.run(fill)).abort_handle());
-            follower
-        }
-        Turn::Follow(follower) => follower,
-    };
-    let leads = follower.leads;
-    let for_me = |answer: &Answer| {
-        leads || !matches!(answer, Answer::Coming(coming) if coming.others == Others::Wait)
-    };
-    // Longer than this nobody waits for another's fetch.
-    let patience = setup.upstream.settings().total * 2;
-    let Ok(answer) = tokio::time::timeout(patience, follower.answer(for_me)).await else {
-        return Ok(None);
-    };
-    let collapsed = !leads;
-    match answer {
-        None => Ok(None),
-        Some(Answer::Found(stored, left)) => {
-            let (ttl, now) = (left.as_secs(), clock::now());
-            let asking = asking(setup, served, client);
-            Ok(Some(reply::hit(asking, &stored, ttl, now).await))
-        }
-        Some(Answer::Varied(fetched)) if leads => {
-            let asking = asking(setup, served, client);
-            Ok(Some(whole(asking, &fetched, why, collapsed).await))
-        }
-        Some(Answer::Varied(_)) => Ok(None),
-        Some(Answer::NotForACache) => {
-            let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
-            pass::pass(setup, client, body, Forward::Bypass, detail)
-                .await
-                .map(Some)
-        }
-        Some(Answer::Fetched(fetched))
-            if leads || follower.may_share_status || !fetched.for_its_status =>
-        {
-            let asking = asking(setup, served, client);
-            Ok(Some(whole(asking, &fetched, why, collapsed).await))
-        }
-        Some(Answer::Fetched(_)) => Ok(None),
-        Some(Answer::Coming(coming)) if leads => {
-            Ok(Some(read_along(&coming, &follower, why, collapsed)))
-        }
-        Some(Answer::Coming(coming)) if coming.others == Others::GoAlone => {
-            pass::fill_alone(setup, served, client, &asked, Reason::TooLarge)
-                .await
-                .map(Some)
-        }
-        Some(Answer::Coming(coming)) if follower.may_share_status || !coming.for_its_status => {
-            Ok(Some(read_along(&coming, &follower, why, collapsed)))
-        }
-        Some(Answer::Coming(_)) => Ok(None),
-        Some(Answer::Alone(response, reason)) => {
-            let taken = if leads { response.lock().take() } else { None };
-            match taken {
-                Some(response) => Ok(Some(pass::streamed(
-                    response,
-                    forward_word(why),
-                    Some(reason),
-                ))),
-                None => pass::fill_alone(setup, served, client, &asked, reason)
-                    .await
-                    .map(Some),
+    captures: &'a Captures,
+    client: &'a Arc<Client>,
+}
+
+impl Ask<'_> {
+    /// Leads or follows one fetch. `None`: what came of it is not for this one, ask anew.
+    async fn wait(
+        &self,
+        asked: Asked,
+        stale: Option<Arc<Stored>>,
+        why: Reason,
+    ) -> Result<Option<Reply>, Error> {
+        let Ask { setup, client, .. } = *self;
+        let served = &setup.served[self.route];
+        let (epochs, fence) = open(setup, served, &asked.depends).await;
+        let mut follower = match setup.flights.join(&asked.copy, &fence) {
+            Turn::Lead(fill, follower) => {
+                let fetch = Fetch {
+                    setup: setup.clone(),
+                    route: self.route,
+                    captures: self.captures.clone(),
+                    client: client.clone(),
+                    asked: asked.clone(),
+                    epochs,
+                    absence: fence.absence,
+                    replacing: stale,
+                };
+                follower.ties(tokio::spawn(fetch.run(fill)).abort_handle());
+                follower
             }
+            Turn::Follow(follower) => follower,
+        };
+        let leads = follower.leads;
+        let for_me = |answer: &Answer| {
+            leads || !matches!(answer, Answer::Coming(coming) if coming.others == Others::Wait)
+        };
+        // Longer than this nobody waits for another's fetch.
+        let patience = setup.upstream.settings().total * 2;
+        let Ok(answer) = tokio::time::timeout(patience, follower.answer(for_me)).await else {
+            return Ok(None);
+        };
+        let collapsed = !leads;
+        match answer {
+            None => Ok(None),
+            Some(Answer::Found(stored)) => {
+                let now = clock::now();
+                let left = stored.lifetime.saturating_sub(stored.age(now));
+                Ok(Some(self.stored(&stored, fresh(left)).await))
+            }
+            Some(Answer::StandIn(stored, status)) => {
+                let handling = Handling::Forwarded {
+                    why: Forward::Stale,
+                    status,
+                    stored: false,
+                    collapsed,
+                    detail: Some(Reason::StaleIfError.word()),
+                };
+                Ok(Some(self.stored(&stored, handling).await))
+            }
+            Some(Answer::Varied(fetched)) if leads => {
+                Ok(Some(self.fetched(&fetched, why, collapsed).await))
+            }
+            Some(Answer::Varied(_)) => Ok(None),
+            Some(Answer::NotForACache) => {
+                let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
+                pass::pass(setup, client, body, Forward::Bypass, detail)
+                    .await
+                    .map(Some)
+            }
+            Some(Answer::Fetched(fetched))
+                if leads || follower.may_share_status || !fetched.for_its_status =>
+            {
+                Ok(Some(self.fetched(&fetched, why, collapsed).await))
+            }
+            Some(Answer::Fetched(_)) => Ok(None),
+            Some(Answer::Coming(coming)) if leads => {
+                Ok(Some(read_along(&coming, &follower, why, collapsed)))
+            }
+            Some(Answer::Coming(coming)) if coming.others == Others::GoAlone => {
+                pass::fill_alone(setup, served, client, &asked, Reason::TooLarge)
+                    .await
+                    .map(Some)
+            }
+            Some(Answer::Coming(coming)) if follower.may_share_status || !coming.for_its_status => {
+                Ok(Some(read_along(&coming, &follower, why, collapsed)))
+            }
+            Some(Answer::Coming(_)) => Ok(None),
+            Some(Answer::Alone(response, reason)) => {
+                let taken = if leads { response.lock().take() } else { None };
+                match taken {
+                    Some(response) => Ok(Some(pass::streamed(
+                        response,
+                        forward_word(why),
+                        Some(reason),
+                    ))),
+                    None => pass::fill_alone(setup, served, client, &asked, reason)
+                        .await
+                        .map(Some),
+                }
+            }
+            Some(Answer::Failed(failure)) => Err(failure.into()),
         }
-        Some(Answer::Failed(failure)) => Err(failure.into()),
+    }
+
+    async fn stored(&self, stored: &Stored, handling: Handling) -> Reply {
+        reply::hit(self.asking(), stored, handling, clock::now()).await
+    }
+
+    async fn fetched(&self, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
+        let handling = Handling::Forwarded {
+            why: forward_word(why),
+            status: Some(fetched.said),
+            stored: fetched.not_stored.is_none(),
+            collapsed,
+            detail: Some(fetched.not_stored.unwrap_or(why).word()),
+        };
+        let answer = (fetched.status, &fetched.fields, &fetched.body);
+        reply::fetched(self.asking(), answer, handling).await
+    }
+
+    fn asking(&self) -> Asking<'_> {
+        asking(self.setup, &self.setup.served[self.route], self.client)
+    }
+}
+
+/// Who asks, and what the route lets be made of a whole answer.
+fn asking<'a>(setup: &'a Setup, served: &'a Served, client: &'a Client) -> Asking<'a> {
+    let offered = served.route.compress.as_slice();
+    Asking {
+        method: &client.method,
+        request: &client.fields,
+        encoding: (!offered.is_empty()).then_some(Encoding {
+            offered,
+            encoder: &setup.encoder,
+        }),
+    }
+}
+
+fn fresh(left: Duration) -> Handling {
+    let ttl = left.as_secs();
+    Handling::Hit { ttl }
+}
+
+/// What a route says of the use of its copies.
+pub fn terms(route: &Route) -> Terms {
+    Terms {
+        stale_while_revalidate: route.stale_while_revalidate,
+        stale_if_error: route.stale_if_error,
+        early_refresh: route.early_refresh,
+        override_origin: route.override_origin,
     }
 }
 
 /// The epochs to store under, or why there are none; and the fence to join by.
-async fn open(setup: &Setup, served: &Served, states: &States) -> (Result<Epochs, Reason>, Fence) {
-    let mut all = states.clone();
+pub(super) async fn open(
+    setup: &Setup,
+    served: &Served,
+    depends: &Depends,
+) -> (Result<Epochs, Reason>, Fence) {
+    let mut all = States::from(depends.own());
     if let Some(absence) = &served.absence {
         all.extend(absence.iter().cloned());
     }
@@ -268,7 +371,7 @@ async fn open(setup: &Setup, served: &Served, states: &States) -> (Result<Epochs
             );
         }
     };
-    let (own, others) = seen.split_at(states.len());
+    let (own, others) = seen.split_at(depends.own);
     let epochs = protocol::epochs(own);
     let absence = served
         .absence
@@ -278,30 +381,6 @@ async fn open(setup: &Setup, served: &Served, states: &States) -> (Result<Epochs
         epochs.clone().ok_or(Reason::Held),
         Fence { epochs, absence },
     )
-}
-
-fn asking<'a>(setup: &'a Setup, served: &'a Served, client: &'a Client) -> Asking<'a> {
-    let offered = served.route.compress.as_slice();
-    Asking {
-        method: &client.method,
-        request: &client.fields,
-        encoding: (!offered.is_empty()).then_some(Encoding {
-            offered,
-            encoder: &setup.encoder,
-        }),
-    }
-}
-
-async fn whole(asking: Asking<'_>, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
-    let handling = Handling::Forwarded {
-        why: forward_word(why),
-        status: Some(fetched.status),
-        stored: fetched.not_stored.is_none(),
-        collapsed,
-        detail: Some(fetched.not_stored.unwrap_or(why).word()),
-    };
-    let answer = (fetched.status, &fetched.fields, &fetched.body);
-    reply::fetched(asking, answer, handling).await
 }
 
 fn read_along(coming: &Coming, follower: &Follower<Answer>, why: Reason, collapsed: bool) -> Reply {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! {"count": 2, …}                                   the body, byte for byte
-//! ␊200⇥t=1763935200000000⇥age=0⇥life=3600000000⇥epochs=users:list~state@63f…-9a…⇥date: Mon, …⇥origin=http://…⇥vary=…⇥content-type: application/json⇥…
-//! ␊larder2 <body length> <line length> <xxh3 of all before it>
+//! ␊200⇥t=1763935200000000⇥took=1200⇥age=0⇥life=3600000000⇥epochs=users:list~state@63f…-9a…⇥date: Mon, …⇥origin=http://…⇥vary=…⇥content-type: application/json⇥…
+//! ␊larder3 <body length> <line length> <xxh3 of all before it>
 //! ```
 //! Numbers of the footer are fixed-width hex, so it is found from the end. Whatever does not agree in magic,
 //! version, length or checksum is none of ours: a miss, never served.
@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::coherence::protocol::hex;
 use crate::coherence::{Epoch, Epochs, StateKey};
 
-const MAGIC: &[u8] = b"\nlarder2 ";
+const MAGIC: &[u8] = b"\nlarder3 ";
 /// Magic, two lengths of 8 hex digits and a checksum of 16, with spaces between.
 const FOOTER: usize = MAGIC.len() + 8 + 1 + 8 + 1 + 16;
 
@@ -32,9 +32,10 @@ pub fn encode(stored: &Stored) -> Vec<u8> {
     let line_start = value.len();
     let _ = write!(
         value,
-        "\n{}\tt={}\tage={}\tlife={}\tepochs=",
+        "\n{}\tt={}\ttook={}\tage={}\tlife={}\tepochs=",
         stored.status.as_str(),
         stored.response_time.as_micros(),
+        stored.took.as_micros(),
         stored.initial_age.as_micros(),
         stored.lifetime.as_micros(),
     );
@@ -44,7 +45,7 @@ pub fn encode(stored: &Stored) -> Vec<u8> {
     stored.head.write(&mut value);
     let (body, line) = (line_start, value.len() - line_start);
     let checksum = xxh3_64(&value);
-    let _ = write!(value, "\nlarder2 {body:08x} {line:08x} {checksum:016x}");
+    let _ = write!(value, "\nlarder3 {body:08x} {line:08x} {checksum:016x}");
     value
 }
 
@@ -70,6 +71,7 @@ pub fn decode(value: &Bytes, known: &[StateKey]) -> Option<Stored> {
     let status = StatusCode::from_bytes(word()?).ok()?;
     let mut number = |name: &[u8]| decimal(word()?.strip_prefix(name)?);
     let response_time = Timestamp::from_micros(number(b"t=")?);
+    let took = Duration::from_micros(number(b"took=")?);
     let initial_age = Duration::from_micros(number(b"age=")?);
     let lifetime = Duration::from_micros(number(b"life=")?);
     let epochs = word()?.strip_prefix(b"epochs=")?;
@@ -94,6 +96,7 @@ pub fn decode(value: &Bytes, known: &[StateKey]) -> Option<Stored> {
         head: Head::read(&value.slice_ref(line))?,
         body: value.slice(..body),
         response_time,
+        took,
         initial_age,
         lifetime,
         epochs,
@@ -126,6 +129,7 @@ mod tests {
             head: Head::new(fields, "http://api.example.org", &[http::header::ORIGIN]),
             body: Bytes::from_static(b"{\"id\": 7}"),
             response_time: Timestamp::from_micros(1_763_935_200_000_000),
+            took: Duration::from_millis(2),
             initial_age: Duration::from_millis(3),
             lifetime: Duration::from_secs(3600),
             epochs: [

@@ -111,7 +111,7 @@ impl Memory {
                     bytes: stored.body.len() as u64,
                     ttl: Some(left),
                 }),
-                Freshness::Stale => None,
+                Freshness::Stale { .. } => None,
             })
             .take(most)
             .collect();
@@ -165,6 +165,7 @@ mod tests {
             head: Head::new(http::HeaderMap::new(), "http://h", &[]),
             body: vec![b'x'; bytes].into(),
             response_time: clock::now(),
+            took: Duration::ZERO,
             initial_age: Duration::ZERO,
             lifetime: Duration::from_secs(60),
             epochs: Default::default(),

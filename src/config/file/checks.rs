@@ -8,7 +8,8 @@ use super::place::At;
 use super::problem::Problem;
 use super::{ReadRoute, ReadRule, Reader, is_local};
 use crate::config::nearest::nearest;
-use crate::config::{Limits, Methods, Store, StoreAddress, Upstream, UpstreamAddress};
+use crate::config::{Limits, Methods, PurgeRule, Store, StoreAddress, Upstream, UpstreamAddress};
+use crate::proxy::plan::absence_states;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 
 pub(super) fn addresses(
@@ -149,6 +150,12 @@ pub(super) fn purges(reader: &Reader, routes: &[ReadRoute], rules: &[ReadRule], 
                 FamilyPattern::Group(group) => Some(group) == read.route.key.group().as_ref(),
             })
         });
+        let plain: Vec<PurgeRule> = rules.iter().map(|rule| rule.rule.clone()).collect();
+        if read.route.negative_ttl.is_some() && absence_states(&plain, &read.route).is_none() {
+            let cause = "what was absent would stay so after it was created: not every rule under `purge` names a key without captures, or none is for POST";
+            let help = "name one in each rule, like \"users:list\", or leave `negative_ttl` out";
+            reader.complain(Problem::at(&read.at.key("negative_ttl"), cause, help));
+        }
         if !purged {
             reader.warn(
                 &read.at.key("key"),

@@ -140,9 +140,13 @@ mirror! {
         override_origin: Text,
         etag: Text,
         compress: Texts,
+        stale_while_revalidate: Text,
+        stale_if_error: Text,
+        jitter: Text,
+        early_refresh: Text,
+        negative_ttl: Text,
     } later [
-        "policy", "stale_while_revalidate", "stale_if_error", "jitter", "early_refresh",
-        "negative_ttl", "honour_client_directives", "upgrade", "warm",
+        "policy", "honour_client_directives", "upgrade", "warm",
     ]
 }
 

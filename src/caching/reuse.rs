@@ -1,0 +1,256 @@
+//! What a valid copy is good for now: served, served while it is refreshed, validated first, or put in the place
+//! of an error. RFC 9111 §4 and RFC 5861. Valid means that no write has invalidated it; that is `coherence`'s to say,
+//! and nothing that is not valid comes here.
+
+use std::time::Duration;
+
+use super::directives::{Directives, Seconds};
+use super::stored::{Freshness, Stored};
+use crate::clock::Timestamp;
+
+/// What a route says of stale copies and of those about to become so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// RFC 5861 §3, where the origin says nothing.
+    pub stale_while_revalidate: Duration,
+    /// RFC 5861 §4, where the origin says nothing.
+    pub stale_if_error: Duration,
+    /// Refresh what is asked for before it expires.
+    pub early_refresh: bool,
+    /// The route's word over the origin's.
+    pub override_origin: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// Fresh for so long.
+    Serve { left: Duration },
+    /// Fresh for so long, but about to expire: served, and refreshed in the background.
+    Refresh { left: Duration },
+    /// Stale for so long: served, and refreshed in the background.
+    ServeStale { stale: Duration },
+    /// Stale: the origin is asked first.
+    Validate,
+}
+
+/// `draw` is a fresh random number from all of 64 bits, drawn only where it matters.
+pub fn reuse(stored: &Stored, terms: Terms, now: Timestamp, draw: impl FnOnce() -> u64) -> Reuse {
+    match stored.freshness(now) {
+        Freshness::Fresh { left } => match terms.early_refresh && is_due(left, stored.took, draw) {
+            true => Reuse::Refresh { left },
+            false => Reuse::Serve { left },
+        },
+        Freshness::Stale { stale } => match Stale::of(stored, terms).while_revalidate > stale {
+            true => Reuse::ServeStale { stale },
+            false => Reuse::Validate,
+        },
+    }
+}
+
+/// Whether a copy may stand in for an origin that is out of reach or answers 500, 502, 503 or 504.
+pub fn stands_in(stored: &Stored, terms: Terms, now: Timestamp) -> bool {
+    match stored.freshness(now) {
+        Freshness::Fresh { .. } => true,
+        Freshness::Stale { stale } => Stale::of(stored, terms).if_error > stale,
+    }
+}
+
+/// How long after its freshness a copy is worth keeping.
+pub fn worth_keeping(directives: &Directives, terms: Terms) -> Duration {
+    let stale = Stale::from(directives, terms);
+    stale.while_revalidate.max(stale.if_error)
+}
+
+/// How long past its freshness a copy may be used.
+struct Stale {
+    while_revalidate: Duration,
+    if_error: Duration,
+}
+
+impl Stale {
+    fn of(stored: &Stored, terms: Terms) -> Stale {
+        Stale::from(&stored.head.directives(), terms)
+    }
+
+    /// §4.2.4: never where the origin forbids it; s-maxage says what proxy-revalidate says.
+    fn from(origin: &Directives, terms: Terms) -> Stale {
+        let forbidden = origin.must_revalidate
+            || origin.proxy_revalidate
+            || origin.no_cache
+            || origin.s_maxage.is_some();
+        if forbidden && !terms.override_origin {
+            return Stale {
+                while_revalidate: Duration::ZERO,
+                if_error: Duration::ZERO,
+            };
+        }
+        let word = |said: Option<Seconds>, ours: Duration| match said {
+            _ if terms.override_origin => ours,
+            Some(Seconds::Valid(seconds)) => Duration::from_secs(seconds),
+            Some(Seconds::Invalid) => Duration::ZERO,
+            None => ours,
+        };
+        Stale {
+            while_revalidate: word(origin.stale_while_revalidate, terms.stale_while_revalidate),
+            if_error: word(origin.stale_if_error, terms.stale_if_error),
+        }
+    }
+}
+
+/// Probabilistic early expiry (XFetch): the nearer the end and the longer a fetch takes, the likelier. Each reader
+/// draws for itself, so that a key is refreshed the sooner the more it is read, and one that nobody reads never.
+fn is_due(left: Duration, took: Duration, draw: impl FnOnce() -> u64) -> bool {
+    // −ln of the least that can be drawn is below 45.
+    left < took * 45 && {
+        let uniform = (draw() as f64 + 1.0) / (u64::MAX as f64 + 1.0);
+        left.as_secs_f64() <= took.as_secs_f64() * -uniform.ln()
+    }
+}
+
+/// A lifetime shortened by up to `jitter` of itself, so that what was stored together does not expire together.
+pub fn jittered(lifetime: Duration, jitter: f64, draw: u64) -> Duration {
+    lifetime.mul_f64(1.0 - jitter * (draw as f64 / u64::MAX as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caching::head::Head;
+    use http::HeaderMap;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn stored(cache_control: &str, lifetime: Duration, took: Duration) -> Stored {
+        let mut fields = HeaderMap::new();
+        fields.insert("cache-control", cache_control.parse().unwrap());
+        Stored {
+            status: http::StatusCode::OK,
+            head: Head::new(fields, "http://h", &[]),
+            body: Default::default(),
+            response_time: Timestamp::from_micros(0),
+            took,
+            initial_age: Duration::ZERO,
+            lifetime,
+            epochs: Default::default(),
+        }
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000)
+    }
+
+    fn after(cache_control: &str, terms: Terms, seconds: u64) -> Reuse {
+        let copy = stored(cache_control, 10 * SECOND, SECOND);
+        reuse(&copy, terms, at(seconds), || unreachable!("not drawn"))
+    }
+
+    #[test]
+    fn a_fresh_copy_is_served_and_a_stale_one_only_within_its_windows() {
+        let none = Terms::default();
+        let terms = Terms {
+            stale_while_revalidate: 5 * SECOND,
+            stale_if_error: 20 * SECOND,
+            ..none
+        };
+        let copy = |control| stored(control, 10 * SECOND, SECOND);
+        assert_eq!(after("", none, 9), Reuse::Serve { left: SECOND });
+        assert_eq!(after("", none, 10), Reuse::Validate);
+        assert_eq!(
+            after("", terms, 14),
+            Reuse::ServeStale { stale: 4 * SECOND }
+        );
+        assert_eq!(after("", terms, 15), Reuse::Validate);
+        assert!(stands_in(&copy(""), terms, at(29)));
+        assert!(!stands_in(&copy(""), terms, at(30)));
+        assert!(!stands_in(&copy(""), none, at(10)));
+    }
+
+    #[test]
+    fn the_origins_own_word_counts_before_the_routes() {
+        let terms = Terms {
+            stale_while_revalidate: 5 * SECOND,
+            stale_if_error: 5 * SECOND,
+            ..Terms::default()
+        };
+        let longer = "stale-while-revalidate=60, stale-if-error=60";
+        assert_eq!(
+            after(longer, terms, 60),
+            Reuse::ServeStale { stale: 50 * SECOND }
+        );
+        assert!(stands_in(
+            &stored(longer, 10 * SECOND, SECOND),
+            terms,
+            at(69)
+        ));
+        assert_eq!(
+            after("stale-while-revalidate=0", terms, 11),
+            Reuse::Validate
+        );
+        let ours = Terms {
+            override_origin: true,
+            ..terms
+        };
+        assert_eq!(after(longer, ours, 16), Reuse::Validate);
+    }
+
+    #[test]
+    fn must_revalidate_and_its_kin_forbid_what_is_stale() {
+        let terms = Terms {
+            stale_while_revalidate: 50 * SECOND,
+            stale_if_error: 50 * SECOND,
+            ..Terms::default()
+        };
+        for forbids in [
+            "must-revalidate",
+            "proxy-revalidate",
+            "s-maxage=10",
+            "no-cache",
+        ] {
+            assert_eq!(after(forbids, terms, 11), Reuse::Validate, "{forbids}");
+            assert!(!stands_in(
+                &stored(forbids, 10 * SECOND, SECOND),
+                terms,
+                at(11)
+            ));
+            let ours = Terms {
+                override_origin: true,
+                ..terms
+            };
+            assert_eq!(
+                after(forbids, ours, 11),
+                Reuse::ServeStale { stale: SECOND }
+            );
+        }
+    }
+
+    #[test]
+    fn a_copy_is_refreshed_the_likelier_the_nearer_its_end_and_the_slower_its_fetch() {
+        let terms = Terms {
+            early_refresh: true,
+            ..Terms::default()
+        };
+        let due = |took: Duration, left: Duration, part: f64| {
+            let copy = stored("", 100 * SECOND, took);
+            let now = Timestamp::from_micros((100 * SECOND - left).as_micros() as u64);
+            let drawn = (part * u64::MAX as f64) as u64;
+            matches!(reuse(&copy, terms, now, || drawn), Reuse::Refresh { .. })
+        };
+        // One in e draws is due when as much is left as a fetch takes; one in e² with twice that.
+        assert!(due(SECOND, SECOND, 0.36) && !due(SECOND, SECOND, 0.37));
+        assert!(due(SECOND, 2 * SECOND, 0.13) && !due(SECOND, 2 * SECOND, 0.14));
+        assert!(!due(SECOND, 50 * SECOND, 0.0), "far from its end never");
+        assert!(
+            !due(Duration::ZERO, SECOND, 0.0),
+            "what takes no time need not be early"
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn jitter_shortens_by_no_more_than_its_part(draw: u64, part in 0.0..0.9f64) {
+            let jittered = jittered(3600 * SECOND, part, draw);
+            proptest::prop_assert!(jittered <= 3600 * SECOND);
+            proptest::prop_assert!(jittered >= (3600 * SECOND).mul_f64(1.0 - part) - Duration::from_micros(1));
+        }
+    }
+}
