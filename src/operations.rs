@@ -17,7 +17,7 @@ use crate::caching::stored::{ANY_ORIGIN, Freshness, Stored};
 use crate::clock;
 use crate::coherence::{Coherence, Depends, LookUp, StateKey, States};
 use crate::config::{Access, Config, Route};
-use crate::message::date;
+use crate::message::{conditions, date};
 use crate::proxy::plan;
 use crate::route::{Decoded, FamilyPattern};
 use crate::store::{Away, Listed};
@@ -243,6 +243,9 @@ pub async fn set(
         HeaderValue::from_static("application/json"),
     );
     fields.insert(header::DATE, date::format(now));
+    if route.etag {
+        fields.insert(header::ETAG, conditions::tag_of(&body));
+    }
     let copy = Stored {
         status: StatusCode::OK,
         head: Head::new(fields, ANY_ORIGIN, &[]),

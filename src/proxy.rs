@@ -32,6 +32,7 @@ use crate::coherence::flights::Flights;
 use crate::coherence::turnstile::Turnstile;
 use crate::coherence::{Coherence, StateKey, States};
 use crate::config::{Config, Methods, Policy, Route};
+use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
 use crate::message::forwarded::{self, Via};
 use crate::message::target::{self, TargetUri};
@@ -62,6 +63,7 @@ pub struct Setup {
     /// What is being asked for under `policy: http`.
     pub in_flight: obey::InFlight,
     pub groups: obey::Groups,
+    pub encoder: Encoder,
     /// Writes under way, with or without their clients.
     pub writes: TaskTracker,
     said_untrusted_https: AtomicBool,
@@ -336,6 +338,7 @@ impl Setup {
             turnstile: Arc::default(),
             in_flight: obey::InFlight::default(),
             groups: obey::Groups::default(),
+            encoder: Encoder::default(),
             writes: TaskTracker::new(),
             said_untrusted_https: AtomicBool::new(false),
             copies: Mutex::default(),

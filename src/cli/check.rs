@@ -10,6 +10,7 @@ use crate::config::{
     Access, Config, Methods, OtherParameters, Policy, Query, Redis, RedisEndpoint, Route, Store,
     StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
+use crate::explain;
 
 /// What a proxy with this configuration does, for a reader in a hurry. No secret is in it.
 pub fn describe(config: &Config) -> String {
@@ -73,6 +74,9 @@ pub fn describe(config: &Config) -> String {
         }
         if route.override_origin {
             let _ = writeln!(told, "    the ttl wins over the origin's own freshness");
+        }
+        for going_out in explain::going_out(route) {
+            let _ = writeln!(told, "    {going_out}");
         }
         for said in timing(route) {
             let _ = writeln!(told, "    {said}");

@@ -34,6 +34,7 @@ use super::{
     Query, Route, Secret, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
 use crate::caching::origin::Choices;
+use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 
 pub use self::problem::ConfigError;
@@ -512,6 +513,8 @@ impl Reader<'_> {
         };
         let (of_ttl, of_http) = (
             [
+                ("etag", map.etag.is_some()),
+                ("compress", map.compress.is_some()),
                 ("ttl", map.ttl.is_some()),
                 ("access", map.access.is_some()),
                 ("query", map.query.is_some()),
@@ -576,6 +579,8 @@ impl Reader<'_> {
             false,
             value::truth,
         );
+        let etag = self.read(&at.key("etag"), map.etag, false, value::truth);
+        let compress = self.compress(&at.key("compress"), map.compress);
         const YEAR: Duration = Duration::from_secs(31_557_600);
         let window = |key: &'static str, text| {
             self.duration(&at.key(key), text, Duration::ZERO, Duration::ZERO..=YEAR)
@@ -621,6 +626,8 @@ impl Reader<'_> {
             vary,
             max_body,
             override_origin,
+            etag,
+            compress,
             stale_while_revalidate,
             stale_if_error,
             jitter,
@@ -628,6 +635,20 @@ impl Reader<'_> {
             negative_ttl,
         };
         Some(ReadRoute { route, at })
+    }
+
+    /// `true`, `false`, or the codings by name.
+    fn compress(&self, at: &At, texts: Option<Texts>) -> Vec<Coding> {
+        const ALL: [Coding; 2] = [Coding::Brotli, Coding::Gzip];
+        let texts = texts.unwrap_or(Texts(Vec::new()));
+        let mut codings = self.texts(at, Some(texts), &[], |text| match text {
+            "true" => Ok(ALL.to_vec()),
+            "false" => Ok(Vec::new()),
+            text => one_of(text, &ALL.map(|coding| (coding.word(), coding))).map(|one| vec![one]),
+        });
+        let mut codings = codings.drain(..).flatten().collect::<Vec<_>>();
+        codings.dedup();
+        codings
     }
 
     fn query(&self, at: &At, query: QueryMap) -> Query {

@@ -14,6 +14,7 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 use crate::caching::origin::Choices;
+use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 
 /// The whole of proxy.yaml.
@@ -133,6 +134,10 @@ pub struct Route {
     pub max_body: u64,
     /// The route's ttl over the origin's own freshness; never over `no-store` or `private`.
     pub override_origin: bool,
+    /// An answer without an ETag gets a weak one, made of its body.
+    pub etag: bool,
+    /// The codings in which a client may be sent an answer, the first the best of equals; none: as it is.
+    pub compress: Vec<Coding>,
     /// RFC 5861, where the origin says nothing: how long past its freshness a copy is served while it is refreshed.
     pub stale_while_revalidate: Duration,
     /// How long past its freshness a copy is served in the place of an error.

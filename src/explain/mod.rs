@@ -28,7 +28,7 @@ use crate::route::{Captures, Decoded, Mismatch};
 
 pub use question::{Question, assumed_host};
 pub use told::{Copy, Dropper, Explanation, PassedOver, Rule, Under, Verdict, Write};
-pub use words::because;
+pub use words::{because, going_out};
 
 /// What is known beside the file.
 #[derive(Clone, Copy, Default)]
@@ -165,6 +165,7 @@ impl Explanation {
             key: route.key.as_str().to_owned(),
             access: words::access(route).to_owned(),
             ttl_seconds: route.ttl.as_secs(),
+            going_out: words::going_out(route),
         });
         self.pass_over(&config.routes[..index], path);
     }

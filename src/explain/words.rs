@@ -6,6 +6,7 @@ use crate::caching::cache_status::Reason;
 use crate::caching::key::Split;
 use crate::coherence::StateKey;
 use crate::config::{Access, Route};
+use crate::encoding;
 use crate::message::accept::AcceptClass;
 
 /// What a reason means, and what to do about it.
@@ -117,6 +118,22 @@ pub(super) fn terms(route: &Route) -> String {
     format!(
         "for {ttl}{negative}, {wins}: a 200 of at most {most}, without Set-Cookie, no-store and private, not compressed, that varies by nothing but what the key holds"
     )
+}
+
+/// What is made of an answer on its way out.
+pub fn going_out(route: &Route) -> Vec<String> {
+    let mut told = Vec::new();
+    if route.etag {
+        told.push("an answer without an ETag gets a weak one, made of its body".to_owned());
+    }
+    if !route.compress.is_empty() {
+        let codings: Vec<&str> = route.compress.iter().map(|coding| coding.word()).collect();
+        let (codings, least) = (codings.join(" or "), encoding::LEAST);
+        told.push(format!(
+            "from {least} bytes on compressed ({codings}) for clients that accept it"
+        ));
+    }
+    told
 }
 
 pub(super) fn methods(methods: &[Method]) -> Vec<String> {

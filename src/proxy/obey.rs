@@ -66,7 +66,7 @@ pub async fn read(
     ask.depends = ask.depends_with(&setup.groups.of(&keys.own));
     let wants = ask.wants();
     let found = ask.find(&keys).await;
-    if let Some(reply) = ask.reused(&keys, &found, &wants) {
+    if let Some(reply) = ask.reused(&keys, &found, &wants).await {
         return Ok(reply);
     }
     if let Some(reply) = ask.reused_part(&keys, &wants).await {
@@ -92,7 +92,7 @@ pub async fn read(
     };
     // Look again: another's fetch has ended, or may have between our look-up and our turn.
     let found = ask.find(&keys).await;
-    if let Some(reply) = ask.reused(&keys, &found, &wants) {
+    if let Some(reply) = ask.reused(&keys, &found, &wants).await {
         return Ok(reply);
     }
     ask.fetch(keys, found, turn).await
@@ -354,7 +354,7 @@ impl Ask {
         Found { result }
     }
 
-    fn reused(&self, keys: &Keys, found: &Found, wants: &RequestDirectives) -> Option<Reply> {
+    async fn reused(&self, keys: &Keys, found: &Found, wants: &RequestDirectives) -> Option<Reply> {
         let Ok(stored) = &found.result else {
             return None;
         };
@@ -373,12 +373,20 @@ impl Ask {
                 }
             }
         };
-        Some(self.stored(stored, handling))
+        Some(self.stored(stored, handling).await)
     }
 
-    fn stored(&self, stored: &Stored, handling: Handling) -> Reply {
-        let (method, fields) = (self.client.method(), self.client.fields());
-        reply::hit(method, fields, stored, handling, clock::now())
+    /// An origin that is obeyed encodes for itself.
+    fn asking(&self) -> reply::Asking<'_> {
+        reply::Asking {
+            method: self.client.method(),
+            request: self.client.fields(),
+            encoding: None,
+        }
+    }
+
+    async fn stored(&self, stored: &Stored, handling: Handling) -> Reply {
+        reply::hit(self.asking(), stored, handling, clock::now()).await
     }
 
     /// RFC 9111 §3.3: a range out of a stored part.
@@ -404,7 +412,7 @@ impl Ask {
         let handling = Handling::Hit {
             ttl: left.as_secs(),
         };
-        let mut reply = self.stored(&cut, handling);
+        let mut reply = self.stored(&cut, handling).await;
         reply
             .response
             .headers_mut()
@@ -466,17 +474,14 @@ impl Ask {
         let stored = found.result.ok().filter(|stored| same(stored));
         let mut response = match (sent, &stored) {
             (Ok(response), Some(stored)) if is_failure(response.status()) => {
-                match self.stands_in(stored, Some(response.status())) {
+                match self.stands_in(stored, Some(response.status())).await {
                     Some(reply) => return Ok(reply),
                     None => response,
                 }
             }
             (Ok(response), _) => response,
             (Err(failure), stored) => {
-                let reply = stored
-                    .as_ref()
-                    .and_then(|stored| self.stands_in(stored, None));
-                return reply.ok_or(failure.into());
+                return self.or_stands_in(stored.as_deref(), failure).await;
             }
         };
         fields::strip_hop_by_hop(response.headers_mut());
@@ -511,7 +516,9 @@ impl Ask {
             OfHead::Freshens => {
                 let freshened = self.freshened(&stored, answer, exchange);
                 let kept = self.keep(keys, &stored, &freshened, exchange, epochs).await;
-                Ok(self.whole(said, stored.status, &freshened, &stored.body, kept, why))
+                Ok(self
+                    .whole(said, stored.status, &freshened, &stored.body, kept, why)
+                    .await)
             }
         }
     }
@@ -531,10 +538,7 @@ impl Ask {
         let (response, request_time) = match self.send(stored.as_deref(), begun.as_deref()).await {
             Ok(answered) => answered,
             Err(failure) => {
-                let reply = stored
-                    .as_ref()
-                    .and_then(|stored| self.stands_in(stored, None));
-                return reply.ok_or(failure.into());
+                return self.or_stands_in(stored.as_deref(), failure).await;
             }
         };
         let exchange = Exchange {
@@ -550,10 +554,12 @@ impl Ask {
                 let kept = self
                     .keep(&keys, &stored, &freshened, exchange, epochs)
                     .await;
-                Ok(self.whole(status, stored.status, &freshened, &stored.body, kept, why))
+                Ok(self
+                    .whole(status, stored.status, &freshened, &stored.body, kept, why)
+                    .await)
             }
             (Some(stored), _, epochs) if is_failure(status) => {
-                match self.stands_in(&stored, Some(status)) {
+                match self.stands_in(&stored, Some(status)).await {
                     Some(reply) => Ok(reply),
                     None => {
                         self.received(keys, response, exchange, epochs, why, turn)
@@ -625,7 +631,7 @@ impl Ask {
     }
 
     /// RFC 5861 §4.
-    fn stands_in(&self, stored: &Stored, status: Option<StatusCode>) -> Option<Reply> {
+    async fn stands_in(&self, stored: &Stored, status: Option<StatusCode>) -> Option<Reply> {
         let handling = Handling::Forwarded {
             why: Forward::Stale,
             status,
@@ -633,8 +639,22 @@ impl Ask {
             collapsed: false,
             detail: Some(Reason::StaleIfError.word()),
         };
-        origin::stands_in(self.choices(), stored, clock::now())
-            .then(|| self.stored(stored, handling))
+        match origin::stands_in(self.choices(), stored, clock::now()) {
+            true => Some(self.stored(stored, handling).await),
+            false => None,
+        }
+    }
+
+    async fn or_stands_in(
+        &self,
+        stored: Option<&Stored>,
+        failure: UpstreamFailure,
+    ) -> Result<Reply, Error> {
+        let reply = match stored {
+            Some(stored) => self.stands_in(stored, None).await,
+            None => None,
+        };
+        reply.ok_or(failure.into())
     }
 
     fn freshened(&self, stored: &Stored, newer: &HeaderMap, exchange: Exchange) -> HeaderMap {
@@ -749,7 +769,7 @@ impl Ask {
     }
 
     /// A whole answer made here, for this client.
-    fn whole(
+    async fn whole(
         &self,
         said: StatusCode,
         status: StatusCode,
@@ -766,7 +786,7 @@ impl Ask {
             detail: Some(kept.err().unwrap_or(why).word()),
         };
         let answer = (status, fields, body);
-        reply::fetched(self.client.method(), self.client.fields(), answer, handling)
+        reply::fetched(self.asking(), answer, handling).await
     }
 
     /// Passes the answer on as it comes, and keeps it if it may be kept.
@@ -891,7 +911,9 @@ impl Ask {
             }
             Err(reason) => Err(reason),
         };
-        Ok(self.whole(StatusCode::PARTIAL_CONTENT, ok, &fields, &whole, kept, why))
+        Ok(self
+            .whole(StatusCode::PARTIAL_CONTENT, ok, &fields, &whole, kept, why)
+            .await)
     }
 }
 

@@ -138,6 +138,8 @@ mirror! {
         vary: Texts,
         max_body: Text,
         override_origin: Text,
+        etag: Text,
+        compress: Texts,
         stale_while_revalidate: Text,
         stale_if_error: Text,
         jitter: Text,
@@ -150,7 +152,7 @@ mirror! {
         keep_parts: Text,
         honour_client_directives: Text,
     } later [
-        "etag", "compress", "upgrade", "warm",
+        "upgrade", "warm",
     ]
 }
 
