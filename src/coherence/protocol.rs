@@ -481,6 +481,57 @@ mod tests {
         assert_eq!(of_another_life.apply(renew(1), at(2)).seen, Seen::Absent);
     }
 
+    /// Two writers whose answers are to be kept, and a reader, in every order of their steps.
+    #[test]
+    fn an_answer_kept_under_an_epoch_that_began_with_its_write_is_never_of_the_past() {
+        // Steps taken by each; its own epoch once it has one; whose commit was the last.
+        fn explore(
+            state: &State,
+            steps: [usize; 3],
+            mine: [Option<Epoch>; 2],
+            last: Option<usize>,
+        ) -> usize {
+            let mut kept = 0;
+            let current = state.epoch().filter(|_| state.holds().next().is_none());
+            for (writer, epoch) in mine.iter().enumerate() {
+                if epoch.is_some() && *epoch == current {
+                    assert_eq!(last, Some(writer), "{steps:?} {state}");
+                    kept += 1;
+                }
+            }
+            for who in 0..3 {
+                let (mut state, mut steps, mut mine, mut last) = (state.clone(), steps, mine, last);
+                let hold = HoldId(who as u64 + 1);
+                let renew = Step::Renew {
+                    hold,
+                    incarnation: Incarnation(1),
+                    fresh: 10 + who as u32,
+                };
+                match (who, steps[who]) {
+                    (0..2, 0) => drop(state.apply(begin(hold.0), at(1))),
+                    (0..2, 1) => last = Some(who),
+                    (0..2, 2) => {
+                        mine[who] = match state.apply(renew, at(1)).seen {
+                            Seen::Current(epoch) => Some(epoch),
+                            Seen::Held | Seen::Absent => None,
+                        };
+                    }
+                    (2, n @ 0..3) => drop(opened(&mut state, 1, n as u32)),
+                    _ => continue,
+                }
+                steps[who] += 1;
+                kept += explore(&state, steps, mine, last);
+            }
+            kept
+        }
+        let mut state = State::default();
+        opened(&mut state, 0, 9);
+        assert!(
+            explore(&state, [0; 3], [None; 2], None) > 0,
+            "some are kept"
+        );
+    }
+
     #[test]
     fn while_a_write_is_in_flight_no_epoch_is_made_or_trusted() {
         let mut state = State::default();
