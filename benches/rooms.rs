@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
+use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, Version};
 use larder::caching::cache_status::Handling;
@@ -24,7 +25,7 @@ use larder::message::target::{self, TargetUri};
 use larder::proxy::plan::{self, Plan};
 use larder::proxy::present::{self, Asked, Presented};
 use larder::proxy::{Client, Served};
-use larder::reply;
+use larder::reply::{self, Asking};
 use larder::route::Captures;
 use larder::store::codec;
 use larder::store::memory::Memory;
@@ -145,13 +146,13 @@ fn reply(criterion: &mut Criterion) {
     let (copy, fields) = (Arc::new(copy(&States::new(), now)), fields_of_a_browser());
     criterion.bench_function("reply: from a copy", |b| {
         b.iter(|| {
-            reply::hit(
-                &Method::GET,
-                &fields,
-                black_box(&copy),
-                Handling::Hit { ttl: 3599 },
-                now,
-            )
+            let asking = Asking {
+                method: &Method::GET,
+                request: &fields,
+                encoding: None,
+            };
+            let handling = Handling::Hit { ttl: 3599 };
+            reply::hit(asking, black_box(&copy), handling, now).now_or_never()
         })
     });
 }

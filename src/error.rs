@@ -77,6 +77,8 @@ impl UpstreamFailure {
 pub enum Error {
     Refused(Refusal),
     Upstream(UpstreamFailure),
+    /// The client wants nothing that is not stored (RFC 9111 §5.2.1.7), and nothing is.
+    OnlyIfCached,
     /// `when_store_is_down: refuse_writes`, and it is.
     StoreAway,
     /// Likewise: the write went through, but what it drops could not be confirmed. The store is told when it is back.
@@ -225,6 +227,12 @@ impl Error {
                 None,
                 false,
             ),
+            Error::OnlyIfCached => (
+                S::GATEWAY_TIMEOUT,
+                "Only what is stored was wanted, and nothing usable is.",
+                None,
+                false,
+            ),
             Error::StoreAway => (
                 S::SERVICE_UNAVAILABLE,
                 "Writes are refused while the cache's store cannot be reached.",
@@ -245,6 +253,7 @@ impl Error {
         match self {
             Error::Refused(_) => "refused",
             Error::Upstream(failure) => failure.word(),
+            Error::OnlyIfCached => "only-if-cached",
             Error::StoreAway => "store-away",
             Error::Unconfirmed => "unconfirmed",
         }

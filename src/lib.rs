@@ -22,6 +22,7 @@ pub mod store;
 pub mod body;
 pub mod upstream;
 
+pub mod encoding;
 pub mod error;
 pub mod reply;
 

@@ -17,6 +17,7 @@ use crate::caching::stored::{ANY_ORIGIN, Freshness, Stored};
 use crate::clock;
 use crate::coherence::{Coherence, Depends, LookUp, StateKey, States};
 use crate::config::{Access, Config, Route};
+use crate::message::{conditions, date};
 use crate::proxy::plan;
 use crate::route::{Decoded, FamilyPattern};
 use crate::store::{Away, Listed};
@@ -213,6 +214,11 @@ pub async fn set(
     body: Bytes,
 ) -> Result<Duration, OperationError> {
     let (key, depends, route) = find(config, text)?;
+    if route.is_by_http() {
+        return Err(OperationError::Unknown(
+            "under `policy: http` only what the origin says is kept: nothing can be set".to_owned(),
+        ));
+    }
     if key.contains('~') {
         return Err(OperationError::Unknown(
             "only the shared copy can be set: a key without `~`".to_owned(),
@@ -238,11 +244,10 @@ pub async fn set(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    let date = httpdate::fmt_http_date(now.to_system_time());
-    fields.insert(
-        header::DATE,
-        HeaderValue::from_str(&date).expect("a date is a field value"),
-    );
+    fields.insert(header::DATE, date::format(now));
+    if route.etag {
+        fields.insert(header::ETAG, conditions::tag_of(&body));
+    }
     let copy = Stored {
         status: StatusCode::OK,
         head: Head::new(fields, ANY_ORIGIN, &[]),

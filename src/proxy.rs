@@ -2,6 +2,7 @@
 //! accept → route → present → look up → decide → lead or follow → forward and fill → reply
 
 pub mod fetch;
+pub mod obey;
 pub mod pass;
 pub mod plan;
 pub mod present;
@@ -22,6 +23,7 @@ use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tracing::info;
+use url::Url;
 
 use crate::body::{ClientBody, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
@@ -29,7 +31,8 @@ use crate::clock::{self, Timestamp};
 use crate::coherence::flights::Flights;
 use crate::coherence::turnstile::Turnstile;
 use crate::coherence::{Coherence, StateKey, States};
-use crate::config::{Config, Methods, Route};
+use crate::config::{Config, Methods, Policy, Route};
+use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
 use crate::message::forwarded::{self, Via};
 use crate::message::target::{self, TargetUri};
@@ -37,7 +40,7 @@ use crate::reply::{self, Reply};
 use crate::route::FamilyKey;
 use crate::upstream::Upstream;
 use fetch::Answer;
-use plan::Plan;
+use plan::{By, Plan};
 use refresh::Refreshes;
 
 /// A write's content up to this is read whole before anything else happens.
@@ -57,6 +60,10 @@ pub struct Setup {
     pub flights: Flights<Answer>,
     pub refreshes: Refreshes,
     pub turnstile: Arc<Turnstile>,
+    /// What is being asked for under `policy: http`.
+    pub in_flight: obey::InFlight,
+    pub groups: obey::Groups,
+    pub encoder: Encoder,
     /// Writes under way, with or without their clients.
     pub writes: TaskTracker,
     said_untrusted_https: AtomicBool,
@@ -88,6 +95,22 @@ pub struct Client {
     pub target: TargetUri,
     pub fields: HeaderMap,
     pub via: Via,
+}
+
+impl Client {
+    /// The origin that the client asked. (`canonical_origin` is for fills, which can be asked under another.)
+    pub fn origin(&self) -> String {
+        let (scheme, host) = (self.via.scheme.as_str(), self.target.host());
+        format!("{scheme}://{host}").to_ascii_lowercase()
+    }
+
+    /// The target URI, whole.
+    pub fn url(&self) -> Option<Url> {
+        let (scheme, host) = (self.via.scheme.as_str(), self.target.host());
+        let mut url = Url::parse(&format!("{scheme}://{host}{}", self.target.path())).ok()?;
+        url.set_query(self.target.query());
+        Some(url)
+    }
 }
 
 impl Proxy {
@@ -143,10 +166,15 @@ impl Proxy {
                 captures,
             } => {
                 *route = Some(under);
-                read::read(setup, under, captures, client).await
+                match &setup.config.routes[under].policy {
+                    Policy::Ttl => read::read(setup, under, captures, client).await,
+                    Policy::Http(_) => Box::pin(obey::read(setup, under, captures, client)).await,
+                }
             }
             // Boxed, or a hit would carry room for all that it does not need.
-            Plan::Write { states } => Box::pin(self.write(setup, client, content, states)).await,
+            Plan::Write { states, by } => {
+                Box::pin(self.write(setup, client, content, states, by)).await
+            }
             Plan::Pass { why, detail } => {
                 Box::pin(self.pass(setup, client, content, why, detail)).await
             }
@@ -159,9 +187,10 @@ impl Proxy {
         client: Client,
         content: Incoming,
         states: Vec<StateKey>,
+        by: By,
     ) -> Result<Reply, Error> {
         let body = self.content(setup, content).read(READ_WHOLE).await?;
-        write::write(setup, Arc::new(client), body, states).await
+        write::write(setup, Arc::new(client), body, states, by).await
     }
 
     async fn pass(
@@ -307,6 +336,9 @@ impl Setup {
             flights: Flights::new(),
             refreshes: Refreshes::default(),
             turnstile: Arc::default(),
+            in_flight: obey::InFlight::default(),
+            groups: obey::Groups::default(),
+            encoder: Encoder::default(),
             writes: TaskTracker::new(),
             said_untrusted_https: AtomicBool::new(false),
             copies: Mutex::default(),

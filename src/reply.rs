@@ -11,8 +11,11 @@ use crate::body::ReplyBody;
 use crate::caching::cache_status::{CACHE_STATUS, Handling};
 use crate::caching::stored::Stored;
 use crate::clock::Timestamp;
+use crate::encoding::{self, Encoder, Offer};
 use crate::error::Error;
-use crate::message::{conditions, fields};
+use crate::message::codings::Coding;
+use crate::message::selection::{Selection, select};
+use crate::message::{conditions, fields, ranges};
 
 /// What every hit says of its way here.
 const OURS: [HeaderName; 3] = [header::AGE, header::VIA, CACHE_STATUS];
@@ -23,62 +26,118 @@ pub struct Reply {
     pub handling: Handling,
 }
 
-/// A stored response: whole, or 304 where the client's own is still good.
-pub fn hit(
-    method: &Method,
-    request: &HeaderMap,
-    stored: &Stored,
-    handling: Handling,
-    now: Timestamp,
-) -> Reply {
-    let not_modified = conditions::are_in(request)
-        && stored.status == StatusCode::OK
-        && conditions::not_modified(request, &stored.head.fields());
+/// Who asks for a whole answer, and what its route lets be made of it.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    pub method: &'a Method,
+    pub request: &'a HeaderMap,
+    pub encoding: Option<Encoding<'a>>,
+}
+
+/// The codings that a route offers, and who makes them.
+#[derive(Clone, Copy)]
+pub struct Encoding<'a> {
+    pub offered: &'a [Coding],
+    pub encoder: &'a Encoder,
+}
+
+/// A stored response: whatever of it the request asks for.
+pub async fn hit(asking: Asking<'_>, stored: &Stored, handling: Handling, now: Timestamp) -> Reply {
     let age = stored.age(now).as_secs();
     let cache_status = match handling {
         Handling::Hit { ttl } => said_hit(ttl),
         other => other.header(),
     };
     let fields = stored.head.of_a_hit(said_age(age), cache_status);
-    let response = whole(method, not_modified, stored.status, fields, &stored.body);
+    let response = selected(asking, stored.status, fields, &stored.body).await;
     Reply { response, handling }
 }
 
-/// An answer that has just been fetched, all of it: whole, or 304 where the client's own is still good.
-pub fn fetched(
-    method: &Method,
-    request: &HeaderMap,
+/// An answer that has just been fetched, all of it: whatever of it the request asks for.
+pub async fn fetched(
+    asking: Asking<'_>,
     (status, fields, body): (StatusCode, &HeaderMap, &Bytes),
     handling: Handling,
 ) -> Reply {
-    let not_modified = status == StatusCode::OK && conditions::not_modified(request, fields);
     let fields = dressed(fields.clone(), handling);
-    let response = whole(method, not_modified, status, fields, body);
+    let response = selected(asking, status, fields, body).await;
     Reply { response, handling }
 }
 
-fn whole(
-    method: &Method,
-    not_modified: bool,
+async fn selected(
+    asking: Asking<'_>,
+    status: StatusCode,
+    fields: HeaderMap,
+    body: &Bytes,
+) -> Response<ReplyBody> {
+    if let Some(encoding) = asking.encoding {
+        // Boxed, or every hit would carry room for it.
+        return Box::pin(encoded(asking, encoding, status, fields, body)).await;
+    }
+    let selection = select(asking.method, asking.request, status, &fields, body.len());
+    sent(asking.method, selection, status, fields, body)
+}
+
+/// As on any route, but that all of it is sent in a coding to who accepts one. A part never is.
+async fn encoded(
+    Asking {
+        method, request, ..
+    }: Asking<'_>,
+    Encoding { offered, encoder }: Encoding<'_>,
     status: StatusCode,
     mut fields: HeaderMap,
     body: &Bytes,
 ) -> Response<ReplyBody> {
-    if not_modified {
-        fields = conditions::of_a_304(&fields, &OURS);
-    } else if *method == Method::HEAD {
-        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let offer = encoding::offer(offered, request, status, &fields, body.len() as u64);
+    if offer != Offer::AsItIs {
+        encoding::vary(&mut fields);
     }
-    let has_body = !not_modified && *method != Method::HEAD;
-    let mut response = Response::new(match has_body {
-        true => ReplyBody::whole(body.clone()),
-        false => ReplyBody::Empty,
-    });
-    *response.headers_mut() = fields;
-    *response.status_mut() = match not_modified {
-        true => StatusCode::NOT_MODIFIED,
-        false => status,
+    let selection = select(method, request, status, &fields, body.len());
+    match (offer, &selection) {
+        (Offer::In(coding), Selection::Whole) => {
+            if let Some(made) = encoder.encode(body, coding).await {
+                encoding::mark(&mut fields, coding);
+                return sent(method, selection, status, fields, &made);
+            }
+        }
+        // What the client has is the encoded form, and its tag must stay a weak one.
+        (Offer::In(_), Selection::NotModified) => encoding::weaken(&mut fields),
+        _ => {}
+    }
+    sent(method, selection, status, fields, body)
+}
+
+fn sent(
+    method: &Method,
+    selection: Selection,
+    status: StatusCode,
+    mut fields: HeaderMap,
+    body: &Bytes,
+) -> Response<ReplyBody> {
+    let length = body.len();
+    let (status, fields, body) = match selection {
+        Selection::Whole if *method == Method::HEAD => {
+            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            (status, fields, ReplyBody::Empty)
+        }
+        Selection::Whole => (status, fields, ReplyBody::whole(body.clone())),
+        Selection::NotModified => {
+            let fields = conditions::of_a_304(&fields, &OURS);
+            (StatusCode::NOT_MODIFIED, fields, ReplyBody::Empty)
+        }
+        Selection::Part(part) => {
+            ranges::of_a_206(&mut fields, &part, length);
+            let part = ReplyBody::whole(body.slice(part));
+            (StatusCode::PARTIAL_CONTENT, fields, part)
+        }
+        Selection::Unsatisfiable => {
+            let fields = ranges::of_a_416(&fields, &OURS, length);
+            (StatusCode::RANGE_NOT_SATISFIABLE, fields, ReplyBody::Empty)
+        }
     };
+    let mut response = Response::new(body);
+    *response.headers_mut() = fields;
+    *response.status_mut() = status;
     response
 }
 

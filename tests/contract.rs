@@ -97,6 +97,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (1u32..3, any::<u32>()).prop_map(|(life, fresh)| Step::Open { incarnation: Incarnation(life), fresh }),
         2 => (hold.clone(), lasting.clone()).prop_map(|(hold, lasting)| Step::Begin { hold, lasting }),
         3 => (hold, outcome, lasting).prop_map(|(hold, outcome, lasting)| Step::Finish { hold, outcome, lasting }),
+        2 => (1u64..4, 1u32..3, any::<u32>()).prop_map(|(hold, life, fresh)| Step::Renew { hold: HoldId(hold), incarnation: Incarnation(life), fresh }),
         1 => Just(Step::Purge),
     ]
 }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::{self, HeaderMap};
 
 use super::directives::{Directives, Seconds};
+use super::targeted::{By, Said};
 use crate::clock::Timestamp;
+use crate::message::date;
 
 /// When the request left and its answer came: what ages are reckoned from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +19,7 @@ pub struct Exchange {
 
 /// §4.2.3 `corrected_initial_age`: how old the answer was when it came.
 pub fn initial_age(exchange: Exchange, fields: &HeaderMap) -> Duration {
-    let apparent_age = date(fields, header::DATE)
+    let apparent_age = date::of(fields, &header::DATE, exchange.response_time)
         .map_or(Duration::ZERO, |date| exchange.response_time.since(date));
     let response_delay = exchange.response_time.since(exchange.request_time);
     apparent_age.max(age_value(fields) + response_delay)
@@ -65,22 +68,69 @@ pub fn origin_lifetime(
         return OriginLifetime::Unsaid;
     }
     // §5.3: exactly one valid line, measured against the origin's own Date; anything else has expired.
-    let mut lines = fields.get_all(header::EXPIRES).iter();
-    match (lines.next(), lines.next()) {
-        (Some(_), None) => {
-            let date = date(fields, header::DATE).unwrap_or(exchange.response_time);
-            OriginLifetime::Said(
-                self::date(fields, header::EXPIRES)
-                    .map_or(Duration::ZERO, |expires| expires.since(date)),
-            )
+    let now = exchange.response_time;
+    let date = date::of(fields, &header::DATE, now).unwrap_or(now);
+    let expires = date::of(fields, &header::EXPIRES, now);
+    OriginLifetime::Said(expires.map_or(Duration::ZERO, |expires| expires.since(date)))
+}
+
+/// How long an answer is fresh under `policy: http`, and by what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// The origin says so, if only that it is stale.
+    Explicit(Duration),
+    /// §4.2.2: guessed from Last-Modified.
+    Heuristic(Duration),
+    Unknown,
+}
+
+impl Lifetime {
+    pub fn span(self) -> Duration {
+        match self {
+            Lifetime::Explicit(span) | Lifetime::Heuristic(span) => span,
+            Lifetime::Unknown => Duration::ZERO,
         }
-        _ => OriginLifetime::Said(Duration::ZERO),
     }
 }
 
-fn date(fields: &HeaderMap, name: header::HeaderName) -> Option<Timestamp> {
-    let text = fields.get(name)?.to_str().ok()?;
-    httpdate::parse_http_date(text).ok().map(Timestamp::from)
+/// §4.2.1, by the origin alone. What it says and cannot be understood is stale. `most`: the longest lifetime to guess, if any.
+pub fn by_origin(
+    said: &Said,
+    status: StatusCode,
+    fields: &HeaderMap,
+    exchange: Exchange,
+    most: Option<Duration>,
+) -> Lifetime {
+    let explicit = match said.by {
+        By::CacheControl => origin_lifetime(&said.directives, fields, exchange),
+        // RFC 9213 §2.2: Expires is as if it was not there.
+        By::Target => origin_lifetime(&said.directives, &HeaderMap::new(), exchange),
+    };
+    match explicit {
+        OriginLifetime::Said(lifetime) => Lifetime::Explicit(lifetime),
+        OriginLifetime::Bad => Lifetime::Explicit(Duration::ZERO),
+        OriginLifetime::Unsaid if is_heuristically_cacheable(status) || said.directives.public => {
+            most.and_then(|most| guessed(fields, exchange, most))
+                .map_or(Lifetime::Unknown, Lifetime::Heuristic)
+        }
+        OriginLifetime::Unsaid => Lifetime::Unknown,
+    }
+}
+
+/// §4.2.2: a tenth of the time since the last change, as of Date.
+fn guessed(fields: &HeaderMap, exchange: Exchange, most: Duration) -> Option<Duration> {
+    let now = exchange.response_time;
+    let date = date::of(fields, &header::DATE, now).unwrap_or(now);
+    let last_modified = date::of(fields, &header::LAST_MODIFIED, now)?;
+    Some((date.since(last_modified) / 10).min(most))
+}
+
+/// RFC 9110 §15.1.
+pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+    )
 }
 
 #[cfg(test)]
@@ -155,5 +205,93 @@ mod tests {
             lifetime(&[(header::CACHE_CONTROL, "max-age=-1"), expires]),
             OriginLifetime::Bad
         );
+    }
+
+    #[test]
+    fn under_policy_http_the_origin_says_or_it_is_guessed() {
+        let (last, day) = (
+            (header::LAST_MODIFIED, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            Duration::from_secs(86_400),
+        );
+        let said = |status: u16, lines: &[(header::HeaderName, &str)], most| {
+            let fields = map(lines);
+            let said = crate::caching::targeted::said(
+                &fields,
+                &[header::HeaderName::from_static("cdn-cache-control")],
+            );
+            by_origin(
+                &said,
+                StatusCode::from_u16(status).unwrap(),
+                &fields,
+                exchange(1000, 1000),
+                most,
+            )
+        };
+        let (explicit, seconds) = (
+            |s| Lifetime::Explicit(Duration::from_secs(s)),
+            Duration::from_secs,
+        );
+        let expires = (header::EXPIRES, "Thu, 01 Jan 1970 00:20:00 GMT");
+        let targeted = |value| (header::HeaderName::from_static("cdn-cache-control"), value);
+        for (lines, expected) in [
+            (&[(header::CACHE_CONTROL, "max-age=5")][..], explicit(5)),
+            (
+                &[(header::CACHE_CONTROL, "max-age=x"), expires.clone()],
+                explicit(0),
+            ),
+            (std::slice::from_ref(&expires), explicit(200)),
+            (&[targeted("max-age=7"), expires.clone()], explicit(7)),
+            (&[targeted("foo"), expires.clone()], Lifetime::Unknown),
+            (&[targeted("&"), expires.clone()], explicit(200)),
+            (
+                std::slice::from_ref(&last),
+                Lifetime::Heuristic(seconds(100)),
+            ),
+            (&[], Lifetime::Unknown),
+        ] {
+            assert_eq!(said(200, lines, Some(day)), expected, "{lines:?}");
+        }
+        let last = std::slice::from_ref(&last);
+        assert_eq!(
+            said(200, last, Some(seconds(9))),
+            Lifetime::Heuristic(seconds(9)),
+            "capped"
+        );
+        assert_eq!(
+            said(200, last, None),
+            Lifetime::Unknown,
+            "nothing is guessed"
+        );
+        assert_eq!(said(201, last, Some(day)), Lifetime::Unknown);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn age_never_decreases_and_is_never_less_than_was_said(
+            (date, age) in (proptest::option::of(0u64..4_000), proptest::option::of(0u64..4_000)),
+            (request, took, first, then) in (0u64..2_000, 0u64..50, 0u64..2_000, 0u64..2_000),
+        ) {
+            let mut fields = HeaderMap::new();
+            if let Some(date) = date {
+                fields.insert(header::DATE, date::format(Timestamp::from_micros(date * 1_000_000)));
+            }
+            if let Some(age) = age {
+                fields.insert(header::AGE, age.into());
+            }
+            let exchange = exchange(request, request + took);
+            let stored = crate::caching::stored::Stored {
+                status: StatusCode::OK,
+                head: crate::caching::head::Head::new(fields.clone(), "http://h", &[]),
+                body: Default::default(),
+                response_time: exchange.response_time,
+                took: Duration::ZERO,
+                initial_age: initial_age(exchange, &fields),
+                lifetime: Duration::ZERO,
+                epochs: Default::default(),
+            };
+            let at = |seconds| stored.age(exchange.response_time.plus(Duration::from_secs(seconds)));
+            proptest::prop_assert!(at(first) <= at(first + then));
+            proptest::prop_assert!(at(0) >= Duration::from_secs(age.unwrap_or(0) + took));
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! be read off a key nor guessed at by whoever can read the store.
 
 use http::{HeaderName, HeaderValue};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::route::{FamilyKey, GroupKey};
 
@@ -12,6 +13,7 @@ use crate::route::{FamilyKey, GroupKey};
 pub struct HashingSecret(pub [u8; 32]);
 
 /// Gathers what splits a family, each part with its kind and length, so that no two sets of parts read alike.
+#[derive(Clone)]
 pub struct CopyKey<'s> {
     secret: &'s HashingSecret,
     hasher: Option<blake3::Hasher>,
@@ -35,6 +37,10 @@ enum Part {
     Query = 3,
     Accept = 4,
     Field = 5,
+    Uri = 6,
+    Language = 7,
+    Partial = 8,
+    Selecting = 9,
 }
 
 impl<'s> CopyKey<'s> {
@@ -104,6 +110,31 @@ impl<'s> CopyKey<'s> {
         }
     }
 
+    /// Under `policy: http`: the whole target, to the letter.
+    pub fn uri(&mut self, origin: &str, path: &str, query: Option<&str>) {
+        let pieces = [origin, path, query.unwrap_or_default()].map(str::as_bytes);
+        self.part(Part::Uri, &pieces[..2 + usize::from(query.is_some())]);
+    }
+
+    /// A field that the stored response nominates, there or not: never the key of what varies by nothing.
+    pub fn selecting(&mut self, name: &HeaderName, value: Option<&HeaderValue>) {
+        let pieces = [
+            name.as_str().as_bytes(),
+            value.map_or(b"", HeaderValue::as_bytes),
+        ];
+        self.part(Part::Selecting, &pieces[..1 + usize::from(value.is_some())]);
+    }
+
+    /// A response in this language, whatever else was accepted.
+    pub fn language(&mut self, language: &str) {
+        self.part(Part::Language, &[language.as_bytes()]);
+    }
+
+    /// A part of the representation (206), apart from the whole.
+    pub fn partial(&mut self) {
+        self.part(Part::Partial, &[]);
+    }
+
     fn part(&mut self, part: Part, pieces: &[&[u8]]) {
         let hasher = self
             .hasher
@@ -139,6 +170,12 @@ pub fn family_state(family: &str) -> String {
 /// The name of the state that all families of a group share.
 pub fn group_state(group: &GroupKey) -> String {
     format!("{}~all", group.as_str())
+}
+
+/// The name of the state of a cache group (RFC 9875 §2), which is one of its origin alone.
+pub fn cache_group_state(origin: &str, group: &str) -> String {
+    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    format!("~group:{}:{}", encoded(origin), encoded(group))
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName};
-use http::{HeaderValue, StatusCode};
 
 use super::cache_status::Reason;
 use super::directives::Directives;
 use super::freshness::{self, Exchange, OriginLifetime};
 use super::stored::is_negative;
+use crate::message::date;
 use crate::message::fields::list_members;
 
 /// What of a route's word bears on storing.
@@ -81,7 +82,9 @@ pub fn storable(
     let initial_age = freshness::initial_age(exchange, fields);
     let (lifetime, ours) = match freshness::origin_lifetime(&directives, fields, exchange) {
         _ if policy.override_origin => (ttl, true),
-        _ if directives.no_cache => return Err(Reason::NoCache),
+        _ if directives.no_cache || !directives.no_cache_fields.is_empty() => {
+            return Err(Reason::NoCache);
+        }
         OriginLifetime::Unsaid => (ttl, true),
         OriginLifetime::Said(lifetime) => (lifetime, false),
         OriginLifetime::Bad => return Err(Reason::BadFreshness),
@@ -145,11 +148,7 @@ pub fn kept_fields(fields: &HeaderMap, exchange: Exchange) -> HeaderMap {
     let mut kept = fields.clone();
     kept.remove(header::AGE);
     if !kept.contains_key(header::DATE) {
-        let date = httpdate::fmt_http_date(exchange.response_time.to_system_time());
-        kept.insert(
-            header::DATE,
-            HeaderValue::from_str(&date).expect("a date is a field value"),
-        );
+        kept.insert(header::DATE, date::format(exchange.response_time));
     }
     kept
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
+use crate::caching::origin::Choices;
 use crate::config::{
-    Access, Config, Methods, OtherParameters, Query, Redis, RedisEndpoint, Route, Store,
+    Access, Config, Methods, OtherParameters, Policy, Query, Redis, RedisEndpoint, Route, Store,
     StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
+use crate::explain;
 
 /// What a proxy with this configuration does, for a reader in a hurry. No secret is in it.
 pub fn describe(config: &Config) -> String {
@@ -52,6 +54,10 @@ pub fn describe(config: &Config) -> String {
     for route in &config.routes {
         let _ = writeln!(told, "  GET {}", route.path.as_str());
         let key = format!("{}:{}", config.store.prefix, route.key.as_str());
+        if let Policy::Http(choices) = &route.policy {
+            by_http(&mut told, &key, route, choices);
+            continue;
+        }
         let _ = writeln!(told, "    key {key}, for {}", duration(route.ttl));
         let access = match route.access {
             Access::PerCredential => "each credential has its own copies",
@@ -69,6 +75,9 @@ pub fn describe(config: &Config) -> String {
         if route.override_origin {
             let _ = writeln!(told, "    the ttl wins over the origin's own freshness");
         }
+        for going_out in explain::going_out(route) {
+            let _ = writeln!(told, "    {going_out}");
+        }
         for said in timing(route) {
             let _ = writeln!(told, "    {said}");
         }
@@ -84,6 +93,39 @@ pub fn describe(config: &Config) -> String {
         let _ = writeln!(told, "    drops {}", keys.join(", "));
     }
     told
+}
+
+/// A route that obeys the origin.
+fn by_http(told: &mut String, key: &str, route: &Route, choices: &Choices) {
+    let mut line = |said: String| told.push_str(&format!("    {said}\n"));
+    line(format!(
+        "key {key}, for as long as the origin says, and shared by all unless it says otherwise; up to {}",
+        size(route.max_body)
+    ));
+    if !choices.targeted.is_empty() {
+        line(format!(
+            "{} wins over Cache-Control",
+            headers(&choices.targeted)
+        ));
+    }
+    if let Some(most) = choices.heuristic {
+        line(format!(
+            "without a word, a tenth of its age, {} at most",
+            duration(most)
+        ));
+    }
+    if choices.set_cookie {
+        line("also with Set-Cookie".to_owned());
+    }
+    if choices.parts {
+        line("parts (206) are kept, too".to_owned());
+    }
+    if !choices.client_directives {
+        line("what a client's Cache-Control asks for does not count".to_owned());
+    }
+    for said in timing(route) {
+        line(said);
+    }
 }
 
 /// What a route says of time beyond its ttl.

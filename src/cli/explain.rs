@@ -219,6 +219,9 @@ fn route(told: &Explanation, page: &mut Page) {
                 humantime::format_duration(std::time::Duration::from_secs(route.ttl_seconds))
             );
             page.line("route", &what);
+            for what in &route.going_out {
+                page.line("", what);
+            }
         }
         None if is_read && told.refused_with.is_none() => page.line("route", "none"),
         None => {}

@@ -198,6 +198,48 @@ impl Coherence {
         }
     }
 
+    /// As `finish` after a write that has changed something; and the epochs that begin with it, to keep its answer under, if
+    /// nothing else was written since `before` was opened, which was before the write began.
+    pub async fn finish_renewed(
+        &self,
+        writing: Writing,
+        before: &Epochs,
+    ) -> (Finished, Option<Epochs>) {
+        let renewed = self.renew(&writing, before).await;
+        // Renewed, the old epochs are dropped and the hold is gone: nothing is left to be changed.
+        let outcome = match renewed {
+            Some(_) => Outcome::Unchanged,
+            None => Outcome::Changed,
+        };
+        (self.finish(writing, outcome).await, renewed)
+    }
+
+    async fn renew(&self, writing: &Writing, before: &Epochs) -> Option<Epochs> {
+        let life = before.first()?.1.incarnation();
+        let (hold, states) = (writing.hold(), writing.states());
+        let all_opened = states
+            .iter()
+            .all(|state| before.iter().any(|(opened, _)| opened == state));
+        if !all_opened {
+            return None;
+        }
+        let step = Step::Renew {
+            hold,
+            incarnation: life,
+            fresh: fresh_bits() as u32,
+        };
+        let replies = self.store.renew(states, step).await.ok()?;
+        let mut epochs = before.clone();
+        for (state, reply) in states.iter().zip(replies) {
+            let Seen::Current(epoch) = reply.seen else {
+                return None;
+            };
+            let of_it = epochs.iter_mut().filter(|(opened, _)| opened == state);
+            of_it.for_each(|(_, opened)| *opened = epoch);
+        }
+        Some(epochs)
+    }
+
     /// Does what a write says, until it says something that is not for the store.
     async fn go_on(&self, writing: &mut Writing, mut act: Act) -> Act {
         loop {
@@ -205,7 +247,8 @@ impl Coherence {
                 Act::Tell(step) => match self.store.step(writing.states(), step).await {
                     Ok(replies) => {
                         let lost = replies.iter().any(|reply| !reply.own_hold);
-                        if lost && matches!(step, Step::Finish { .. }) {
+                        let mattered = matches!(step, Step::Finish { outcome, .. } if outcome != Outcome::Unchanged);
+                        if lost && mattered {
                             info!(states = %Names(writing.states()), "a write's hold was lost before it finished");
                         }
                         Event::Told

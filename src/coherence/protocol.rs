@@ -152,6 +152,13 @@ pub enum Step {
         outcome: Outcome,
         lasting: Duration,
     },
+    /// The writer is done and has changed something, and its answer shows what: an epoch begins with it, if no other
+    /// write began or ended since its own hold was put there; that is, if the epoch from before still stands, of this life.
+    Renew {
+        hold: HoldId,
+        incarnation: Incarnation,
+        fresh: u32,
+    },
     /// A purge by hand.
     Purge,
 }
@@ -244,6 +251,18 @@ impl State {
                     self.epoch = None;
                 }
             },
+            Step::Renew {
+                hold,
+                incarnation,
+                fresh,
+            } => {
+                own_hold = self.take(hold);
+                let before = self
+                    .epoch
+                    .filter(|epoch| epoch.incarnation() == incarnation);
+                let alone = own_hold && self.holds.is_empty() && before.is_some();
+                self.epoch = alone.then(|| Epoch::new(now, incarnation, fresh));
+            }
             Step::Purge => self.epoch = None,
         }
         Reply {
@@ -398,6 +417,119 @@ mod tests {
         state.apply(finish(1, Outcome::Changed), at(3));
         let second = opened(&mut state, 3, 3);
         assert!(second.is_some() && second != first);
+    }
+
+    #[test]
+    fn an_epoch_begins_with_a_write_only_if_no_other_began_or_ended_meanwhile() {
+        let renew = |hold| Step::Renew {
+            hold: HoldId(hold),
+            incarnation: Incarnation(1),
+            fresh: 9,
+        };
+        let begun = || {
+            let mut state = State::default();
+            let before = opened(&mut state, 0, 1);
+            state.apply(begin(1), at(1));
+            (state, before)
+        };
+        let (mut alone, before) = begun();
+        let Seen::Current(epoch) = alone.apply(renew(1), at(2)).seen else {
+            panic!("{alone}");
+        };
+        assert_ne!(Some(epoch), before);
+        assert_eq!(
+            opened(&mut alone, 3, 2),
+            Some(epoch),
+            "and readers share it"
+        );
+
+        let (mut beside_another, _) = begun();
+        beside_another.apply(begin(2), at(2));
+        assert_eq!(beside_another.apply(renew(1), at(3)).seen, Seen::Held);
+        assert_eq!(beside_another.epoch(), None);
+
+        for outcome in [Outcome::Changed, Outcome::Ambiguous] {
+            let (mut after_another, _) = begun();
+            after_another.apply(begin(2), at(2));
+            after_another.apply(finish(2, outcome), at(3));
+            after_another.apply(finish(2, Outcome::Changed), at(3));
+            assert_eq!(after_another.apply(renew(1), at(4)).seen, Seen::Absent);
+        }
+
+        let (mut after_a_refused_one, _) = begun();
+        after_a_refused_one.apply(begin(2), at(2));
+        after_a_refused_one.apply(finish(2, Outcome::Unchanged), at(3));
+        let seen = after_a_refused_one.apply(renew(1), at(4)).seen;
+        assert!(matches!(seen, Seen::Current(_)), "that changed nothing");
+
+        let (mut purged, _) = begun();
+        purged.apply(Step::Purge, at(2));
+        assert_eq!(purged.apply(renew(1), at(3)).seen, Seen::Absent);
+
+        let (mut hold_lost, _) = begun();
+        hold_lost.apply(finish(1, Outcome::Unchanged), at(2));
+        assert_eq!(hold_lost.apply(renew(1), at(3)).seen, Seen::Absent);
+
+        let (mut swept, _) = begun();
+        swept.apply(begin(2), at(100_000));
+        swept.apply(finish(2, Outcome::Unchanged), at(100_001));
+        assert_eq!(swept.apply(renew(1), at(100_002)).seen, Seen::Absent);
+
+        let mut of_another_life = State::default();
+        open_in(&mut of_another_life, 0, Incarnation(2), 1);
+        of_another_life.apply(begin(1), at(1));
+        assert_eq!(of_another_life.apply(renew(1), at(2)).seen, Seen::Absent);
+    }
+
+    /// Two writers whose answers are to be kept, and a reader, in every order of their steps.
+    #[test]
+    fn an_answer_kept_under_an_epoch_that_began_with_its_write_is_never_of_the_past() {
+        // Steps taken by each; its own epoch once it has one; whose commit was the last.
+        fn explore(
+            state: &State,
+            steps: [usize; 3],
+            mine: [Option<Epoch>; 2],
+            last: Option<usize>,
+        ) -> usize {
+            let mut kept = 0;
+            let current = state.epoch().filter(|_| state.holds().next().is_none());
+            for (writer, epoch) in mine.iter().enumerate() {
+                if epoch.is_some() && *epoch == current {
+                    assert_eq!(last, Some(writer), "{steps:?} {state}");
+                    kept += 1;
+                }
+            }
+            for who in 0..3 {
+                let (mut state, mut steps, mut mine, mut last) = (state.clone(), steps, mine, last);
+                let hold = HoldId(who as u64 + 1);
+                let renew = Step::Renew {
+                    hold,
+                    incarnation: Incarnation(1),
+                    fresh: 10 + who as u32,
+                };
+                match (who, steps[who]) {
+                    (0..2, 0) => drop(state.apply(begin(hold.0), at(1))),
+                    (0..2, 1) => last = Some(who),
+                    (0..2, 2) => {
+                        mine[who] = match state.apply(renew, at(1)).seen {
+                            Seen::Current(epoch) => Some(epoch),
+                            Seen::Held | Seen::Absent => None,
+                        };
+                    }
+                    (2, n @ 0..3) => drop(opened(&mut state, 1, n as u32)),
+                    _ => continue,
+                }
+                steps[who] += 1;
+                kept += explore(&state, steps, mine, last);
+            }
+            kept
+        }
+        let mut state = State::default();
+        opened(&mut state, 0, 9);
+        assert!(
+            explore(&state, [0; 3], [None; 2], None) > 0,
+            "some are kept"
+        );
     }
 
     #[test]

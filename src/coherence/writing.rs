@@ -130,6 +130,10 @@ impl Writing {
         &self.states
     }
 
+    pub fn hold(&self) -> HoldId {
+        self.hold
+    }
+
     fn forward(&mut self) -> Act {
         self.stage = Stage::Forwarded;
         Act::Forward

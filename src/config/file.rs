@@ -30,9 +30,11 @@ use self::problem::{Problem, Source, Wrong, wrong};
 use self::value::Value;
 use super::nearest::nearest;
 use super::{
-    Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, PurgeRule, Query,
-    Route, Secret, Upstream, UpstreamAddress, WhenStoreIsDown,
+    Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, Policy, PurgeRule,
+    Query, Route, Secret, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
+use crate::caching::origin::Choices;
+use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 
 pub use self::problem::ConfigError;
@@ -502,9 +504,56 @@ impl Reader<'_> {
         let path = self.required(&at, "path", map.path, "/api/users/", |text| {
             Ok(PathPattern::parse(text)?)
         });
-        let key = self.required(&at, "key", map.key, "users:list", |text| {
-            Ok(KeyTemplate::parse(text)?)
-        });
+        let by_origin = self.read(&at.key("policy"), map.policy, false, policy);
+        let key = match (&path, map.key.is_none() && by_origin) {
+            (Some(path), true) => KeyTemplate::parse(&key_of(path)).ok(),
+            _ => self.required(&at, "key", map.key, "users:list", |text| {
+                Ok(KeyTemplate::parse(text)?)
+            }),
+        };
+        let (of_ttl, of_http) = (
+            [
+                ("etag", map.etag.is_some()),
+                ("compress", map.compress.is_some()),
+                ("ttl", map.ttl.is_some()),
+                ("access", map.access.is_some()),
+                ("query", map.query.is_some()),
+                ("vary", map.vary.is_some()),
+                ("override_origin", map.override_origin.is_some()),
+                (
+                    "stale_while_revalidate",
+                    map.stale_while_revalidate.is_some(),
+                ),
+                ("jitter", map.jitter.is_some()),
+                ("early_refresh", map.early_refresh.is_some()),
+                ("negative_ttl", map.negative_ttl.is_some()),
+            ],
+            [
+                ("targeted", map.targeted.is_some()),
+                ("heuristic", map.heuristic.is_some()),
+                ("keep_set_cookie", map.keep_set_cookie.is_some()),
+                ("keep_parts", map.keep_parts.is_some()),
+                (
+                    "honour_client_directives",
+                    map.honour_client_directives.is_some(),
+                ),
+            ],
+        );
+        let out_of_place: &[(&'static str, bool)] = if by_origin { &of_ttl } else { &of_http };
+        for (name, _) in out_of_place.iter().filter(|(_, written)| *written) {
+            let (cause, help) = match by_origin {
+                true => (
+                    "counts for nothing under `policy: http`, where the origin alone decides",
+                    "leave it out, or leave out `policy: http`",
+                ),
+                false => (
+                    "counts for nothing without `policy: http`",
+                    "leave it out, or write `policy: http` on the route",
+                ),
+            };
+            self.complain(Problem::at(&at.key(name), cause, help).beside(&at.key("policy")));
+        }
+        let targeted = self.texts(&at.key("targeted"), map.targeted, &[], header);
         let ttl = self.ttl(&at.key("ttl"), map.ttl, ttl);
         let access = match map.access {
             None => Access::PerCredential,
@@ -530,12 +579,29 @@ impl Reader<'_> {
             false,
             value::truth,
         );
+        let etag = self.read(&at.key("etag"), map.etag, false, value::truth);
+        let compress = self.compress(&at.key("compress"), map.compress);
         const YEAR: Duration = Duration::from_secs(31_557_600);
         let window = |key: &'static str, text| {
             self.duration(&at.key(key), text, Duration::ZERO, Duration::ZERO..=YEAR)
         };
         let stale_while_revalidate = window("stale_while_revalidate", map.stale_while_revalidate);
         let stale_if_error = window("stale_if_error", map.stale_if_error);
+        let heuristic = window("heuristic", map.heuristic);
+        let truth =
+            |key: &'static str, text, default| self.read(&at.key(key), text, default, value::truth);
+        let choices = Choices {
+            targeted,
+            heuristic: (!heuristic.is_zero()).then_some(heuristic),
+            set_cookie: truth("keep_set_cookie", map.keep_set_cookie, false),
+            parts: truth("keep_parts", map.keep_parts, false),
+            client_directives: truth(
+                "honour_client_directives",
+                map.honour_client_directives,
+                true,
+            ),
+            stale_if_error,
+        };
         let jitter = self.read(&at.key("jitter"), map.jitter, 0.0, jitter);
         let early_refresh = self.read(
             &at.key("early_refresh"),
@@ -549,12 +615,19 @@ impl Reader<'_> {
         let route = Route {
             path: path?,
             key: key?,
+            policy: if by_origin {
+                Policy::Http(choices)
+            } else {
+                Policy::Ttl
+            },
             ttl,
             access,
             query,
             vary,
             max_body,
             override_origin,
+            etag,
+            compress,
             stale_while_revalidate,
             stale_if_error,
             jitter,
@@ -562,6 +635,20 @@ impl Reader<'_> {
             negative_ttl,
         };
         Some(ReadRoute { route, at })
+    }
+
+    /// `true`, `false`, or the codings by name.
+    fn compress(&self, at: &At, texts: Option<Texts>) -> Vec<Coding> {
+        const ALL: [Coding; 2] = [Coding::Brotli, Coding::Gzip];
+        let texts = texts.unwrap_or(Texts(Vec::new()));
+        let mut codings = self.texts(at, Some(texts), &[], |text| match text {
+            "true" => Ok(ALL.to_vec()),
+            "false" => Ok(Vec::new()),
+            text => one_of(text, &ALL.map(|coding| (coding.word(), coding))).map(|one| vec![one]),
+        });
+        let mut codings = codings.drain(..).flatten().collect::<Vec<_>>();
+        codings.dedup();
+        codings
     }
 
     fn query(&self, at: &At, query: QueryMap) -> Query {
@@ -1071,6 +1158,45 @@ fn method(text: &str) -> Result<Method, Wrong> {
         ));
     }
     Ok(method)
+}
+
+/// Whether it is `http`.
+fn policy(text: &str) -> Result<bool, Wrong> {
+    one_of(text, &[("http", true), ("ttl", false)])
+}
+
+/// The key of a route that names none, as `policy: http` allows: its path, with `:` for `/`.
+fn key_of(path: &PathPattern) -> String {
+    let mut key = String::from("http");
+    for segment in path.as_str().split('/').skip(1) {
+        key.push(':');
+        match (segment.find('<'), segment.find('>')) {
+            (Some(open), Some(close)) => {
+                let name = segment[open + 1..close]
+                    .rsplit(':')
+                    .next()
+                    .unwrap_or_default();
+                let (before, after) = (literal(&segment[..open]), literal(&segment[close + 1..]));
+                key.push_str(&format!("{before}{{{name}}}{after}"));
+            }
+            _ => key.push_str(&literal(segment)),
+        }
+    }
+    key
+}
+
+/// What a key template takes for itself.
+fn literal(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let part = |c: char| match plain(c) {
+        true => c.to_string(),
+        false => c
+            .to_string()
+            .bytes()
+            .map(|byte| format!("%{byte:02X}"))
+            .collect(),
+    };
+    text.chars().map(part).collect()
 }
 
 fn header(text: &str) -> Result<HeaderName, Wrong> {

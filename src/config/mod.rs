@@ -13,6 +13,8 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+use crate::caching::origin::Choices;
+use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 
 /// The whole of proxy.yaml.
@@ -122,6 +124,7 @@ pub enum WhenStoreIsDown {
 pub struct Route {
     pub path: PathPattern,
     pub key: KeyTemplate,
+    pub policy: Policy,
     pub ttl: Duration,
     pub access: Access,
     pub query: Query,
@@ -131,6 +134,10 @@ pub struct Route {
     pub max_body: u64,
     /// The route's ttl over the origin's own freshness; never over `no-store` or `private`.
     pub override_origin: bool,
+    /// An answer without an ETag gets a weak one, made of its body.
+    pub etag: bool,
+    /// The codings in which a client may be sent an answer, the first the best of equals; none: as it is.
+    pub compress: Vec<Coding>,
     /// RFC 5861, where the origin says nothing: how long past its freshness a copy is served while it is refreshed.
     pub stale_while_revalidate: Duration,
     /// How long past its freshness a copy is served in the place of an error.
@@ -141,6 +148,21 @@ pub struct Route {
     pub early_refresh: bool,
     /// How long a 404 or 410 is kept; `None`: never.
     pub negative_ttl: Option<Duration>,
+}
+
+impl Route {
+    pub fn is_by_http(&self) -> bool {
+        matches!(self.policy, Policy::Http(_))
+    }
+}
+
+/// By whose word answers are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Policy {
+    /// The operator's, where the origin says nothing: the route's `ttl`.
+    Ttl,
+    /// The origin's alone, by RFC 9111.
+    Http(Choices),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

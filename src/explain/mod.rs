@@ -16,6 +16,7 @@ use http::{Method, StatusCode};
 use http_body::Body;
 
 use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::invalidation;
 use crate::caching::key::HashingSecret;
 use crate::coherence::protocol::{self, Outcome};
 use crate::config::{Config, PurgeRule, Route};
@@ -27,7 +28,7 @@ use crate::route::{Captures, Decoded, Mismatch};
 
 pub use question::{Question, assumed_host};
 pub use told::{Copy, Dropper, Explanation, PassedOver, Rule, Under, Verdict, Write};
-pub use words::because;
+pub use words::{because, going_out};
 
 /// What is known beside the file.
 #[derive(Clone, Copy, Default)]
@@ -81,6 +82,11 @@ pub fn explain(
         !content.is_end_stream(),
     );
     match planned {
+        // What it comes to is the origin's word, and known when it has spoken.
+        Plan::Read { route, .. } if config.routes[route].is_by_http() => {
+            told.under(config, route, path);
+            told.by_http(&config.routes[route], &client.method);
+        }
         Plan::Read { route, captures } => {
             told.under(config, route, path);
             let reading = Reading {
@@ -157,8 +163,9 @@ impl Explanation {
             index,
             path: route.path.as_str().to_owned(),
             key: route.key.as_str().to_owned(),
-            access: words::access(route.access).to_owned(),
+            access: words::access(route).to_owned(),
             ttl_seconds: route.ttl.as_secs(),
+            going_out: words::going_out(route),
         });
         self.pass_over(&config.routes[..index], path);
     }
@@ -199,6 +206,20 @@ impl Explanation {
                 }
             }
         }
+    }
+
+    fn by_http(&mut self, route: &Route, method: &Method) {
+        self.look_up = Some(Verdict {
+            may: true,
+            reason: None,
+            why: "it is served from the store if the origin's own words allow it (RFC 9111)"
+                .to_owned(),
+        });
+        self.store = Some(Verdict {
+            may: *method == Method::GET,
+            reason: None,
+            why: words::terms(route),
+        });
     }
 
     fn read(&mut self, config: &Config, reading: &Reading, knowledge: Knowledge) {
@@ -276,9 +297,14 @@ impl Explanation {
                 nearly,
             });
         }
+        let by_http = rules.is_empty() && routes.iter().all(|(route, _)| route.is_by_http());
         let unchanged = |status: &u16| {
             let status = StatusCode::from_u16(*status);
-            status.is_ok_and(|status| protocol::outcome_of_status(status) == Outcome::Unchanged)
+            let outcome = match by_http {
+                true => invalidation::outcome,
+                false => protocol::outcome_of_status,
+            };
+            status.is_ok_and(|status| outcome(status) == Outcome::Unchanged)
         };
         self.write = Some(Write {
             rules: rules

@@ -59,6 +59,9 @@ pub struct Under {
     pub key: String,
     pub access: String,
     pub ttl_seconds: u64,
+    /// What is made of an answer on its way out.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub going_out: Vec<String>,
 }
 
 /// A route or rule that is not this request's.

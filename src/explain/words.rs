@@ -6,6 +6,7 @@ use crate::caching::cache_status::Reason;
 use crate::caching::key::Split;
 use crate::coherence::StateKey;
 use crate::config::{Access, Route};
+use crate::encoding;
 use crate::message::accept::AcceptClass;
 
 /// What a reason means, and what to do about it.
@@ -36,6 +37,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::OtherOrigin => {
             "the copy was fetched under another scheme or host, and its links may hold it: set `canonical_origin`"
         }
+        Reason::OtherVariant => {
+            "there is a copy, but for other values of the fields that its `Vary` names"
+        }
         Reason::StoreAway => {
             "the store cannot be used: requests pass through until it can; `larder doctor` says what is wrong with it"
         }
@@ -59,6 +63,13 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::VaryUnkeyed => {
             "the answer varies by a field that the key does not hold: list it in the route's `vary`"
         }
+        Reason::Authorization => {
+            "it was asked with Authorization, and the API does not say `public`, `s-maxage` or `must-revalidate`: under `policy: http` only these share it"
+        }
+        Reason::NewGroup => {
+            "the answer is in a cache group that this target was not known to be in: the next one is kept"
+        }
+        Reason::Method => "the answer to this method does not stand for a later GET",
         Reason::StaleWhileRevalidate => {
             "the copy is past its time, and served while it is refreshed (`stale_while_revalidate`)"
         }
@@ -78,8 +89,9 @@ pub fn because(reason: Reason) -> &'static str {
     }
 }
 
-pub(super) fn access(access: Access) -> &'static str {
-    match access {
+pub(super) fn access(route: &Route) -> &'static str {
+    match route.access {
+        _ if route.is_by_http() => "the origin's word (policy: http)",
         Access::PerCredential => "per-credential",
         Access::Public => "public",
     }
@@ -87,6 +99,12 @@ pub(super) fn access(access: Access) -> &'static str {
 
 /// On what terms an answer is kept.
 pub(super) fn terms(route: &Route) -> String {
+    if route.is_by_http() {
+        let most = bytesize::ByteSize::b(route.max_body);
+        return format!(
+            "for as long as its own fields say, and shared by all unless they say otherwise; at most {most}"
+        );
+    }
     let ttl = humantime::format_duration(route.ttl);
     let wins = match route.override_origin {
         true => "whatever max-age or Expires the API sends (`override_origin`)",
@@ -100,6 +118,22 @@ pub(super) fn terms(route: &Route) -> String {
     format!(
         "for {ttl}{negative}, {wins}: a 200 of at most {most}, without Set-Cookie, no-store and private, not compressed, that varies by nothing but what the key holds"
     )
+}
+
+/// What is made of an answer on its way out.
+pub fn going_out(route: &Route) -> Vec<String> {
+    let mut told = Vec::new();
+    if route.etag {
+        told.push("an answer without an ETag gets a weak one, made of its body".to_owned());
+    }
+    if !route.compress.is_empty() {
+        let codings: Vec<&str> = route.compress.iter().map(|coding| coding.word()).collect();
+        let (codings, least) = (codings.join(" or "), encoding::LEAST);
+        told.push(format!(
+            "from {least} bytes on compressed ({codings}) for clients that accept it"
+        ));
+    }
+    told
 }
 
 pub(super) fn methods(methods: &[Method]) -> Vec<String> {

@@ -2,6 +2,9 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use super::date;
+use crate::clock::Timestamp;
+
 /// The conditions of a request; a fill is sent without them, or a poller would be told 304 and nothing stored.
 pub const CONDITIONS: [HeaderName; 5] = [
     header::IF_NONE_MATCH,
@@ -32,6 +35,13 @@ pub fn of_a_304(fields: &HeaderMap, also: &[HeaderName]) -> HeaderMap {
     repeated
 }
 
+/// A weak validator of an answer that came without one: the same for the same body, whenever and wherever it is made.
+/// Weak, as it says nothing of the other fields.
+pub fn tag_of(body: &[u8]) -> HeaderValue {
+    let hash = blake3::hash(body).to_hex();
+    HeaderValue::try_from(format!("W/\"{}\"", &hash[..32])).expect("hex digits are a tag")
+}
+
 /// Whether the request has a condition that `not_modified` looks at.
 pub fn are_in(request: &HeaderMap) -> bool {
     request.contains_key(header::IF_NONE_MATCH) || request.contains_key(header::IF_MODIFIED_SINCE)
@@ -43,13 +53,12 @@ pub fn not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
         // §13.1.3: with If-None-Match present, If-Modified-Since is ignored.
         return none_match_fails(request, stored.get(header::ETAG));
     }
-    let (Some(since), Some(modified)) = (
-        request.get(header::IF_MODIFIED_SINCE),
-        stored.get(header::LAST_MODIFIED),
-    ) else {
-        return false;
-    };
-    match (date(since), date(modified)) {
+    // A year of two digits is one near the time the response is of.
+    let around = date::of(stored, &header::DATE, Timestamp::default()).unwrap_or_default();
+    match (
+        date::of(request, &header::IF_MODIFIED_SINCE, around),
+        date::of(stored, &header::LAST_MODIFIED, around),
+    ) {
         (Some(since), Some(modified)) => modified <= since,
         _ => false,
     }
@@ -86,10 +95,6 @@ fn tags(mut line: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn date(value: &HeaderValue) -> Option<std::time::SystemTime> {
-    httpdate::parse_http_date(value.to_str().ok()?).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +124,18 @@ mod tests {
                 "{condition}"
             );
         }
+    }
+
+    #[test]
+    fn a_tag_that_is_made_is_the_same_for_the_same_body_and_for_no_other() {
+        let tag = tag_of(b"[1, 2]");
+        assert_eq!(tag, "W/\"93bdd4f3165f1839ad3d4c4b14894101\"");
+        assert_eq!(tag, tag_of(&[b"[1,", &b" 2]"[..]].concat()));
+        assert_ne!(tag, tag_of(b"[1, 2] "));
+        let request = map(&[(header::IF_NONE_MATCH, tag.to_str().unwrap())]);
+        let mut stored = HeaderMap::new();
+        stored.insert(header::ETAG, tag);
+        assert!(not_modified(&request, &stored));
     }
 
     #[test]

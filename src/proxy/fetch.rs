@@ -27,8 +27,9 @@ use crate::clock;
 use crate::coherence::flights::Fill;
 use crate::coherence::{Epochs, LookUp, fresh_bits, protocol};
 use crate::config::{Access, Route};
+use crate::encoding;
 use crate::error::UpstreamFailure;
-use crate::message::fields;
+use crate::message::{conditions, fields};
 use crate::route::Captures;
 use crate::upstream::{Outgoing, UpstreamBody};
 
@@ -132,7 +133,12 @@ impl Fetch {
             &self.asked,
         );
         if let Some(stored) = &self.replacing {
-            validation::condition(&stored.head.fields(), &mut outgoing.fields);
+            let mut known = stored.head.fields();
+            // A tag of our own tells the upstream nothing, and would hide the date that does (RFC 9110 §13.1.3).
+            if known.get(header::ETAG) == Some(&conditions::tag_of(&stored.body)) {
+                known.remove(header::ETAG);
+            }
+            validation::condition(&known, &mut outgoing.fields);
         }
         let request_time = clock::now();
         match self.setup.upstream.send(slot, outgoing).await {
@@ -317,6 +323,7 @@ impl Incoming {
     ) {
         let most = fetch.served().route.max_body;
         let deadline = tokio::time::Instant::now() + fetch.setup.upstream.settings().total;
+        let whole_first = self.is_told_by_its_body(&fetch.served().route);
         let shared = SharedBody::new(self.length);
         let mut chunks: Vec<Bytes> = Vec::new();
         let (mut shown, mut total, mut announced) = (0, 0u64, false);
@@ -327,7 +334,7 @@ impl Incoming {
                     Poll::Ready(frame) => frame,
                     Poll::Pending => {
                         // Nothing more for now: what is there goes out, but for a last chunk, which waits for the store.
-                        if !chunks.is_empty() && Some(total) != self.length {
+                        if !chunks.is_empty() && Some(total) != self.length && !whole_first {
                             if !announced {
                                 announced = true;
                                 fill.answer(Answer::Coming(Arc::new(
@@ -395,6 +402,14 @@ impl Incoming {
         });
     }
 
+    /// Whether its head cannot be sent before its body is there.
+    fn is_told_by_its_body(&self, route: &Route) -> bool {
+        let is_tagged = route.etag && !self.fields.contains_key(header::ETAG);
+        let is_encoded =
+            !route.compress.is_empty() && encoding::is_encodable(self.status, &self.fields);
+        self.status == StatusCode::OK && (is_tagged || is_encoded)
+    }
+
     fn others(&self, alone: bool) -> Others {
         match self.length {
             Some(_) if !alone => Others::ReadAlong,
@@ -417,6 +432,12 @@ impl Incoming {
     async fn keep(&mut self, fetch: &Fetch, body: Bytes) -> Fetched {
         let mut fields = storing::kept_fields(&self.fields, self.exchange);
         fields.remove(header::CONTENT_LENGTH);
+        if self.status == StatusCode::OK
+            && fetch.served().route.etag
+            && !fields.contains_key(header::ETAG)
+        {
+            fields.insert(header::ETAG, conditions::tag_of(&body));
+        }
         let (not_stored, for_its_status) = match self.storable.take() {
             None => (self.not_stored, self.for_its_status),
             Some(storable) => {
@@ -424,6 +445,10 @@ impl Incoming {
                 (stored.err(), false)
             }
         };
+        // It is not kept, but who asked first is told how old the answer was.
+        for age in self.fields.get_all(header::AGE) {
+            fields.append(header::AGE, age.clone());
+        }
         Fetched {
             status: self.status,
             said: self.said,

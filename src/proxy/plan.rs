@@ -16,12 +16,21 @@ pub enum Plan {
     /// Look up, or fetch and store, under this route (its place in the file).
     Read { route: usize, captures: Captures },
     /// Forward, and drop what hangs on these states.
-    Write { states: Vec<StateKey> },
+    Write { states: Vec<StateKey>, by: By },
     /// Forward, and nothing else.
     Pass {
         why: Forward,
         detail: Option<Reason>,
     },
+}
+
+/// Which answers to a write drop anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The operator's rules, or a route with a `ttl`: all but plain refusals.
+    Operator,
+    /// RFC 9111 §4.4 alone: successes and redirections.
+    Http,
 }
 
 pub fn plan(config: &Config, method: &Method, target: &TargetUri, has_content: bool) -> Plan {
@@ -43,6 +52,13 @@ fn read(config: &Config, target: &TargetUri, has_content: bool) -> Plan {
     match claim(config, target.path()) {
         Claim::Canonical { .. } if has_content => bypass(Reason::HasContent),
         Claim::Canonical { route, captures } => Plan::Read { route, captures },
+        // To the origin's policy a target is what it is, to the letter.
+        Claim::OtherSpelling { route, captures } if config.routes[route].is_by_http() => {
+            match has_content {
+                true => bypass(Reason::HasContent),
+                false => Plan::Read { route, captures },
+            }
+        }
         Claim::OtherSpelling { .. } => bypass(Reason::Spelling),
         Claim::Nobodys => bypass(Reason::NoRoute),
     }
@@ -80,13 +96,21 @@ pub fn claim(config: &Config, path: &str) -> Claim {
 }
 
 fn write(config: &Config, method: &Method, target: &TargetUri) -> Plan {
-    let Drops { states, .. } = drops(config, method, &Decoded::of(target.path()));
+    let Drops {
+        states,
+        rules,
+        routes,
+    } = drops(config, method, &Decoded::of(target.path()));
+    let by = match rules.is_empty() && routes.iter().all(|(route, _)| route.is_by_http()) {
+        true => By::Http,
+        false => By::Operator,
+    };
     match states.is_empty() {
         true => Plan::Pass {
             why: Forward::Method,
             detail: None,
         },
-        false => Plan::Write { states },
+        false => Plan::Write { states, by },
     }
 }
 

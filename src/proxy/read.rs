@@ -19,7 +19,7 @@ use crate::coherence::flights::{Fence, Follower, Turn};
 use crate::coherence::{Depends, Epochs, LookUp, States, fresh_bits, protocol};
 use crate::config::Route;
 use crate::error::Error;
-use crate::reply::{self, Reply};
+use crate::reply::{self, Asking, Encoding, Reply};
 use crate::route::Captures;
 
 /// How often a read asks anew because what it waited for was not for it; then it goes alone.
@@ -106,20 +106,20 @@ async fn look_up(
         LookUp::Valid(stored) if asked.holds(stored.head.varied()) => {
             let use_of_it = reuse(&stored, terms(&served.route), now, fresh_bits);
             let refresh = |stored| refresh::refresh(setup, route, captures, client, asked, stored);
-            let hit = |handling| reply::hit(&client.method, &client.fields, &stored, handling, now);
+            let hit = |handling| reply::hit(asking(setup, served, client), &stored, handling, now);
             match use_of_it {
                 Reuse::Serve { left } => {
                     trace!(copy = %asked.copy, "served");
-                    Looked::Hit(hit(fresh(left)))
+                    Looked::Hit(hit(fresh(left)).await)
                 }
                 Reuse::Refresh { left } => {
                     refresh(stored.clone());
-                    Looked::Hit(hit(fresh(left)))
+                    Looked::Hit(hit(fresh(left)).await)
                 }
                 Reuse::ServeStale { stale } => {
                     refresh(stored.clone());
                     let stale = stale.as_secs();
-                    Looked::Hit(hit(Handling::StaleHit { stale }))
+                    Looked::Hit(hit(Handling::StaleHit { stale }).await)
                 }
                 Reuse::Validate => Looked::Stale(stored),
             }
@@ -243,7 +243,7 @@ impl Ask<'_> {
             Some(Answer::Found(stored)) => {
                 let now = clock::now();
                 let left = stored.lifetime.saturating_sub(stored.age(now));
-                Ok(Some(self.stored(&stored, fresh(left))))
+                Ok(Some(self.stored(&stored, fresh(left)).await))
             }
             Some(Answer::StandIn(stored, status)) => {
                 let handling = Handling::Forwarded {
@@ -253,10 +253,10 @@ impl Ask<'_> {
                     collapsed,
                     detail: Some(Reason::StaleIfError.word()),
                 };
-                Ok(Some(self.stored(&stored, handling)))
+                Ok(Some(self.stored(&stored, handling).await))
             }
             Some(Answer::Varied(fetched)) if leads => {
-                Ok(Some(whole(client, &fetched, why, collapsed)))
+                Ok(Some(self.fetched(&fetched, why, collapsed).await))
             }
             Some(Answer::Varied(_)) => Ok(None),
             Some(Answer::NotForACache) => {
@@ -268,7 +268,7 @@ impl Ask<'_> {
             Some(Answer::Fetched(fetched))
                 if leads || follower.may_share_status || !fetched.for_its_status =>
             {
-                Ok(Some(whole(client, &fetched, why, collapsed)))
+                Ok(Some(self.fetched(&fetched, why, collapsed).await))
             }
             Some(Answer::Fetched(_)) => Ok(None),
             Some(Answer::Coming(coming)) if leads => {
@@ -300,15 +300,37 @@ impl Ask<'_> {
         }
     }
 
-    fn stored(&self, stored: &Stored, handling: Handling) -> Reply {
-        let client = self.client;
-        reply::hit(
-            &client.method,
-            &client.fields,
-            stored,
-            handling,
-            clock::now(),
-        )
+    async fn stored(&self, stored: &Stored, handling: Handling) -> Reply {
+        reply::hit(self.asking(), stored, handling, clock::now()).await
+    }
+
+    async fn fetched(&self, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
+        let handling = Handling::Forwarded {
+            why: forward_word(why),
+            status: Some(fetched.said),
+            stored: fetched.not_stored.is_none(),
+            collapsed,
+            detail: Some(fetched.not_stored.unwrap_or(why).word()),
+        };
+        let answer = (fetched.status, &fetched.fields, &fetched.body);
+        reply::fetched(self.asking(), answer, handling).await
+    }
+
+    fn asking(&self) -> Asking<'_> {
+        asking(self.setup, &self.setup.served[self.route], self.client)
+    }
+}
+
+/// Who asks, and what the route lets be made of a whole answer.
+fn asking<'a>(setup: &'a Setup, served: &'a Served, client: &'a Client) -> Asking<'a> {
+    let offered = served.route.compress.as_slice();
+    Asking {
+        method: &client.method,
+        request: &client.fields,
+        encoding: (!offered.is_empty()).then_some(Encoding {
+            offered,
+            encoder: &setup.encoder,
+        }),
     }
 }
 
@@ -361,18 +383,6 @@ pub(super) async fn open(
     )
 }
 
-fn whole(client: &Client, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
-    let handling = Handling::Forwarded {
-        why: forward_word(why),
-        status: Some(fetched.said),
-        stored: fetched.not_stored.is_none(),
-        collapsed,
-        detail: Some(fetched.not_stored.unwrap_or(why).word()),
-    };
-    let answer = (fetched.status, &fetched.fields, &fetched.body);
-    reply::fetched(&client.method, &client.fields, answer, handling)
-}
-
 fn read_along(coming: &Coming, follower: &Follower<Answer>, why: Reason, collapsed: bool) -> Reply {
     let handling = Handling::Forwarded {
         why: forward_word(why),
@@ -390,8 +400,9 @@ pub fn forward_word(why: Reason) -> Forward {
     match why {
         Reason::Absent | Reason::Foreign | Reason::Purged => Forward::UriMiss,
         Reason::Expired => Forward::Stale,
-        Reason::OtherOrigin => Forward::VaryMiss,
+        Reason::OtherOrigin | Reason::OtherVariant => Forward::VaryMiss,
         Reason::Held => Forward::Miss,
+        Reason::Method => Forward::Method,
         _ => Forward::Bypass,
     }
 }

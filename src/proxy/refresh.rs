@@ -30,7 +30,7 @@ enum Refresh {
 
 impl Refreshes {
     /// The duty to refresh it, unless somebody has it or it was in vain just now.
-    fn begin(&self, copy: &str, now: Instant) -> Option<Duty> {
+    pub(super) fn begin(&self, copy: &str, now: Instant) -> Option<Duty> {
         let mut refreshes = self.0.lock();
         match refreshes.get(copy) {
             Some(Refresh::UnderWay) => return None,
@@ -48,13 +48,13 @@ impl Refreshes {
 }
 
 /// Dropped, it was in vain.
-struct Duty {
+pub(super) struct Duty {
     refreshes: Refreshes,
     copy: String,
 }
 
 impl Duty {
-    fn done(self) {
+    pub(super) fn done(self) {
         self.refreshes.0.lock().remove(&self.copy);
     }
 }

@@ -4,17 +4,22 @@
 use std::sync::Arc;
 
 use http::Response;
+use http::header::HeaderMap;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Client, Setup, pass, present};
+use super::plan::{self, By};
+use super::{Client, Setup, obey, pass, present};
 use crate::body::RequestBody;
 use crate::caching::cache_status::Forward;
+use crate::caching::invalidation;
+use crate::caching::key::cache_group_state;
 use crate::coherence::turnstile::Entered;
-use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, Writing, protocol};
+use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, protocol};
 use crate::config::WhenStoreIsDown;
 use crate::error::{Error, UpstreamFailure};
 use crate::reply::Reply;
+use crate::route::Decoded;
 use crate::upstream::UpstreamBody;
 
 pub async fn write(
@@ -22,18 +27,27 @@ pub async fn write(
     client: Arc<Client>,
     body: RequestBody,
     states: Vec<StateKey>,
+    by: By,
 ) -> Result<Reply, Error> {
     // Not in the task: a client that leaves while it waits here has sent nothing, and is done.
     let entered = setup.turnstile.enter(&states).await;
     let (tell, told) = oneshot::channel();
     let own = setup.clone();
     setup.writes.spawn(async move {
-        let answered = held(&own, &client, body, states, entered).await;
+        let answered = held(&own, &client, body, states, by, entered).await;
         // A client that has gone does not hear of it; the write is finished all the same.
         let _ = tell.send(answered);
     });
-    let response = told.await.unwrap_or(Err(UpstreamFailure::Lost.into()))?;
-    Ok(pass::streamed(response, Forward::Method, None))
+    match told.await.unwrap_or(Err(UpstreamFailure::Lost.into()))? {
+        Answered::Passed(response) => Ok(pass::streamed(response, Forward::Method, None)),
+        Answered::Kept(reply) => Ok(reply),
+    }
+}
+
+enum Answered {
+    Passed(Response<UpstreamBody>),
+    /// It stands for later GETs, too.
+    Kept(Reply),
 }
 
 /// Hold, forward, finish.
@@ -42,13 +56,18 @@ async fn held(
     client: &Client,
     body: RequestBody,
     states: Vec<StateKey>,
+    by: By,
     mut entered: Entered,
-) -> Result<Response<UpstreamBody>, Error> {
+) -> Result<Answered, Error> {
     // The slot first: a write that waits in the queue holds nothing.
     let slot = setup.upstream.slot().await?;
     let without_store = match setup.config.when_store_is_down {
         WhenStoreIsDown::RefuseWrites => WithoutStore::Refuse,
         WhenStoreIsDown::Forward => WithoutStore::Forward,
+    };
+    let keeping = match by {
+        By::Http => obey::Keeping::prepare(setup, client).await,
+        By::Operator => None,
     };
     let writing = setup.coherence.begin(states.clone(), without_store);
     let writing = writing.await.map_err(|Refused| Error::StoreAway)?;
@@ -57,22 +76,74 @@ async fn held(
         .send(slot, present::pass(&setup.config, client, body))
         .await;
     let outcome = match &answered {
-        Ok(response) => protocol::outcome_of_status(response.status()),
+        Ok(response) => match by {
+            By::Operator => protocol::outcome_of_status(response.status()),
+            By::Http => invalidation::outcome(response.status()),
+        },
         Err(failure) => protocol::outcome_of_failure(*failure),
     };
     entered.came_to(outcome);
-    finish(setup, client, writing, outcome, &states).await?;
-    Ok(answered?)
+    if let (Ok(response), Outcome::Changed) = (&answered, outcome) {
+        drop_named(setup, client, by, response.headers(), &states).await;
+    }
+    let keeping = keeping.filter(|keeping| {
+        let kept = answered
+            .as_ref()
+            .is_ok_and(|answer| keeping.may_keep(answer));
+        kept && outcome == Outcome::Changed
+    });
+    let (finished, renewed) = match &keeping {
+        Some(keeping) => {
+            setup
+                .coherence
+                .finish_renewed(writing, &keeping.before)
+                .await
+        }
+        None => (setup.coherence.finish(writing, outcome).await, None),
+    };
+    tell(client, finished, outcome, &states)?;
+    match (keeping, renewed) {
+        (Some(keeping), Some(epochs)) => Ok(Answered::Kept(keeping.keep(answered?, epochs).await?)),
+        _ => Ok(Answered::Passed(answered?)),
+    }
 }
 
-async fn finish(
+/// What the answer names beside the target: RFC 9111 §4.4 and RFC 9875 allow to drop it, so the answer does not depend on it.
+async fn drop_named(
     setup: &Setup,
     client: &Client,
-    writing: Writing,
+    by: By,
+    answer: &HeaderMap,
+    already: &[StateKey],
+) {
+    let origin = client.origin();
+    let groups = invalidation::invalidated_groups(&client.method, answer);
+    let mut states: Vec<StateKey> = groups
+        .iter()
+        .map(|group| StateKey::new(cache_group_state(&origin, group)))
+        .collect();
+    // Where a rule names the write, it alone says which targets.
+    if let (By::Http, Some(target)) = (by, client.url()) {
+        for url in invalidation::named(&target, answer) {
+            let path = Decoded::of(url.path());
+            states.extend(plan::drops(&setup.config, &client.method, &path).states);
+        }
+    }
+    states.retain(|state| !already.contains(state));
+    if !states.is_empty() && setup.coherence.purge(&states).await.is_err() {
+        warn!(
+            path = client.target.path(),
+            "what an answer named (Location, Content-Location, Cache-Group-Invalidation) is not dropped: the store is away"
+        );
+    }
+}
+
+fn tell(
+    client: &Client,
+    finished: Finished,
     outcome: Outcome,
     states: &[StateKey],
 ) -> Result<(), Error> {
-    let finished = setup.coherence.finish(writing, outcome).await;
     let names = || {
         states
             .iter()

@@ -80,6 +80,14 @@ impl Store {
         }
     }
 
+    /// A step that begins an epoch: only where what is found is trusted.
+    pub async fn renew(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
+        match self {
+            Store::Memory(memory) => Ok(memory.step(states, step)),
+            Store::Redis(redis) => redis.renew(states, step).await,
+        }
+    }
+
     /// Keeps a copy for so long. `Err` says why it was not kept.
     pub async fn put(
         &self,

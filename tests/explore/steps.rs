@@ -1219,6 +1219,7 @@ impl fmt::Display for Stage<'_> {
                         Outcome::Unchanged => "unchanged",
                         Outcome::Ambiguous => "ambiguous",
                     },
+                    AtStore::Renew { .. } => "changed, renewed",
                     AtStore::Open { .. } | AtStore::Purge => "purge",
                 };
                 let how = if *failed { "unconfirmed" } else { "told" };

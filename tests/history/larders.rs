@@ -28,6 +28,11 @@ struct Instance {
     address: SocketAddr,
 }
 
+/// Whether the routes obey the origin (`HISTORY_POLICY=http`), which then says how long and for whom.
+pub fn by_http() -> bool {
+    std::env::var_os("HISTORY_POLICY").is_some_and(|policy| policy == "http")
+}
+
 impl Larders {
     /// `stores` is the address of the store as each instance is told; `more` is what stands beside `ttl`.
     pub fn start(
@@ -42,14 +47,15 @@ impl Larders {
         // A commit that comes after this is a 504.
         let upstream = format!("{{url: \"{}\", first_byte: 400ms}}", origin.url());
         let timeout = timeout.as_millis();
+        let policy = if by_http() { ", policy: http" } else { "" };
         let yaml = format!(
             r#"upstream: {upstream}
 store: {{url: "STORE", database: 1, prefix: t, timeout: {timeout}ms}}
 ttl: 1h
 {more}
 routes:
-  - {{path: /api/users/, key: users:list}}
-  - {{path: "/api/users/<int:id>/", key: "users:detail:{{id}}"}}
+  - {{path: /api/users/, key: users:list{policy}}}
+  - {{path: "/api/users/<int:id>/", key: "users:detail:{{id}}"{policy}}}
 {PURGE}"#
         );
         let instance = |store: &String| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::larders::by_http;
 use super::record::{Act, Id, Target, Version, What};
 use super::support::origin::{self, Answer, Request};
 
@@ -180,6 +181,9 @@ impl Users {
                 let body = to_json(to, &what).to_string();
                 match absent {
                     true => origin::status(404, body).field("Content-Type", "application/json"),
+                    false if by_http() => origin::json(body)
+                        .field("Cache-Control", "max-age=3600, public")
+                        .field("Vary", "Authorization"),
                     false => origin::json(body),
                 }
             }

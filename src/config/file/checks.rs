@@ -156,7 +156,7 @@ pub(super) fn purges(reader: &Reader, routes: &[ReadRoute], rules: &[ReadRule], 
             let help = "name one in each rule, like \"users:list\", or leave `negative_ttl` out";
             reader.complain(Problem::at(&read.at.key("negative_ttl"), cause, help));
         }
-        if !purged {
+        if !purged && !read.route.is_by_http() {
             reader.warn(
                 &read.at.key("key"),
                 format!(

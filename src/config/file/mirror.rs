@@ -138,13 +138,21 @@ mirror! {
         vary: Texts,
         max_body: Text,
         override_origin: Text,
+        etag: Text,
+        compress: Texts,
         stale_while_revalidate: Text,
         stale_if_error: Text,
         jitter: Text,
         early_refresh: Text,
         negative_ttl: Text,
+        policy: Text,
+        targeted: Texts,
+        heuristic: Text,
+        keep_set_cookie: Text,
+        keep_parts: Text,
+        honour_client_directives: Text,
     } later [
-        "policy", "etag", "compress", "honour_client_directives", "upgrade", "warm",
+        "upgrade", "warm",
     ]
 }
 

@@ -290,6 +290,14 @@ impl Link {
                     .arg(hold.to_string())
                     .arg(lasting.as_millis() as u64)
             }
+            Step::Renew {
+                hold,
+                incarnation,
+                fresh,
+            } => eval
+                .arg("renew")
+                .arg(hold.to_string())
+                .arg(format!("{:08x}{fresh:08x}", incarnation.0)),
             Step::Purge => eval.arg("purge").arg("-"),
         };
         eval

@@ -230,6 +230,14 @@ impl Redis {
         done
     }
 
+    /// As `step`, on a link that is trusted.
+    pub async fn renew(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
+        match self.shared.link()?.is_trusted() {
+            true => self.step(states, step).await,
+            false => Err(Away),
+        }
+    }
+
     pub async fn put(&self, copy: &str, stored: &Stored, lasting: Duration) -> Result<(), Reason> {
         let mut put = Pipeline::new();
         put.cmd("SET")

@@ -23,14 +23,21 @@ for id, deadline in string.gmatch(text, ' (%x+)@(%d+)') do
 end
 if swept then epoch = '-' end
 
+local function made(fresh)
+  local micros = time[1] * 1000000 + time[2]
+  return string.format('%x%05x', math.floor(micros / 1048576), micros % 1048576) .. '-' .. fresh
+end
+
 if step == 'open' then
   -- An epoch of another life of the store is as good as none: the first half of what follows its time says which.
   if string.match(epoch, '%-(%x%x%x%x%x%x%x%x)%x+$') ~= string.sub(ARGV[3], 1, 8) then epoch = '-' end
-  if epoch == '-' and #holds == 0 then
-    epoch = string.format('%x%05x', math.floor((time[1] * 1000000 + time[2]) / 1048576), (time[1] * 1000000 + time[2]) % 1048576) .. '-' .. ARGV[3]
-  end
+  if epoch == '-' and #holds == 0 then epoch = made(ARGV[3]) end
 elseif step == 'begin' or (step == 'ambiguous' and not own) then
   holds[#holds + 1] = { hold, now + tonumber(ARGV[4]) }
+end
+if step == 'renew' then
+  local life = string.match(epoch, '%-(%x%x%x%x%x%x%x%x)%x+$')
+  if own and #holds == 0 and life == string.sub(ARGV[4], 1, 8) then epoch = made(ARGV[4]) else epoch = '-' end
 end
 if step == 'changed' or step == 'ambiguous' or step == 'purge' then epoch = '-' end
 

@@ -1,0 +1,621 @@
+//! `policy: http`: the origin alone says what is kept, sentence by sentence of RFC 9111, on the embedded store and on Redis.
+//! (The public conformance suite says more of it: docs/CONFORMANCE.md.)
+
+mod support;
+
+use std::thread;
+
+use support::client::Answer;
+use support::larder::Larder;
+use support::origin::{self, Origin};
+use support::redis::RedisServer;
+use support::{Gate, eventually};
+
+/// Each sentence below, once for each store. One that is missing here is reported as never used.
+macro_rules! on_both_stores {
+    ($($sentence:ident)*) => {
+        mod embedded {
+            $(#[test] fn $sentence() { super::$sentence("memory:") })*
+        }
+        mod on_redis {
+            $(#[test] fn $sentence() { super::$sentence(&super::RedisServer::start().url()) })*
+        }
+    };
+}
+
+on_both_stores! {
+    what_the_origin_calls_fresh_is_kept_on_any_path_and_nothing_else
+    a_target_is_another_if_a_letter_differs
+    variants_live_side_by_side_and_absent_matches_only_absent
+    a_response_in_the_language_that_is_liked_best_is_given
+    what_is_stale_is_validated_by_the_origins_own_validators_and_freshened_by_its_304
+    what_says_no_cache_is_validated_before_each_use
+    what_may_be_served_while_it_is_revalidated_is_and_one_refresh_goes_out
+    what_is_stale_stands_in_for_an_origin_that_fails_where_it_may
+    a_success_drops_every_variant_query_and_spelling_of_its_target
+    a_success_drops_what_location_and_content_location_name
+    a_success_drops_the_groups_that_it_names
+    the_answer_to_a_post_stands_for_later_gets_if_it_says_so
+    the_answer_to_a_post_is_not_kept_beside_another_write
+    a_failure_drops_nothing_and_a_lost_answer_drops
+    an_answer_to_authorization_is_shared_only_where_the_origin_says_so
+    a_set_cookie_is_not_kept_unless_the_route_says_so
+    a_client_may_ask_for_less_than_fresh_unless_the_route_says_no
+    a_head_is_answered_from_a_get_and_freshens_it
+    a_head_that_contradicts_makes_stale
+    a_part_is_kept_apart_and_completed
+    concurrent_misses_make_one_request
+    what_breaks_off_or_is_too_large_is_passed_on_and_not_kept
+    a_purge_by_hand_drops_all_that_a_route_keeps
+}
+
+fn what_the_origin_calls_fresh_is_kept_on_any_path_and_nothing_else(store: &str) {
+    let (origin, larder) = start(store, "", |asked| match asked.target.as_str() {
+        "/fresh" | "/a/b//c/..%2F/;x" | "/?q" => fresh("kept"),
+        "/499" => origin::status(499, "kept").field("Cache-Control", "max-age=60"),
+        "/silent" => origin::json("[]"),
+        "/star" => fresh("[]").field("Vary", "*"),
+        "/no-store" => fresh("[]").field("Cache-Control", "no-store"),
+        "/private" => fresh("[]").field("Cache-Control", "private"),
+        other => panic!("{other}"),
+    });
+    for target in ["/fresh", "/a/b//c/..%2F/;x", "/?q", "/499"] {
+        let (miss, hit) = (larder.get(target), larder.get(target));
+        assert!(!miss.is_hit() && hit.is_hit(), "{target} {hit:?}");
+        assert_eq!((hit.status, hit.text()), (miss.status, miss.text()));
+    }
+    for (target, why) in [
+        ("/silent", "detail=stale"),
+        ("/star", "detail=vary-unkeyed"),
+        ("/no-store", "detail=no-store"),
+        ("/private", "detail=private"),
+    ] {
+        larder.get(target);
+        let again = larder.get(target);
+        assert!(
+            again.cache_status().contains(why),
+            "{}",
+            again.cache_status()
+        );
+    }
+    assert_eq!(origin.count(), 4 + 2 * 4);
+}
+
+fn a_target_is_another_if_a_letter_differs(store: &str) {
+    let (origin, larder) = start(store, "", |asked| fresh(&asked.target));
+    let targets = [
+        "/a",
+        "/a?",
+        "/a?x=1&y=2",
+        "/a?y=2&x=1",
+        "/%61",
+        "/a/",
+        "/A",
+        "//a",
+        "/a%2f",
+        "/a%2F",
+    ];
+    for target in targets {
+        assert_eq!(larder.get(target).text(), target);
+    }
+    for target in targets {
+        let hit = larder.get(target);
+        assert!(hit.is_hit() && hit.text() == target, "{target} {hit:?}");
+    }
+    assert_eq!(
+        larder
+            .get_with("/a", &[("Host", "other.example.org")])
+            .text(),
+        "/a"
+    );
+    assert_eq!(
+        origin.count(),
+        targets.len() + 1,
+        "another host is another target"
+    );
+}
+
+fn variants_live_side_by_side_and_absent_matches_only_absent(store: &str) {
+    let (origin, larder) = start(store, "", |asked| {
+        let said = asked.fields.all("foo").join("+");
+        fresh(&said).field("Vary", "Foo, Bar")
+    });
+    let requests: [&[(&str, &str)]; 5] = [
+        &[],
+        &[("Foo", "")],
+        &[("Foo", "1")],
+        &[("Foo", "2")],
+        &[("Foo", "1"), ("Bar", "1")],
+    ];
+    for request in requests {
+        assert!(!larder.get_with("/", request).is_hit(), "{request:?}");
+    }
+    for request in requests {
+        assert!(larder.get_with("/", request).is_hit(), "{request:?}");
+    }
+    let same = [("Foo", " 1 "), ("Other", "x")];
+    assert!(larder.get_with("/", &same).is_hit());
+    assert!(
+        larder
+            .get_with("/", &[("Foo", "1, 2")])
+            .cache_status()
+            .contains("fwd=vary-miss")
+    );
+    let joined = larder.get_with("/", &[("Foo", "1"), ("Foo", "2")]);
+    assert!(joined.is_hit(), "lines are joined: {joined:?}");
+    assert_eq!(origin.count(), requests.len() + 1);
+}
+
+fn a_response_in_the_language_that_is_liked_best_is_given(store: &str) {
+    let (origin, larder) = start(store, "", |_| {
+        fresh("Hallo")
+            .field("Vary", "Accept-Language")
+            .field("Content-Language", "de")
+    });
+    let with = |accepted| larder.get_with("/", &[("Accept-Language", accepted)]);
+    assert!(!with("en, de").is_hit());
+    for accepted in ["DE,en", "fr;q=0.5, de;q=1.0", "de"] {
+        assert!(with(accepted).is_hit(), "{accepted}");
+    }
+    assert!(
+        !with("fr, de").is_hit(),
+        "either would do, and the origin has not said which"
+    );
+    assert_eq!(origin.count(), 2);
+}
+
+fn what_is_stale_is_validated_by_the_origins_own_validators_and_freshened_by_its_304(store: &str) {
+    let (origin, larder) = start(store, "", |asked| match asked.fields.get("if-none-match") {
+        Some("\"own\"") => origin::status(304, "")
+            .field("Cache-Control", "max-age=60")
+            .field("X-Seen", "twice"),
+        _ => stale("body")
+            .field("ETag", "\"own\"")
+            .field("X-Seen", "once")
+            .field("X-Kept", "1"),
+    });
+    larder.get("/");
+    let validated = larder.get_with("/", &[("If-None-Match", "\"theirs\"")]);
+    assert_eq!(
+        (validated.status, validated.text()),
+        (200, "body".to_owned())
+    );
+    assert!(
+        validated
+            .cache_status()
+            .contains("fwd=stale; fwd-status=304; stored"),
+        "{validated:?}"
+    );
+    let asked = origin.last();
+    assert_eq!(asked.fields.all("if-none-match"), ["\"own\""]);
+    let hit = larder.get("/");
+    assert!(hit.is_hit(), "{hit:?}");
+    assert_eq!(
+        (hit.field("x-seen"), hit.field("x-kept")),
+        (Some("twice"), Some("1"))
+    );
+    let conditional = larder.get_with("/", &[("If-None-Match", "W/\"own\"")]);
+    assert_eq!(conditional.status, 304);
+    assert_eq!(origin.count(), 2);
+}
+
+fn what_says_no_cache_is_validated_before_each_use(store: &str) {
+    let (origin, larder) = start(store, "", |asked| {
+        match asked.fields.has("if-modified-since") {
+            true => origin::status(304, ""),
+            false => origin::status(200, "body")
+                .field("Cache-Control", "no-cache, max-age=60")
+                .field("Last-Modified", "Sunday, 06-Nov-94 08:49:37 GMT"),
+        }
+    });
+    larder.get("/");
+    for _ in 0..2 {
+        let validated = larder.get("/");
+        assert_eq!(
+            (validated.status, validated.text()),
+            (200, "body".to_owned())
+        );
+        let since = "Sunday, 06-Nov-94 08:49:37 GMT";
+        assert_eq!(
+            origin.last().fields.get("if-modified-since"),
+            Some(since),
+            "verbatim"
+        );
+    }
+    assert_eq!(origin.count(), 3);
+}
+
+fn what_may_be_served_while_it_is_revalidated_is_and_one_refresh_goes_out(store: &str) {
+    let gate = Gate::new();
+    let refreshing = gate.clone();
+    let (origin, larder) = start(store, "", move |asked| match asked.number {
+        1 => stale("old").field("Cache-Control", "max-age=60, stale-while-revalidate=600"),
+        _ => fresh("new").behind(&refreshing),
+    });
+    larder.get("/");
+    for _ in 0..3 {
+        let hit = larder.get("/");
+        assert!(hit.is_hit() && hit.text() == "old", "{hit:?}");
+    }
+    origin.wait_for(2);
+    gate.open();
+    eventually("the refresh is served", || larder.get("/").text() == "new");
+    assert_eq!(origin.count(), 2);
+}
+
+fn what_is_stale_stands_in_for_an_origin_that_fails_where_it_may(store: &str) {
+    let (origin, larder) = start(store, "stale_if_error: 1h", |asked| {
+        let first = asked.fields.has("first");
+        match (asked.target.as_str(), first) {
+            ("/must", true) => stale("old")
+                .field("Cache-Control", "max-age=60, must-revalidate")
+                .field("X-Of", "the old"),
+            (_, true) => stale("old"),
+            ("/503", false) => origin::status(503, "sorry"),
+            ("/404", false) => origin::status(404, "gone"),
+            (_, false) => origin::hang_up(),
+        }
+    });
+    let again = |target: &str| {
+        larder.get_with(target, &[("First", "1")]);
+        larder.get(target)
+    };
+    for target in ["/503", "/lost"] {
+        let stood_in = again(target);
+        assert_eq!(
+            (stood_in.status, stood_in.text()),
+            (200, "old".to_owned()),
+            "{target}"
+        );
+        assert!(
+            stood_in.cache_status().contains("stale-if-error"),
+            "{stood_in:?}"
+        );
+    }
+    assert_eq!(again("/404").status, 404, "an answer is an answer");
+    let lost = again("/must");
+    assert_eq!((lost.status, lost.field("x-of")), (502, None));
+    assert!(origin.count() >= 8);
+}
+
+fn a_success_drops_every_variant_query_and_spelling_of_its_target(store: &str) {
+    let (_origin, larder) = start(store, "", |asked| match asked.method.as_str() {
+        "GET" => fresh("[]").field("Vary", "Foo"),
+        _ => origin::status(303, ""),
+    });
+    let reads = |hit: bool| {
+        for (target, value) in [
+            ("/x/7", "1"),
+            ("/x/7", "2"),
+            ("/x/7?q=1", "1"),
+            ("/x/%37", "1"),
+        ] {
+            assert_eq!(
+                larder.get_with(target, &[("Foo", value)]).is_hit(),
+                hit,
+                "{target} {value}"
+            );
+        }
+    };
+    for method in ["POST", "PUT", "DELETE", "M-SEARCH", "FOO"] {
+        reads(false);
+        reads(true);
+        assert_eq!(larder.write(method, "/x/7").status, 303);
+    }
+    reads(false);
+}
+
+fn a_success_drops_what_location_and_content_location_name(store: &str) {
+    let (_origin, larder) = start(store, "", |asked| match asked.target.as_str() {
+        "/make" => origin::status(201, "")
+            .field("Location", "/made/1")
+            .field("Content-Location", "http://elsewhere.example.org/made/2"),
+        _ => fresh("[]"),
+    });
+    for target in ["/made/1", "/made/2"] {
+        larder.get(target);
+    }
+    larder.write("POST", "/make");
+    assert!(!larder.get("/made/1").is_hit());
+    assert!(larder.get("/made/2").is_hit(), "of another origin");
+}
+
+fn a_success_drops_the_groups_that_it_names(store: &str) {
+    let (_origin, larder) = start(store, "", |asked| {
+        match (asked.method.as_str(), asked.target.as_str()) {
+            ("POST", _) => {
+                origin::status(200, "").field("Cache-Group-Invalidation", "\"a b\", \"c\"")
+            }
+            (_, "/in") => fresh("[]").field("Cache-Groups", "\"x\", \"a b\""),
+            (_, "/also") => fresh("[]")
+                .field("Cache-Groups", "\"c\"")
+                .field("Vary", "Foo"),
+            _ => fresh("[]").field("Cache-Groups", "\"x\""),
+        }
+    });
+    let kept = |target| {
+        eventually("it is known in which groups it is", || {
+            larder.get(target).is_hit()
+        })
+    };
+    for target in ["/in", "/also", "/out"] {
+        kept(target);
+    }
+    larder.write("POST", "/elsewhere");
+    assert!(!larder.get("/in").is_hit() && !larder.get("/also").is_hit());
+    assert!(larder.get("/out").is_hit());
+    kept("/in");
+}
+
+fn the_answer_to_a_post_stands_for_later_gets_if_it_says_so(store: &str) {
+    let (origin, larder) = start(store, "", |asked| {
+        match (asked.method.as_str(), asked.target.as_str()) {
+            ("POST", "/said") => fresh("by POST").field("Content-Location", "/said"),
+            ("POST", "/other") => fresh("by POST").field("Content-Location", "/said"),
+            ("POST", _) => fresh("by POST"),
+            _ => fresh("by GET"),
+        }
+    });
+    for target in ["/said", "/unsaid", "/other"] {
+        larder.get(target);
+        assert!(larder.get(target).is_hit());
+        assert_eq!(larder.request("POST", target, &[], b"a").text(), "by POST");
+    }
+    assert_eq!(
+        larder.get("/said").text(),
+        "by GET",
+        "the last POST named it"
+    );
+    larder.request("POST", "/said", &[], b"a");
+    let hit = larder.get("/said");
+    assert!(hit.is_hit() && hit.text() == "by POST", "{hit:?}");
+    assert_eq!(larder.get("/unsaid").text(), "by GET");
+    larder.write("PUT", "/said");
+    assert_eq!(larder.get("/said").text(), "by GET");
+    assert_eq!(origin.count_of("POST"), 4);
+}
+
+fn the_answer_to_a_post_is_not_kept_beside_another_write(store: &str) {
+    let (gate, other) = (Gate::new(), Gate::new());
+    let (behind, beside) = (gate.clone(), other.clone());
+    let (origin, larder) = start(store, "", move |asked| {
+        match (asked.method.as_str(), asked.fields.has("slow")) {
+            ("POST", true) => fresh("old").field("Content-Location", "/").behind(&behind),
+            ("POST", false) => fresh("new").field("Content-Location", "/").behind(&beside),
+            _ => fresh("asked"),
+        }
+    });
+    larder.get("/");
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| larder.request("POST", "/", &[("Slow", "1")], b"a"));
+        origin.wait_for(2);
+        let quick = scope.spawn(|| larder.request("POST", "/", &[], b"a"));
+        origin.wait_for(3);
+        other.open();
+        assert_eq!(quick.join().unwrap().text(), "new");
+        gate.open();
+        assert_eq!(slow.join().unwrap().text(), "old");
+    });
+    assert_eq!(
+        larder.get("/").text(),
+        "asked",
+        "neither knows which was the last"
+    );
+}
+
+fn a_failure_drops_nothing_and_a_lost_answer_drops(store: &str) {
+    let (_origin, larder) = start(store, "", |asked| {
+        match (asked.method.as_str(), asked.fields.get("status")) {
+            ("GET", _) => fresh("[]"),
+            (_, Some(status)) => origin::status(status.parse().unwrap(), ""),
+            (_, None) => origin::hang_up(),
+        }
+    });
+    larder.get("/x");
+    for status in ["400", "404", "409", "500", "501"] {
+        larder.request("POST", "/x", &[("Status", status)], b"a");
+        assert!(larder.get("/x").is_hit(), "{status}");
+    }
+    larder.request("POST", "/x", &[("Status", "503")], b"a");
+    assert!(!larder.get("/x").is_hit(), "it may have been done");
+    larder.get("/y");
+    larder.write("POST", "/y");
+    assert!(!larder.get("/y").is_hit(), "it may have been done");
+}
+
+fn an_answer_to_authorization_is_shared_only_where_the_origin_says_so(store: &str) {
+    let (origin, larder) = start(store, "", |asked| match asked.target.as_str() {
+        "/said" => fresh("[]").field("Cache-Control", "public"),
+        _ => fresh("[]"),
+    });
+    let with = [("Authorization", "Token a")];
+    larder.get_with("/own", &with);
+    let other = larder.get_with("/own", &[("Authorization", "Token b")]);
+    assert!(
+        other.cache_status().contains("detail=authorization"),
+        "{other:?}"
+    );
+    assert_eq!(origin.last().fields.get("authorization"), Some("Token b"));
+    larder.get_with("/said", &with);
+    assert!(larder.get("/said").is_hit());
+}
+
+fn a_set_cookie_is_not_kept_unless_the_route_says_so(store: &str) {
+    for (more, kept) in [("", false), ("keep_set_cookie: true", true)] {
+        let (_origin, larder) = start(store, more, |_| fresh("[]").field("Set-Cookie", "a=b"));
+        let first = larder.get("/");
+        assert_eq!(first.field("set-cookie"), Some("a=b"));
+        assert_eq!(larder.get("/").is_hit(), kept);
+    }
+}
+
+fn a_client_may_ask_for_less_than_fresh_unless_the_route_says_no(store: &str) {
+    for (more, heeded) in [("", true), ("honour_client_directives: false", false)] {
+        let (_origin, larder) = start(store, more, |_| fresh("[]").field("Age", "10"));
+        larder.get("/");
+        for asks in ["no-cache", "no-store", "max-age=5", "min-fresh=55"] {
+            let answer = larder.get_with("/", &[("Cache-Control", asks)]);
+            assert_eq!(answer.is_hit(), !heeded, "{more} {asks}");
+        }
+        assert_eq!(
+            larder.get_with("/", &[("Pragma", "no-cache")]).is_hit(),
+            !heeded
+        );
+        let absent = larder.get_with("/absent", &[("Cache-Control", "only-if-cached")]);
+        assert_eq!(absent.status == 504, heeded);
+    }
+}
+
+fn a_head_is_answered_from_a_get_and_freshens_it(store: &str) {
+    let (origin, larder) = start(store, "", |asked| match asked.method.as_str() {
+        "HEAD" => fresh("body").field("X-Seen", "by HEAD"),
+        _ => stale("body").field("ETag", "\"a\""),
+    });
+    larder.get("/");
+    let head = larder.request("HEAD", "/", &[], b"");
+    assert_eq!(
+        (origin.last().method.as_str(), head.field("x-seen")),
+        ("HEAD", Some("by HEAD"))
+    );
+    let hit = larder.get("/");
+    assert!(hit.is_hit() && hit.text() == "body", "{hit:?}");
+    assert_eq!(hit.field("x-seen"), Some("by HEAD"));
+    let head = larder.request("HEAD", "/", &[], b"");
+    assert!(
+        head.is_hit() && head.field("content-length") == Some("4"),
+        "{head:?}"
+    );
+    assert_eq!(origin.count(), 2);
+}
+
+fn a_head_that_contradicts_makes_stale(store: &str) {
+    let (origin, larder) = start(store, "", |asked| match asked.method.as_str() {
+        "HEAD" => fresh("body").field("ETag", "\"b\""),
+        _ => fresh("body").field("ETag", "\"a\""),
+    });
+    larder.get("/");
+    let wants = [("Cache-Control", "no-cache")];
+    larder.request("HEAD", "/", &wants, b"");
+    let again = larder.get("/");
+    assert!(!again.is_hit(), "{again:?}");
+    assert_eq!(origin.last().fields.get("if-none-match"), Some("\"a\""));
+}
+
+fn a_part_is_kept_apart_and_completed(store: &str) {
+    let (origin, larder) = start(store, "keep_parts: true", |asked| {
+        let part = |body: &str, range: &str| {
+            origin::status(206, body)
+                .field("Cache-Control", "max-age=60")
+                .field("ETag", "\"a\"")
+                .field("Content-Range", range)
+        };
+        match asked.fields.get("range") {
+            Some("bytes=0-4") => part("01234", "bytes 0-4/10"),
+            Some("bytes=5-") => part("56789", "bytes 5-9/10"),
+            _ => fresh("0123456789").field("ETag", "\"a\""),
+        }
+    });
+    let range = |range| larder.get_with("/", &[("Range", range)]);
+    assert_eq!(range("bytes=0-4").status, 206);
+    let inside = range("bytes=1-2");
+    assert!(inside.is_hit(), "{inside:?}");
+    assert_eq!((inside.status, inside.text()), (206, "12".to_owned()));
+    assert_eq!(inside.field("content-range"), Some("bytes 1-2/10"));
+    let whole = larder.get("/");
+    assert_eq!((whole.status, whole.text()), (200, "0123456789".to_owned()));
+    let asked = origin.last();
+    assert_eq!(
+        (asked.fields.get("range"), asked.fields.get("if-range")),
+        (Some("bytes=5-"), Some("\"a\""))
+    );
+    let hit = larder.get("/");
+    assert!(
+        hit.is_hit() && hit.text() == "0123456789" && !hit.fields.has("content-range"),
+        "{hit:?}"
+    );
+    assert_eq!(origin.count(), 2);
+}
+
+fn concurrent_misses_make_one_request(store: &str) {
+    let gate = Gate::new();
+    let behind = gate.clone();
+    let (origin, larder) = start(store, "", move |_| fresh("[]").behind(&behind));
+    let answers: Vec<Answer> = thread::scope(|scope| {
+        let asking: Vec<_> = (0..6).map(|_| scope.spawn(|| larder.get("/"))).collect();
+        origin.wait_for(1);
+        gate.open();
+        asking
+            .into_iter()
+            .map(|asking| asking.join().unwrap())
+            .collect()
+    });
+    assert!(answers.iter().all(|answer| answer.text() == "[]"));
+    assert_eq!(origin.count(), 1);
+}
+
+fn what_breaks_off_or_is_too_large_is_passed_on_and_not_kept(store: &str) {
+    let (origin, larder) = start(store, "max_body: 1KiB", |asked| {
+        match asked.target.as_str() {
+            "/large" => origin::huge(4096)
+                .field("Cache-Control", "max-age=60")
+                .chunked(),
+            "/announced" => origin::huge(4096).field("Cache-Control", "max-age=60"),
+            _ => fresh("0123456789").cut_after(5),
+        }
+    });
+    for target in ["/large", "/announced"] {
+        for _ in 0..2 {
+            let answer = larder.get(target);
+            assert!(
+                answer.is_complete_success() && !answer.is_hit(),
+                "{target} {answer:?}"
+            );
+        }
+    }
+    for _ in 0..2 {
+        assert!(!larder.get("/cut").is_complete_success());
+    }
+    assert_eq!(origin.count(), 6);
+}
+
+fn a_purge_by_hand_drops_all_that_a_route_keeps(store: &str) {
+    let (_origin, larder) = start(store, "", |_| fresh("[]"));
+    for target in ["/a", "/b?c"] {
+        larder.get(target);
+        assert!(larder.get(target).is_hit());
+    }
+    larder.purge(&["http:*"]);
+    for target in ["/a", "/b?c"] {
+        assert!(!larder.get(target).is_hit(), "{target}");
+    }
+}
+
+fn fresh(body: &str) -> origin::Answer {
+    origin::status(200, body).field("Cache-Control", "max-age=60")
+}
+
+/// Already past its time as it comes, so that no test waits for that.
+fn stale(body: &str) -> origin::Answer {
+    fresh(body)
+        .field("Age", "100")
+        .field("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")
+}
+
+/// Larder before such an origin, obeying it on every path, with `more` on its routes.
+fn start(
+    store: &str,
+    more: &str,
+    script: impl Fn(&origin::Request) -> origin::Answer + Send + Sync + 'static,
+) -> (Origin, Larder) {
+    let origin = Origin::start(script);
+    let more = if more.is_empty() {
+        String::new()
+    } else {
+        format!("    {more}\n")
+    };
+    let larder = Larder::start(format!(
+        "upstream: {}\nstore: {{url: \"{store}\", database: 1, prefix: t}}\nmethods: any\nroutes:\n  - path: /\n    policy: http\n{more}  - path: \"/<path:rest>\"\n    policy: http\n{more}",
+        origin.url()
+    ));
+    (origin, larder)
+}
