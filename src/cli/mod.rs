@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod explain;
 pub mod health;
 pub mod serve;
+pub mod warm;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,8 @@ enum Command {
     Purge(by_hand::Purge),
     /// List the keys in the store
     Keys(by_hand::Keys),
+    /// Ask a running instance for what is about to be wanted, so that its first reader is given a hit
+    Warm(warm::Arguments),
     /// Ask a running instance whether it is well; exit status 0 if so
     Health(health::Arguments),
 }
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Set(arguments) => by_hand::set(&arguments),
         Command::Purge(arguments) => by_hand::purge(&arguments),
         Command::Keys(arguments) => by_hand::keys(&arguments),
+        Command::Warm(arguments) => warm::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
     };
     match done {
