@@ -195,6 +195,7 @@ fn client(target: &'static str, fields: HeaderMap) -> Client {
         target: take(&Uri::from_static(target), &fields),
         via: forwarded::read(&fields, None, &[]),
         fields,
+        interim: None,
     }
 }
 

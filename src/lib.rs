@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod config;
 
+pub mod interim;
 pub mod server;
 pub mod tls;
 

@@ -34,6 +34,7 @@ use crate::coherence::{Coherence, StateKey, States};
 use crate::config::{Config, Methods, Policy, Route};
 use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
+use crate::interim::Turn;
 use crate::message::forwarded::{self, Via};
 use crate::message::target::{self, TargetUri};
 use crate::reply::{self, Reply};
@@ -95,6 +96,8 @@ pub struct Client {
     pub target: TargetUri,
     pub fields: HeaderMap,
     pub via: Via,
+    /// Where interim answers to it go.
+    pub interim: Option<Turn>,
 }
 
 impl Client {
@@ -129,6 +132,7 @@ impl Proxy {
         &self,
         request: Request<Incoming>,
         peer: Option<IpAddr>,
+        interim: Option<Turn>,
     ) -> Response<ReplyBody> {
         let setup = self.setup();
         let (mut route, access_log) = (None, setup.config.logs.access);
@@ -136,7 +140,10 @@ impl Proxy {
             let path = request.uri().path().to_owned();
             (clock::stopwatch(), request.method().clone(), path)
         });
-        let reply = match self.answer(&setup, request, peer, &mut route).await {
+        let reply = match self
+            .answer(&setup, request, (peer, interim), &mut route)
+            .await
+        {
             Ok(reply) => reply,
             Err(error) => reply::error(error),
         };
@@ -151,10 +158,11 @@ impl Proxy {
         &self,
         setup: &Arc<Setup>,
         request: Request<Incoming>,
-        peer: Option<IpAddr>,
+        (peer, interim): (Option<IpAddr>, Option<Turn>),
         route: &mut Option<usize>,
     ) -> Result<Reply, Error> {
-        let (client, content) = accept(&setup.config, request, peer)?;
+        let (mut client, content) = accept(&setup.config, request, peer)?;
+        client.interim = interim;
         match plan::plan(
             &setup.config,
             &client.method,
@@ -263,6 +271,7 @@ pub fn accept<C: Body>(
             target,
             fields: head.headers,
             via,
+            interim: None,
         },
         content,
     ))

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::body::{Broken, ContentError, Progress, RequestBody, Silence};
 use crate::config::{Upstream as Settings, UpstreamAddress};
 use crate::error::UpstreamFailure;
+use crate::interim::Turn;
 use crate::message::target::ForwardUri;
 
 /// A slow reader must not have us buffer much of an answer.
@@ -56,6 +57,8 @@ pub struct Outgoing {
     pub target: ForwardUri,
     pub fields: HeaderMap,
     pub body: RequestBody,
+    /// Where interim answers go, if anywhere.
+    pub interim: Option<Turn>,
 }
 
 impl Upstream {
@@ -148,6 +151,7 @@ impl Upstream {
             target,
             fields,
             body,
+            interim,
         } = request;
         let build = |body: RequestBody| {
             let mut request = Request::new(body);
@@ -157,6 +161,11 @@ impl Upstream {
                 .parse()
                 .map_err(|_| UpstreamFailure::Malformed)?;
             *request.headers_mut() = fields.clone();
+            if let Some(turn) = interim.clone() {
+                hyper::ext::on_informational(&mut request, move |answer| {
+                    turn.send(answer.status(), answer.headers());
+                });
+            }
             Ok::<_, UpstreamFailure>(request)
         };
         let mut request = build(body)?;

@@ -527,7 +527,7 @@ fn redis_fails_over_to_a_replica_that_missed_writes(seed: u64) -> usize {
                 relay.becomes(Way::Open);
             }
             world.all_are_back();
-            stage.sees_hits();
+            stage.sees_hits_after_old_holds();
         }
         stage.sees_written();
         stage.sees_hits();

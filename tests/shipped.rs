@@ -3,12 +3,13 @@
 mod support;
 
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::client::{Answer, Connection};
-use support::eventually;
 use support::larder::{Larder, Output, command};
 use support::origin::{self, Origin};
 use support::redis::{RedisServer, signal};
+use support::{eventually, users_api};
 
 const PROXY_YAML: &str = include_str!("../proxy.yaml");
 
@@ -58,6 +59,47 @@ fn the_lines_that_the_demo_prints_show_a_miss_a_hit_a_purge_and_the_new_value() 
 
     signal("-INT", demo.0.id());
     assert_eq!(demo.0.wait().unwrap().code(), Some(0));
+}
+
+/// The lines are the README's; what each must show stands behind it.
+#[test]
+fn the_readmes_clients_see_what_the_readme_says() {
+    let readme = include_str!("../README.md");
+    let (_, block) = readme.split_once("curl -i $P").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    let written = AtomicUsize::new(0);
+    let origin = Origin::start(move |request| match request.method.as_str() {
+        "PATCH" => {
+            written.fetch_add(1, Ordering::SeqCst);
+            origin::json("{}")
+        }
+        // Another after the first write, and after the second as before.
+        _ if written.load(Ordering::SeqCst) == 1 => origin::json("[\"other\"]"),
+        _ => origin::json("[\"first\"]"),
+    });
+    let more = "key: users:list, ttl: 3s, etag: true, stale_while_revalidate: 1h";
+    let yaml = users_api(&origin, "memory:", "").replace("key: users:list", more);
+    let larder = Larder::start(yaml);
+    let proxy = format!("http://{}", larder.address());
+    let mut tag = None;
+    for line in format!("curl -i $P{block}").lines() {
+        let Some((line, expected)) = line.split_once(" # ") else {
+            continue;
+        };
+        let line = line.replace("$P", &proxy);
+        let line = line.replace("$TAG", tag.as_deref().unwrap_or("none"));
+        eventually(&format!("{line} shows {expected}"), || {
+            let answer = curl(&line);
+            let shown = format!("{} {}", answer.status, answer.cache_status());
+            if tag.is_none() {
+                tag = answer.field("etag").map(str::to_owned);
+            }
+            // The last one waits for its time; the others are right at once.
+            let right = expected.split(' ').all(|word| shown.contains(word));
+            assert!(right || expected.contains("stale"), "{line}: {shown}");
+            right
+        });
+    }
 }
 
 #[test]
@@ -143,6 +185,7 @@ fn curl(line: &str) -> Answer {
     while let Some(word) = words.next() {
         match word {
             "-i" | "-s" => {}
+            "-I" => method = "HEAD",
             "-X" => method = words.next().unwrap(),
             "-d" => body = words.next().unwrap(),
             "-H" => fields.push(words.next().unwrap().split_once(": ").unwrap()),

@@ -105,7 +105,7 @@ impl Running {
             };
             tokio::spawn(async move {
                 let _stays = &stays.0;
-                server::serve(admin, own, stays.1.clone(), move |request, _| {
+                server::serve(admin, own, stays.1.clone(), move |request, _, _| {
                     admin::answer(proxy.clone(), ended.clone(), request)
                 })
                 .await;
@@ -117,9 +117,9 @@ impl Running {
                 listener,
                 manners,
                 ended,
-                move |request, peer| {
+                move |request, peer, interim| {
                     let proxy = proxy.clone();
-                    async move { proxy.handle(request, Some(peer)).await }
+                    async move { proxy.handle(request, Some(peer), interim).await }
                 },
             ))
         };

@@ -181,6 +181,7 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
         target: ForwardUri::new(client.target.path(), asked.query.as_deref()),
         fields: sent,
         body: RequestBody::Empty,
+        interim: client.interim.clone(),
     }
 }
 
@@ -204,5 +205,6 @@ pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
         target: ForwardUri::verbatim(&client.target),
         fields: sent,
         body,
+        interim: client.interim.clone(),
     }
 }

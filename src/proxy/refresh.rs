@@ -82,7 +82,10 @@ pub fn refresh(
     let fetch = (
         setup.clone(),
         captures.clone(),
-        Arc::new(client.clone()),
+        Arc::new(Client {
+            interim: None,
+            ..client.clone()
+        }),
         asked.clone(),
     );
     tokio::spawn(async move {

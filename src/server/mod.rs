@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 
+use crate::interim::{Interim, Turn, WithInterim};
 use head_timer::HeadTimer;
 
 /// Connections that the kernel may keep for us until we accept them.
@@ -55,7 +56,7 @@ pub async fn serve<F, Answer, B>(
     mut end: watch::Receiver<bool>,
     answer: F,
 ) where
-    F: Fn(Request<Incoming>, IpAddr) -> Answer + Clone + Send + Sync + 'static,
+    F: Fn(Request<Incoming>, IpAddr, Option<Turn>) -> Answer + Clone + Send + Sync + 'static,
     Answer: Future<Output = Response<B>> + Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -82,17 +83,20 @@ pub async fn serve<F, Answer, B>(
             }
         };
         let _ = stream.set_nodelay(true);
-        let answer = answer.clone();
-        let service = service_fn(move |request| {
-            let answered = answer(request, peer.ip());
-            async move { Ok::<_, Infallible>(answered.await) }
+        let (answer, interim) = (answer.clone(), Interim::default());
+        let own = interim.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            // RFC 9110 §15.2: never to an HTTP/1.0 client.
+            let turn = (request.version() == Version::HTTP_11).then(|| own.turn());
+            let (answered, own) = (answer(request, peer.ip(), turn), own.clone());
+            async move { Ok::<_, Infallible>(own.before(answered).await) }
         });
         let connection = http1::Builder::new()
             .timer(HeadTimer::default())
             .header_read_timeout(manners.header_timeout)
             .max_headers(manners.fields)
             .max_buf_size(manners.head.max(8 * 1024))
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             let _place = place;

@@ -12,7 +12,6 @@
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -25,7 +24,7 @@ if (!profile || !suite) {
   console.error('usage: CACHE_TESTS=checkout node tests/conformance/run.mjs tests/profiles/http.yaml [TEST-ID…]')
   process.exit(64)
 }
-const larder = process.env.LARDER ?? ['release', 'debug'].map(made => `target/${made}/larder`).find(existsSync)
+const larder = process.env.LARDER ?? 'target/debug/larder'
 const of = path => import(pathToFileURL(join(resolve(suite), path)))
 const all = (await of('tests/index.mjs')).default
 const { runTests, getResults } = await of('test-engine/client/runner.mjs')

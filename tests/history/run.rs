@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::record::{Act, History, Id, Moment, Operation, Outcome, Target};
-use super::support::{PATIENCE, eventually};
+use super::support::{PATIENCE, eventually, within};
 use super::users::{Dice, ROLES, USERS};
 
 /// What answers: a few instances of something in front of the users.
@@ -148,6 +148,15 @@ impl Stage {
 
     pub fn sees_hits(&self) {
         self.grows("there are hits", &self.hits, 20);
+    }
+
+    /// The store may have come back with the hold of a write that had ended elsewhere, of all users even: what it holds
+    /// is not kept until the hold's minute is over.
+    pub fn sees_hits_after_old_holds(&self) {
+        let goal = self.hits.load(Ordering::Relaxed) + 20;
+        within(Duration::from_secs(90), "there are hits", || {
+            self.hits.load(Ordering::Relaxed) >= goal
+        });
     }
 
     pub fn sees_reads(&self) {

@@ -22,12 +22,18 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until `condition` holds; a test that never gets there fails with `what` it waited for.
 #[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    within(PATIENCE, what, condition);
+}
+
+/// As `eventually`, for what may rightly take longer.
+#[track_caller]
+pub fn within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(
-            start.elapsed() < PATIENCE,
-            "waited {PATIENCE:?} in vain until {what}"
+            start.elapsed() < patience,
+            "waited {patience:?} in vain until {what}"
         );
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -54,6 +54,7 @@ pub struct Answer {
     delay: Duration,
     gate: Option<Gate>,
     end: End,
+    early: Vec<u8>,
 }
 
 #[derive(Clone)]
@@ -126,6 +127,7 @@ pub fn raw(bytes: impl AsRef<[u8]>) -> Answer {
         delay: Duration::ZERO,
         gate: None,
         end: End::Close,
+        early: Vec::new(),
     }
 }
 
@@ -136,6 +138,7 @@ pub fn hang_up() -> Answer {
         delay: Duration::ZERO,
         gate: None,
         end: End::Close,
+        early: Vec::new(),
     }
 }
 
@@ -153,6 +156,7 @@ fn answer(status: u16, body: Body) -> Answer {
         delay: Duration::ZERO,
         gate: None,
         end: End::KeepAlive,
+        early: Vec::new(),
     }
 }
 
@@ -227,6 +231,12 @@ impl Answer {
 
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
+        self
+    }
+
+    /// These bytes come at once, before any delay or gate: interim answers.
+    pub fn early(mut self, bytes: &str) -> Self {
+        self.early = bytes.as_bytes().to_vec();
         self
     }
 
@@ -510,6 +520,10 @@ fn serve(socket: &Socket, connection: usize, shared: &Shared) -> End {
         }
 
         let answer = (shared.script)(&request);
+        let mut early = socket;
+        if early.write_all(&answer.early).is_err() {
+            break;
+        }
         thread::sleep(answer.delay);
         if let Some(gate) = &answer.gate {
             gate.wait();
