@@ -286,6 +286,86 @@ fn patch_drops_the_user_and_every_list() {
     a_write_keeps_only(&[EIGHT], &rename(SEVEN).by(&admin()), 200);
 }
 
+/// Whoever pages, filters, searches and sorts has a list of its own, and a write of one user drops them all, at the cost
+/// of dropping one.
+#[test]
+fn one_write_drops_two_hundred_lists_of_three_credentials_at_the_cost_of_one() {
+    let stage = Stage::open(Variant::Open);
+    let larder = stage.larder();
+    let readers = [
+        Credential::Anonymous,
+        Credential::token("student07"),
+        stage.session("teacher"),
+    ];
+    let lists = two_hundred_lists();
+    let read = |list: &str, reader: &Credential| get(list).by(reader).to(larder.port);
+    let write = |name: &str| {
+        let write = patch(SEVEN).by(&admin());
+        let write = write.json(&json!({"first_name": name}));
+        stage.store_commands(|| assert_eq!(write.to(larder.port).status, 200))
+    };
+
+    // Once before, so that the scripts are known to the store.
+    write(&a_new_name());
+    read(&lists[0], &readers[0]);
+    assert!(read(&lists[0], &readers[0]).is_hit());
+    let old = a_new_name();
+    let ((), of_one) = write(&old);
+
+    let names = |body: &[u8], name: &str| {
+        String::from_utf8_lossy(body).contains(&format!("\"first_name\":\"{name}\""))
+    };
+    let mut with_the_old_row = 0;
+    for list in &lists {
+        for reader in &readers {
+            read(list, reader);
+            let kept = read(list, reader);
+            assert!(kept.is_hit(), "{list} for {reader:?}: {kept:?}");
+            with_the_old_row += usize::from(names(&kept.body, &old));
+        }
+    }
+    assert!(with_the_old_row >= 100, "{with_the_old_row}");
+
+    let new = a_new_name();
+    let ((), of_all) = write(&new);
+    println!("one PATCH with 1 copy: {of_one:?}; with 600: {of_all:?}");
+    assert_eq!(of_one, of_all);
+
+    let mut with_the_new_row = 0;
+    for list in &lists {
+        for reader in &readers {
+            let answer = read(list, reader);
+            assert!(!answer.is_hit(), "{list} for {reader:?}: {answer:?}");
+            assert!(
+                !names(&answer.body, &old),
+                "{list} for {reader:?}: {answer:?}"
+            );
+            let truth = get(list).by(reader).to(stage.django);
+            assert_eq!(answer.body, truth.body, "{list} for {reader:?}");
+            with_the_new_row += usize::from(names(&answer.body, &new));
+        }
+    }
+    assert!(with_the_new_row >= 100, "{with_the_new_row}");
+}
+
+/// `page`, `page_size`, `role`, `search` and `ordering` in combination; each has the page.
+fn two_hundred_lists() -> Vec<String> {
+    let mut lists = Vec::new();
+    for narrowed in ["", "&role=student", "&search=a", "&role=student&search=a"] {
+        for ordering in ["username", "-username", "first_name", "-last_name", "-role"] {
+            for size in 8..13 {
+                for page in [1, 2] {
+                    lists.push(format!(
+                        "/api/users/?page={page}&page_size={size}{narrowed}&ordering={ordering}"
+                    ));
+                }
+            }
+        }
+    }
+    assert_eq!(lists.len(), 200);
+    lists
+}
+
 #[test]
 fn put_drops_the_user_and_every_list() {
     let whole = json!({"username": "student07", "first_name": a_new_name(), "role": "student"});
@@ -1074,6 +1154,198 @@ fn each_origin_is_answered_with_its_own_cors_fields() {
                 assert!(pass < 2 || answer.is_hit(), "{origin:?}: {answer:?}");
             }
         }
+    }
+}
+
+#[test]
+fn a_list_is_kept_in_each_language_for_each_origin() {
+    let stage = Stage::open(Variant::Open);
+    let larder = stage.larder();
+    let list = "/api/users/?page_size=20&ordering=username";
+    for pass in 0..3 {
+        for (language, role) in [("de", "Schüler"), ("ru", "Ученик"), ("en", "Student")] {
+            for origin in [
+                "https://app.example.org",
+                "https://school.example.org",
+                "https://evil.example",
+            ] {
+                let asked = get(list)
+                    .field("Accept-Language", language)
+                    .field("Origin", origin);
+                let (answer, truth) = (asked.to(larder.port), asked.to(stage.django));
+                let what = format!("{language} for {origin}: {answer:?}");
+                let allowed = Some(origin).filter(|origin| origin.ends_with(".example.org"));
+                assert_eq!(
+                    answer.field("access-control-allow-origin"),
+                    allowed,
+                    "{what}"
+                );
+                assert_eq!(answer.field("content-language"), Some(language), "{what}");
+                let shown = answer.json();
+                let shown = shown["results"].as_array().unwrap();
+                assert!(
+                    shown.iter().any(|user| user["role_display"] == role),
+                    "{what}"
+                );
+                assert_eq!(answer.body, truth.body, "{what}");
+                // The first copy may have been stored before the route was known to vary.
+                assert!(pass < 2 || answer.is_hit(), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_family_at_its_cap_is_answered_rightly_keeps_its_plain_list_and_says_so_once() {
+    let stage = Stage::open(Variant::Open);
+    let larder = stage.larder_with(|file| file + "\nlimits: {copies: 5}\n");
+    get("/api/users/").to(larder.port);
+    for size in 1..=9 {
+        let list = format!("/api/users/?page_size={size}");
+        let (first, again) = (get(&list).to(larder.port), get(&list).to(larder.port));
+        for answer in [&first, &again] {
+            assert_eq!(answer.body, get(&list).to(stage.django).body, "{list}");
+        }
+        let is_kept = size <= 5;
+        assert_eq!(
+            (first.is_stored(), again.is_hit()),
+            (is_kept, is_kept),
+            "{list}"
+        );
+        for answer in [&first, &again] {
+            let says = answer.cache_status().contains("detail=too-many-copies");
+            assert_eq!(says, !is_kept, "{list}: {answer:?}");
+        }
+    }
+    assert!(get("/api/users/").to(larder.port).is_hit());
+    assert!(get("/api/users/?page_size=5").to(larder.port).is_hit());
+    let said = larder.logged("as many copies as `limits.copies` allows");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("users:list"), "{said:?}");
+
+    // What is not kept is not stale either.
+    assert_eq!(rename(SEVEN).by(&admin()).to(larder.port).status, 200);
+    for list in [
+        "/api/users/",
+        "/api/users/?page_size=5",
+        "/api/users/?page_size=9",
+    ] {
+        let answer = get(list).to(larder.port);
+        assert_eq!(answer.body, get(list).to(stage.django).body, "{list}");
+    }
+}
+
+#[test]
+fn a_parameter_that_the_route_does_not_list_is_treated_as_the_route_says() {
+    let stage = Stage::open(Variant::Open);
+    let larder = |other: &str| {
+        stage.larder_with(|file| {
+            let query = format!("    query: {{allow: [page, page_size], other: {other}}}\n");
+            let edited = file.replace("key: users:list\n", &format!("key: users:list\n{query}"));
+            assert_ne!(file, edited);
+            edited
+        })
+    };
+    let listed = "/api/users/?page=2&page_size=5";
+    let tracked = |by: &str| format!("/api/users/?page=2&{by}&page_size=5");
+    // In this order: the pairs of a fill are sorted.
+    let truth = get(listed).to(stage.django).body;
+    let is_kept = |larder: &Larder| {
+        get(listed).to(larder.port);
+        let answer = get(listed).to(larder.port);
+        assert!(answer.is_hit() && answer.body == truth, "{answer:?}");
+    };
+
+    let ignoring = larder("ignore");
+    let (answer, reached) =
+        stage.reaching_django(|| get(&tracked("utm_source=mail")).to(ignoring.port));
+    assert!(answer.is_stored() && answer.body == truth, "{answer:?}");
+    assert_eq!(reached[0]["target"], listed);
+    let (answer, reached) =
+        stage.reaching_django(|| get(&tracked("utm_source=chat&fbclid=1")).to(ignoring.port));
+    assert!(answer.is_hit() && answer.body == truth, "{answer:?}");
+    assert!(reached.is_empty(), "{reached:?}");
+    is_kept(&ignoring);
+
+    let bypassing = larder("bypass");
+    for _ in 0..2 {
+        let searched = tracked("search=student07");
+        let (answer, reached) = stage.reaching_django(|| get(&searched).to(bypassing.port));
+        assert_eq!(
+            answer.cache_status(),
+            "larder; fwd=bypass; fwd-status=404; detail=parameter"
+        );
+        assert_eq!(reached[0]["target"], searched);
+        let ordered = tracked("ordering=-username");
+        let answer = get(&ordered).to(bypassing.port);
+        assert!(!answer.is_hit() && !answer.is_stored(), "{answer:?}");
+        assert_eq!(answer.json(), get(&ordered).to(stage.django).json());
+    }
+    is_kept(&bypassing);
+
+    let rejecting = larder("reject");
+    let (answer, reached) =
+        stage.reaching_django(|| get(&tracked("search=student07")).to(rejecting.port));
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(
+        answer.cache_status().contains("detail=refused"),
+        "{answer:?}"
+    );
+    assert!(reached.is_empty(), "{reached:?}");
+    is_kept(&rejecting);
+}
+
+#[test]
+fn a_list_that_varies_by_what_the_key_does_not_hold_is_not_kept_until_the_route_names_it() {
+    let stage = Stage::open(Variant::Tenants);
+    let ask = |tenant: &str, larder: &Larder| {
+        let answer = get("/api/users/?page_size=5")
+            .field("X-Tenant", tenant)
+            .to(larder.port);
+        assert_eq!(answer.field("x-for-tenant"), Some(tenant), "{answer:?}");
+        answer
+    };
+    let larder = stage.larder();
+    // Also what was asked without it: it may not be kept for those who will ask with it.
+    for _ in 0..2 {
+        for answer in [
+            ask("north", &larder),
+            ask("south", &larder),
+            get("/api/users/?page_size=5").to(larder.port),
+        ] {
+            assert!(!answer.is_hit() && !answer.is_stored(), "{answer:?}");
+            assert!(
+                answer.cache_status().contains("detail=vary-unkeyed"),
+                "{answer:?}"
+            );
+        }
+    }
+    let said = larder.logged("add `vary: [x-tenant]` to the route");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("/api/users/"), "{said:?}");
+
+    let splitting = stage.larder_with(|file| {
+        let edited = file.replace(
+            "key: users:list\n",
+            "key: users:list\n    vary: [X-Tenant]\n",
+        );
+        assert_ne!(file, edited);
+        edited
+    });
+    for pass in 0..3 {
+        for tenant in ["north", "south"] {
+            let answer = ask(tenant, &splitting);
+            // The first copy may have been stored before the route was known to vary by language as well.
+            assert!(pass < 2 || answer.is_hit(), "{answer:?}");
+        }
+    }
+    let write = rename(SEVEN).by(&admin()).field("X-Tenant", "north");
+    assert_eq!(write.to(splitting.port).status, 200);
+    for tenant in ["north", "south"] {
+        assert!(
+            !ask(tenant, &splitting).is_hit(),
+            "{tenant} outlived the write"
+        );
     }
 }
 

@@ -245,6 +245,131 @@ mod tests {
         );
     }
 
+    const TOOK: Duration = Duration::from_millis(300);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const KEYS: u64 = 1_000;
+
+    /// What the origin and the readers see of a day.
+    struct Day {
+        /// Fetches in each of its minutes.
+        fetches: Vec<u64>,
+        /// Reads that a copy too stale to be served met.
+        waited: u64,
+    }
+
+    impl Day {
+        /// The most that a minute after the first fill had.
+        fn busiest(&self) -> u64 {
+            *self.fetches[1..].iter().max().unwrap()
+        }
+    }
+
+    /// All keys are fetched at midnight for an hour, and then each is read once in `every`; the origin takes `TOOK`.
+    fn day(every: Duration, jitter: f64, terms: Terms) -> Day {
+        let mut day = Day {
+            fetches: vec![0; 24 * 60 + 1],
+            waited: 0,
+        };
+        let mut random = 0_u64;
+        let mut draw = || {
+            // SplitMix64: the same day in every run.
+            random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (random ^ (random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        };
+        for _ in 0..KEYS {
+            let mut copy = stored("", HOUR, TOOK);
+            let mut began = Duration::ZERO;
+            while began < DAY {
+                day.fetches[began.as_secs() as usize / 60] += 1;
+                let arrived = began + TOOK;
+                let mut now = began + every;
+                // The old copy is all there is until then; of the first fetch, there is none.
+                while now < arrived && !began.is_zero() {
+                    day.waited +=
+                        u64::from(reuse(&copy, terms, then(now), &mut draw) == Reuse::Validate);
+                    now += every;
+                }
+                copy.response_time = then(arrived);
+                copy.lifetime = jittered(HOUR, jitter, draw());
+                // Nothing is due earlier than this (`is_due`), and the reads until then need not be made.
+                let dull = (arrived + copy.lifetime - TOOK * 45).saturating_sub(now);
+                now += every * (dull.as_micros() / every.as_micros()) as u32;
+                loop {
+                    match reuse(&copy, terms, then(now), &mut draw) {
+                        Reuse::Serve { .. } => now += every,
+                        Reuse::Refresh { .. } | Reuse::ServeStale { .. } => break,
+                        Reuse::Validate => {
+                            day.waited += 1;
+                            break;
+                        }
+                    }
+                }
+                began = now;
+            }
+        }
+        day
+    }
+
+    fn then(since_midnight: Duration) -> Timestamp {
+        Timestamp::from_micros(since_midnight.as_micros() as u64)
+    }
+
+    #[test]
+    fn without_jitter_what_was_stored_together_is_fetched_together_every_hour_of_the_day() {
+        let day = day(SECOND, 0.0, Terms::default());
+        for (minute, fetches) in day.fetches.iter().enumerate() {
+            let at_the_hour = minute % 60 == 0 && minute < 24 * 60;
+            assert_eq!(*fetches, if at_the_hour { KEYS } else { 0 }, "{minute}");
+        }
+    }
+
+    /// Twelve minutes are the window: a fifth of an hour.
+    #[test]
+    fn with_jitter_and_early_refresh_no_minute_of_the_day_is_a_spike_and_no_read_waits() {
+        let terms = Terms {
+            early_refresh: true,
+            ..Terms::default()
+        };
+        let day = day(SECOND / 200, 0.2, terms);
+        assert_eq!(day.fetches[0], KEYS);
+        assert!(day.busiest() <= KEYS * 3 / 2 / 12, "{}", day.busiest());
+        assert_eq!(day.waited, 0);
+    }
+
+    /// Early refresh is for what is read many times while a fetch takes. Of what is read once a second, most copies
+    /// expire between two reads; `stale_while_revalidate` is what spares those.
+    #[test]
+    fn what_is_read_seldom_never_waits_where_it_may_be_stale_meanwhile() {
+        let early = Terms {
+            early_refresh: true,
+            ..Terms::default()
+        };
+        let waiting = day(SECOND, 0.2, early);
+        let fetches: u64 = waiting.fetches.iter().sum();
+        assert!(
+            waiting.waited > fetches / 2,
+            "{} of {fetches}",
+            waiting.waited
+        );
+        let spared = day(
+            SECOND,
+            0.2,
+            Terms {
+                stale_while_revalidate: 2 * SECOND,
+                ..early
+            },
+        );
+        assert_eq!(spared.waited, 0);
+        assert!(
+            spared.busiest() <= KEYS * 3 / 2 / 12,
+            "{}",
+            spared.busiest()
+        );
+    }
+
     proptest::proptest! {
         #[test]
         fn jitter_shortens_by_no_more_than_its_part(draw: u64, part in 0.0..0.9f64) {

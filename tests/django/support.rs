@@ -1,9 +1,10 @@
 //! The stage for tests/django.rs: a Redis, a Django under gunicorn, Larder before it, and a small HTTP client.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +23,8 @@ pub enum Variant {
     Closed,
     /// UUID ids, and a sync worker, which closes every connection.
     Uuid,
+    /// Answers vary by `X-Tenant`, which no key holds by itself.
+    Tenants,
 }
 
 impl Variant {
@@ -34,6 +37,7 @@ impl Variant {
                 ("DJANGO_ETAGS", "1"),
             ],
             Self::Uuid => &[("DJANGO_UUID_IDS", "1"), ("GUNICORN_WORKER", "sync")],
+            Self::Tenants => &[("DJANGO_TENANTS", "1")],
         }
     }
 }
@@ -50,7 +54,7 @@ pub struct Stage {
 impl Stage {
     /// The stage with an empty Redis. Held until the test is over.
     pub fn open(variant: Variant) -> MutexGuard<'static, Stage> {
-        static STAGES: [OnceLock<Mutex<Stage>>; 3] = [const { OnceLock::new() }; 3];
+        static STAGES: [OnceLock<Mutex<Stage>>; 4] = [const { OnceLock::new() }; 4];
         let stage = STAGES[variant as usize].get_or_init(|| Mutex::new(Stage::start(variant)));
         // A test that failed has not harmed the stage.
         let stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,7 +134,7 @@ impl Stage {
         Larder {
             port,
             admin,
-            _process: process,
+            process,
         }
     }
 
@@ -203,6 +207,20 @@ impl Stage {
             .collect()
     }
 
+    /// The store commands that ran while `act` did, also within scripts, and how often each; without the heartbeat's.
+    pub fn store_commands<T>(&self, act: impl FnOnce() -> T) -> (T, BTreeMap<String, u64>) {
+        self.redis_cli(&["CONFIG", "RESETSTAT"]);
+        let result = act();
+        let count = |line: &String| {
+            let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            let calls = figures.split(',').next()?.parse().ok()?;
+            let counts = !matches!(name, "config|resetstat" | "info" | "ping" | "mget");
+            counts.then(|| (name.to_owned(), calls))
+        };
+        let lines = self.redis_lines(&["INFO", "commandstats"]);
+        (result, lines.iter().filter_map(count).collect())
+    }
+
     /// Puts these bytes at a key of database 1, past Larder.
     pub fn redis_set(&self, key: &str, value: &[u8]) {
         let mut cli = Command::new("redis-cli");
@@ -235,7 +253,24 @@ impl Stage {
 pub struct Larder {
     pub port: u16,
     pub admin: u16,
-    _process: Process,
+    process: Process,
+}
+
+impl Larder {
+    /// The lines of its log with these words in them, once there are any: a line may come after the answer.
+    pub fn logged(&self, words: &str) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let log = self.process.output();
+            let lines = log.lines().filter(|line| line.contains(words));
+            let found: Vec<String> = lines.map(str::to_owned).collect();
+            if !found.is_empty() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "never said: {words}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 /// A child process that never outlives this one.
@@ -299,14 +334,21 @@ impl Process {
     }
 }
 
+impl Process {
+    /// All that it has printed.
+    fn output(&self) -> String {
+        let (mut log, mut output) = (&self.log, Vec::new());
+        let _ = log.rewind().and_then(|()| log.read_to_end(&mut output));
+        String::from_utf8_lossy(&output).into_owned()
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
         if thread::panicking() {
-            let mut output = Vec::new();
-            let _ = self.log.read_to_end(&mut output);
-            eprintln!("--- {}\n{}", self.what, String::from_utf8_lossy(&output));
+            eprintln!("--- {}\n{}", self.what, self.output());
         }
     }
 }
