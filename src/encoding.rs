@@ -19,13 +19,12 @@ pub const LEAST: u64 = 200;
 /// What an encoder keeps, in bytes.
 const KEPT: u64 = 16 << 20;
 
-/// A larger body is encoded on a thread of its own: at some 50 MB/s this much takes a fraction of a millisecond.
+/// A larger body is encoded on a thread of its own, so that no other request waits for it.
 const AT_ONCE: usize = 16 << 10;
 
 /// As GZipMiddleware has it.
 const GZIP_LEVEL: u32 = 6;
 
-/// About as fast as gzip, and smaller.
 const BROTLI_QUALITY: i32 = 4;
 
 /// What a client may be sent of an answer.
