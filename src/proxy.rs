@@ -1,6 +1,7 @@
 //! The front page: a request's way, in its order.
 //! accept → route → present → look up → decide → lead or follow → forward and fill → reply
 
+pub mod cap;
 pub mod fetch;
 pub mod obey;
 pub mod pass;
@@ -10,7 +11,6 @@ pub mod read;
 pub mod refresh;
 pub mod write;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,7 +27,7 @@ use url::Url;
 
 use crate::body::{ClientBody, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::coherence::flights::Flights;
 use crate::coherence::turnstile::Turnstile;
 use crate::coherence::{Coherence, StateKey, States};
@@ -38,8 +38,8 @@ use crate::interim::Turn;
 use crate::message::forwarded::{self, Via};
 use crate::message::target::{self, TargetUri};
 use crate::reply::{self, Reply};
-use crate::route::FamilyKey;
 use crate::upstream::Upstream;
+use cap::Cap;
 use fetch::Answer;
 use plan::{By, Plan};
 use refresh::Refreshes;
@@ -68,7 +68,7 @@ pub struct Setup {
     /// Writes under way, with or without their clients.
     pub writes: TaskTracker,
     said_untrusted_https: AtomicBool,
-    copies: Mutex<HashMap<FamilyKey, (Timestamp, usize)>>,
+    pub cap: Cap,
 }
 
 /// A route at work.
@@ -338,6 +338,7 @@ impl Setup {
             .map(|route| Served::new(&config, route))
             .collect();
         Setup {
+            cap: Cap::new(config.limits.copies),
             config,
             served,
             upstream,
@@ -350,34 +351,7 @@ impl Setup {
             encoder: Encoder::default(),
             writes: TaskTracker::new(),
             said_untrusted_https: AtomicBool::new(false),
-            copies: Mutex::default(),
         }
-    }
-
-    /// Whether `may_add_copy` would say yes.
-    pub fn has_room(&self, family: &FamilyKey, ttl: Duration, now: Timestamp) -> bool {
-        self.copies.lock().get(family).is_none_or(|(since, count)| {
-            now.since(*since) >= ttl || *count < self.config.limits.copies
-        })
-    }
-
-    /// Whether this instance may store one more copy beside a family's plain one within `ttl`: a client that
-    /// makes up parameters must not fill the store.
-    pub fn may_add_copy(&self, family: &FamilyKey, ttl: Duration, now: Timestamp) -> bool {
-        let mut copies = self.copies.lock();
-        if copies.len() > 10_000 {
-            copies.retain(|_, (since, _)| now.since(*since) < ttl);
-        }
-        let (since, count) = copies.entry(family.clone()).or_insert((now, 0));
-        if now.since(*since) >= ttl {
-            (*since, *count) = (now, 0);
-        }
-        *count += 1;
-        if *count == self.config.limits.copies + 1 {
-            tracing::warn!(%family, most = self.config.limits.copies,
-                "a family has as many copies as `limits.copies` allows: no more are stored until its ttl is over");
-        }
-        *count <= self.config.limits.copies
     }
 }
 

@@ -69,6 +69,24 @@ on_both_stores! {
     a_purge_by_hand_drops_what_it_names
     an_entry_can_be_looked_at_by_hand
     the_first_route_that_matches_counts
+    a_family_at_its_cap_keeps_again_what_a_write_has_dropped
+}
+
+fn a_family_at_its_cap_keeps_again_what_a_write_has_dropped(store: &str) {
+    let (_origin, larder) = users_with(store, "limits: {copies: 2}");
+    let [one, other, third] = [1, 2, 3].map(|page| format!("/api/users/?page={page}"));
+    for _ in 0..4 {
+        for target in [&one, &other] {
+            assert!(!larder.get(target).is_hit());
+            assert!(larder.get(target).is_hit(), "{target}");
+        }
+        let beyond = larder.get(&third);
+        assert!(
+            beyond.cache_status().contains("too-many-copies"),
+            "{beyond:?}"
+        );
+        assert_eq!(larder.write("POST", LIST).status, 200);
+    }
 }
 
 fn a_miss_is_stored_and_the_next_request_is_a_hit_with_its_age(store: &str) {

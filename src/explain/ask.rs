@@ -250,7 +250,8 @@ impl Explanation {
 /// Whether the store would take one more copy. It is tried, with an empty one that lives a second.
 async fn room(setup: &Setup, served: &Served, asked: &Asked) -> Result<(), Reason> {
     let now = clock::now();
-    if asked.copy.contains('~') && !setup.has_room(&asked.family, served.route.ttl, now) {
+    let (family, ttl) = (&asked.family, served.route.ttl);
+    if asked.copy.contains('~') && !setup.cap.has_room(family, &asked.copy, ttl, now) {
         return Err(Reason::TooManyCopies);
     }
     let probe = Stored {

@@ -487,7 +487,8 @@ impl Incoming {
         if asked.copy.contains('~')
             && !fetch
                 .setup
-                .may_add_copy(&asked.family, route.ttl, clock::now())
+                .cap
+                .add(&asked.family, &asked.copy, route.ttl, clock::now())
         {
             return Err(Reason::TooManyCopies);
         }

@@ -736,10 +736,15 @@ impl Ask {
             return Err(Reason::NewGroup);
         }
         let span = copy.lifetime + keep;
-        if !self.setup.may_add_copy(&self.family, span.max(MINUTE), now) {
+        let names = copy.head.varied().to_vec();
+        let place = match names.is_empty() {
+            true => keys.own.clone(),
+            false => self.variant_key(&keys.secret, &names),
+        };
+        let cap = &self.setup.cap;
+        if !cap.add(&self.family, &place, span.max(MINUTE), now) {
             return Err(Reason::TooManyCopies);
         }
-        let names = copy.head.varied().to_vec();
         if copy.status == StatusCode::PARTIAL_CONTENT {
             return match names.is_empty() && Part::of(fields).is_some() {
                 true => {
