@@ -1,6 +1,7 @@
 //! What is kept, for whom, under which spelling, and what drops it: the users API of the shipped proxy.yaml,
 //! sentence by sentence, on the embedded store and on Redis.
 
+#[macro_use]
 mod support;
 
 use std::time::{Duration, SystemTime};
@@ -12,18 +13,6 @@ use support::{eventually, users_api};
 
 const LIST: &str = "/api/users/";
 const USER: &str = "/api/users/7/";
-
-/// Each sentence below, once for each store. One that is missing here is reported as never used.
-macro_rules! on_both_stores {
-    ($($sentence:ident)*) => {
-        mod embedded {
-            $(#[test] fn $sentence() { super::$sentence("memory:") })*
-        }
-        mod on_redis {
-            $(#[test] fn $sentence() { super::$sentence(&super::RedisServer::start().url()) })*
-        }
-    };
-}
 
 on_both_stores! {
     a_miss_is_stored_and_the_next_request_is_a_hit_with_its_age

@@ -1,6 +1,7 @@
 //! `policy: http`: the origin alone says what is kept, sentence by sentence of RFC 9111, on the embedded store and on Redis.
 //! (The public conformance suite says more of it: docs/CONFORMANCE.md.)
 
+#[macro_use]
 mod support;
 
 use std::thread;
@@ -10,18 +11,6 @@ use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
 use support::{Gate, eventually};
-
-/// Each sentence below, once for each store. One that is missing here is reported as never used.
-macro_rules! on_both_stores {
-    ($($sentence:ident)*) => {
-        mod embedded {
-            $(#[test] fn $sentence() { super::$sentence("memory:") })*
-        }
-        mod on_redis {
-            $(#[test] fn $sentence() { super::$sentence(&super::RedisServer::start().url()) })*
-        }
-    };
-}
 
 on_both_stores! {
     what_the_origin_calls_fresh_is_kept_on_any_path_and_nothing_else

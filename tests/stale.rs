@@ -1,6 +1,7 @@
 //! Stale copies and those about to become so: served while they are refreshed, in the place of an error, validated,
 //! refreshed early; answers that something is not there. RFC 5861 and RFC 9111 §4.2.4, §4.3, on both stores.
 
+#[macro_use]
 mod support;
 
 use std::sync::Arc;
@@ -16,17 +17,6 @@ use support::{Gate, eventually};
 const LIST: &str = "/api/users/";
 const USER: &str = "/api/users/7/";
 
-macro_rules! on_both_stores {
-    ($($sentence:ident)*) => {
-        mod embedded {
-            $(#[test] fn $sentence() { super::$sentence("memory:") })*
-        }
-        mod on_redis {
-            $(#[test] fn $sentence() { super::$sentence(&super::RedisServer::start().url()) })*
-        }
-    };
-}
-
 on_both_stores! {
     a_stale_copy_is_served_at_once_and_refreshed_once_in_the_background
     a_refresh_that_fails_leaves_the_copy_and_is_not_tried_again_at_once
@@ -36,7 +26,7 @@ on_both_stores! {
     a_stale_copy_does_not_stand_in_where_the_origin_forbids_it
     an_answer_that_breaks_off_before_it_was_shown_is_stood_in_for
     a_stale_copy_is_validated_with_its_own_validator_and_freshened_by_a_304
-    a_write_between_the_look_up_and_the_fetch_forbids_validation
+    what_a_write_has_invalidated_is_not_validated
     what_is_read_often_is_refreshed_before_it_expires_and_nobody_waits
     an_absence_is_kept_for_its_own_time_where_the_route_says_so
     an_absence_is_dropped_by_the_write_that_creates_the_thing
@@ -243,7 +233,7 @@ fn a_stale_copy_is_validated_with_its_own_validator_and_freshened_by_a_304(store
     assert_eq!(mine.status, 304, "{mine:?}");
 }
 
-fn a_write_between_the_look_up_and_the_fetch_forbids_validation(store: &str) {
+fn what_a_write_has_invalidated_is_not_validated(store: &str) {
     let origin = Origin::start(|request| match request.method.as_str() {
         "GET" => {
             assert!(!request.fields.has("if-none-match"), "{request:?}");

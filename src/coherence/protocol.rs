@@ -381,6 +381,37 @@ mod tests {
         Timestamp::from_micros(1_700_000_000_000_000 + seconds * 1_000_000)
     }
 
+    #[test]
+    fn a_copy_is_of_a_fetchs_own_stretch_only_if_no_state_it_names_was_written_between() {
+        let of = |names: &[(&'static str, u32)]| -> Epochs {
+            let epoch = |fresh| Epoch::new(at(0), Incarnation(1), fresh);
+            let named = names.iter();
+            named
+                .map(|(name, fresh)| (StateKey::new(*name), epoch(*fresh)))
+                .collect()
+        };
+        let (own, absence) = (of(&[("f", 1), ("all", 2)]), of(&[("list", 3)]));
+        let negative = of(&[("f", 1), ("all", 2), ("list", 3)]);
+        assert!(same_stretch(&own, &own, &[]));
+        assert!(same_stretch(&negative, &own, &absence));
+        for written in [&[("f", 9), ("all", 2)], &[("f", 1), ("all", 9)]] {
+            assert!(!same_stretch(&own, &of(written), &[]));
+            assert!(!same_stretch(&negative, &of(written), &absence));
+        }
+        assert!(
+            !same_stretch(&negative, &own, &of(&[("list", 9)])),
+            "a create"
+        );
+        assert!(
+            !same_stretch(&negative, &own, &[]),
+            "a create is not known of"
+        );
+        assert!(
+            !same_stretch(&of(&[("f", 1)]), &own, &[]),
+            "of another file"
+        );
+    }
+
     fn begin(hold: u64) -> Step {
         Step::Begin {
             hold: HoldId(hold),

@@ -431,7 +431,19 @@ impl Ask {
         let Some(duty) = self.setup.refreshes.begin(&keys.own, clock::stopwatch()) else {
             return;
         };
-        let (ask, stored) = (self.clone(), stored.clone());
+        // Interim answers to it are for nobody.
+        let asking = Asking {
+            client: Client {
+                interim: None,
+                ..self.client.client.clone()
+            },
+            url: self.client.url.clone(),
+        };
+        let (client, stored) = (Arc::new(asking), stored.clone());
+        let ask = Ask {
+            client,
+            ..self.clone()
+        };
         let keys = Keys {
             secret: keys.secret,
             own: keys.own.clone(),
@@ -737,12 +749,12 @@ impl Ask {
         }
         let span = copy.lifetime + keep;
         let names = copy.head.varied().to_vec();
-        let place = match names.is_empty() {
+        let key = match names.is_empty() {
             true => keys.own.clone(),
             false => self.variant_key(&keys.secret, &names),
         };
         let cap = &self.setup.cap;
-        if !cap.add(&self.family, &place, span.max(MINUTE), now) {
+        if !cap.add(&self.family, &key, span.max(MINUTE), now) {
             return Err(Reason::TooManyCopies);
         }
         if copy.status == StatusCode::PARTIAL_CONTENT {
@@ -756,11 +768,10 @@ impl Ask {
             };
         }
         if names.is_empty() {
-            return coherence.commit(&keys.own, Arc::new(copy), keep, now).await;
+            return coherence.commit(&key, Arc::new(copy), keep, now).await;
         }
         let marker = marker(&copy, keep);
         let copy = Arc::new(copy);
-        let key = self.variant_key(&keys.secret, &names);
         coherence.commit(&key, copy.clone(), keep, now).await?;
         if names.contains(&header::ACCEPT_LANGUAGE)
             && let Some(language) = variance::content_language(fields)

@@ -17,6 +17,19 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+/// Each sentence of a test file, once for each store. One that is missing in the list is reported as never used.
+#[allow(unused_macros)]
+macro_rules! on_both_stores {
+    ($($sentence:ident)*) => {
+        mod embedded {
+            $(#[test] fn $sentence() { super::$sentence("memory:") })*
+        }
+        mod on_redis {
+            $(#[test] fn $sentence() { super::$sentence(&super::RedisServer::start().url()) })*
+        }
+    };
+}
+
 /// Longer than anything here takes on a busy machine; reached only when something hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
