@@ -2,15 +2,18 @@
 //! epochs that the read itself has just seen; without epochs, only one that has not left yet, so that there is
 //! at most one in flight and one waiting per key.
 //!
-//! A fetch runs in a task of its own and lives as long as somebody waits for it: a leader that leaves hands
-//! over to whoever stays, and a fetch that nobody wants any more is given up and stores nothing.
+//! A fetch lives as long as somebody waits for it. Its leader carries it on itself, and nearly always to its end; if the
+//! leader leaves or goes on to read while others still wait, it becomes a task of its own. A fetch that nobody wants any
+//! more is given up and stores nothing.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -103,7 +106,11 @@ pub struct Follower<A> {
     pub leads: bool,
     /// Whether an answer that is not storable for its status may be shared with this one.
     pub may_share_status: bool,
+    /// What is still to be done of the fetch, where it is this one's to do.
+    fetch: Option<Fetching>,
 }
+
+type Fetching = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<A: Clone> Flights<A> {
     pub fn new() -> Self {
@@ -130,6 +137,7 @@ impl<A: Clone> Flights<A> {
                 interest,
                 leads: false,
                 may_share_status: share == Share::Whatever,
+                fetch: None,
             });
         }
         let after = match fence.epochs {
@@ -152,6 +160,7 @@ impl<A: Clone> Flights<A> {
             interest,
             leads: true,
             may_share_status: true,
+            fetch: None,
         };
         Turn::Lead(
             Fill {
@@ -209,24 +218,50 @@ impl<A> Drop for Fill<A> {
     }
 }
 
-impl<A: Clone> Follower<A> {
-    /// Ties the fetch's task to those who wait for it.
-    pub fn ties(&self, task: AbortHandle) {
-        *self.interest.0.lock() = Some(task);
+impl<A> Follower<A> {
+    /// Takes on the fetch that its leader leads.
+    pub fn carry(&mut self, fetch: impl Future<Output = ()> + Send + 'static) {
+        self.fetch = Some(Box::pin(fetch));
     }
 
     /// The first answer that is for this one; `None` if the fetch was given up without.
-    pub async fn answer(&mut self, is_for_me: impl Fn(&A) -> bool) -> Option<A> {
-        let answer = self
-            .answer
-            .wait_for(|answer| answer.as_ref().is_some_and(&is_for_me))
-            .await;
-        answer.ok().and_then(|answer| answer.clone())
+    pub async fn answer(&mut self, is_for_me: impl Fn(&A) -> bool) -> Option<A>
+    where
+        A: Clone,
+    {
+        let Follower { answer, fetch, .. } = self;
+        let mut told = pin!(async {
+            let told = answer.wait_for(|answer| answer.as_ref().is_some_and(&is_for_me));
+            told.await.ok().and_then(|answer| answer.clone())
+        });
+        let Some(fetching) = fetch else {
+            return told.await;
+        };
+        tokio::select! {
+            biased;
+            told = &mut told => return told,
+            () = fetching => {}
+        }
+        *fetch = None;
+        told.await
     }
 
     /// To be kept by whoever still reads.
     pub fn interest(&self) -> Arc<Interest> {
         self.interest.clone()
+    }
+}
+
+impl<A> Drop for Follower<A> {
+    fn drop(&mut self) {
+        let Some(fetch) = self.fetch.take() else {
+            return;
+        };
+        // Who joins after this look is told that the fetch was given up, and asks anew.
+        let others = Arc::strong_count(&self.interest) > 1;
+        if others && let Ok(runtime) = Handle::try_current() {
+            *self.interest.0.lock() = Some(runtime.spawn(fetch).abort_handle());
+        }
     }
 }
 
@@ -305,18 +340,47 @@ mod tests {
     #[tokio::test]
     async fn a_fetch_that_nobody_waits_for_is_given_up_and_the_key_is_free() {
         let flights = Flights::new();
-        let (fill, follower) = leads(flights.join("k", &fence(Some(1), None)));
-        let task = tokio::spawn(async move {
-            let _fill = fill;
+        let (fill, mut follower) = leads(flights.join("k", &fence(Some(1), None)));
+        let (under_way, mut given_up) = watch::channel(());
+        follower.carry(async move {
+            let _both = (fill, under_way);
             std::future::pending::<()>().await;
         });
-        follower.ties(task.abort_handle());
         let other = follows(flights.join("k", &fence(Some(1), None)));
         drop(follower);
         tokio::task::yield_now().await;
-        assert!(!task.is_finished(), "somebody still waits");
+        assert!(given_up.has_changed().is_ok(), "somebody still waits");
         drop(other);
-        assert!(task.await.unwrap_err().is_cancelled());
+        assert!(given_up.changed().await.is_err());
+        let _ = leads(flights.join("k", &fence(Some(1), None)));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_whose_leader_leaves_is_carried_on_for_those_who_stay() {
+        let flights = Flights::new();
+        let (fill, mut leader) = leads(flights.join("k", &fence(Some(1), None)));
+        let (go_on, gone_on) = tokio::sync::oneshot::channel();
+        leader.carry(async move {
+            gone_on.await.unwrap();
+            fill.answer(7);
+        });
+        let mut other = follows(flights.join("k", &fence(Some(1), None)));
+        let a_while = std::time::Duration::from_millis(1);
+        assert!(tokio::time::timeout(a_while, leader.answer(|_| true)).await.is_err());
+        drop(leader);
+        go_on.send(()).unwrap();
+        assert_eq!(other.answer(|_| true).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_nobody_else_waits_for_ends_with_its_leader() {
+        let flights = Flights::new();
+        let (fill, mut leader) = leads(flights.join("k", &fence(Some(1), None)));
+        leader.carry(async move {
+            let _fill = fill;
+            std::future::pending::<()>().await;
+        });
+        drop(leader);
         let _ = leads(flights.join("k", &fence(Some(1), None)));
     }
 

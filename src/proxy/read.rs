@@ -212,7 +212,7 @@ impl Ask<'_> {
         let served = &setup.served[self.route];
         let (epochs, fence) = open(setup, served, &asked.depends).await;
         let mut follower = match setup.flights.join(&asked.copy, &fence) {
-            Turn::Lead(fill, follower) => {
+            Turn::Lead(fill, mut follower) => {
                 let fetch = Fetch {
                     setup: setup.clone(),
                     route: self.route,
@@ -223,7 +223,7 @@ impl Ask<'_> {
                     absence: fence.absence,
                     replacing: stale,
                 };
-                follower.ties(tokio::spawn(fetch.run(fill)).abort_handle());
+                follower.carry(fetch.run(fill));
                 follower
             }
             Turn::Follow(follower) => follower,
