@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use support::larder::Larder;
 use support::origin::{self, Origin, Request};
 use support::redis::RedisServer;
+use support::relay::{Relay, Way};
 use support::{Gate, eventually, users_api};
 
 const LIST: &str = "/api/users/";
@@ -187,4 +188,22 @@ fn what_the_store_was_not_told_it_is_told_before_it_is_used_again() {
     assert_eq!(larder.write("PATCH", USER).text(), "1");
     redis.thaw();
     becomes_a_hit(&larder, LIST, "1");
+}
+
+#[test]
+fn an_attempt_to_connect_that_nobody_will_ever_answer_holds_up_no_other() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let api = Versioned::start();
+    // So long that this test would not wait for one attempt to be given up.
+    let patient =
+        users_api(&api.origin, &relay.url(), "").replace("prefix: t", "prefix: t, timeout: 10s");
+    let larder = Larder::start(patient);
+    becomes_a_hit(&larder, LIST, "0");
+    relay.becomes(Way::Cut);
+    eventually("the store is away", || !larder.is_ready());
+    relay.becomes(Way::Swallows);
+    eventually("an attempt is swallowed", || relay.swallowed() > 0);
+    relay.becomes(Way::Open);
+    becomes_a_hit(&larder, LIST, "0");
 }

@@ -366,7 +366,11 @@ mod tests {
         });
         let mut other = follows(flights.join("k", &fence(Some(1), None)));
         let a_while = std::time::Duration::from_millis(1);
-        assert!(tokio::time::timeout(a_while, leader.answer(|_| true)).await.is_err());
+        assert!(
+            tokio::time::timeout(a_while, leader.answer(|_| true))
+                .await
+                .is_err()
+        );
         drop(leader);
         go_on.send(()).unwrap();
         assert_eq!(other.answer(|_| true).await, Some(7));

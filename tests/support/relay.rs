@@ -20,6 +20,8 @@ pub enum Way {
     Hangs,
     /// Connections are closed, and so is every new one.
     Cut,
+    /// New connections are taken, and nobody ever answers on them, whatever the way becomes.
+    Swallows,
 }
 
 /// What passed, whole commands and whole answers, in their order.
@@ -39,6 +41,7 @@ struct Shared {
     to: Mutex<u16>,
     way: Mutex<Way>,
     open: Mutex<Vec<TcpStream>>,
+    swallowed: Mutex<Vec<TcpStream>>,
     said: Mutex<Vec<Said>>,
     stopping: AtomicBool,
 }
@@ -55,6 +58,7 @@ impl Relay {
             to: Mutex::new(port),
             way: Mutex::new(Way::Open),
             open: Mutex::default(),
+            swallowed: Mutex::default(),
             said: Mutex::default(),
             stopping: AtomicBool::new(false),
         });
@@ -76,6 +80,11 @@ impl Relay {
         if way == Way::Cut {
             self.shared.close();
         }
+    }
+
+    /// How many connections it has swallowed.
+    pub fn swallowed(&self) -> usize {
+        self.shared.swallowed.lock().unwrap().len()
     }
 
     /// What was said since it was last asked, without the heartbeat: PING, and an MGET of one key where all others are
@@ -142,6 +151,10 @@ impl Shared {
                 return;
             }
             let Ok(client) = client else { continue };
+            if self.way() == Way::Swallows {
+                self.swallowed.lock().unwrap().push(client);
+                continue;
+            }
             let to = SocketAddr::from(([127, 0, 0, 1], *self.to.lock().unwrap()));
             let Ok(server) = TcpStream::connect(to) else {
                 continue;

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -24,7 +25,7 @@ use tokio_util::either::Either;
 use tracing::{error, info, warn};
 
 use super::frame::{self, Reply};
-use super::link::{self, Link, Probe, SCRIPT, SHEBANGS, text};
+use super::link::{self, Link, Probe, SCRIPT, SECTIONS, SHEBANGS, text};
 use super::pipe;
 use super::{A_WEEK, Place, Shared};
 use crate::caching::key::HashingSecret;
@@ -43,6 +44,9 @@ const STUCK: u32 = 8 * BEATS;
 
 /// Between two attempts to connect.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Attempts to connect that are under way beside each other.
+const MOST_ATTEMPTS: usize = 8;
 
 /// However the server is reached.
 type Stream = Either<TcpStream, Either<UnixStream, TlsStream<TcpStream>>>;
@@ -227,7 +231,7 @@ impl Shared {
     /// Connects, authenticates, selects, proves that it may write, and replays the journal.
     pub(super) async fn connect(&self) -> Result<Arc<Link>, NoLink> {
         let patience = (self.timeout * 4).max(Duration::from_secs(1));
-        match tokio::time::timeout(patience, self.reach()).await {
+        match tokio::time::timeout(patience, self.reach_soon()).await {
             Ok(Ok((link, said))) => {
                 match tokio::time::timeout(patience, self.prepare(link, said)).await {
                     Ok(done) => done.map(Arc::new),
@@ -271,6 +275,23 @@ impl Shared {
         })
     }
 
+    /// An attempt that began while nothing came through may never hear of it when something does again; so another begins
+    /// beside it, well within the notice time, and the first that is answered counts. Nothing is changed there by an attempt.
+    async fn reach_soon(&self) -> Result<(Link, Vec<Bytes>), String> {
+        let mut attempts = FuturesUnordered::from_iter([self.reach()]);
+        loop {
+            let another = tokio::time::sleep(NOTICE / 2);
+            let room = attempts.len() < MOST_ATTEMPTS;
+            tokio::select! {
+                Some(reached) = attempts.next() => match reached {
+                    Err(_) if !attempts.is_empty() => {}
+                    reached => return reached,
+                },
+                () = another, if room => attempts.push(self.reach()),
+            }
+        }
+    }
+
     /// Two connections to the same server: the one for everything, and the hits' own.
     async fn reach(&self) -> Result<(Link, Vec<Bytes>), String> {
         let words = |e: std::io::Error| e.to_string();
@@ -283,11 +304,11 @@ impl Shared {
 
     /// What is said on the hits' own connection before it is used. Its last two answers tell which server it is.
     fn introduction(&self) -> Vec<Cmd> {
-        let info = |section| redis::cmd("INFO").arg(section).to_owned();
+        let info = SECTIONS.map(|section| redis::cmd("INFO").arg(section).to_owned());
         self.auth()
             .into_iter()
             .chain(self.select())
-            .chain([info("server"), info("replication")])
+            .chain(info)
             .collect()
     }
 
@@ -306,38 +327,49 @@ impl Shared {
         (database != 0).then(|| redis::cmd("SELECT").arg(database).to_owned())
     }
 
+    /// In few round trips, each of them several commands: while this instance is on its way, others may show what it has
+    /// replaced. Nothing is written before it is certain where.
     async fn prepare(&self, mut link: Link, said: Vec<Bytes>) -> Result<Link, NoLink> {
-        if let Some(auth) = self.auth() {
-            link.ask(&auth)
-                .await
-                .map_err(|e| self.refusal("AUTH", &e))?;
+        let (auth, select) = (self.auth(), self.select());
+        let scripts = SHEBANGS.map(|shebang| format!("{shebang}{SCRIPT}"));
+        let mut words = Pipeline::new();
+        for command in auth.iter().chain(&select) {
+            words.add_command(command.clone());
         }
-        if let Some(select) = self.select() {
-            link.ask(&select)
-                .await
-                .map_err(|e| self.refusal("SELECT", &e))?;
+        for script in &scripts {
+            words.cmd("SCRIPT").arg("LOAD").arg(script);
+        }
+        for section in SECTIONS {
+            words.cmd("INFO").arg(section);
+        }
+        let mut answers = link.ask_all(&words).await?.into_iter();
+        let mut answer = || answers.next().expect("each command has an answer");
+        if auth.is_some() {
+            answer().map_err(|e| self.refusal("AUTH", &e))?;
+        }
+        if select.is_some() {
+            answer().map_err(|e| self.refusal("SELECT", &e))?;
         }
         let mut loaded = Err(NoLink::Unreachable("no script was taken".to_owned()));
-        for shebang in SHEBANGS {
-            let mut load = Cmd::new();
-            let script = format!("{shebang}{SCRIPT}");
-            match link.ask(load.arg("SCRIPT").arg("LOAD").arg(&script)).await {
-                Ok(sha) => {
+        for script in scripts {
+            match (answer(), &loaded) {
+                (Ok(sha), Err(_)) => {
                     (link.script_sha, link.script) = (text(&sha).unwrap_or_default(), script);
                     loaded = Ok(());
-                    break;
                 }
-                Err(e) => loaded = Err(self.refusal("SCRIPT LOAD", &e)),
+                (Err(e), Err(_)) => loaded = Err(self.refusal("SCRIPT LOAD", &e)),
+                (_, Ok(())) => {}
             }
         }
         loaded?;
-        self.renew(&link).await?;
-        let who = link.who().await;
+        let told = SECTIONS.map(|_| answer().ok().as_ref().and_then(text));
+        let who = link::who(told.each_ref().map(Option::as_deref));
         if identity(&said) != who {
             return Err(NoLink::Unreachable(
                 "its two connections lead to two servers".to_owned(),
             ));
         }
+        self.renew(&link).await?;
         let wait = self.enter(&link, who).await?;
         link.trusted_from = Instant::now() + wait;
         link.trusted = AtomicBool::new(wait.is_zero());
@@ -363,28 +395,28 @@ impl Shared {
 
     /// Makes or adopts the deployment's secret, and names this configuration's states to the other instances.
     async fn renew(&self, link: &Link) -> Result<(), NoLink> {
-        let key = self.key("~secret");
+        let (key, routes, week) = (self.key("~secret"), self.key("~routes"), A_WEEK.as_secs());
         let own = self.secret.load().as_deref().copied().unwrap_or_else(|| {
             let mut secret = [0; 32];
             getrandom::fill(&mut secret).expect("the system has random bits");
             HashingSecret(secret)
         });
         let hex: String = own.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let set = |only_if_absent: bool| {
-            let mut set = Cmd::new();
-            set.arg("SET")
-                .arg(&key)
-                .arg(&hex)
-                .arg("EX")
-                .arg(A_WEEK.as_secs());
-            if only_if_absent {
-                set.arg("NX");
-            }
-            set
-        };
-        self.wrote(link.ask(&set(true)).await)?;
-        let mut get = Cmd::new();
-        let theirs = match link.ask(get.arg("GET").arg(&key)).await {
+        let mut set = Cmd::new();
+        set.arg("SET").arg(&key).arg(&hex).arg("EX").arg(week);
+        let mut words = Pipeline::new();
+        words.add_command(set.clone().arg("NX").to_owned());
+        words.cmd("GET").arg(&key);
+        words.cmd("EXPIRE").arg(&key).arg(week);
+        if !self.registered.is_empty() {
+            let names: Vec<&str> = self.registered.iter().map(StateKey::as_str).collect();
+            words.cmd("SADD").arg(&routes).arg(names);
+            words.cmd("EXPIRE").arg(&routes).arg(week);
+        }
+        let mut answers = link.ask_all(&words).await?.into_iter();
+        let mut answer = || answers.next().expect("each command has an answer");
+        self.wrote(answer())?;
+        let theirs = match answer() {
             Err(refused) if refused.code() == Some("WRONGTYPE") => None,
             answer => text(&answer.map_err(|e| self.refusal("GET", &e))?),
         };
@@ -392,28 +424,21 @@ impl Shared {
             Some(secret) => secret,
             None => {
                 // Nothing, or no secret of ours, stands there: replaced, or no copy could be keyed.
-                self.wrote(link.ask(&set(false)).await)?;
+                self.wrote(link.ask(&set).await)?;
                 own
             }
         };
         self.secret.store(Some(Arc::new(secret)));
-        let routes = self.key("~routes");
-        let mut register = Pipeline::new();
-        register.cmd("EXPIRE").arg(&key).arg(A_WEEK.as_secs());
-        if !self.registered.is_empty() {
-            let names: Vec<&str> = self.registered.iter().map(StateKey::as_str).collect();
-            register
-                .cmd("SADD")
-                .arg(&routes)
-                .arg(names)
-                .cmd("EXPIRE")
-                .arg(&routes)
-                .arg(A_WEEK.as_secs());
+        // Else not everything could be purged.
+        for registered in answers {
+            match registered {
+                Err(refused) if refused.code() == Some("NOPERM") => {
+                    return Err(self.refusal("SADD", &refused));
+                }
+                _ => {}
+            }
         }
-        link.run_all(self, &register)
-            .await
-            .map(drop)
-            .map_err(|Away| NoLink::Unreachable("it was lost".to_owned()))
+        Ok(())
     }
 
     /// A full store takes no new key, but may hold ours, and everything else works without memory to spare.
@@ -479,7 +504,7 @@ fn identity(said: &[Bytes]) -> Option<String> {
         Ok(Reply::Text(text)) => std::str::from_utf8(text).ok(),
         _ => None,
     };
-    link::who([text(server)?, text(replication)?])
+    link::who([text(server), text(replication)])
 }
 
 async fn tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {

@@ -37,6 +37,9 @@ pub(super) const SHEBANGS: [&str; 2] = [
     "#!lua flags=allow-oom\n",
 ];
 
+/// What INFO says of who a server is.
+pub(super) const SECTIONS: [&str; 2] = ["server", "replication"];
+
 /// Two connections and what was learnt on them.
 pub(super) struct Link {
     connection: MultiplexedConnection,
@@ -101,6 +104,22 @@ impl Link {
             Value::ServerError(refused) => Err(refused.into()),
             value => Ok(value),
         }
+    }
+
+    /// The same for several in one round trip.
+    pub(super) async fn ask_all(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<Vec<Result<Value, RedisError>>, NoLink> {
+        let lost = |_| NoLink::Unreachable("the connection was lost".to_owned());
+        let _sent = self.send().await.map_err(|Away| lost(gone()))?;
+        let (mut connection, count) = (self.connection.clone(), commands.len());
+        let values = connection.req_packed_commands(commands, 0, count).await;
+        let each = |value| match value {
+            Value::ServerError(refused) => Err(refused.into()),
+            value => Ok(value),
+        };
+        Ok(values.map_err(lost)?.into_iter().map(each).collect())
     }
 
     pub(super) async fn run(&self, shared: &Shared, command: &Cmd) -> Result<Value, Away> {
@@ -250,14 +269,18 @@ impl Link {
         Ok((life, Duration::from_millis(wait).min(NOTICE)))
     }
 
-    /// The server's own word for itself and for its history. Some hide it.
+    /// The server's own word for itself and for its history.
     pub(super) async fn who(&self) -> Option<String> {
-        let mut told = [const { String::new() }; 2];
-        for (told, section) in told.iter_mut().zip(["server", "replication"]) {
-            let mut info = Cmd::new();
-            *told = text(&self.ask(info.arg("INFO").arg(section)).await.ok()?)?;
+        let mut words = Pipeline::new();
+        for section in SECTIONS {
+            words.cmd("INFO").arg(section);
         }
-        who(told.each_ref().map(String::as_str))
+        let told = self.ask_all(&words).await.ok()?;
+        let [server, replication] = told.as_slice() else {
+            return None;
+        };
+        let told = [server, replication].map(|told| told.as_ref().ok().and_then(text));
+        who(told.each_ref().map(Option::as_deref))
     }
 
     fn eval(&self, shared: &Shared, state: &StateKey, step: Step, whole: bool) -> Cmd {
@@ -329,8 +352,8 @@ impl Link {
     }
 }
 
-/// Who a server is, by its INFO of `server` and of `replication`.
-pub(super) fn who([server, replication]: [&str; 2]) -> Option<String> {
+/// Who a server is, by its INFO of `server` and of `replication`. Some hide it.
+pub(super) fn who([server, replication]: [Option<&str>; 2]) -> Option<String> {
     let word = |told: &str, name| {
         let word = told
             .lines()
@@ -341,8 +364,8 @@ pub(super) fn who([server, replication]: [&str; 2]) -> Option<String> {
     };
     Some(format!(
         "{}:{}",
-        word(server, "run_id:")?,
-        word(replication, "master_replid:")?
+        word(server?, "run_id:")?,
+        word(replication?, "master_replid:")?
     ))
 }
 
