@@ -6,7 +6,6 @@
 
 mod rig;
 
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -308,7 +307,7 @@ impl Stage {
                 println!("without the rows over Redis; for them: apt-get install redis-server\n")
             }
         }
-        let bare = Part::serving("bare", &hit(memory.address));
+        let bare = rig::bare(folder, memory.address);
         Stage {
             origin,
             bare,
@@ -400,22 +399,6 @@ impl Meter<'_> {
 
 fn per(time: Duration, count: u64) -> f64 {
     time.as_secs_f64() * 1e6 / count.max(1) as f64
-}
-
-/// A hit as it goes over the wire.
-fn hit(larder: SocketAddr) -> String {
-    let ask = || {
-        let mut stream = TcpStream::connect(larder)?;
-        stream.write_all(
-            b"GET /api/users/7/ HTTP/1.1\r\nHost: api.example.org\r\nConnection: close\r\n\r\n",
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    let (_miss, hit) = (ask(), ask().expect("larder answers"));
-    assert!(hit.contains("; hit"), "not a hit: {hit}");
-    hit
 }
 
 /// Redis's CPU time per command, in microseconds, under redis-benchmark's own load.

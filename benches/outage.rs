@@ -228,6 +228,7 @@ fn flood(redis: &Server, folder: &Path, arguments: &Arguments) {
         read: 5,
         write: 5,
         refuses_posts: true,
+        body: None,
     };
     let origin = Part::serving("origin", &takes.detail());
     let mut table = Table::new(&[
@@ -310,6 +311,7 @@ fn mixed(redis: &Server, folder: &Path, arguments: &Arguments) {
         read: 5,
         write: 20,
         refuses_posts: false,
+        body: None,
     };
     let origin = Part::serving("origin", &takes.detail());
     let mut table = Table::new(&[

@@ -44,6 +44,8 @@ pub enum Work {
     Get { path: String },
     /// GET of users 1 to `users`, in turn.
     Read { users: u64 },
+    /// GET of users 1 to `users` at random, all of which somebody has asked for before.
+    Among { users: u64 },
     /// GET of user n: nobody has asked for it before.
     Fresh,
     /// PATCH of users 1 to `users`, in turn.
@@ -269,6 +271,9 @@ impl Requests {
                 let user = turn % users + 1;
                 self.head("GET", format_args!("/elsewhere/{user}/"), request);
             }
+            Work::Among { users } => {
+                self.get_user((chance(turn) * *users as f64) as u64 + 1, request);
+            }
             Work::Fresh => self.get_user(turn, request),
             Work::Write { users } => self.patch_user(turn % users + 1, request),
             Work::Post { path } => self.with_content("POST", path, request),
@@ -290,6 +295,7 @@ impl Requests {
         match self.work {
             Work::Read { users } | Work::Mix { users } => users,
             Work::Get { .. }
+            | Work::Among { .. }
             | Work::Fresh
             | Work::Write { .. }
             | Work::Elsewhere { .. }
@@ -302,6 +308,7 @@ impl Requests {
         match self.work {
             Work::Read { .. } | Work::Mix { .. } => self.get_user(turn + 1, request),
             Work::Get { .. }
+            | Work::Among { .. }
             | Work::Fresh
             | Work::Write { .. }
             | Work::Elsewhere { .. }

@@ -6,9 +6,17 @@
 
 pub mod generator;
 pub mod naive;
+pub mod peers;
 pub mod processes;
 pub mod servers;
 pub mod table;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+use processes::Server;
 
 /// A bench binary started with this as its first argument is not the bench but a part of it.
 const PART: &str = "rig-part";
@@ -32,7 +40,7 @@ pub fn play_part() -> bool {
 }
 
 /// The shipped file, but public and quiet.
-pub fn proxy_yaml(origin: std::net::SocketAddr, store: &str) -> String {
+pub fn proxy_yaml(origin: SocketAddr, store: &str) -> String {
     format!(
         "listen: 127.0.0.1:0
 admin: off
@@ -49,4 +57,42 @@ purge:
 logs: {{access: false, level: warn}}
 "
     )
+}
+
+/// A bare hyper server that answers the very bytes of a hit of `larder`. `folder` is where these may lie.
+pub fn bare(folder: &Path, larder: SocketAddr) -> Server {
+    let file = folder.join("hit");
+    std::fs::write(&file, hit(larder)).expect("it can be written");
+    processes::Part::serving("bare", &file.to_string_lossy())
+}
+
+/// A hit as it goes over the wire.
+fn hit(larder: SocketAddr) -> String {
+    let ask = || {
+        let mut stream = TcpStream::connect(larder)?;
+        stream.write_all(
+            b"GET /api/users/7/ HTTP/1.1\r\nHost: api.example.org\r\nConnection: close\r\n\r\n",
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let (_miss, hit) = (ask(), ask().expect("larder answers"));
+    assert!(hit.contains("; hit"), "not a hit: {hit}");
+    hit
+}
+
+/// What redis-benchmark reaches with 64 connections and no pipelining.
+pub fn gets_per_second(redis: &Server, count: u64) -> f64 {
+    let ran = Command::new("redis-benchmark")
+        .args(["-h", &redis.address.ip().to_string()])
+        .args(["-p", &redis.address.port().to_string()])
+        .args(["-t", "set,get", "-n", &count.to_string()])
+        .args(["-P", "1", "-c", "64", "-d", "300", "--csv"])
+        .output();
+    let ran = ran.expect("redis-benchmark comes with redis-server (redis-tools)");
+    let said = String::from_utf8(ran.stdout).expect("text");
+    let line = said.lines().find(|line| line.starts_with("\"GET\""));
+    let rate = line.and_then(|line| line.split('"').nth(3)?.parse().ok());
+    rate.expect("a rate of GETs")
 }

@@ -20,25 +20,57 @@ pub struct Server {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Workers of a master that is killed would go on.
+        let workers = self.family().split_off(1);
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !workers.is_empty() {
+            let mut kill = Command::new("kill");
+            kill.arg("-KILL").args(workers.iter().map(u32::to_string));
+            // Fails where they have ended by themselves.
+            let _ = kill.stderr(Stdio::null()).status();
+        }
     }
 }
 
 impl Process {
     /// User and system time so far, of all its threads. Linux counts it in ticks of 10 ms.
     pub fn cpu(&self) -> Duration {
-        let path = format!("/proc/{}/stat", self.child.id());
-        let stat = std::fs::read_to_string(path).expect("a process of ours runs");
-        // The name before the last parenthesis may hold spaces.
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
+        stat(self.child.id()).expect("a process of ours runs").cpu
+    }
+
+    /// The same with the processes that it has started, and those that they have.
+    pub fn family_cpu(&self) -> Duration {
+        let ids = self.family();
+        ids.into_iter().filter_map(stat).map(|stat| stat.cpu).sum()
+    }
+
+    /// It and the processes that it has started, and those that they have.
+    pub fn family(&self) -> Vec<u32> {
+        let ids = std::fs::read_dir("/proc").expect("Linux has it");
+        let all: Vec<(u32, u32)> = ids
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(|id| Some((id, stat(id)?.parent)))
             .collect();
-        let ticks = |field: usize| fields[field].parse::<u64>().expect("a number of ticks");
-        Duration::from_millis(10 * (ticks(11) + ticks(12)))
+        let mut family = vec![self.child.id()];
+        let mut seen = 0;
+        while let Some(&parent) = family.get(seen) {
+            family.extend(all.iter().filter(|(_, of)| *of == parent).map(|(id, _)| id));
+            seen += 1;
+        }
+        family
+    }
+
+    /// Kilobytes of it and of those it has started that lie in memory.
+    pub fn resident(&self) -> u64 {
+        let of = |id: u32| {
+            let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+        };
+        self.family().into_iter().filter_map(of).sum()
     }
 
     /// `-STOP`, `-CONT`: by the command, for a system call would need `unsafe`.
@@ -67,6 +99,23 @@ impl Process {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+struct Stat {
+    parent: u32,
+    cpu: Duration,
+}
+
+/// `None` where it has ended.
+fn stat(id: u32) -> Option<Stat> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name before the last parenthesis may hold spaces.
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let number = |field: usize| fields.get(field)?.parse::<u64>().ok();
+    Some(Stat {
+        parent: u32::try_from(number(1)?).ok()?,
+        cpu: Duration::from_millis(10 * (number(11)? + number(12)?)),
+    })
 }
 
 /// A part of this bench in a process of its own, and what it says.
@@ -162,8 +211,20 @@ pub fn larder(file: &Path) -> Server {
     Server { process, address }
 }
 
+/// Any other server, which will listen there; `None` if it is not installed.
+pub fn server(command: &mut Command, address: SocketAddr, name: &str) -> Option<Server> {
+    match Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null())) {
+        Ok(mut process) => {
+            process.wait_for(address, name);
+            Some(Server { process, address })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => panic!("{name}: {error}"),
+    }
+}
+
 /// A port that nobody has at the moment.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .expect("the loopback interface has free ports")

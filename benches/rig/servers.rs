@@ -18,15 +18,17 @@ use tokio::net::TcpListener;
 
 use super::generator::Head;
 
-/// Bytes of the JSON body that everything here answers with.
-const BODY: usize = 300;
+/// Bytes of the JSON body that everything here answers with, unless told otherwise.
+pub const BODY: usize = 300;
 
-/// How long an origin takes, in milliseconds, and whether it answers 401 to a POST.
+/// How long an origin takes, in milliseconds, whether it answers 401 to a POST, and how much it says.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Takes {
     pub read: u64,
     pub write: u64,
     pub refuses_posts: bool,
+    /// Bytes of its answers' bodies, if not 300.
+    pub body: Option<usize>,
 }
 
 impl Takes {
@@ -45,16 +47,22 @@ impl Takes {
     }
 }
 
+/// A user as JSON, of so many bytes.
+pub fn user(bytes: usize) -> Vec<u8> {
+    let mut user =
+        br#"{"id": 7, "username": "user7", "email": "user7@example.org", "about": ""#.to_vec();
+    user.resize(bytes - 2, b'x');
+    user.extend_from_slice(b"\"}");
+    user
+}
+
 /// Answers every request with a user; a write's body is read first. Its fields are those of Django with DRF.
 pub fn origin(detail: &str) {
     let takes = match detail {
         "" => Takes::default(),
         detail => serde_json::from_str(detail).expect("what an origin takes"),
     };
-    let mut user =
-        br#"{"id": 7, "username": "user7", "email": "user7@example.org", "about": ""#.to_vec();
-    user.resize(BODY - 2, b'x');
-    user.extend_from_slice(b"\"}");
+    let user = user(takes.body.unwrap_or(BODY));
     let mut fields = HeaderMap::new();
     for (name, value) in [
         ("content-type", "application/json"),
@@ -74,8 +82,9 @@ pub fn origin(detail: &str) {
     });
 }
 
-/// Answers every request with the very bytes of `example`: a hit of Larder's, head and body.
-pub fn bare(example: &str) {
+/// Answers every request with the very bytes of a hit of Larder's, head and body, which stand in that file.
+pub fn bare(file: &str) {
+    let example = std::fs::read_to_string(file).expect("a hit");
     let head = Head::parse(example.as_bytes()).expect("a whole head");
     let mut fields = HeaderMap::new();
     for (name, value) in head.fields() {
