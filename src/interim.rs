@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
+use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::message::fields;
@@ -58,27 +59,12 @@ impl Interim {
     }
 
     /// The final answer, once all interim ones that came before it are written.
-    pub async fn before<T>(&self, answer: impl Future<Output = T>) -> T {
-        let mut answer = std::pin::pin!(answer);
-        let answer = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(answer),
-            Poll::Pending => {
-                self.0.state.lock().task = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await;
-        std::future::poll_fn(|cx| {
-            let mut state = self.0.state.lock();
-            if state.waiting.is_empty() {
-                state.turn += 1;
-                return Poll::Ready(());
-            }
-            state.task = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-        answer
+    pub fn before<Answer: Future>(self, answer: Answer) -> Before<Answer> {
+        Before {
+            interim: self,
+            answer,
+            answered: None,
+        }
     }
 
     /// Writes what waits, and wakes who holds an answer back for it.
@@ -101,6 +87,45 @@ impl Interim {
             task.wake();
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+pin_project! {
+    /// A final answer on its way. By hand, for an `async fn` would hold room for the answer's future twice, and every hit
+    /// would move both.
+    pub struct Before<Answer: Future> {
+        interim: Interim,
+        #[pin]
+        answer: Answer,
+        answered: Option<Answer::Output>,
+    }
+}
+
+impl<Answer: Future> Future for Before<Answer> {
+    type Output = Answer::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer::Output> {
+        let this = self.project();
+        if this.answered.is_none() {
+            match this.answer.poll(cx) {
+                Poll::Ready(answer) => *this.answered = Some(answer),
+                Poll::Pending => {
+                    this.interim.0.state.lock().task = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+        }
+        let mut state = this.interim.0.state.lock();
+        if !state.waiting.is_empty() {
+            state.task = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        state.turn += 1;
+        drop(state);
+        match this.answered.take() {
+            Some(answer) => Poll::Ready(answer),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -215,7 +240,7 @@ mod tests {
     async fn one_that_comes_after_the_final_answer_is_dropped() {
         let interim = Interim::default();
         let (first, other) = (interim.turn(), interim.turn());
-        assert_eq!(interim.before(async { 1 }).await, 1);
+        assert_eq!(interim.clone().before(async { 1 }).await, 1);
         first.send(StatusCode::EARLY_HINTS, &early("</late>"));
         other.send(StatusCode::PROCESSING, &HeaderMap::new());
         assert!(interim.0.state.lock().waiting.is_empty());

@@ -11,12 +11,16 @@ pub mod read;
 pub mod refresh;
 pub mod write;
 
+use std::future::ready;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use futures_util::future::Either;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Request, Response, Version};
 use hyper::body::{Body, Incoming};
@@ -128,101 +132,96 @@ impl Proxy {
     }
 
     /// Answers one request of a client at `peer`. Never fails: what goes wrong is an answer, too.
-    pub async fn handle(
+    ///
+    /// What needs no waiting is done at once: whatever a future holds is moved with it, and each hit is one.
+    pub fn handle(
         &self,
         request: Request<Incoming>,
         peer: Option<IpAddr>,
         interim: Option<Turn>,
-    ) -> Response<ReplyBody> {
+    ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
         let setup = self.setup();
-        let (mut route, access_log) = (None, setup.config.logs.access);
-        let told = access_log.then(|| {
+        let told = setup.config.logs.access.then(|| {
             let path = request.uri().path().to_owned();
             (clock::stopwatch(), request.method().clone(), path)
         });
-        let reply = match self
-            .answer(&setup, request, (peer, interim), &mut route)
-            .await
-        {
-            Ok(reply) => reply,
-            Err(error) => reply::error(error),
-        };
-        if let Some((started, method, path)) = told {
-            let route = route.map_or("-", |route: usize| setup.config.routes[route].path.as_str());
-            log(&method, &path, route, &reply, started.elapsed());
-        }
-        reply.response
-    }
-
-    async fn answer(
-        &self,
-        setup: &Arc<Setup>,
-        request: Request<Incoming>,
-        (peer, interim): (Option<IpAddr>, Option<Turn>),
-        route: &mut Option<usize>,
-    ) -> Result<Reply, Error> {
-        let (mut client, content) = accept(&setup.config, request, peer)?;
-        client.interim = interim;
-        match plan::plan(
-            &setup.config,
-            &client.method,
-            &client.target,
-            !content.is_end_stream(),
-        ) {
-            Plan::Read {
-                route: under,
-                captures,
-            } => {
-                *route = Some(under);
-                match &setup.config.routes[under].policy {
-                    Policy::Ttl => read::read(setup, under, captures, client).await,
-                    Policy::Http(_) => Box::pin(obey::read(setup, under, captures, client)).await,
+        let mut route = None;
+        let answered = match accept(&setup.config, request, peer) {
+            Ok((mut client, content)) => {
+                client.interim = interim;
+                let (method, target) = (&client.method, &client.target);
+                let plan = plan::plan(&setup.config, method, target, !content.is_end_stream());
+                if let Plan::Read { route: under, .. } = &plan {
+                    route = Some(*under);
                 }
+                answer(setup.clone(), client, content, plan)
             }
-            // Boxed, or a hit would carry room for all that it does not need.
-            Plan::Write { states, by } => {
-                Box::pin(self.write(setup, client, content, states, by)).await
-            }
-            Plan::Pass { why, detail } => {
-                Box::pin(self.pass(setup, client, content, why, detail)).await
-            }
-        }
-    }
-
-    async fn write(
-        &self,
-        setup: &Arc<Setup>,
-        client: Client,
-        content: Incoming,
-        states: Vec<StateKey>,
-        by: By,
-    ) -> Result<Reply, Error> {
-        let body = self.content(setup, content).read(READ_WHOLE).await?;
-        write::write(setup, Arc::new(client), body, states, by).await
-    }
-
-    async fn pass(
-        &self,
-        setup: &Arc<Setup>,
-        client: Client,
-        content: Incoming,
-        why: Forward,
-        detail: Option<Reason>,
-    ) -> Result<Reply, Error> {
-        let body = match content.is_end_stream() {
-            true => RequestBody::Empty,
-            false => self.content(setup, content).read(READ_WHOLE).await?,
+            Err(refusal) => Either::Right(Box::pin(ready(Err(refusal.into()))) as Answering),
         };
-        pass::pass(setup, &client, body, why, detail).await
+        answered.map(move |answered| {
+            let reply = answered.unwrap_or_else(reply::error);
+            if let Some((started, method, path)) = told {
+                let route = route.map_or("-", |route| setup.config.routes[route].path.as_str());
+                log(&method, &path, route, &reply, started.elapsed());
+            }
+            reply.response
+        })
     }
+}
 
-    fn content(&self, setup: &Setup, content: Incoming) -> ClientBody {
-        ClientBody::new(
-            content,
-            setup.config.limits.content,
-            setup.config.limits.content_idle,
-        )
-    }
+type Answering = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>;
+
+/// Boxed, but for a hit's way, or a hit would carry room for all that it does not need.
+fn answer(
+    setup: Arc<Setup>,
+    client: Client,
+    content: Incoming,
+    plan: Plan,
+) -> Either<impl Future<Output = Result<Reply, Error>> + Send + use<>, Answering> {
+    Either::Right(match plan {
+        Plan::Read { route, captures } => match &setup.config.routes[route].policy {
+            Policy::Ttl => return Either::Left(read::read(setup, route, captures, client)),
+            Policy::Http(_) => {
+                Box::pin(async move { obey::read(&setup, route, captures, client).await })
+            }
+        },
+        Plan::Write { states, by } => {
+            Box::pin(async move { write(&setup, client, content, states, by).await })
+        }
+        Plan::Pass { why, detail } => {
+            Box::pin(async move { pass(&setup, client, content, why, detail).await })
+        }
+    })
+}
+
+async fn write(
+    setup: &Arc<Setup>,
+    client: Client,
+    content: Incoming,
+    states: Vec<StateKey>,
+    by: By,
+) -> Result<Reply, Error> {
+    let body = content_of(setup, content).read(READ_WHOLE).await?;
+    write::write(setup, Arc::new(client), body, states, by).await
+}
+
+async fn pass(
+    setup: &Arc<Setup>,
+    client: Client,
+    content: Incoming,
+    why: Forward,
+    detail: Option<Reason>,
+) -> Result<Reply, Error> {
+    let body = match content.is_end_stream() {
+        true => RequestBody::Empty,
+        false => content_of(setup, content).read(READ_WHOLE).await?,
+    };
+    pass::pass(setup, &client, body, why, detail).await
+}
+
+fn content_of(setup: &Setup, content: Incoming) -> ClientBody {
+    let limits = &setup.config.limits;
+    ClientBody::new(content, limits.content, limits.content_idle)
 }
 
 /// Takes a request for what it is, or refuses it.

@@ -117,10 +117,7 @@ impl Running {
                 listener,
                 manners,
                 ended,
-                move |request, peer, interim| {
-                    let proxy = proxy.clone();
-                    async move { proxy.handle(request, Some(peer), interim).await }
-                },
+                move |request, peer, interim| proxy.handle(request, Some(peer), interim),
             ))
         };
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());

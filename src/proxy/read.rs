@@ -25,29 +25,22 @@ use crate::route::Captures;
 /// How often a read asks anew because what it waited for was not for it; then it goes alone.
 const ATTEMPTS: usize = 3;
 
-/// Answers a GET or HEAD that a route may keep.
-pub async fn read(
-    setup: &Arc<Setup>,
+/// Answers a GET or HEAD that a route may keep. (No `async fn`: that would hold what it is given twice.)
+pub fn read(
+    setup: Arc<Setup>,
     route: usize,
     captures: Captures,
     client: Client,
-) -> Result<Reply, Error> {
-    let served = &setup.served[route];
-    let presented = present(setup, served, &captures, &client);
-    let looked = look_up(setup, route, &captures, &client, &presented).await?;
-    match looked {
-        Looked::Hit(reply) => Ok(reply),
-        // Boxed, or a hit would carry room for all that it does not need.
-        other => {
-            Box::pin(go_on(
-                setup,
-                route,
-                captures,
-                Arc::new(client),
-                presented,
-                other,
-            ))
-            .await
+) -> impl Future<Output = Result<Reply, Error>> + Send {
+    let presented = present(&setup, &setup.served[route], &captures, &client);
+    async move {
+        match look_up(&setup, route, &captures, &client, &presented).await? {
+            Looked::Hit(reply) => Ok(reply),
+            // Boxed, or a hit would carry room for all that it does not need.
+            other => {
+                let client = Arc::new(client);
+                Box::pin(go_on(&setup, route, captures, client, presented, other)).await
+            }
         }
     }
 }

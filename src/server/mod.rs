@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -88,8 +89,8 @@ pub async fn serve<F, Answer, B>(
         let service = service_fn(move |request: Request<Incoming>| {
             // RFC 9110 §15.2: never to an HTTP/1.0 client.
             let turn = (request.version() == Version::HTTP_11).then(|| own.turn());
-            let (answered, own) = (answer(request, peer.ip(), turn), own.clone());
-            async move { Ok::<_, Infallible>(own.before(answered).await) }
+            let answered = own.clone().before(answer(request, peer.ip(), turn));
+            answered.map(Ok::<_, Infallible>)
         });
         let connection = http1::Builder::new()
             .timer(HeadTimer::default())
