@@ -212,9 +212,11 @@ fn asked(config: &Config, route: usize, captures: &Captures, client: &Client) ->
 }
 
 fn asked_of(config: &Config, served: &Served, captures: &Captures, client: &Client) -> Asked {
-    match present::present(config, served, captures, client, &[], &SECRET) {
+    match present::present(config, served, captures, client, &[], &SECRET, None) {
         Presented::Asked(asked) => asked,
-        Presented::Pass(_) | Presented::Refused(_) => panic!("not to be looked up"),
+        Presented::Pass(_) | Presented::Unverified | Presented::Refused(_) => {
+            panic!("not to be looked up")
+        }
     }
 }
 

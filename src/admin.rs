@@ -8,6 +8,7 @@
 //! | `GET /entries/KEY` | one copy and what is known of it; `?body` gives the body alone |
 //! | `PUT /entries/KEY` | puts a JSON body there as the shared copy |
 //! | `POST /explain` | what becomes of `{"method": "GET", "target": "/api/users/", "fields": [["Accept", "*/*"]]}`, and why |
+//! | `POST /purge` | `{"credentials": ["Authorization: Bearer …"]}`: what the API said of them is forgotten everywhere |
 //! | `POST /purge` | `{"keys": ["users:list", "users:detail:*", "/api/users/7/"]}` or `{"all": true}` |
 //!
 //! KEY is a key with or without the prefix, percent-encoded, or a path with its first slash (`/entries//api/users/`).
@@ -44,6 +45,9 @@ struct Purge {
     keys: Vec<String>,
     #[serde(default)]
     all: bool,
+    /// Lines as a request has them.
+    #[serde(default)]
+    credentials: Vec<String>,
 }
 
 pub async fn answer(
@@ -179,10 +183,12 @@ async fn keys(setup: &Setup, query: Option<&str>) -> (StatusCode, Value) {
 async fn purge(setup: &Setup, body: &[u8]) -> (StatusCode, Value) {
     let asked: Purge = match serde_json::from_slice(body) {
         Ok(asked) => asked,
+        // The parser's own words could repeat a credential.
         Err(error) => {
+            let (line, column) = (error.line(), error.column());
             return (
                 StatusCode::BAD_REQUEST,
-                json!({ "detail": format!("{{\"keys\": [...]}} or {{\"all\": true}} is expected: {error}") }),
+                json!({ "detail": format!("{{\"keys\": [...]}} or {{\"all\": true}} is expected: line {line}, column {column}") }),
             );
         }
     };
@@ -196,7 +202,7 @@ async fn purge(setup: &Setup, body: &[u8]) -> (StatusCode, Value) {
     if asked.all {
         named = vec![Named::Everything];
     }
-    if named.is_empty() {
+    if named.is_empty() && asked.credentials.is_empty() {
         return (
             StatusCode::BAD_REQUEST,
             json!({ "detail": "nothing is named: {\"keys\": [...]} or {\"all\": true}" }),
@@ -209,7 +215,15 @@ async fn purge(setup: &Setup, body: &[u8]) -> (StatusCode, Value) {
             Err(error) => return failed(&error),
         }
     }
-    (StatusCode::OK, json!({ "purged": purged }))
+    let mut told = json!({ "purged": purged });
+    if !asked.credentials.is_empty() {
+        let lines = asked.credentials.join("\n");
+        match operations::revoke(&setup.config, &setup.coherence, &lines).await {
+            Ok(parts) => told["revoked"] = parts.into(),
+            Err(error) => return failed(&error),
+        }
+    }
+    (StatusCode::OK, told)
 }
 
 async fn explain(setup: &Arc<Setup>, body: &[u8]) -> (StatusCode, Value) {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
+use crate::access::credential;
 use crate::caching::cache_status::Reason;
 use crate::caching::head::Head;
 use crate::caching::key::{family_state, group_state};
@@ -131,6 +132,48 @@ pub async fn purge(
     let names: Vec<&str> = states.iter().map(StateKey::as_str).collect();
     tracing::info!(states = names.join(" "), cause = "by hand", "purged");
     Ok(states)
+}
+
+/// Revokes what the upstream has said of these credentials: lines as a request has them, `Authorization: …`. Gives how
+/// many parts they have.
+pub async fn revoke(
+    config: &Config,
+    coherence: &Coherence,
+    lines: &str,
+) -> Result<usize, OperationError> {
+    // No error quotes a line: it is a secret.
+    let wrong = |what: &str| {
+        OperationError::Unknown(format!(
+            "{what}: write each credential as a line of a request, like `Authorization: Bearer …` or `Cookie: sessionid=…`"
+        ))
+    };
+    let mut fields = HeaderMap::new();
+    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| wrong("a line has no `:`"))?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes())
+            .map_err(|_| wrong("a line does not begin with a field's name"))?;
+        let value = HeaderValue::from_str(value.trim())
+            .map_err(|_| wrong("a value cannot stand in a request"))?;
+        fields.append(name, value);
+    }
+    coherence.store().settled().await;
+    let secret = coherence
+        .store()
+        .secret()
+        .ok_or(OperationError::StoreAway)?;
+    let states = credential::states(config, &fields, &secret);
+    if states.is_empty() {
+        return Err(wrong("no credential is named"));
+    }
+    coherence.purge(&states).await?;
+    tracing::info!(
+        parts = states.len(),
+        cause = "by hand",
+        "credential revoked"
+    );
+    Ok(states.len())
 }
 
 /// A copy as people look at it.
@@ -267,7 +310,7 @@ pub async fn set(
 
 /// Who is given the shared copy that is named.
 pub fn access(config: &Config, text: &str) -> Result<Access, OperationError> {
-    find(config, text).map(|(_, _, route)| route.access)
+    find(config, text).map(|(_, _, route)| route.access.clone())
 }
 
 /// The keys in the store that begin with `start` (below the prefix), at most so many.

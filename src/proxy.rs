@@ -1,6 +1,7 @@
 //! The front page: a request's way, in its order.
 //! accept → route → present → look up → decide → lead or follow → forward and fill → reply
 
+pub mod admit;
 pub mod cap;
 pub mod fetch;
 pub mod obey;
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 use url::Url;
 
+use crate::access::verdict::Verdicts;
 use crate::body::{ClientBody, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::clock;
@@ -68,6 +70,8 @@ pub struct Setup {
     /// What is being asked for under `policy: http`.
     pub in_flight: obey::InFlight,
     pub groups: obey::Groups,
+    /// Whom the upstream was heard to admit.
+    pub verdicts: Verdicts,
     pub encoder: Encoder,
     /// Writes under way, with or without their clients.
     pub writes: TaskTracker,
@@ -80,6 +84,8 @@ pub struct Served {
     pub route: Route,
     /// The state that all its families share.
     pub group: Option<StateKey>,
+    /// Under `verify`, the state that tells its copies from others at the same key.
+    pub admission: Option<StateKey>,
     /// Whose epochs a create would drop, if the purge rules say so for every write.
     pub absence: Option<States>,
     /// The fields by which its answers have been seen to vary.
@@ -154,6 +160,7 @@ impl Proxy {
                 if let Plan::Read { route: under, .. } = &plan {
                     route = Some(*under);
                 }
+                let plan = admit::with_credential(&setup, &client, plan);
                 answer(setup.clone(), client, content, plan)
             }
             Err(refusal) => Either::Right(Box::pin(ready(Err(refusal.into()))) as Answering),
@@ -347,6 +354,7 @@ impl Setup {
             turnstile: Arc::default(),
             in_flight: obey::InFlight::default(),
             groups: obey::Groups::default(),
+            verdicts: Verdicts::default(),
             encoder: Encoder::default(),
             writes: TaskTracker::new(),
             said_untrusted_https: AtomicBool::new(false),
@@ -362,6 +370,7 @@ impl Served {
         );
         Served {
             group: plan::group(route),
+            admission: plan::admission(route),
             absence: plan::absence_states(&config.purge, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),

@@ -4,16 +4,32 @@
 //!   field in `credential_headers`, and every cookie but those in `ignore_cookies`. An unknown cookie costs
 //!   hit ratio, never privacy.
 //! * `public`: one copy for all. Its fills are sent without any credential, so it cannot leak.
+//! * `verify`: one copy for all whom the upstream admits, or for each scope of them: `verdict`, `credential`.
+
+pub mod credential;
+pub mod verdict;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::caching::key::CopyKey;
 use crate::config::{Access, Config};
+use verdict::Scope;
 
 /// Puts what identifies the client into the key, as the route's access asks.
-pub fn partition(access: Access, config: &Config, fields: &HeaderMap, key: &mut CopyKey) {
+pub fn partition(
+    access: &Access,
+    config: &Config,
+    fields: &HeaderMap,
+    scope: Option<&Scope>,
+    key: &mut CopyKey,
+) {
     match access {
         Access::Public => {}
+        Access::Verify(_) => {
+            for (pointer, value) in scope.iter().flat_map(|scope| &scope.0) {
+                key.scope(pointer, value.as_deref());
+            }
+        }
         Access::PerCredential => {
             for name in std::iter::once(&header::AUTHORIZATION).chain(&config.credential_headers) {
                 for value in fields.get_all(name) {
@@ -29,11 +45,16 @@ pub fn partition(access: Access, config: &Config, fields: &HeaderMap, key: &mut 
     }
 }
 
-/// Leaves on a fill just the credentials that its key holds.
-pub fn fill_credentials(access: Access, config: &Config, client: &HeaderMap, fill: &mut HeaderMap) {
+/// Leaves on a fill just the credentials that its key holds, or by which the upstream has admitted its client.
+pub fn fill_credentials(
+    access: &Access,
+    config: &Config,
+    client: &HeaderMap,
+    fill: &mut HeaderMap,
+) {
     match access {
         Access::Public => {}
-        Access::PerCredential => {
+        Access::PerCredential | Access::Verify(_) => {
             for name in std::iter::once(&header::AUTHORIZATION).chain(&config.credential_headers) {
                 copy(name, client, fill);
             }

@@ -15,6 +15,9 @@ pub enum Reason {
     HasContent,
     Parameter,
     Html,
+    // Not admitted:
+    VerifyRefused,
+    VerifyFailed,
     // Looked up and not served:
     Absent,
     Expired,
@@ -53,6 +56,8 @@ impl Reason {
             Reason::HasContent => "content",
             Reason::Parameter => "parameter",
             Reason::Html => "html",
+            Reason::VerifyRefused => "verify-refused",
+            Reason::VerifyFailed => "verify-failed",
             Reason::Absent => "absent",
             Reason::Expired => "expired",
             Reason::Purged => "purged",

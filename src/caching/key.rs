@@ -28,6 +28,8 @@ pub enum Split {
     Query,
     Accept,
     Field(HeaderName),
+    /// A value of the verify answer, by its pointer.
+    Scope(String),
 }
 
 #[derive(Clone, Copy)]
@@ -41,6 +43,7 @@ enum Part {
     Language = 7,
     Partial = 8,
     Selecting = 9,
+    Scope = 10,
 }
 
 impl<'s> CopyKey<'s> {
@@ -89,6 +92,13 @@ impl<'s> CopyKey<'s> {
             let name = if pair.contains(&b'=') { name } else { b"" };
             Split::Cookie(String::from_utf8_lossy(name.trim_ascii()).into_owned())
         });
+    }
+
+    /// What the upstream says of the client at this pointer; an absent value is one of its own.
+    pub fn scope(&mut self, pointer: &str, value: Option<&str>) {
+        let pieces = [pointer, value.unwrap_or_default()].map(str::as_bytes);
+        self.part(Part::Scope, &pieces[..1 + usize::from(value.is_some())]);
+        self.tell(|| Split::Scope(pointer.to_owned()));
     }
 
     /// The canonical query; an absent one splits nothing.
@@ -165,6 +175,27 @@ impl<'s> CopyKey<'s> {
 /// The name of a family's state, below the prefix.
 pub fn family_state(family: &str) -> String {
     [family, "~state"].concat()
+}
+
+/// The name of the state of one part of a credential, below the prefix.
+pub fn credential_state(secret: &HashingSecret, name: &str, value: &[u8]) -> String {
+    let mut hasher = blake3::Hasher::new_keyed(&secret.0);
+    for piece in [b"larder credential", name.as_bytes(), value] {
+        hasher.update(&(piece.len() as u64).to_le_bytes());
+        hasher.update(piece);
+    }
+    let mut hash = [0; 16];
+    hasher.finalize_xof().fill(&mut hash);
+    format!("~credential:{:032x}~state", u128::from_be_bytes(hash))
+}
+
+/// The name of the state on which every copy depends that is given by a verify path's word: under another `access`
+/// what stands at the same key is another copy.
+pub fn admission_state(path: &str) -> String {
+    format!(
+        "~verify:{}~all",
+        utf8_percent_encode(path, NON_ALPHANUMERIC)
+    )
 }
 
 /// The name of the state that all families of a group share.

@@ -51,11 +51,14 @@ pub struct Set {
 #[derive(Args)]
 pub struct Purge {
     /// users:list, users:detail:7, 'users:detail:*' or a path
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "credential"])]
     keys: Vec<String>,
     /// Everything under the prefix
     #[arg(long, conflicts_with = "keys")]
     all: bool,
+    /// What the API said of the credentials on standard input, each a line such as `Authorization: Bearer …`
+    #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with_all = ["keys", "all"])]
+    credential: Option<String>,
     #[command(flatten)]
     file: ConfigFile,
 }
@@ -112,6 +115,7 @@ pub fn set(arguments: &Set) -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
     let seen_by = match operations::access(&config, &arguments.key).map_err(failed)? {
         Access::Public => "everybody is given it",
+        Access::Verify(_) => "whoever the API admits is given it, where the route has no `scope`",
         Access::PerCredential => "whoever asks without a credential is given it, and nobody else",
     };
     let seconds = match Place::of(config)? {
@@ -133,6 +137,9 @@ pub fn set(arguments: &Set) -> Result<(), Failure> {
 
 pub fn purge(arguments: &Purge) -> Result<(), Failure> {
     let config = super::load(&arguments.file.config)?;
+    if arguments.credential.is_some() {
+        return revoke(config);
+    }
     let purged: Vec<String> = match Place::of(config)? {
         Place::Instance(admin) => {
             let asked = json!({ "keys": arguments.keys, "all": arguments.all });
@@ -169,6 +176,29 @@ pub fn purge(arguments: &Purge) -> Result<(), Failure> {
             state.replace("~state", "").replace("~all", ":*")
         );
     }
+    Ok(())
+}
+
+/// Never an argument: other users of the machine could read it.
+fn revoke(config: Config) -> Result<(), Failure> {
+    let mut lines = String::new();
+    std::io::stdin()
+        .read_to_string(&mut lines)
+        .map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
+    let parts = match Place::of(config)? {
+        Place::Instance(admin) => {
+            let asked = json!({ "credentials": [lines] }).to_string().into_bytes();
+            let told = admin.json(Method::POST, "/purge", asked)?;
+            told["revoked"].as_u64().unwrap_or_default()
+        }
+        Place::Store(config) => with_store(config, async |config, coherence| {
+            let revoked = operations::revoke(config, coherence, &lines).await;
+            Ok(revoked.map_err(failed)? as u64)
+        })?,
+    };
+    println!(
+        "revoked {parts}: the API is asked again before anybody with them is given a shared copy"
+    );
     Ok(())
 }
 

@@ -59,9 +59,20 @@ pub fn describe(config: &Config) -> String {
             continue;
         }
         let _ = writeln!(told, "    key {key}, for {}", duration(route.ttl));
-        let access = match route.access {
-            Access::PerCredential => "each credential has its own copies",
-            Access::Public => "one copy for all, fetched without credentials",
+        let access = match &route.access {
+            Access::PerCredential => "each credential has its own copies".to_owned(),
+            Access::Public => "one copy for all, fetched without credentials".to_owned(),
+            Access::Verify(verify) => {
+                let each = match verify.scope.as_slice() {
+                    [] => "one copy".to_owned(),
+                    scope => format!("one copy for each {}", scope.join(" and ")),
+                };
+                format!(
+                    "{each} for all whom GET {} admits, asked every {}",
+                    verify.path,
+                    duration(verify.lasting)
+                )
+            }
         };
         let _ = writeln!(
             told,

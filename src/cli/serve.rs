@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{ConfigFile, Failure};
 use crate::coherence::{Coherence, Journal, hold_for};
-use crate::config::{Config, Route, StoreAddress};
+use crate::config::{Access, Config, Route, StoreAddress};
 use crate::proxy::{Proxy, Setup, plan};
 use crate::server::{self, Manners};
 use crate::store::Store;
@@ -184,7 +184,11 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
         StoreAddress::Redis(settings) => {
             let lasting = |route: &Route| {
                 let ttl = route.ttl.max(route.negative_ttl.unwrap_or_default());
-                ttl + route.stale_while_revalidate.max(route.stale_if_error)
+                let verdict = match &route.access {
+                    Access::Verify(verify) => verify.lasting,
+                    Access::PerCredential | Access::Public => Duration::ZERO,
+                };
+                (ttl + route.stale_while_revalidate.max(route.stale_if_error)).max(verdict)
             };
             let longest = config.routes.iter().map(lasting).max();
             let lifetimes = Lifetimes {

@@ -146,6 +146,25 @@ impl Coherence {
         }
     }
 
+    /// As `look_up`, in the same round trip, for who is admitted under these epochs. `None`: no more.
+    pub async fn look_up_admitted(
+        &self,
+        copy: &str,
+        depends: &Depends,
+        origin: &str,
+        admitted: &Epochs,
+    ) -> Option<LookUp> {
+        let mut states = depends.states.clone();
+        states.extend(admitted.iter().map(|(state, _)| state.clone()));
+        let Ok(mut found) = self.store.look_up(copy, &states).await else {
+            return Some(LookUp::Miss(Reason::StoreAway));
+        };
+        let (_, credential) = found.states.split_at(depends.states.len());
+        let is_admitted = protocol::valid(admitted, credential);
+        found.states.truncate(depends.states.len());
+        is_admitted.then(|| judge(found, depends.own, origin))
+    }
+
     /// The epochs to fetch under, made where absent. `Err` says why there are none: held, or the store away.
     pub async fn open(&self, states: &States) -> Result<Epochs, Reason> {
         let seen = self

@@ -24,6 +24,7 @@ use url::Url;
 
 use self::mirror::{
     Either, File, LimitsMap, List, LogsMap, PurgeMap, QueryMap, RouteMap, Text, Texts, UpstreamMap,
+    VerifyMap,
 };
 use self::place::{At, Position};
 use self::problem::{Problem, Source, Wrong, wrong};
@@ -31,7 +32,7 @@ use self::value::Value;
 use super::nearest::nearest;
 use super::{
     Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, Policy, PurgeRule,
-    Query, Route, Secret, Upstream, UpstreamAddress, WhenStoreIsDown,
+    Query, Route, Secret, Upstream, UpstreamAddress, Verify, WhenStoreIsDown,
 };
 use crate::caching::origin::Choices;
 use crate::message::codings::Coding;
@@ -560,7 +561,7 @@ impl Reader<'_> {
             Some(Either::Text(text)) => {
                 self.read(&at.key("access"), Some(text), Access::PerCredential, access)
             }
-            Some(Either::Map(never)) => match never {},
+            Some(Either::Map(map)) => self.verify(&at.key("access"), map),
         };
         let query = map
             .query
@@ -635,6 +636,21 @@ impl Reader<'_> {
             negative_ttl,
         };
         Some(ReadRoute { route, at })
+    }
+
+    fn verify(&self, at: &At, map: VerifyMap) -> Access {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let seconds = Duration::from_secs;
+        let path = self.required(at, "verify", map.verify, "/api/users/me/", verify_path);
+        let (lasting, refusing) = (at.key("for"), at.key("refuse_for"));
+        path.map_or(Access::PerCredential, |path| {
+            Access::Verify(Verify {
+                path,
+                lasting: self.duration(&lasting, map.lasting, seconds(30), seconds(1)..=DAY),
+                refusing: self.duration(&refusing, map.refusing, seconds(5), seconds(1)..=DAY),
+                scope: self.texts(&at.key("scope"), map.scope, &[], pointer),
+            })
+        })
     }
 
     /// `true`, `false`, or the codings by name.
@@ -931,13 +947,40 @@ fn jitter(text: &str) -> Result<f64, Wrong> {
     Ok(percent / 100.0)
 }
 
+/// What is asked for a verdict: a path, perhaps with a query.
+fn verify_path(text: &str) -> Result<String, Wrong> {
+    let is_path = text.starts_with('/')
+        && !text.starts_with("//")
+        && !text.contains(['#', '<'])
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+        && text.parse::<http::Uri>().is_ok();
+    is_path.then(|| text.to_owned()).ok_or_else(|| {
+        wrong(
+            "this is not a path of the API",
+            "write one that answers 2xx to whom it knows, and 401 or 403 to others, like `/api/users/me/`",
+        )
+    })
+}
+
+/// RFC 6901 §3.
+fn pointer(text: &str) -> Result<String, Wrong> {
+    let escapes = text.split('~').skip(1);
+    let is_pointer = text.starts_with('/') && { escapes }.all(|rest| rest.starts_with(['0', '1']));
+    is_pointer.then(|| text.to_owned()).ok_or_else(|| {
+        wrong(
+            format!("`{text}` is not a JSON pointer"),
+            "write where the value stands in the answer to `verify`, like `/role` or `/profile/tenant`",
+        )
+    })
+}
+
 fn access(text: &str) -> Result<Access, Wrong> {
     match text {
         "per-credential" => Ok(Access::PerCredential),
         "public" => Ok(Access::Public),
         "verify" => Err(wrong(
-            "`verify` is not in this release",
-            "write `per-credential` or `public`",
+            "`verify` alone does not say whom to ask",
+            "write `access: {verify: /api/users/me/, for: 30s}`",
         )),
         text => {
             let known = ["per-credential", "public"];

@@ -165,12 +165,27 @@ pub enum Policy {
     Http(Choices),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
     /// A copy belongs to the credential that fetched it.
     PerCredential,
     /// One copy for all, fetched without credentials.
     Public,
+    /// One copy for all whom the upstream admits.
+    Verify(Verify),
+}
+
+/// The upstream's own word on who is admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verify {
+    /// What is asked with the request's own credential; a 2xx admits it. With its query, if it has one.
+    pub path: String,
+    /// How long a 2xx is good for.
+    pub lasting: Duration,
+    /// How long anything else is.
+    pub refusing: Duration,
+    /// JSON pointers into the answer: who differs in their values has a copy apart.
+    pub scope: Vec<String>,
 }
 
 /// Which parameters are in the key, and so in what is forwarded.

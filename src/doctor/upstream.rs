@@ -164,7 +164,7 @@ async fn route(
         return Vec::new();
     };
     let captures = &reading.captures;
-    let presented = present::present(&setup.config, served, captures, client, &[], &secret);
+    let presented = present::present(&setup.config, served, captures, client, &[], &secret, None);
     let Presented::Asked(asked) = presented else {
         return Vec::new();
     };

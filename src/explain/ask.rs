@@ -94,6 +94,7 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
                 told.pass(Forward::Bypass, Some(reason));
                 return Ok(told);
             }
+            Presented::Unverified => return Ok(told),
             Presented::Refused(refusal) => {
                 told.refuse(refusal);
                 return Ok(told);

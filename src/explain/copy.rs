@@ -36,8 +36,8 @@ pub(super) fn copy(
         route,
         client,
         &asked.varied,
-        query,
-        accept,
+        (query, accept),
+        asked.admitted.as_ref().and_then(|verdict| verdict.scope()),
         &mut key,
     );
     let splits = key.told();
@@ -48,7 +48,7 @@ pub(super) fn copy(
             (Some((plain, _)), None) => format!("{plain}~?"),
             _ => asked.copy.clone(),
         },
-        whose: whose(route.access, &splits),
+        whose: whose(&route.access, &splits),
         split_by: splits
             .iter()
             .map(|split| words::split(split, query, accept))
@@ -60,7 +60,7 @@ pub(super) fn copy(
     }
 }
 
-fn whose(access: Access, splits: &[Split]) -> String {
+fn whose(access: &Access, splits: &[Split]) -> String {
     let credentials: Vec<String> = splits
         .iter()
         .filter(|split| matches!(split, Split::Credential(_) | Split::Cookie(_)))
@@ -68,6 +68,14 @@ fn whose(access: Access, splits: &[Split]) -> String {
         .collect();
     match (access, credentials.as_slice()) {
         (Access::Public, _) => "everybody (`access: public`)".to_owned(),
+        (Access::Verify(verify), _) if verify.scope.is_empty() => {
+            format!("whoever `{}` admits", verify.path)
+        }
+        (Access::Verify(verify), _) => format!(
+            "whoever `{}` admits with the same {}",
+            verify.path,
+            verify.scope.join(" and ")
+        ),
         (Access::PerCredential, []) => "whoever asks without a credential".to_owned(),
         (Access::PerCredential, _) => {
             format!("whoever sends the same {}", credentials.join(" and "))

@@ -19,7 +19,7 @@ use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::invalidation;
 use crate::caching::key::HashingSecret;
 use crate::coherence::protocol::{self, Outcome};
-use crate::config::{Config, PurgeRule, Route};
+use crate::config::{Access, Config, PurgeRule, Route};
 use crate::error::{Error, Refusal};
 use crate::proxy::plan::{self, Claim, Drops, Plan};
 use crate::proxy::present::{self, Presented};
@@ -236,9 +236,11 @@ impl Explanation {
         // Without the store's secret the key is right but for its suffix.
         let secret = knowledge.secret.unwrap_or(HashingSecret([0; 32]));
         let captures = &reading.captures;
-        let asked = match present::present(config, served, captures, client, &varied, &secret) {
+        let asked = match present::present(config, served, captures, client, &varied, &secret, None)
+        {
             Presented::Asked(asked) => asked,
             Presented::Pass(reason) => return self.pass(Forward::Bypass, Some(reason)),
+            Presented::Unverified => return self.unverified(route),
             Presented::Refused(refusal) => return self.refuse(refusal),
         };
         self.copy = Some(copy::copy(config, route, client, &asked, knowledge.secret));
@@ -259,6 +261,27 @@ impl Explanation {
                 reason: None,
                 why: words::terms(route),
             },
+        });
+    }
+
+    /// Which copy it is given, the verify answer says; and that is not asked for here, or it would be kept.
+    fn unverified(&mut self, route: &Route) {
+        let Access::Verify(verify) = &route.access else {
+            return;
+        };
+        self.look_up = Some(Verdict {
+            may: true,
+            reason: None,
+            why: format!(
+                "after the API has admitted this credential: `GET {}` with it, a 2xx is good for {}; anything else goes on uncached",
+                verify.path,
+                humantime::format_duration(verify.lasting)
+            ),
+        });
+        self.store = Some(Verdict {
+            may: true,
+            reason: None,
+            why: words::terms(route),
         });
     }
 

@@ -25,6 +25,12 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Html => {
             "the client likes text/html best, as browsers do: pages are never kept; send `Accept: application/json`"
         }
+        Reason::VerifyRefused => {
+            "the API does not admit this credential where the route's `access: {verify: …}` asks: it is forwarded uncached, with its own credential"
+        }
+        Reason::VerifyFailed => {
+            "whether the API admits this credential could not be learnt (no answer, a `scope` that cannot be read, or too many cookies): it is forwarded uncached"
+        }
         Reason::Absent => "there is no copy yet: it is fetched, and kept if it may be",
         Reason::Expired => "there is a copy, but its time is over",
         Reason::Purged => "there is a copy, but a write or a purge has dropped it since",
@@ -90,10 +96,11 @@ pub fn because(reason: Reason) -> &'static str {
 }
 
 pub(super) fn access(route: &Route) -> &'static str {
-    match route.access {
+    match &route.access {
         _ if route.is_by_http() => "the origin's word (policy: http)",
         Access::PerCredential => "per-credential",
         Access::Public => "public",
+        Access::Verify(_) => "verify",
     }
 }
 
@@ -167,6 +174,7 @@ pub(super) fn split(split: &Split, query: Option<&str>, accept: &AcceptClass) ->
         (Split::Credential(name) | Split::Field(name), _) => field(name),
         (Split::Cookie(name), _) if name.is_empty() => "cookie without a name".to_owned(),
         (Split::Cookie(name), _) => format!("cookie {name}"),
+        (Split::Scope(pointer), _) => format!("{pointer} of the verify answer"),
         (Split::Query, _) => format!("query {}", query.unwrap_or_default()),
         (Split::Accept, AcceptClass::Other(accept)) => format!("Accept: {accept}"),
         (Split::Accept, AcceptClass::Json | AcceptClass::Html) => "Accept".to_owned(),

@@ -241,7 +241,12 @@ impl Fetch {
         );
         let (storable, not_stored) = match verdict {
             Ok(storable) => (Some(storable), self.epochs.as_ref().err().copied()),
-            Err(reason) if storing::shareable(reason) || validated.is_some() => {
+            // One user's refusal, or limit, is nobody else's, although the copy would be.
+            Err(reason)
+                if validated.is_some()
+                    || (storing::shareable(reason)
+                        && !matches!(route.access, Access::Verify(_))) =>
+            {
                 (None, Some(reason))
             }
             Err(reason) => {
@@ -293,9 +298,10 @@ impl Fetch {
             &self.client,
             &varied,
             &secret,
+            self.asked.admitted.clone(),
         ) {
             Presented::Asked(asked) => Some(asked),
-            Presented::Pass(_) | Presented::Refused(_) => None,
+            Presented::Pass(_) | Presented::Unverified | Presented::Refused(_) => None,
         }
     }
 }

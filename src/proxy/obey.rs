@@ -230,7 +230,7 @@ impl Ask {
         Some(Ask {
             setup: setup.clone(),
             route,
-            depends: plan::with_group(family.as_str(), served.group.as_ref(), &[]),
+            depends: plan::with_group(family.as_str(), served.group.as_ref(), None, &[]),
             family,
             origin: client.client.origin(),
             client,

@@ -4,9 +4,9 @@ use http::Method;
 use smallvec::SmallVec;
 
 use crate::caching::cache_status::{Forward, Reason};
-use crate::caching::key::{family_state, group_state};
+use crate::caching::key::{admission_state, family_state, group_state};
 use crate::coherence::{Depends, StateKey, States};
-use crate::config::{Config, PurgeRule, Route};
+use crate::config::{Access, Config, PurgeRule, Route};
 use crate::message::target::TargetUri;
 use crate::route::{Captures, Decoded, FamilyPattern, first_matches, is_plain};
 
@@ -173,14 +173,23 @@ pub fn depends(config: &Config, route: &Route, family: &str) -> Depends {
     with_group(
         family,
         group(route).as_ref(),
+        admission(route).as_ref(),
         negative(route, absence.as_ref()),
     )
 }
 
 /// As `depends`, for who has the others at hand.
-pub fn with_group(family: &str, group: Option<&StateKey>, negative: &[StateKey]) -> Depends {
+pub fn with_group(
+    family: &str,
+    group: Option<&StateKey>,
+    admission: Option<&StateKey>,
+    negative: &[StateKey],
+) -> Depends {
     let family = StateKey::new(family_state(family));
-    let mut states: States = std::iter::once(family).chain(group.cloned()).collect();
+    let mut states: States = std::iter::once(family)
+        .chain(group.cloned())
+        .chain(admission.cloned())
+        .collect();
     let own = states.len();
     states.extend(negative.iter().cloned());
     Depends { states, own }
@@ -200,6 +209,14 @@ pub fn group(route: &Route) -> Option<StateKey> {
         .key
         .group()
         .map(|group| StateKey::new(group_state(&group)))
+}
+
+/// The state that tells the copies of those whom a verify path admits from all others at the same key.
+pub fn admission(route: &Route) -> Option<StateKey> {
+    match &route.access {
+        Access::Verify(verify) => Some(StateKey::new(admission_state(&verify.path))),
+        Access::PerCredential | Access::Public => None,
+    }
 }
 
 /// The states that every copy of this configuration depends on: dropping them all purges everything.

@@ -1,17 +1,20 @@
 //! A read as the cache sees it: its key, its states, the origin it is asked under; and the request that
 //! would fill it, which carries what the key holds and nothing else that a client can choose. Pure.
 
+use std::sync::Arc;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::plan;
 use super::{Client, Served};
 use crate::access;
+use crate::access::verdict::{Scope, Verdict};
 use crate::body::RequestBody;
 use crate::caching::cache_status::Reason;
 use crate::caching::key::{CopyKey, HashingSecret};
 use crate::caching::storing::LEARNABLE;
 use crate::coherence::Depends;
-use crate::config::{Config, Route};
+use crate::config::{Access, Config, Route};
 use crate::error::Refusal;
 use crate::message::accept::AcceptClass;
 use crate::message::forwarded::{self, Scheme};
@@ -35,6 +38,8 @@ pub struct Asked {
     /// As it is in the key, and forwarded.
     pub query: Option<String>,
     pub accept: AcceptClass,
+    /// By which its client is admitted, where the upstream decides that.
+    pub admitted: Option<Arc<Verdict>>,
 }
 
 impl Asked {
@@ -48,10 +53,12 @@ pub enum Presented {
     Asked(Asked),
     /// Not to be looked up: forwarded as it is.
     Pass(Reason),
+    /// The upstream is to be asked first whether it admits the client.
+    Unverified,
     Refused(Refusal),
 }
 
-/// `varied` are the learnt fields by which this route's answers are known to vary.
+/// `varied` are the learnt fields by which this route's answers are known to vary; `admitted` is for routes under `verify`.
 pub fn present(
     config: &Config,
     served: &Served,
@@ -59,6 +66,7 @@ pub fn present(
     client: &Client,
     varied: &[HeaderName],
     secret: &HashingSecret,
+    admitted: Option<Arc<Verdict>>,
 ) -> Presented {
     let route = &served.route;
     let accept = AcceptClass::of(&client.fields);
@@ -73,6 +81,10 @@ pub fn present(
     let Some(family) = route.key.family(captures) else {
         return Presented::Pass(Reason::Spelling);
     };
+    let scope = admitted.as_ref().and_then(|verdict| verdict.scope());
+    if scope.is_none() && matches!(route.access, Access::Verify(_)) {
+        return Presented::Unverified;
+    }
     let mut key = CopyKey::new(secret);
     let (query_part, accept_part) = (query.as_deref(), &accept);
     split(
@@ -80,8 +92,8 @@ pub fn present(
         route,
         client,
         varied,
-        query_part,
-        accept_part,
+        (query_part, accept_part),
+        scope,
         &mut key,
     );
     Presented::Asked(Asked {
@@ -89,6 +101,7 @@ pub fn present(
         depends: plan::with_group(
             family.as_str(),
             served.group.as_ref(),
+            served.admission.as_ref(),
             plan::negative(route, served.absence.as_ref()),
         ),
         family,
@@ -96,6 +109,7 @@ pub fn present(
         varied: varied.to_vec(),
         query,
         accept,
+        admitted,
     })
 }
 
@@ -105,11 +119,11 @@ pub fn split(
     route: &Route,
     client: &Client,
     varied: &[HeaderName],
-    query: Option<&str>,
-    accept: &AcceptClass,
+    (query, accept): (Option<&str>, &AcceptClass),
+    scope: Option<&Scope>,
     key: &mut CopyKey,
 ) {
-    access::partition(route.access, config, &client.fields, key);
+    access::partition(&route.access, config, &client.fields, scope, key);
     if let Some(query) = query {
         key.query(query);
     }
@@ -121,7 +135,7 @@ pub fn split(
     }
 }
 
-fn origin(config: &Config, client: &Client) -> String {
+pub fn origin(config: &Config, client: &Client) -> String {
     let (scheme, host) = match &config.canonical_origin {
         Some(origin) => (origin.scheme, origin.authority.as_str()),
         None => (client.via.scheme.as_str(), client.target.host()),
@@ -136,6 +150,47 @@ fn origin(config: &Config, client: &Client) -> String {
 
 /// The request that fills the copy `asked` for.
 pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> Outgoing {
+    let (mut sent, host, scheme) = of_ours(config, client);
+    if let AcceptClass::Other(accept) = &asked.accept
+        && let Ok(accept) = HeaderValue::from_str(accept)
+    {
+        sent.insert(header::ACCEPT, accept);
+    }
+    access::fill_credentials(&route.access, config, &client.fields, &mut sent);
+    // Sent before they are known to matter, or the answer could not say that they do.
+    for name in LEARNABLE.iter().chain(&route.vary) {
+        if !sent.contains_key(name) {
+            access::copy(name, &client.fields, &mut sent);
+        }
+    }
+    forwarded::write(&mut sent, &client.via, scheme, host);
+    fields::append_via(&mut sent);
+    Outgoing {
+        method: http::Method::GET,
+        target: ForwardUri::new(client.target.path(), asked.query.as_deref()),
+        fields: sent,
+        body: RequestBody::Empty,
+        interim: client.interim.clone(),
+    }
+}
+
+/// The question whether the upstream admits this client: nothing of the request but its credential.
+pub fn question(config: &Config, client: &Client, path: &str) -> Outgoing {
+    let (mut sent, host, scheme) = of_ours(config, client);
+    access::fill_credentials(&Access::PerCredential, config, &client.fields, &mut sent);
+    forwarded::write(&mut sent, &client.via, scheme, host);
+    fields::append_via(&mut sent);
+    Outgoing {
+        method: http::Method::GET,
+        target: ForwardUri::new(path, None),
+        fields: sent,
+        body: RequestBody::Empty,
+        interim: None,
+    }
+}
+
+/// The fields of a request that is ours, and the host and scheme that it is for.
+fn of_ours<'a>(config: &'a Config, client: &'a Client) -> (HeaderMap, &'a str, Scheme) {
     let mut sent = HeaderMap::with_capacity(16);
     let (host, scheme) = match &config.canonical_origin {
         Some(origin) => (
@@ -152,13 +207,7 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
         header::HOST,
         HeaderValue::from_str(host).expect("a valid host is a field value"),
     );
-    let accept = match &asked.accept {
-        AcceptClass::Other(accept) => {
-            HeaderValue::from_str(accept).unwrap_or(HeaderValue::from_static("application/json"))
-        }
-        AcceptClass::Json | AcceptClass::Html => HeaderValue::from_static("application/json"),
-    };
-    sent.insert(header::ACCEPT, accept);
+    sent.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     sent.insert(
         header::ACCEPT_ENCODING,
         HeaderValue::from_static("identity"),
@@ -167,22 +216,7 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
         header::USER_AGENT,
         HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION"))),
     );
-    access::fill_credentials(route.access, config, &client.fields, &mut sent);
-    // Sent before they are known to matter, or the answer could not say that they do.
-    for name in LEARNABLE.iter().chain(&route.vary) {
-        if !sent.contains_key(name) {
-            access::copy(name, &client.fields, &mut sent);
-        }
-    }
-    forwarded::write(&mut sent, &client.via, scheme, host);
-    fields::append_via(&mut sent);
-    Outgoing {
-        method: http::Method::GET,
-        target: ForwardUri::new(client.target.path(), asked.query.as_deref()),
-        fields: sent,
-        body: RequestBody::Empty,
-        interim: client.interim.clone(),
-    }
+    (sent, host, scheme)
 }
 
 /// A request passed on as the client sent it, but for what must not travel.

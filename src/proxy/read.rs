@@ -9,7 +9,7 @@ use tracing::{debug, trace, warn};
 
 use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
 use super::present::{self, Asked, Presented};
-use super::{Client, Served, Setup, pass, refresh};
+use super::{Client, Served, Setup, admit, pass, refresh};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::reuse::{Reuse, Terms, reuse};
@@ -17,7 +17,7 @@ use crate::caching::stored::Stored;
 use crate::clock;
 use crate::coherence::flights::{Fence, Follower, Turn};
 use crate::coherence::{Depends, Epochs, LookUp, States, fresh_bits, protocol};
-use crate::config::Route;
+use crate::config::{Access, Route};
 use crate::error::Error;
 use crate::reply::{self, Asking, Encoding, Reply};
 use crate::route::Captures;
@@ -53,6 +53,8 @@ enum Looked {
     Miss(Reason),
     /// The key was not what it should have been: look again.
     Again,
+    /// The upstream is to be asked whether it admits this client.
+    Unverified,
     Pass(Reason),
 }
 
@@ -69,6 +71,14 @@ pub fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Cli
     {
         return Presented::Pass(Reason::VaryUnkeyed);
     }
+    let admitted = match &served.route.access {
+        Access::Verify(verify) => match admit::known(setup, verify, client, &secret) {
+            admit::Known::Admitted(verdict) => Some(verdict),
+            admit::Known::NotAdmitted(reason) => return Presented::Pass(reason),
+            admit::Known::Unasked => None,
+        },
+        Access::PerCredential | Access::Public => None,
+    };
     present::present(
         &setup.config,
         served,
@@ -76,6 +86,7 @@ pub fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Cli
         client,
         &served.varied.load(),
         &secret,
+        admitted,
     )
 }
 
@@ -89,13 +100,15 @@ async fn look_up(
     let asked = match presented {
         Presented::Asked(asked) => asked,
         Presented::Pass(reason) => return Ok(Looked::Pass(*reason)),
+        Presented::Unverified => return Ok(Looked::Unverified),
         Presented::Refused(refusal) => return Err((*refusal).into()),
     };
     let (served, now) = (&setup.served[route], clock::now());
-    let found = setup
-        .coherence
-        .look_up(&asked.copy, &asked.depends, &asked.origin);
-    Ok(match found.await {
+    let found = match find(setup, served, client, asked).await {
+        Ok(found) => found,
+        Err(other) => return Ok(other),
+    };
+    Ok(match found {
         LookUp::Valid(stored) if asked.holds(stored.head.varied()) => {
             let use_of_it = reuse(&stored, terms(&served.route), now, fresh_bits);
             let refresh = |stored| refresh::refresh(setup, route, captures, client, asked, stored);
@@ -129,6 +142,29 @@ async fn look_up(
     })
 }
 
+/// What the store holds for one who is admitted to it.
+async fn find(
+    setup: &Setup,
+    served: &Served,
+    client: &Client,
+    asked: &Asked,
+) -> Result<LookUp, Looked> {
+    let (coherence, depends) = (&setup.coherence, &asked.depends);
+    let (Access::Verify(verify), Some(verdict)) = (&served.route.access, &asked.admitted) else {
+        return Ok(coherence.look_up(&asked.copy, depends, &asked.origin).await);
+    };
+    let looked = coherence.look_up_admitted(&asked.copy, depends, &asked.origin, &verdict.epochs);
+    match looked.await {
+        // Whether the credential was revoked cannot be known: it is shown what is its own alone.
+        Some(LookUp::Miss(Reason::StoreAway)) => Err(Looked::Pass(Reason::StoreAway)),
+        Some(found) => Ok(found),
+        None => {
+            admit::forget(setup, verify, client, verdict);
+            Err(Looked::Unverified)
+        }
+    }
+}
+
 /// The way of whatever is no hit at once.
 async fn go_on(
     setup: &Arc<Setup>,
@@ -142,11 +178,21 @@ async fn go_on(
     let alone =
         |why: Forward, detail| pass::pass(setup, &client, RequestBody::Empty, why, Some(detail));
     let mut why = Reason::Absent;
-    for _ in 0..ATTEMPTS {
+    // The first question whether a client is admitted is no attempt.
+    let attempts = ATTEMPTS + usize::from(matches!(looked, Looked::Unverified));
+    for _ in 0..attempts {
         let (missed, stale) = match looked {
             Looked::Hit(reply) => return Ok(reply),
             Looked::Pass(reason) => return alone(Forward::Bypass, reason).await,
             Looked::Again => (false, None),
+            Looked::Unverified => {
+                if let Access::Verify(verify) = &served.route.access
+                    && let Err(reason) = admit::ask(setup, verify, &client).await
+                {
+                    return alone(Forward::Bypass, reason).await;
+                }
+                (false, None)
+            }
             Looked::Stale(stored) => {
                 why = Reason::Expired;
                 (true, Some(stored))
@@ -231,6 +277,15 @@ impl Ask<'_> {
             return Ok(None);
         };
         let collapsed = !leads;
+        // Whoever waited for longer than the verdict lasts is given nothing but the answer to its own request.
+        let in_time = asked
+            .admitted
+            .as_ref()
+            .is_none_or(|verdict| verdict.is_in_time(clock::stopwatch()));
+        let is_own = leads && !matches!(answer, Some(Answer::Found(_) | Answer::StandIn(..)));
+        if !in_time && !is_own {
+            return Ok(None);
+        }
         match answer {
             None => Ok(None),
             Some(Answer::Found(stored)) => {

@@ -133,7 +133,7 @@ mirror! {
         path: Text,
         key: Text,
         ttl: Text,
-        access: Either<Later>,
+        access: Either<VerifyMap>,
         query: QueryMap,
         vary: Texts,
         max_body: Text,
@@ -193,29 +193,52 @@ mirror! {
     } later []
 }
 
-/// `access: {verify: …}`, which nothing can be yet.
-#[derive(Debug)]
-pub enum Later {}
+/// `for` is a word of the language, so this one stands in full.
+#[derive(Debug, Default)]
+pub struct VerifyMap {
+    pub verify: Option<Text>,
+    pub lasting: Option<Text>,
+    pub refusing: Option<Text>,
+    pub scope: Option<Texts>,
+}
 
-impl Mapping for Later {
-    const LIKE: &'static str = "`per-credential`";
+impl VerifyMap {
+    const KEYS: &'static [&'static str] = &["verify", "for", "refuse_for", "scope"];
+}
 
-    fn read<'de, A: MapAccess<'de>>(_: A) -> Result<Self, A::Error> {
-        Err(Complaint::about(
-            "`access` as a mapping is not in this release",
-            "write `per-credential` or `public`",
-        ))
+impl Mapping for VerifyMap {
+    const LIKE: &'static str = "`{verify: /api/users/me/, for: 30s}`";
+
+    fn read<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut read = Self::default();
+        let mut seen: Vec<&'static str> = Vec::new();
+        while let Some(key) = map.next_key_seed(Key {
+            known: Self::KEYS,
+            later: &["jwt"],
+            seen: &seen,
+        })? {
+            seen.push(key);
+            match key {
+                "verify" => read.verify = Some(map.next_value()?),
+                "for" => read.lasting = Some(map.next_value()?),
+                "refuse_for" => read.refusing = Some(map.next_value()?),
+                "scope" => read.scope = Some(map.next_value()?),
+                _ => unreachable!("`Key` gives no other"),
+            }
+        }
+        Ok(read)
     }
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 9] = [
+const PLACES: [(&str, &[&str]); 10] = [
     ("at the top", File::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
     ("under `store`", StoreMap::KEYS),
     ("under `memory`", MemoryMap::KEYS),
     ("in a route, under `routes`", RouteMap::KEYS),
     ("under a route's `query`", QueryMap::KEYS),
+    ("under a route's `access`", VerifyMap::KEYS),
     ("in a rule, under `purge`", PurgeMap::KEYS),
     ("under `limits`", LimitsMap::KEYS),
     ("under `logs`", LogsMap::KEYS),

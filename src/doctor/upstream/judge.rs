@@ -39,7 +39,7 @@ impl Seen<'_> {
     pub fn judge(&self, route: &Route) -> Finding {
         let status = self.answer.status;
         let seen = format!("GET {}: {}", self.path, status.as_u16());
-        match (status.as_u16(), route.access) {
+        match (status.as_u16(), &route.access) {
             (400, _) if self.blames_the_host() => self.host(),
             (301 | 302 | 307 | 308, _) => self.redirect(&seen),
             (401 | 403, Access::Public) => wrong(
@@ -49,7 +49,7 @@ impl Seen<'_> {
                 ),
                 "write `access: per-credential`",
             ),
-            (401 | 403, Access::PerCredential) => skipped(
+            (401 | 403, Access::PerCredential | Access::Verify(_)) => skipped(
                 "route",
                 format!(
                     "{seen}, as without a credential it should; to see more: --path {} -H 'Authorization: …'",

@@ -1,0 +1,231 @@
+//! The upstream's own word on a credential, asked with that credential and kept for seconds in this process.
+//!
+//! A verdict is a copy like any other: it carries the epochs of its credential's states, read before the question was
+//! sent, and admits only while all of them are current, which the look-up asks in the same round trip as for the copy. So
+//! a write with the credential, and a purge of it, end what was said before, on every instance.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use crate::caching::cache_status::Reason;
+use crate::coherence::Epochs;
+use crate::config::Verify;
+
+/// Verdicts kept at once; the least used go first, and are asked for again.
+const KEPT: usize = 100_000;
+
+/// Which question: a keyed hash over the route's `access`, the origin and the whole credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VerdictKey(pub u128);
+
+/// What the upstream said.
+#[derive(Debug)]
+pub struct Verdict {
+    pub said: Said,
+    /// The epochs of its credential's states.
+    pub epochs: Epochs,
+    /// Before the question was sent.
+    pub asked: Instant,
+    pub lasting: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    Admitted(Scope),
+    /// Anything but a 2xx, or no answer, or one in which the scope cannot be read.
+    NotAdmitted(Reason),
+}
+
+impl Verdict {
+    pub fn is_in_time(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.asked) < self.lasting
+    }
+
+    /// What sets the copy of the one admitted apart.
+    pub fn scope(&self) -> Option<&Scope> {
+        match &self.said {
+            Said::Admitted(scope) => Some(scope),
+            Said::NotAdmitted(_) => None,
+        }
+    }
+}
+
+/// The values at the pointers of `scope`, each with its pointer; one that is absent is not the same as null.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scope(pub Vec<(String, Option<String>)>);
+
+impl Scope {
+    /// Of the answer's body. `None`: it is not JSON.
+    pub fn of(pointers: &[String], body: &[u8]) -> Option<Scope> {
+        if pointers.is_empty() {
+            return Some(Scope::default());
+        }
+        let value: Value = serde_json::from_slice(body).ok()?;
+        let at = |pointer: &String| {
+            let found = value.pointer(pointer).map(Value::to_string);
+            (pointer.clone(), found)
+        };
+        Some(Scope(pointers.iter().map(at).collect()))
+    }
+}
+
+/// How long what was said is kept.
+pub fn lasting(verify: &Verify, said: &Said) -> Duration {
+    match said {
+        Said::Admitted(_) => verify.lasting,
+        Said::NotAdmitted(_) => verify.refusing,
+    }
+}
+
+/// The verdicts of this instance, and the questions under way: one for each credential.
+pub struct Verdicts {
+    kept: Cache<VerdictKey, Arc<Verdict>>,
+    asking: Mutex<HashMap<VerdictKey, Arc<OnceCell<Arc<Verdict>>>>>,
+}
+
+impl Default for Verdicts {
+    fn default() -> Self {
+        Verdicts {
+            kept: Cache::new(KEPT),
+            asking: Mutex::default(),
+        }
+    }
+}
+
+impl Verdicts {
+    /// One that is still in time; whether its credential was revoked meanwhile, the look-up asks.
+    pub fn known(&self, key: VerdictKey, now: Instant) -> Option<Arc<Verdict>> {
+        self.kept
+            .get(&key)
+            .filter(|verdict| verdict.is_in_time(now))
+    }
+
+    /// Forgets it, as its credential was revoked. Another that has taken its place stays.
+    pub fn forget(&self, key: VerdictKey, verdict: &Arc<Verdict>) {
+        self.kept.remove_if(&key, |kept| Arc::ptr_eq(kept, verdict));
+    }
+
+    /// Asks, or waits for who is asking the same.
+    pub async fn ask(
+        &self,
+        key: VerdictKey,
+        question: impl Future<Output = Verdict>,
+    ) -> Arc<Verdict> {
+        let cell = self.asking.lock().entry(key).or_default().clone();
+        let place = Place {
+            verdicts: self,
+            key,
+            cell,
+        };
+        let answer = async {
+            let verdict = Arc::new(question.await);
+            if !verdict.lasting.is_zero() {
+                self.kept.insert(key, verdict.clone());
+            }
+            verdict
+        };
+        // If who asks leaves, one of those who wait asks anew.
+        place.cell.get_or_init(|| answer).await.clone()
+    }
+}
+
+/// A place among those who wait. The last one, or the first who was answered, clears up.
+struct Place<'v> {
+    verdicts: &'v Verdicts,
+    key: VerdictKey,
+    cell: Arc<OnceCell<Arc<Verdict>>>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut asking = self.verdicts.asking.lock();
+        let is_last = self.cell.initialized() || Arc::strong_count(&self.cell) <= 2;
+        let is_ours = asking
+            .get(&self.key)
+            .is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
+        if is_last && is_ours {
+            asking.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(said: Said) -> Verdict {
+        Verdict {
+            said,
+            epochs: Epochs::new(),
+            asked: Instant::now(),
+            lasting: Duration::from_secs(30),
+        }
+    }
+
+    #[test]
+    fn a_scope_is_read_from_any_json_and_absent_is_not_null() {
+        let scope = |body: &str| Scope::of(&["/role".to_owned()], body.as_bytes());
+        let values = [
+            r#"{}"#,
+            r#"{"role":null}"#,
+            r#"{"role":"null"}"#,
+            r#"{"role":""}"#,
+            r#"{"role":1}"#,
+            r#"{"role":"1"}"#,
+            r#"{"role":true}"#,
+            r#"{"role":[1]}"#,
+            r#"{"role":{"a":1}}"#,
+        ];
+        for (n, value) in values.iter().enumerate() {
+            assert!(scope(value).is_some(), "{value}");
+            assert!(
+                values[..n].iter().all(|other| scope(other) != scope(value)),
+                "{value}"
+            );
+        }
+        assert_eq!(scope(r#"[]"#), scope(r#"{}"#));
+        assert_eq!(scope("<html>"), None);
+        assert_eq!(Scope::of(&[], b"<html>"), Some(Scope::default()));
+    }
+
+    #[test]
+    fn a_verdict_counts_from_before_its_question_was_sent() {
+        let verdict = verdict(Said::Admitted(Scope::default()));
+        assert!(verdict.is_in_time(verdict.asked + Duration::from_millis(29_999)));
+        assert!(!verdict.is_in_time(verdict.asked + Duration::from_secs(30)));
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_at_once_ask_one_question_and_leave_nothing_behind() {
+        let (verdicts, key) = (Verdicts::default(), VerdictKey(1));
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let one = || {
+            verdicts.ask(key, async {
+                asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                verdict(Said::Admitted(Scope::default()))
+            })
+        };
+        tokio::join!(one(), one(), one());
+        assert_eq!(asked.into_inner(), 1);
+        assert!(verdicts.asking.lock().is_empty());
+        assert!(verdicts.known(key, Instant::now()).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_question_that_everybody_has_left_leaves_nothing_behind() {
+        let verdicts = Verdicts::default();
+        {
+            let mut left = std::pin::pin!(verdicts.ask(VerdictKey(1), std::future::pending()));
+            assert!(futures_util::poll!(left.as_mut()).is_pending());
+            assert_eq!(verdicts.asking.lock().len(), 1);
+        }
+        assert!(verdicts.asking.lock().is_empty());
+    }
+}

@@ -1,0 +1,342 @@
+//! Who may be given which copy: `access: {verify: …}`. The origin knows its users and says what each would be given; no
+//! answer that the proxy gives may differ from that.
+
+#[macro_use]
+mod support;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use support::client::Answer;
+use support::eventually;
+use support::larder::Larder;
+use support::origin::{self, Origin};
+use support::redis::RedisServer;
+
+const LIST: &str = "/api/users/";
+const ME: &str = "/api/users/me/";
+
+on_both_stores! {
+    all_whom_the_upstream_admits_share_one_copy_and_nobody_else_is_given_it
+    who_is_refused_is_answered_by_the_upstream_and_asked_about_once
+    each_value_of_the_scope_has_a_copy_of_its_own
+    first_requests_at_once_ask_one_question_and_fetch_one_body
+    a_write_with_the_credential_ends_its_verdict_and_no_other
+    a_verdict_ends_in_time
+    a_revoked_credential_is_asked_about_again
+    who_cannot_be_verified_is_not_admitted
+    every_mode_gives_nobody_what_the_origin_would_not
+}
+
+/// Credential lines to what the verify answer says of them; nobody else is admitted.
+type Users = Arc<Mutex<HashMap<String, String>>>;
+
+fn users(known: &[(&str, &str)]) -> Users {
+    let known = known
+        .iter()
+        .map(|(who, says)| ((*who).to_owned(), (*says).to_owned()));
+    Arc::new(Mutex::new(known.collect()))
+}
+
+/// All that identifies the client of a request.
+fn credential(request: &origin::Request) -> String {
+    let names = ["Authorization", "X-Api-Key", "Cookie"];
+    let lines = names.iter().flat_map(|name| request.fields.all(name));
+    lines.collect::<Vec<_>>().join("|")
+}
+
+/// Answers with what the user is, by the role alone.
+fn api(users: &Users) -> Origin {
+    let users = users.clone();
+    Origin::start(move |request| {
+        let known = users.lock().unwrap().get(&credential(request)).cloned();
+        match (request.method.as_str(), known) {
+            ("GET", None) => origin::status(401, "who are you?"),
+            ("GET", Some(says)) if request.target == ME => origin::json(says),
+            ("GET", Some(says)) => origin::json(format!("for {says}")),
+            _ => origin::status(204, ""),
+        }
+    })
+}
+
+fn larder(origin: &Origin, store: &str, access: &str) -> Larder {
+    Larder::start(format!(
+        "upstream: {}\nstore: {{url: \"{store}\", prefix: t}}\nroutes:\n\
+        \x20 - {{path: /api/users/, key: users:list, access: {access}}}\n\
+        purge:\n\
+        \x20 - {{methods: POST, path: /api/users/, keys: [users:list]}}\n",
+        origin.url()
+    ))
+}
+
+fn list(larder: &Larder, who: &str) -> Answer {
+    larder.get_with(LIST, &[("Authorization", who)])
+}
+
+fn asked(origin: &Origin, target: &str) -> usize {
+    let all = origin.requests();
+    all.iter()
+        .filter(|request| request.method == "GET" && request.target == target)
+        .count()
+}
+
+fn all_whom_the_upstream_admits_share_one_copy_and_nobody_else_is_given_it(store: &str) {
+    let origin = api(&users(&[("Token a", "{}"), ("Token b", "{}")]));
+    let larder = larder(&origin, store, "{verify: /api/users/me/, for: 1h}");
+    assert_eq!(list(&larder, "Token a").text(), "for {}");
+    for who in ["Token a", "Token b", "Token b"] {
+        let answer = list(&larder, who);
+        assert!(answer.is_hit() && answer.text() == "for {}", "{answer:?}");
+    }
+    for who in ["Token c", "token a", "Token a "] {
+        let answer = list(&larder, who);
+        assert!(
+            answer.is_hit() == (who == "Token a "),
+            "{who:?}: {answer:?}"
+        );
+    }
+    assert_eq!(larder.get(LIST).status, 401, "anonymous");
+    assert_eq!(asked(&origin, LIST), 1 + 3, "one body, and three refusals");
+}
+
+fn who_is_refused_is_answered_by_the_upstream_and_asked_about_once(store: &str) {
+    let origin = api(&users(&[("Token a", "{}")]));
+    let larder = larder(
+        &origin,
+        store,
+        "{verify: /api/users/me/, for: 1h, refuse_for: 1h}",
+    );
+    assert_eq!(list(&larder, "Token a").status, 200);
+    for _ in 0..3 {
+        let answer = list(&larder, "Token x");
+        assert_eq!(answer.status, 401);
+        assert!(
+            answer
+                .cache_status()
+                .contains("fwd=bypass; fwd-status=401; detail=verify-refused"),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(asked(&origin, ME), 2);
+    assert!(list(&larder, "Token a").is_hit(), "a refusal drops no copy");
+}
+
+fn each_value_of_the_scope_has_a_copy_of_its_own(store: &str) {
+    let says = [
+        "{}",
+        r#"{"role":null}"#,
+        r#"{"role":"null"}"#,
+        r#"{"role":1}"#,
+        r#"{"role":"1"}"#,
+        r#"{"role":[1]}"#,
+        r#"{"role":{"a":1}}"#,
+        r#"{"role":true}"#,
+        r#"{"role":""}"#,
+        "[]",
+        "7",
+    ];
+    let names: Vec<String> = (0..says.len()).map(|n| format!("Token {n}")).collect();
+    let known: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(says).collect();
+    let origin = api(&users(&known));
+    let larder = larder(
+        &origin,
+        store,
+        "{verify: /api/users/me/, for: 1h, scope: [/role]}",
+    );
+    for _ in 0..2 {
+        for (who, says) in &known {
+            let given = list(&larder, who).text();
+            // Where there is no role at all, one is like the other.
+            let absent = ["{}", "[]", "7"].contains(says);
+            assert!(
+                given == format!("for {says}") || (absent && given == "for {}"),
+                "{who}: {given}"
+            );
+        }
+    }
+    assert_eq!(asked(&origin, LIST), says.len() - 2);
+    assert_eq!(larder.get(LIST).status, 401);
+}
+
+fn first_requests_at_once_ask_one_question_and_fetch_one_body(store: &str) {
+    let origin = api(&users(&[("Token a", "{}")]));
+    let larder = larder(&origin, store, "{verify: /api/users/me/, for: 1h}");
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| assert_eq!(list(&larder, "Token a").text(), "for {}"));
+        }
+    });
+    assert_eq!((asked(&origin, ME), asked(&origin, LIST)), (1, 1));
+}
+
+fn a_write_with_the_credential_ends_its_verdict_and_no_other(store: &str) {
+    let users = users(&[("Token a", "{}"), ("Token b", "{}")]);
+    let origin = api(&users);
+    let larder = larder(&origin, store, "{verify: /api/users/me/, for: 1h}");
+    for who in ["Token a", "Token b"] {
+        assert_eq!(list(&larder, who).status, 200);
+    }
+    users.lock().unwrap().remove("Token a");
+    assert!(
+        list(&larder, "Token a").is_hit(),
+        "within `for`, nobody has said so"
+    );
+    let logout = larder.request("POST", "/api/logout/", &[("Authorization", "Token a")], b"");
+    assert_eq!(logout.status, 204);
+    assert_eq!(list(&larder, "Token a").status, 401);
+    assert!(list(&larder, "Token b").is_hit());
+}
+
+fn a_verdict_ends_in_time(store: &str) {
+    let users = users(&[("Token a", "{}"), ("Token b", "{}")]);
+    let origin = api(&users);
+    let larder = larder(&origin, store, "{verify: /api/users/me/, for: 1s}");
+    assert_eq!(list(&larder, "Token a").status, 200);
+    users.lock().unwrap().remove("Token a");
+    eventually("it is refused", || list(&larder, "Token a").status == 401);
+    assert!(list(&larder, "Token b").is_hit(), "the copy is still there");
+}
+
+fn a_revoked_credential_is_asked_about_again(store: &str) {
+    let users = users(&[("Token a", "{}"), ("sessionid=s; theme=dark", "{}")]);
+    let origin = api(&users);
+    let larder = larder(&origin, store, "{verify: /api/users/me/, for: 1h}");
+    let jar = [("Cookie", "sessionid=s; theme=dark; csrftoken=x")];
+    assert_eq!(list(&larder, "Token a").status, 200);
+    assert!(larder.get_with(LIST, &jar).is_hit());
+    users.lock().unwrap().clear();
+    for line in ["Authorization: Token a", "Cookie: sessionid=s"] {
+        let body = format!("{{\"credentials\": [\"{line}\"]}}");
+        let fields = [("Content-Type", "application/json")];
+        let told = support::client::Connection::open(larder.admin_address()).request(
+            "POST",
+            "/purge",
+            &fields,
+            body.as_bytes(),
+        );
+        assert_eq!(told.status, 200, "{told:?}");
+    }
+    assert_eq!(list(&larder, "Token a").status, 401);
+    assert_eq!(larder.get_with(LIST, &jar).status, 401);
+}
+
+fn who_cannot_be_verified_is_not_admitted(store: &str) {
+    let users = users(&[("Token a", "{}"), ("Token b", "no json")]);
+    let mut origin = api(&users);
+    let larder = larder(
+        &origin,
+        store,
+        "{verify: /api/users/me/, for: 1h, scope: [/role]}",
+    );
+    assert_eq!(list(&larder, "Token a").status, 200);
+    let unread = list(&larder, "Token b");
+    assert!(
+        unread.cache_status().contains("detail=verify-failed"),
+        "{unread:?}"
+    );
+    origin.stop();
+    assert!(list(&larder, "Token a").is_hit(), "by its verdict");
+    let unasked = list(&larder, "Token c");
+    assert_eq!(unasked.status, 502, "{unasked:?}");
+}
+
+/// Every mode, whoever came before: each is given what the origin gives it when it asks for itself.
+fn every_mode_gives_nobody_what_the_origin_would_not(store: &str) {
+    let clients: [&[(&str, &str)]; 8] = [
+        &[],
+        &[("Authorization", "Token a")],
+        &[("Authorization", "Token b")],
+        &[("Cookie", "sessionid=a")],
+        &[("Cookie", "sessionid=a; theme=b")],
+        &[("X-Api-Key", "a")],
+        &[("Authorization", "Token a"), ("X-Api-Key", "a")],
+        &[("Authorization", "Token unknown")],
+    ];
+    let line = |client: &[(&str, &str)]| {
+        client
+            .iter()
+            .map(|(_, value)| *value)
+            .collect::<Vec<_>>()
+            .join("|")
+    };
+    let roles = [(1, "x"), (2, "y"), (3, "x"), (4, "y"), (5, "z"), (6, "x")];
+    let known = roles.map(|(n, role)| (line(clients[n]), format!("{{\"role\":\"{role}\"}}")));
+    let origin = api(&Arc::new(Mutex::new(HashMap::from(known))));
+    let mut cases = 0;
+    for (n, access) in ["per-credential", "{verify: /api/users/me/, scope: [/role]}"]
+        .iter()
+        .enumerate()
+    {
+        let larder = Larder::start(format!(
+            "upstream: {}\nstore: {{url: \"{store}\", prefix: t{n}}}\nroutes:\n  - {{path: /api/users/, key: users:list, access: {access}}}\npurge: []\n",
+            origin.url()
+        ));
+        for first in clients {
+            for second in clients {
+                larder.purge(&["users:list"]);
+                for client in [first, second] {
+                    let (given, own) = (
+                        larder.get_with(LIST, client),
+                        larder.get_with("/other/", client),
+                    );
+                    assert_eq!(
+                        (given.status, given.text()),
+                        (own.status, own.text()),
+                        "{access} {client:?} after {first:?}"
+                    );
+                    cases += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(cases, 2 * 8 * 8 * 2);
+}
+
+#[test]
+fn a_logout_through_one_instance_ends_what_another_has_heard() {
+    let redis = RedisServer::start();
+    let users = users(&[("Token a", "{}")]);
+    let origin = api(&users);
+    let access = "{verify: /api/users/me/, for: 1h}";
+    let (one, other) = (
+        larder(&origin, &redis.url(), access),
+        larder(&origin, &redis.url(), access),
+    );
+    assert_eq!(list(&one, "Token a").status, 200);
+    assert!(list(&other, "Token a").is_hit());
+    users.lock().unwrap().clear();
+    one.request("POST", "/api/logout/", &[("Authorization", "Token a")], b"");
+    assert_eq!(list(&other, "Token a").status, 401);
+    for key in redis.keys() {
+        assert!(!key.contains("Token"), "{key}");
+    }
+}
+
+#[test]
+fn while_redis_is_away_everybody_is_answered_by_the_upstream() {
+    let mut redis = RedisServer::start();
+    let origin = api(&users(&[("Token a", "{}")]));
+    let larder = larder(&origin, &redis.url(), "{verify: /api/users/me/, for: 1h}");
+    assert_eq!(list(&larder, "Token a").status, 200);
+    assert!(list(&larder, "Token a").is_hit());
+    redis.kill();
+    for (who, status) in [("Token a", 200), ("Token b", 401)] {
+        let answer = list(&larder, who);
+        assert_eq!(answer.status, status);
+        assert!(!answer.is_hit(), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_copy_for_the_verified_is_nobodys_when_the_route_is_made_per_credential() {
+    let redis = RedisServer::start();
+    let origin = api(&users(&[("Token a", "{}")]));
+    let before = larder(&origin, &redis.url(), "{verify: /api/users/me/, for: 1h}");
+    assert_eq!(list(&before, "Token a").status, 200);
+    for access in ["per-credential", "public", "{verify: /other/}"] {
+        let after = larder(&origin, &redis.url(), access);
+        let answer = after.get(LIST);
+        assert_eq!(answer.status, 401, "{access}: {answer:?}");
+    }
+}
