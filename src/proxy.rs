@@ -3,6 +3,7 @@
 
 pub mod cap;
 pub mod fetch;
+pub mod hottest;
 pub mod obey;
 pub mod pass;
 pub mod plan;
@@ -45,6 +46,7 @@ use crate::reply::{self, Reply};
 use crate::upstream::Upstream;
 use cap::Cap;
 use fetch::Answer;
+use hottest::Hottest;
 use plan::{By, Plan};
 use refresh::Refreshes;
 
@@ -91,6 +93,8 @@ pub struct Served {
     asked_others: Mutex<Option<Instant>>,
     said_not_public: AtomicBool,
     said_other_origin: AtomicBool,
+    /// What is asked for most, where that is fetched anew after a purge.
+    pub hottest: Option<Hottest>,
 }
 
 /// Who asks for what: a request without its content.
@@ -369,6 +373,7 @@ impl Served {
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
             said_other_origin: AtomicBool::new(false),
+            hottest: (route.warm > 0).then(|| Hottest::new(route.warm)),
             route: route.clone(),
         }
     }

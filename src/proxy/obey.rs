@@ -320,6 +320,14 @@ impl Ask {
             .look_up(key, &self.depends, &self.origin);
         match looked.await {
             LookUp::Valid(stored) => Ok(stored),
+            // As one that becomes stale now: what that allows is the origin's to say.
+            LookUp::Outdated(stored) => {
+                let lifetime = stored.lifetime.min(stored.age(clock::now()));
+                Ok(Arc::new(Stored {
+                    lifetime,
+                    ..Stored::clone(&stored)
+                }))
+            }
             LookUp::Miss(reason) => Err(reason),
         }
     }

@@ -96,7 +96,8 @@ mirror! {
         drop_headers: Texts,
         limits: LimitsMap,
         logs: LogsMap,
-    } later ["upstreams", "tls", "warm"]
+        warm: List<WarmMap>,
+    } later ["upstreams", "tls"]
 }
 
 mirror! {
@@ -151,9 +152,8 @@ mirror! {
         keep_set_cookie: Text,
         keep_parts: Text,
         honour_client_directives: Text,
-    } later [
-        "upgrade", "warm",
-    ]
+        warm: Text,
+    } later ["upgrade"]
 }
 
 mirror! {
@@ -193,6 +193,16 @@ mirror! {
     } later []
 }
 
+mirror! {
+    WarmMap like "`{targets: [/api/users/], every: 10m}`" {
+        targets: Texts,
+        fields: Texts,
+        at_start: Text,
+        every: Text,
+        concurrency: Text,
+    } later []
+}
+
 /// `access: {verify: …}`, which nothing can be yet.
 #[derive(Debug)]
 pub enum Later {}
@@ -209,7 +219,7 @@ impl Mapping for Later {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 9] = [
+const PLACES: [(&str, &[&str]); 10] = [
     ("at the top", File::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
     ("under `store`", StoreMap::KEYS),
@@ -219,6 +229,7 @@ const PLACES: [(&str, &[&str]); 9] = [
     ("in a rule, under `purge`", PurgeMap::KEYS),
     ("under `limits`", LimitsMap::KEYS),
     ("under `logs`", LogsMap::KEYS),
+    ("in an entry, under `warm`", WarmMap::KEYS),
 ];
 
 /// What is wrong, as it travels through the YAML library as an error's text and comes out again.
