@@ -86,7 +86,7 @@ impl Hottest {
         TURN.set(turn);
         let is_own =
             access == Access::PerCredential && access::has_credential(config, &client.fields);
-        if turn % SAMPLE != 0 || is_own {
+        if !turn.is_multiple_of(SAMPLE) || is_own {
             return;
         }
         let mut counted = self.counted.lock();
