@@ -479,6 +479,15 @@ fn the_command_drops_what_it_is_told_and_says_so() {
     let done = purge(&stage, &["--all"]);
     assert_eq!(done.status.code(), Some(0), "{done:?}");
     assert_dropped(&larder, &all);
+
+    warm(&larder, &[LIST]);
+    let done = purge(&stage, &["--soft", "list"]);
+    assert_eq!(text(&done.stdout), "outdated users:list\n");
+    let served = get(LIST).by(&readers()[0]).to(larder.port);
+    assert!(
+        served.cache_status().contains("detail=soft-purge"),
+        "{served:?}"
+    );
 }
 
 #[test]

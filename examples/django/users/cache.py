@@ -115,14 +115,15 @@ def is_on() -> bool:
     return bool(_setting("LARDER_ADMIN_URL") or _setting("LARDER_REDIS_URL"))
 
 
-def purge(keys: list[str]) -> None:
-    """Drops every copy under these keys, or raises LarderError with the reason.
+def purge(keys: list[str], soft: bool = False) -> None:
+    """Drops every copy under these keys, or raises LarderError with the reason. Softly, copies are served until they are
+    fetched anew, when they are next asked for: not for what a reader must not see any more.
 
     Where the admin listener does not do it and `LARDER_REDIS_URL` is set, their state keys are deleted there instead,
     which drops them on every instance.
     """
     try:
-        _ask("POST", "/purge", json.dumps({"keys": keys}).encode())
+        _ask("POST", "/purge", json.dumps({"keys": keys, "soft": soft}).encode())
     except LarderError as error:
         if not _setting("LARDER_REDIS_URL"):
             raise

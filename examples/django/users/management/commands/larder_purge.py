@@ -18,6 +18,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("what", nargs="*", metavar="list | ID", help="the list, or the id of a user")
         parser.add_argument("--all", action="store_true", help="the list and all users")
+        parser.add_argument("--soft", action="store_true", help="served until fetched anew, when next asked for")
 
     def handle(self, *args: Any, what: list[str], **options: Any) -> None:
         if bool(what) == options["all"]:
@@ -26,8 +27,9 @@ class Command(BaseCommand):
         if options["all"]:
             keys = [cache.USER_LIST, cache.ALL_USERS]
         try:
-            cache.purge(keys)
+            cache.purge(keys, soft=options["soft"])
         except cache.LarderError as error:
             raise CommandError(f"nothing is known to be dropped: {error}")
+        word = "outdated" if options["soft"] else "purged"
         for key in keys:
-            self.stdout.write(f"purged {key}")
+            self.stdout.write(f"{word} {key}")
