@@ -148,6 +148,8 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
         ),
         None => (client.target.host(), client.via.scheme),
     };
+    // As the copy's origin is compared: or whoever fills it chose the spelling of everybody's links.
+    let host = &host.to_ascii_lowercase();
     sent.insert(
         header::HOST,
         HeaderValue::from_str(host).expect("a valid host is a field value"),
