@@ -17,7 +17,7 @@ enum Shown {
     Broken,
     /// It passes, whole, to the one who asked; nobody else ever gets it.
     Unshared,
-    /// A sound answer with bytes after it: it counts, they do not.
+    /// A sound answer, with bytes after it or otherwise odd: it counts, they do not.
     Surplus,
 }
 
@@ -515,5 +515,7 @@ fn rows() -> Vec<Row> {
             Shown::Surplus,
         ));
     }
+    // RFC 9112 §2.2 lets a bare LF end a line of a head.
+    rows.push(row("bare LFs", SOUND.replace("\r\n", "\n"), Shown::Surplus));
     rows
 }

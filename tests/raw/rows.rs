@@ -790,6 +790,18 @@ pub fn fields() -> Vec<Row> {
             &[b"X", &[*byte][..], b"X: 1"].concat(),
         );
     }
+    // RFC 9112 §2.2 lets a bare LF end a line, and hyper does: what arrives has its CRs.
+    for head in [
+        format!("GET /other/ HTTP/1.1\n{HOST}\n\n"),
+        format!("GET /other/ HTTP/1.1\r\n{HOST}\nX: 1\r\n\r\n"),
+        format!("GET /other/ HTTP/1.1\r\n{HOST}\r\nX: 1\n\n"),
+    ] {
+        rows.push(row(
+            "a bare LF ends a line",
+            head,
+            forwarded("GET", "/other/", b""),
+        ));
+    }
     rows
 }
 
