@@ -98,6 +98,7 @@ fn caching(criterion: &mut Criterion) {
             negative_ttl: None,
             max_body: 4 << 20,
             vary: &[],
+            targeted: &[],
         };
         let exchange = Exchange {
             request_time: now,

@@ -9,7 +9,7 @@
 //! | `PUT /entries/KEY` | puts a JSON body there as the shared copy |
 //! | `POST /explain` | what becomes of `{"method": "GET", "target": "/api/users/", "fields": [["Accept", "*/*"]]}`, and why |
 //! | `POST /purge` | `{"credentials": ["Authorization: Bearer …"]}`: what the API said of them is forgotten everywhere |
-//! | `POST /purge` | `{"keys": ["users:list", "users:detail:*", "/api/users/7/"]}` or `{"all": true}` |
+//! | `POST /purge` | `{"keys": ["users:list", "users:detail:*", "/api/users/7/"]}` or `{"all": true}`; with `"soft": true`, copies are given until they are fetched anew |
 //!
 //! KEY is a key with or without the prefix, percent-encoded, or a path with its first slash (`/entries//api/users/`).
 //! Anything but the health checks asks for `Authorization: Bearer TOKEN` where `admin_token` is set, and
@@ -30,8 +30,8 @@ use tokio::sync::watch;
 use crate::body::ReplyBody;
 use crate::explain::Question;
 use crate::explain::ask::ask;
-use crate::operations::{self, Named, OperationError};
-use crate::proxy::{Proxy, Setup};
+use crate::operations::{self, Named, OperationError, Purging};
+use crate::proxy::{Proxy, Setup, hottest};
 use crate::store::Health;
 
 /// A request to the operator's listener holds at most this.
@@ -48,6 +48,8 @@ struct Purge {
     /// Lines as a request has them.
     #[serde(default)]
     credentials: Vec<String>,
+    #[serde(default)]
+    soft: bool,
 }
 
 pub async fn answer(
@@ -180,7 +182,7 @@ async fn keys(setup: &Setup, query: Option<&str>) -> (StatusCode, Value) {
     }
 }
 
-async fn purge(setup: &Setup, body: &[u8]) -> (StatusCode, Value) {
+async fn purge(setup: &Arc<Setup>, body: &[u8]) -> (StatusCode, Value) {
     let asked: Purge = match serde_json::from_slice(body) {
         Ok(asked) => asked,
         // The parser's own words could repeat a credential.
@@ -208,10 +210,17 @@ async fn purge(setup: &Setup, body: &[u8]) -> (StatusCode, Value) {
             json!({ "detail": "nothing is named: {\"keys\": [...]} or {\"all\": true}" }),
         );
     }
+    let purging = match asked.soft {
+        true => Purging::Soft,
+        false => Purging::Hard,
+    };
     let mut purged = Vec::new();
     for name in named {
-        match operations::purge(&setup.config, &setup.coherence, name).await {
-            Ok(states) => purged.extend(states.iter().map(|state| state.as_str().to_owned())),
+        match operations::purge(&setup.config, &setup.coherence, name, purging).await {
+            Ok(states) => {
+                hottest::purged(setup, &states);
+                purged.extend(states.iter().map(|state| state.as_str().to_owned()));
+            }
             Err(error) => return failed(&error),
         }
     }

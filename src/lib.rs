@@ -29,6 +29,7 @@ pub mod reply;
 
 pub mod admin;
 pub mod operations;
+pub mod warming;
 
 pub mod doctor;
 pub mod explain;

@@ -113,11 +113,21 @@ pub fn named(config: &Config, text: &str) -> Result<Named, OperationError> {
     )))
 }
 
-/// Purges what is named, all copies of it. Gives the states whose epochs were dropped.
+/// What a purge by hand does to copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purging {
+    /// Nobody is given them any more.
+    Hard,
+    /// They are fetched anew when they are next asked for, and given until that is done.
+    Soft,
+}
+
+/// Purges what is named, all copies of it. Gives the states that these hang on.
 pub async fn purge(
     config: &Config,
     coherence: &Coherence,
     named: Named,
+    purging: Purging,
 ) -> Result<Vec<StateKey>, OperationError> {
     let states = match named {
         Named::States(states) => states,
@@ -128,9 +138,17 @@ pub async fn purge(
                 .await?
         }
     };
-    coherence.purge(&states).await?;
+    let soft = match purging {
+        Purging::Hard => coherence.purge(&states).await.map(|()| false),
+        Purging::Soft => coherence.outdate(&states).await.map(|()| true),
+    };
     let names: Vec<&str> = states.iter().map(StateKey::as_str).collect();
-    tracing::info!(states = names.join(" "), cause = "by hand", "purged");
+    tracing::info!(
+        states = names.join(" "),
+        cause = "by hand",
+        soft = soft?,
+        "purged"
+    );
     Ok(states)
 }
 
@@ -180,7 +198,7 @@ pub async fn revoke(
 #[derive(Debug, Serialize)]
 pub struct Entry {
     pub key: String,
-    /// Whether a request would be given it now; if not, why.
+    /// Whether a request would be given it now; if not, or only until it is fetched anew, why.
     pub valid: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
@@ -219,10 +237,12 @@ pub async fn get(
             Freshness::Fresh { .. } => None,
             Freshness::Stale { .. } => Some(Reason::Expired.word()),
         },
+        LookUp::Outdated(_) => Some(Reason::SoftPurge.word()),
         LookUp::Miss(reason) => Some(reason.word()),
     };
+    let soft = reason == Some(Reason::SoftPurge.word());
     Ok(Some(Entry {
-        valid: reason.is_none(),
+        valid: reason.is_none() || soft,
         reason,
         status: copy.status.as_u16(),
         age_seconds: copy.age(now).as_secs(),

@@ -4,6 +4,7 @@
 pub mod admit;
 pub mod cap;
 pub mod fetch;
+pub mod hottest;
 pub mod obey;
 pub mod pass;
 pub mod plan;
@@ -22,8 +23,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::Either;
-use http::header::{self, HeaderMap, HeaderName};
-use http::{Method, Request, Response, Version};
+use http::header::{HeaderMap, HeaderName};
+use http::{Method, Request, Response};
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
@@ -42,11 +43,13 @@ use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
 use crate::interim::Turn;
 use crate::message::forwarded::{self, Via};
+use crate::message::framing;
 use crate::message::target::{self, TargetUri};
 use crate::reply::{self, Reply};
 use crate::upstream::Upstream;
 use cap::Cap;
 use fetch::Answer;
+use hottest::Hottest;
 use plan::{By, Plan};
 use refresh::Refreshes;
 
@@ -97,6 +100,8 @@ pub struct Served {
     asked_others: Mutex<Option<Instant>>,
     said_not_public: AtomicBool,
     said_other_origin: AtomicBool,
+    /// What is asked for most, where that is fetched anew after a purge.
+    pub hottest: Option<Hottest>,
 }
 
 /// Who asks for what: a request without its content.
@@ -256,7 +261,9 @@ pub fn accept<C: Body>(
     if head.headers.len() > config.limits.fields || length > config.limits.head {
         return Err(Refusal::TooManyFields);
     }
-    check_framing(head.version, &head.headers)?;
+    if !framing::of_a_request_is_clear(head.version, &head.headers) {
+        return Err(Refusal::BadFraming);
+    }
     let target = target::take(
         &head.method,
         head.uri,
@@ -281,33 +288,6 @@ pub fn accept<C: Body>(
         },
         content,
     ))
-}
-
-/// RFC 9112 §6: one way to read where the content ends, or none at all.
-fn check_framing(version: Version, fields: &HeaderMap) -> Result<(), Refusal> {
-    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => {}
-        (Some(coding), None)
-            if version == Version::HTTP_11
-                && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
-        _ => return Err(Refusal::BadFraming),
-    }
-    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
-    match (lengths.next(), lengths.next()) {
-        (None, _) => Ok(()),
-        (Some(length), None) => {
-            let digits = length.as_bytes();
-            let canonical = !digits.is_empty()
-                && digits.iter().all(u8::is_ascii_digit)
-                && (digits.len() == 1 || digits[0] != b'0')
-                && length
-                    .to_str()
-                    .is_ok_and(|digits| digits.parse::<i64>().is_ok());
-            canonical.then_some(()).ok_or(Refusal::BadFraming)
-        }
-        _ => Err(Refusal::BadFraming),
-    }
 }
 
 /// By name alone, or by name and port where the operator wrote one.
@@ -378,6 +358,7 @@ impl Served {
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
             said_other_origin: AtomicBool::new(false),
+            hottest: (route.warm > 0).then(|| Hottest::new(route.warm)),
             route: route.clone(),
         }
     }

@@ -24,6 +24,7 @@ use crate::body::{Broken, ContentError, Progress, RequestBody, Silence};
 use crate::config::{Upstream as Settings, UpstreamAddress};
 use crate::error::UpstreamFailure;
 use crate::interim::Turn;
+use crate::message::framing;
 use crate::message::target::ForwardUri;
 
 /// A slow reader must not have us buffer much of an answer.
@@ -103,7 +104,9 @@ impl Upstream {
             Some(progress) => self.while_streaming(exchange, &progress).await?,
         };
         let (response, connection) = response;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            || !framing::of_an_answer_is_clear(response.version(), response.headers())
+        {
             return Err(UpstreamFailure::Malformed);
         }
         Ok(response.map(|incoming| UpstreamBody {

@@ -41,7 +41,8 @@ on_both_stores! {
     html_is_never_cached
     the_origin_is_asked_for_json_and_for_no_encoding
     what_the_origin_forbids_is_never_stored
-    only_a_200_is_stored
+    without_a_word_of_the_origin_only_a_200_203_or_204_is_stored
+    with_one_other_successes_and_redirects_are_and_errors_never
     the_age_that_the_origin_allows_wins_over_the_routes
     the_routes_ttl_may_be_told_to_win
     an_expired_copy_is_fetched_anew
@@ -739,22 +740,61 @@ fn what_the_origin_forbids_is_never_stored(store: &str) {
     }
 }
 
-fn only_a_200_is_stored(store: &str) {
-    let origin = Origin::start(|request| {
+fn statuses(control: Option<&'static str>) -> Origin {
+    Origin::start(move |request| {
         let status = request.target.rsplit_once("=").unwrap().1.parse().unwrap();
-        origin::status(status, request.number.to_string()).field("Location", "/api/users/")
-    });
-    let larder = Larder::start(users_api(&origin, store, ""));
-    for status in [
-        201, 203, 204, 299, 300, 301, 302, 307, 308, 400, 401, 403, 404, 405, 410, 414, 418, 431,
-        451, 500, 501, 502, 503, 504, 599, 999,
-    ] {
-        let before = origin.count();
-        for _ in 0..2 {
-            let answer = larder.get(&format!("/api/users/?status={status}"));
-            assert!(answer.status == status && !answer.is_hit(), "{answer:?}");
+        let body = match status {
+            204 => String::new(),
+            _ => request.number.to_string(),
+        };
+        let answer = origin::status(status, body).field("Location", "/api/users/");
+        match control {
+            Some(control) => answer.field("Cache-Control", control),
+            None => answer,
         }
-        assert_eq!(origin.count() - before, 2, "{status}");
+    })
+}
+
+#[track_caller]
+fn is_stored(larder: &Larder, status: u16) -> bool {
+    let target = format!("/api/users/?status={status}");
+    let (first, second) = (larder.get(&target), larder.get(&target));
+    assert!(
+        first.status == status && second.status == status,
+        "{first:?} {second:?}"
+    );
+    assert_eq!(
+        first.text() == second.text(),
+        second.is_hit() || status == 204
+    );
+    second.is_hit()
+}
+
+fn without_a_word_of_the_origin_only_a_200_203_or_204_is_stored(store: &str) {
+    let origin = statuses(None);
+    let larder = Larder::start(users_api(&origin, store, ""));
+    for status in [200, 203, 204] {
+        assert!(is_stored(&larder, status), "{status}");
+    }
+    for status in [
+        201, 299, 300, 301, 302, 307, 308, 400, 401, 403, 404, 405, 410, 414, 418, 431, 451, 500,
+        501, 502, 503, 504, 599, 999,
+    ] {
+        assert!(!is_stored(&larder, status), "{status}");
+    }
+}
+
+fn with_one_other_successes_and_redirects_are_and_errors_never(store: &str) {
+    let origin = statuses(Some("max-age=60"));
+    let larder = Larder::start(users_api(&origin, store, ""));
+    for status in [200, 201, 203, 204, 299, 301, 302, 303, 307, 308] {
+        assert!(is_stored(&larder, status), "{status}");
+    }
+    for status in [
+        206, 300, 400, 401, 403, 404, 405, 410, 413, 414, 418, 431, 451, 500, 501, 502, 503, 504,
+        599, 999,
+    ] {
+        assert!(!is_stored(&larder, status), "{status}");
     }
 }
 

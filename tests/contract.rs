@@ -14,7 +14,7 @@ use larder::caching::stored::Stored;
 use larder::clock;
 use larder::coherence::life::{self, How, Record};
 use larder::coherence::protocol::Reply as StepReply;
-use larder::coherence::protocol::{self, Incarnation, Outcome, Seen, Step};
+use larder::coherence::protocol::{self, Incarnation, Outcome, Seen, Step, Validity};
 use larder::coherence::{HoldId, Journal, StateKey, States};
 use larder::config::{Redis as Settings, RedisEndpoint, Store as StoreSettings, StoreAddress};
 use larder::store::Store;
@@ -99,6 +99,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (hold, outcome, lasting).prop_map(|(hold, outcome, lasting)| Step::Finish { hold, outcome, lasting }),
         2 => (1u64..4, 1u32..3, any::<u32>()).prop_map(|(hold, life, fresh)| Step::Renew { hold: HoldId(hold), incarnation: Incarnation(life), fresh }),
         1 => Just(Step::Purge),
+        2 => Just(Step::Outdate),
     ]
 }
 
@@ -224,7 +225,7 @@ async fn is_valid(store: &Store, copy: &str, states: &States) -> bool {
     let found = store.look_up(copy, states).await.unwrap();
     found
         .copy
-        .is_ok_and(|copy| protocol::valid(&copy.epochs, &found.states))
+        .is_ok_and(|copy| protocol::validity(&copy.epochs, &found.states) == Validity::Valid)
 }
 
 async fn both_stores(server: &RedisServer) -> [Store; 2] {

@@ -31,6 +31,11 @@ on_both_stores! {
     an_absence_is_kept_for_its_own_time_where_the_route_says_so
     an_absence_is_dropped_by_the_write_that_creates_the_thing
     a_copy_of_something_that_is_there_is_not_dropped_by_a_creation
+    what_says_no_cache_is_kept_and_validated_before_each_use
+    after_a_soft_purge_the_copy_is_served_until_one_request_has_fetched_it_anew
+    a_fill_that_a_soft_purge_overtakes_is_outdated_as_it_is_stored
+    after_a_soft_purge_the_origin_is_asked_first_where_it_forbids_what_is_stale
+    nothing_that_a_write_has_invalidated_is_served_because_of_a_soft_purge
 }
 
 /// Two routes of a users API with `more` said of each.
@@ -344,4 +349,119 @@ fn what_was_stored_together_does_not_expire_together() {
         .collect();
     assert!(lifetimes.len() > 25, "{lifetimes:?}");
     assert!(*lifetimes.first().unwrap() >= 1790 && *lifetimes.last().unwrap() <= 3600);
+}
+
+fn what_says_no_cache_is_kept_and_validated_before_each_use(store: &str) {
+    let version = Arc::new(AtomicUsize::new(1));
+    let now = version.clone();
+    let origin = Origin::start(move |request| {
+        let tag = format!("\"v{}\"", now.load(Ordering::SeqCst));
+        let known = request.fields.get("if-none-match") == Some(tag.as_str());
+        let answer = match (request.method.as_str(), known) {
+            ("GET", true) => origin::status(304, ""),
+            ("GET", false) => origin::json(tag.trim_matches('"').to_owned()),
+            _ => {
+                now.fetch_add(1, Ordering::SeqCst);
+                origin::json("{}")
+            }
+        };
+        answer
+            .field("ETag", &tag)
+            .field("Cache-Control", "no-cache")
+    });
+    let larder = routes(&origin, store, "ttl: 1h, stale_while_revalidate: 1h");
+    let first = larder.get(USER);
+    assert!(first.cache_status().contains("stored"), "{first:?}");
+    for _ in 0..3 {
+        let answer = larder.get(USER);
+        assert_eq!(answer.text(), "v1");
+        assert_eq!(
+            answer.cache_status(),
+            "larder; fwd=stale; fwd-status=304; stored; detail=expired"
+        );
+    }
+    version.fetch_add(1, Ordering::SeqCst);
+    assert_eq!(larder.get(USER).text(), "v2", "whoever has changed it");
+    larder.write("PATCH", USER);
+    let answer = larder.get(USER);
+    assert!(
+        answer.text() == "v3" && answer.cache_status().contains("detail=purged"),
+        "{answer:?}"
+    );
+}
+
+fn after_a_soft_purge_the_copy_is_served_until_one_request_has_fetched_it_anew(store: &str) {
+    let (gate, reads) = (Gate::new(), AtomicUsize::new(0));
+    let held = gate.clone();
+    let origin = Origin::start(move |_| match reads.fetch_add(1, Ordering::SeqCst) {
+        0 => origin::json("1"),
+        n => origin::json((n + 1).to_string()).behind(&held),
+    });
+    let larder = routes(&origin, store, "ttl: 1h");
+    larder.get(USER);
+    for keys in [["users:detail:7"], ["users:detail:*"]] {
+        larder.purge_softly(&keys);
+    }
+    for _ in 0..20 {
+        let answer = larder.get(USER);
+        assert!(answer.is_hit() && answer.text() == "1", "{answer:?}");
+        let said = "larder; hit; ttl=0; detail=soft-purge";
+        assert_eq!(answer.cache_status(), said);
+    }
+    origin.wait_for(2);
+    gate.open();
+    eventually("it has been fetched anew", || {
+        let answer = larder.get(USER);
+        assert!(answer.is_hit(), "nobody waits: {answer:?}");
+        answer.text() == "2" && !answer.cache_status().contains("detail")
+    });
+    assert_eq!(origin.count(), 2, "once for all");
+}
+
+fn a_fill_that_a_soft_purge_overtakes_is_outdated_as_it_is_stored(store: &str) {
+    let (gate, reads) = (Gate::new(), AtomicUsize::new(0));
+    let held = gate.clone();
+    let origin = Origin::start(move |_| match reads.fetch_add(1, Ordering::SeqCst) {
+        0 => origin::json("1").behind(&held),
+        n => origin::json((n + 1).to_string()),
+    });
+    let larder = routes(&origin, store, "ttl: 1h");
+    thread::scope(|scope| {
+        let first = scope.spawn(|| larder.get(USER));
+        origin.wait_for(1);
+        larder.purge_softly(&["users:detail:7"]);
+        gate.open();
+        assert_eq!(first.join().unwrap().text(), "1");
+    });
+    eventually("it has been fetched anew", || {
+        let answer = larder.get(USER);
+        assert!(answer.is_hit(), "{answer:?}");
+        answer.text() == "2"
+    });
+}
+
+fn after_a_soft_purge_the_origin_is_asked_first_where_it_forbids_what_is_stale(store: &str) {
+    let reads = AtomicUsize::new(0);
+    let origin = Origin::start(move |_| {
+        let number = reads.fetch_add(1, Ordering::SeqCst) + 1;
+        origin::json(number.to_string()).field("Cache-Control", "max-age=60, must-revalidate")
+    });
+    let larder = routes(&origin, store, "ttl: 1h");
+    larder.get(USER);
+    assert!(larder.get(USER).is_hit());
+    larder.purge_softly(&["users:detail:7"]);
+    let answer = larder.get(USER);
+    assert!(!answer.is_hit() && answer.text() == "2", "{answer:?}");
+    assert!(larder.get(USER).is_hit());
+}
+
+fn nothing_that_a_write_has_invalidated_is_served_because_of_a_soft_purge(store: &str) {
+    let origin = counting();
+    let larder = routes(&origin, store, "ttl: 1h");
+    larder.get(USER);
+    larder.purge_softly(&["users:detail:7"]);
+    larder.write("PATCH", USER);
+    larder.purge_softly(&["users:detail:7"]);
+    let answer = larder.get(USER);
+    assert!(!answer.is_hit() && answer.text() == "2", "{answer:?}");
 }

@@ -1,10 +1,12 @@
-//! `larder warm`: what is asked for through a running instance is kept, and said so.
+//! `larder warm` and `warm:` in the file: what is asked for through a running instance is kept, and said so; and what is
+//! fetched anew after a purge, before anybody asks.
 
 mod support;
 
 use support::larder::{Larder, run};
 use support::origin::{self, Origin};
-use support::users_api;
+use support::redis::RedisServer;
+use support::{eventually, users_api};
 
 #[test]
 fn what_is_warmed_is_a_hit_for_its_first_reader() {
@@ -64,5 +66,90 @@ fn a_target_that_is_none_and_a_proxy_that_is_away_are_said_with_their_remedy() {
     assert!(
         away.output.contains("start it with `larder serve`"),
         "{away:?}"
+    );
+}
+
+const LIST: &str = "/api/users/";
+const USER: &str = "/api/users/7/";
+
+#[test]
+fn what_the_file_warms_is_a_hit_for_its_first_reader_as_soon_as_the_store_is_trusted() {
+    let redis = RedisServer::start();
+    let origin = Origin::start(|_| origin::json("[]"));
+    let warm = "canonical_origin: http://api.example.org\nwarm:\n\
+        - {targets: [/api/users/, \"/api/users/?page=2\"]}\n\
+        - {targets: /api/users/7/, fields: \"Authorization: Token hush\"}";
+    let larder = Larder::start(users_api(&origin, &redis.url(), warm));
+    origin.wait_for(3);
+    eventually("it is said", || {
+        larder.output().matches("\"warmed\"").count() == 2
+    });
+    for target in [LIST, "/api/users/?page=2"] {
+        assert!(larder.get(target).is_hit(), "{target}");
+    }
+    assert!(!larder.get(USER).is_hit(), "that is another's");
+    let mine = larder.get_with(USER, &[("Authorization", "Token hush")]);
+    assert!(mine.is_hit(), "{mine:?}");
+    assert!(!larder.output().contains("hush"));
+    assert!(
+        larder.output().contains("\"kept\":2,\"asked\":2"),
+        "{}",
+        larder.output()
+    );
+}
+
+#[test]
+fn what_the_file_warms_again_and_again_is_there_again_after_its_time() {
+    let origin = Origin::start(|request| origin::json(request.number.to_string()));
+    let warm = "canonical_origin: http://api.example.org\nwarm:\n\
+        - {targets: /api/users/, at_start: false, every: 1s}";
+    let yaml = users_api(&origin, "memory:", warm).replace("ttl: 1h", "ttl: 1s");
+    let _larder = Larder::start(yaml);
+    origin.wait_for(3);
+}
+
+#[test]
+fn after_a_purge_what_is_asked_for_most_is_fetched_anew_before_anybody_asks() {
+    let origin = Origin::start(|request| origin::json(request.number.to_string()));
+    let yaml =
+        users_api(&origin, "memory:", "").replace("key: users:list}", "key: users:list, warm: 2}");
+    let larder = Larder::start(yaml);
+    let fetched = || origin.count_of("GET");
+    let mut client = larder.connect();
+    for (target, times) in [
+        (LIST, 200),
+        ("/api/users/?page=2", 100),
+        ("/api/users/?page=9", 20),
+    ] {
+        for _ in 0..times {
+            client.get(target);
+        }
+    }
+    for _ in 0..200 {
+        client.request("GET", LIST, &[("Authorization", "Token hush")], b"");
+    }
+    type Purge<'l> = (&'static str, &'l dyn Fn());
+    let purges: [Purge; 2] = [
+        ("a write", &|| {
+            larder.write("PATCH", USER);
+        }),
+        ("an operator", &|| larder.purge(&["users:list"])),
+    ];
+    for (who, purge) in purges {
+        let before = fetched();
+        purge();
+        eventually(&format!("the two hottest are fetched after {who}"), || {
+            fetched() == before + 2
+        });
+        for target in [LIST, "/api/users/?page=2"] {
+            let answer = larder.get(target);
+            assert!(answer.is_hit(), "{who}, {target}: {answer:?}");
+        }
+        assert_eq!(fetched(), before + 2, "{who}");
+    }
+    let mine = larder.get_with(LIST, &[("Authorization", "Token hush")]);
+    assert!(
+        !mine.is_hit(),
+        "nobody's credential is used unasked: {mine:?}"
     );
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::caching::cache_status::Reason;
+use crate::clock;
 use crate::coherence::Epochs;
 use crate::config::Verify;
 
@@ -124,6 +125,10 @@ impl Verdicts {
             cell,
         };
         let answer = async {
+            // Look again: a question may have ended between the caller's look and its place here.
+            if let Some(verdict) = self.known(key, clock::stopwatch()) {
+                return verdict;
+            }
             let verdict = Arc::new(question.await);
             if !verdict.lasting.is_zero() {
                 self.kept.insert(key, verdict.clone());

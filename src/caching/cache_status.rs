@@ -30,6 +30,7 @@ pub enum Reason {
     // Served although stale:
     StaleWhileRevalidate,
     StaleIfError,
+    SoftPurge,
     // Fetched and not stored:
     Status,
     SetCookie,
@@ -68,6 +69,7 @@ impl Reason {
             Reason::StoreAway => "store-away",
             Reason::StaleWhileRevalidate => "stale-while-revalidate",
             Reason::StaleIfError => "stale-if-error",
+            Reason::SoftPurge => "soft-purge",
             Reason::Status => "status",
             Reason::SetCookie => "set-cookie",
             Reason::NoStore => "no-store",
@@ -118,6 +120,8 @@ pub enum Handling {
     Hit { ttl: u64 },
     /// Served from the store, stale for that many seconds, while it is refreshed (RFC 5861 §3).
     StaleHit { stale: u64 },
+    /// Served from the store after a soft purge, while it is refreshed.
+    OutdatedHit,
     Forwarded {
         why: Forward,
         status: Option<StatusCode>,
@@ -143,7 +147,7 @@ impl Handling {
     /// `hit`, or why it went forward: the log's one word.
     pub fn word(&self) -> &'static str {
         match self {
-            Handling::Hit { .. } | Handling::StaleHit { .. } => "hit",
+            Handling::Hit { .. } | Handling::StaleHit { .. } | Handling::OutdatedHit => "hit",
             Handling::Forwarded { why, .. } => why.word(),
             Handling::Own { .. } => "own",
         }
@@ -153,6 +157,7 @@ impl Handling {
         match self {
             Handling::Hit { .. } => None,
             Handling::StaleHit { .. } => Some(Reason::StaleWhileRevalidate.word()),
+            Handling::OutdatedHit => Some(Reason::SoftPurge.word()),
             Handling::Forwarded { detail, .. } => *detail,
             Handling::Own { detail } => Some(detail),
         }
@@ -182,6 +187,9 @@ impl fmt::Display for Handling {
                 "larder; hit; ttl=-{stale}; detail={}",
                 Reason::StaleWhileRevalidate.word()
             ),
+            Handling::OutdatedHit => {
+                write!(f, "larder; hit; ttl=0; detail={}", Reason::SoftPurge.word())
+            }
             Handling::Forwarded {
                 why,
                 status,

@@ -74,6 +74,15 @@ pub fn origin_lifetime(
     OriginLifetime::Said(expires.map_or(Duration::ZERO, |expires| expires.since(date)))
 }
 
+/// The same by whichever field counts.
+pub fn explicit(said: &Said, fields: &HeaderMap, exchange: Exchange) -> OriginLifetime {
+    match said.by {
+        By::CacheControl => origin_lifetime(&said.directives, fields, exchange),
+        // RFC 9213 §2.2: Expires is as if it was not there.
+        By::Target => origin_lifetime(&said.directives, &HeaderMap::new(), exchange),
+    }
+}
+
 /// How long an answer is fresh under `policy: http`, and by what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
@@ -101,12 +110,7 @@ pub fn by_origin(
     exchange: Exchange,
     most: Option<Duration>,
 ) -> Lifetime {
-    let explicit = match said.by {
-        By::CacheControl => origin_lifetime(&said.directives, fields, exchange),
-        // RFC 9213 §2.2: Expires is as if it was not there.
-        By::Target => origin_lifetime(&said.directives, &HeaderMap::new(), exchange),
-    };
-    match explicit {
+    match explicit(said, fields, exchange) {
         OriginLifetime::Said(lifetime) => Lifetime::Explicit(lifetime),
         OriginLifetime::Bad => Lifetime::Explicit(Duration::ZERO),
         OriginLifetime::Unsaid if is_heuristically_cacheable(status) || said.directives.public => {

@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
+
 use super::directives::{Directives, Seconds};
 use super::stored::{Freshness, Stored};
+use super::targeted;
 use crate::clock::Timestamp;
 
 /// What a route says of stale copies and of those about to become so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Terms {
+pub struct Terms<'r> {
     /// RFC 5861 §3, where the origin says nothing.
     pub stale_while_revalidate: Duration,
     /// RFC 5861 §4, where the origin says nothing.
@@ -19,6 +22,8 @@ pub struct Terms {
     pub early_refresh: bool,
     /// The route's word over the origin's.
     pub override_origin: bool,
+    /// The fields that are read in place of Cache-Control (RFC 9213).
+    pub targeted: &'r [HeaderName],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +39,12 @@ pub enum Reuse {
 }
 
 /// `draw` is a fresh random number from all of 64 bits, drawn only where it matters.
-pub fn reuse(stored: &Stored, terms: Terms, now: Timestamp, draw: impl FnOnce() -> u64) -> Reuse {
+pub fn reuse(
+    stored: &Stored,
+    terms: Terms<'_>,
+    now: Timestamp,
+    draw: impl FnOnce() -> u64,
+) -> Reuse {
     match stored.freshness(now) {
         Freshness::Fresh { left } => match terms.early_refresh && is_due(left, stored.took, draw) {
             true => Reuse::Refresh { left },
@@ -47,18 +57,43 @@ pub fn reuse(stored: &Stored, terms: Terms, now: Timestamp, draw: impl FnOnce() 
     }
 }
 
+/// What a valid copy is good for after a soft purge: as one that has just become stale, but with no window to keep to until
+/// its own time is over. Where the origin forbids to serve what is stale, it is asked first.
+pub fn outdated(stored: &Stored, terms: Terms<'_>, now: Timestamp) -> Reuse {
+    let forbidden = said(stored, terms).forbid_stale() && !terms.override_origin;
+    match stored.freshness(now) {
+        Freshness::Fresh { .. } if forbidden => Reuse::Validate,
+        Freshness::Fresh { .. } => Reuse::ServeStale {
+            stale: Duration::ZERO,
+        },
+        Freshness::Stale { .. } => reuse(stored, terms, now, || u64::MAX),
+    }
+}
+
 /// Whether a copy may stand in for an origin that is out of reach or answers 500, 502, 503 or 504.
-pub fn stands_in(stored: &Stored, terms: Terms, now: Timestamp) -> bool {
+pub fn stands_in(stored: &Stored, terms: Terms<'_>, now: Timestamp) -> bool {
     match stored.freshness(now) {
         Freshness::Fresh { .. } => true,
         Freshness::Stale { stale } => Stale::of(stored, terms).if_error > stale,
     }
 }
 
-/// How long after its freshness a copy is worth keeping.
-pub fn worth_keeping(directives: &Directives, terms: Terms) -> Duration {
-    let stale = Stale::from(directives, terms);
-    stale.while_revalidate.max(stale.if_error)
+/// How long after its freshness a copy is worth keeping. One that is never fresh is for being validated, for a `ttl`.
+pub fn worth_keeping(stored: &Stored, terms: Terms<'_>, ttl: Duration) -> Duration {
+    let directives = said(stored, terms);
+    let stale = Stale::from(&directives, terms);
+    match directives.no_cache && !terms.override_origin {
+        true => ttl,
+        false => stale.while_revalidate.max(stale.if_error),
+    }
+}
+
+/// What the origin says of its use.
+fn said(stored: &Stored, terms: Terms<'_>) -> Directives {
+    match terms.targeted {
+        [] => stored.head.directives(),
+        targeted => targeted::said(&stored.head.fields(), targeted).directives,
+    }
 }
 
 /// How long past its freshness a copy may be used.
@@ -68,17 +103,13 @@ struct Stale {
 }
 
 impl Stale {
-    fn of(stored: &Stored, terms: Terms) -> Stale {
-        Stale::from(&stored.head.directives(), terms)
+    fn of(stored: &Stored, terms: Terms<'_>) -> Stale {
+        Stale::from(&said(stored, terms), terms)
     }
 
     /// §4.2.4: never where the origin forbids it; s-maxage says what proxy-revalidate says.
-    fn from(origin: &Directives, terms: Terms) -> Stale {
-        let forbidden = origin.must_revalidate
-            || origin.proxy_revalidate
-            || origin.no_cache
-            || origin.s_maxage.is_some();
-        if forbidden && !terms.override_origin {
+    fn from(origin: &Directives, terms: Terms<'_>) -> Stale {
+        if origin.forbid_stale() && !terms.override_origin {
             return Stale {
                 while_revalidate: Duration::ZERO,
                 if_error: Duration::ZERO,
@@ -139,7 +170,7 @@ mod tests {
         Timestamp::from_micros(seconds * 1_000_000)
     }
 
-    fn after(cache_control: &str, terms: Terms, seconds: u64) -> Reuse {
+    fn after(cache_control: &str, terms: Terms<'_>, seconds: u64) -> Reuse {
         let copy = stored(cache_control, 10 * SECOND, SECOND);
         reuse(&copy, terms, at(seconds), || unreachable!("not drawn"))
     }
@@ -266,7 +297,7 @@ mod tests {
     }
 
     /// All keys are fetched at midnight for an hour, and then each is read once in `every`; the origin takes `TOOK`.
-    fn day(every: Duration, jitter: f64, terms: Terms) -> Day {
+    fn day(every: Duration, jitter: f64, terms: Terms<'_>) -> Day {
         let mut day = Day {
             fetches: vec![0; 24 * 60 + 1],
             waited: 0,

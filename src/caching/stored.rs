@@ -48,6 +48,10 @@ impl Stored {
         }
     }
 
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        matches!(self.freshness(now), Freshness::Fresh { .. })
+    }
+
     /// Bytes it takes in memory, roughly but never less: what `memory.size` bounds.
     pub fn weight(&self) -> u64 {
         let epochs: usize = self

@@ -7,9 +7,10 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName};
 
 use super::cache_status::Reason;
-use super::directives::Directives;
 use super::freshness::{self, Exchange, OriginLifetime};
 use super::stored::is_negative;
+use super::targeted;
+use super::validation::can_be_validated;
 use crate::message::date;
 use crate::message::fields::list_members;
 
@@ -23,6 +24,8 @@ pub struct Policy<'r> {
     pub max_body: u64,
     /// Request fields that the route's key always holds.
     pub vary: &'r [HeaderName],
+    /// The fields that are read in place of Cache-Control (RFC 9213), the first that is there.
+    pub targeted: &'r [HeaderName],
 }
 
 /// An answer that may be kept.
@@ -47,7 +50,8 @@ pub fn storable(
     content_length: Option<u64>,
     exchange: Exchange,
 ) -> Result<Storable, Reason> {
-    let directives = Directives::of(fields);
+    let said = targeted::said(fields, policy.targeted);
+    let directives = &said.directives;
     // What concerns one client alone comes first: an answer that is not storable for its *status* may be
     // shared with those who wait for it, one that is not for its *fields* never.
     if fields.contains_key(header::SET_COOKIE) {
@@ -63,11 +67,7 @@ pub fn storable(
     if nominated.anything || !nominated.unkeyed.is_empty() {
         return Err(Reason::VaryUnkeyed);
     }
-    let ttl = match (status, policy.negative_ttl) {
-        (StatusCode::OK, _) => policy.ttl,
-        (status, Some(negative)) if is_negative(status) => negative,
-        _ => return Err(Reason::Status),
-    };
+    let ttl = ttl_of(policy, status)?;
     if fields
         .get_all(header::CONTENT_ENCODING)
         .iter()
@@ -80,23 +80,41 @@ pub fn storable(
         return Err(Reason::TooLarge);
     }
     let initial_age = freshness::initial_age(exchange, fields);
-    let (lifetime, ours) = match freshness::origin_lifetime(&directives, fields, exchange) {
-        _ if policy.override_origin => (ttl, true),
+    let storable = |lifetime, lifetime_is_ours| Storable {
+        lifetime,
+        lifetime_is_ours,
+        initial_age,
+        varied: nominated.learnable.clone(),
+    };
+    if directives.no_cache && !policy.override_origin && can_be_validated(status, fields) {
+        // Never fresh: the origin is asked before each use, and need not send it again.
+        return Ok(storable(Duration::ZERO, false));
+    }
+    let (lifetime, ours) = match (freshness::explicit(&said, fields, exchange), ttl) {
+        (_, Some(ttl)) if policy.override_origin => (ttl, true),
         _ if directives.no_cache || !directives.no_cache_fields.is_empty() => {
             return Err(Reason::NoCache);
         }
-        OriginLifetime::Unsaid => (ttl, true),
-        OriginLifetime::Said(lifetime) => (lifetime, false),
-        OriginLifetime::Bad => return Err(Reason::BadFreshness),
+        (OriginLifetime::Unsaid, Some(ttl)) => (ttl, true),
+        (OriginLifetime::Unsaid, None) => return Err(Reason::Status),
+        (OriginLifetime::Said(lifetime), _) => (lifetime, false),
+        (OriginLifetime::Bad, _) => return Err(Reason::BadFreshness),
     };
     match lifetime > initial_age {
-        true => Ok(Storable {
-            lifetime,
-            lifetime_is_ours: ours,
-            initial_age,
-            varied: nominated.learnable,
-        }),
+        true => Ok(storable(lifetime, ours)),
         false => Err(Reason::Stale),
+    }
+}
+
+/// How long an answer of this status is kept where the origin says nothing; `None`: it must say. An error or a redirect
+/// that is kept by mistake outlives its cause.
+fn ttl_of(policy: &Policy, status: StatusCode) -> Result<Option<Duration>, Reason> {
+    match status.as_u16() {
+        200 | 203 | 204 => Ok(Some(policy.ttl)),
+        206 => Err(Reason::Status),
+        201..=299 | 301..=303 | 307 | 308 => Ok(None),
+        _ if is_negative(status) => policy.negative_ttl.map(Some).ok_or(Reason::Status),
+        _ => Err(Reason::Status),
     }
 }
 
@@ -158,6 +176,8 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
 
+    const TARGET: HeaderName = HeaderName::from_static("cdn-cache-control");
+
     fn decide(status: u16, lines: &[(&str, &str)]) -> Result<Storable, Reason> {
         let fields: HeaderMap = lines
             .iter()
@@ -174,6 +194,7 @@ mod tests {
             negative_ttl: None,
             max_body: 1000,
             vary: &[],
+            targeted: &[TARGET],
         };
         let at = Timestamp::from_micros(100_000_000);
         let length = fields
@@ -278,9 +299,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_200_of_bounded_size_in_no_encoding_is_kept() {
-        for status in [201, 204, 206, 301, 304, 400, 401, 403, 404, 410, 500, 503] {
-            assert_eq!(decide(status, &[]), Err(Reason::Status));
+    fn only_a_whole_success_of_bounded_size_in_no_encoding_is_kept_without_a_word() {
+        for status in [200, 203, 204] {
+            assert!(decide(status, &[]).is_ok(), "{status}");
+        }
+        for status in [
+            201, 206, 301, 302, 304, 400, 401, 403, 404, 405, 410, 414, 431, 500, 501, 503, 599,
+        ] {
+            assert_eq!(decide(status, &[]), Err(Reason::Status), "{status}");
         }
         assert_eq!(
             lifetime(&[("content-length", "1001")]),
@@ -290,6 +316,49 @@ mod tests {
             lifetime(&[("content-encoding", "gzip")]),
             Err(Reason::Encoded)
         );
+    }
+
+    #[test]
+    fn other_successes_and_redirects_are_kept_if_the_origin_says_for_how_long_and_errors_never() {
+        let fresh = [("cache-control", "max-age=60")];
+        for status in [200, 201, 203, 204, 299, 301, 302, 303, 307, 308] {
+            let storable = decide(status, &fresh).unwrap();
+            assert_eq!(storable.lifetime, Duration::from_secs(60), "{status}");
+        }
+        for status in [
+            206, 304, 400, 404, 405, 410, 413, 414, 431, 499, 500, 503, 599,
+        ] {
+            assert_eq!(decide(status, &fresh), Err(Reason::Status), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_validated_before_each_use_is_kept_if_it_can_be() {
+        let no_cache = ("cache-control", "no-cache, max-age=60");
+        let kept = lifetime(&[no_cache, ("etag", "\"a\"")]);
+        assert_eq!(kept, Ok(0), "never fresh");
+        assert_eq!(lifetime(&[no_cache]), Err(Reason::NoCache));
+        let named = ("cache-control", "no-cache=\"x\"");
+        assert_eq!(lifetime(&[named, ("etag", "\"a\"")]), Err(Reason::NoCache));
+    }
+
+    #[test]
+    fn a_targeted_field_alone_decides_where_it_is_valid() {
+        let (yes, no) = (
+            ("cache-control", "max-age=5"),
+            ("cache-control", "no-store"),
+        );
+        let target = |value| ("cdn-cache-control", value);
+        assert_eq!(lifetime(&[no, target("max-age=60")]), Ok(60));
+        assert_eq!(lifetime(&[yes, target("no-store")]), Err(Reason::NoStore));
+        assert_eq!(lifetime(&[yes, target("private")]), Err(Reason::Private));
+        assert_eq!(
+            lifetime(&[yes, target("max-age=-1")]),
+            Err(Reason::BadFreshness)
+        );
+        assert_eq!(lifetime(&[yes, target("max-age=60,")]), Ok(5), "malformed");
+        let expired = ("expires", "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(lifetime(&[expired, target("foo")]), Ok(3600));
     }
 
     proptest::proptest! {

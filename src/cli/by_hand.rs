@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use super::{ConfigFile, Failure, serve};
 use crate::coherence::Coherence;
 use crate::config::{Access, Config, Secret, StoreAddress};
-use crate::operations::{self, Named};
+use crate::operations::{self, Named, Purging};
 
 /// How long a running instance may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,6 +59,9 @@ pub struct Purge {
     /// What the API said of the credentials on standard input, each a line such as `Authorization: Bearer …`
     #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with_all = ["keys", "all"])]
     credential: Option<String>,
+    /// Copies are given until they are fetched anew, when they are next asked for
+    #[arg(long)]
+    soft: bool,
     #[command(flatten)]
     file: ConfigFile,
 }
@@ -142,7 +145,8 @@ pub fn purge(arguments: &Purge) -> Result<(), Failure> {
     }
     let purged: Vec<String> = match Place::of(config)? {
         Place::Instance(admin) => {
-            let asked = json!({ "keys": arguments.keys, "all": arguments.all });
+            let asked =
+                json!({ "keys": arguments.keys, "all": arguments.all, "soft": arguments.soft });
             let told = admin.json(Method::POST, "/purge", asked.to_string().into_bytes())?;
             told["purged"]
                 .as_array()
@@ -160,9 +164,13 @@ pub fn purge(arguments: &Purge) -> Result<(), Failure> {
             if arguments.all {
                 named.push(Named::Everything);
             }
+            let purging = match arguments.soft {
+                true => Purging::Soft,
+                false => Purging::Hard,
+            };
             let mut purged = Vec::new();
             for name in named {
-                let states = operations::purge(config, coherence, name)
+                let states = operations::purge(config, coherence, name, purging)
                     .await
                     .map_err(failed)?;
                 purged.extend(states.iter().map(|state| state.as_str().to_owned()));
@@ -170,9 +178,13 @@ pub fn purge(arguments: &Purge) -> Result<(), Failure> {
             Ok(purged)
         })?,
     };
+    let word = match arguments.soft {
+        true => "outdated",
+        false => "purged",
+    };
     for state in purged {
         println!(
-            "purged {}",
+            "{word} {}",
             state.replace("~state", "").replace("~all", ":*")
         );
     }

@@ -19,7 +19,7 @@ use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::redis::{Lifetimes, Redis};
 use crate::upstream::Upstream;
-use crate::{admin, telemetry};
+use crate::{admin, telemetry, warming};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -84,6 +84,7 @@ impl Running {
             drain: limits.drain,
         };
         let upstream = Upstream::new(config.upstream.clone());
+        let warm = config.warm.clone();
         let proxy = Arc::new(Proxy::new(Setup::new(config, upstream, coherence)));
         let (end, ended) = watch::channel(false);
         let address = |listener: &TcpListener| {
@@ -122,6 +123,9 @@ impl Running {
         };
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());
         info!(%listen, admin = at, "larder serves");
+        for warm in warm {
+            tokio::spawn(warming::run(proxy.clone(), listen, warm));
+        }
         Ok(Running {
             listen,
             admin: admin_address,

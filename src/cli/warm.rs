@@ -1,24 +1,14 @@
 //! `larder warm`: asks a running instance for what is about to be wanted, so that its first reader is given a hit.
 
 use std::io::BufRead;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
-use http::header::{self, HeaderValue};
-use http::{HeaderMap, HeaderName, Request};
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use http::header::HeaderValue;
+use http::{HeaderMap, HeaderName};
 
 use super::{ConfigFile, Failure, explain};
-use crate::caching::cache_status::CACHE_STATUS;
 use crate::config::Config;
-use crate::explain::assumed_host;
+use crate::warming::{Told, Warmer};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -55,18 +45,17 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         };
         fields.append(name, value);
     }
-    if !fields.contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::from_str(&assumed_host(&config))
-    {
-        fields.insert(header::HOST, host);
-    }
-    let patience = config.upstream.total * 2 + Duration::from_secs(5);
-    let place = Place {
-        address: reachable(config.listen),
-        fields,
-        patience,
+    let warmer = Warmer::new(&config, config.listen, fields);
+    let tell = |target: &str, told: &Told| {
+        println!("{}\t{target}\t{}", told.status, told.cache_status);
     };
-    let (kept, asked) = super::runtime()?.block_on(place.warm(targets, arguments.concurrency))?;
+    let asked = warmer.warm(targets, arguments.concurrency, tell);
+    let (kept, asked) = super::runtime()?.block_on(asked).map_err(|why| {
+        let help =
+            "start it with `larder serve`, or name another address with `listen:` in the file";
+        let address = warmer.address;
+        Failure::Failed(format!("no instance answers at {address} ({why}): {help}"))
+    })?;
     eprintln!("{kept} of {asked} are kept");
     match kept == asked {
         true => Ok(()),
@@ -109,98 +98,4 @@ fn targets(config: &Config, named: &[String]) -> Result<Vec<String>, Failure> {
         )),
         None => Ok(targets),
     }
-}
-
-/// An address that listens everywhere is asked at home.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address.is_ipv4() {
-            true => std::net::Ipv4Addr::LOCALHOST.into(),
-            false => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
-}
-
-/// The running proxy, and how it is asked.
-#[derive(Clone)]
-struct Place {
-    address: SocketAddr,
-    fields: HeaderMap,
-    patience: Duration,
-}
-
-impl Place {
-    /// Asks for all, so many at once, and tells each as it comes. How many are kept, of how many.
-    async fn warm(self, targets: Vec<String>, at_once: u16) -> Result<(usize, usize), Failure> {
-        let (slots, asked) = (Arc::new(Semaphore::new(at_once.into())), targets.len());
-        let mut asking = JoinSet::new();
-        for target in targets {
-            let (place, slots) = (self.clone(), slots.clone());
-            asking.spawn(async move {
-                let _slot = slots.acquire_owned().await;
-                let answered = tokio::time::timeout(place.patience, place.ask(&target)).await;
-                (
-                    target,
-                    answered.unwrap_or_else(|_| Err("no answer in time".to_owned())),
-                )
-            });
-        }
-        let mut kept = 0;
-        while let Some(Ok((target, answered))) = asking.join_next().await {
-            let told = match answered {
-                Ok(answer) => answer,
-                Err(why) => {
-                    let help = "start it with `larder serve`, or name another address with `listen:` in the file";
-                    let address = self.address;
-                    return Err(Failure::Failed(format!(
-                        "no instance answers at {address} ({why}): {help}"
-                    )));
-                }
-            };
-            kept += usize::from(told.kept);
-            println!("{}\t{target}\t{}", told.status, told.cache_status);
-        }
-        Ok((kept, asked))
-    }
-
-    async fn ask(&self, target: &str) -> Result<Told, String> {
-        let stream = TcpStream::connect(self.address)
-            .await
-            .map_err(|error| error.to_string())?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| error.to_string())?;
-        tokio::spawn(connection);
-        let mut request = Request::new(Empty::<Bytes>::new());
-        *request.uri_mut() = target
-            .parse()
-            .map_err(|error: http::uri::InvalidUri| error.to_string())?;
-        *request.headers_mut() = self.fields.clone();
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| error.to_string())?;
-        let (head, mut body) = response.into_parts();
-        while let Some(frame) = body.frame().await {
-            frame.map_err(|error| error.to_string())?;
-        }
-        let ours = head.headers.get_all(CACHE_STATUS).iter().next_back();
-        let said = ours.and_then(|value| value.to_str().ok());
-        let said = said.unwrap_or_default().trim_start_matches("larder; ");
-        Ok(Told {
-            status: head.status.as_u16(),
-            kept: said
-                .split("; ")
-                .any(|word| word == "hit" || word == "stored"),
-            cache_status: said.to_owned(),
-        })
-    }
-}
-
-/// What came of one.
-struct Told {
-    status: u16,
-    kept: bool,
-    cache_status: String,
 }

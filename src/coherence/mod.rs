@@ -12,7 +12,8 @@
 //! * A *write* puts a hold on every state it touches, confirmed, before it is forwarded (`begin`), and takes
 //!   it back before the client's first byte (`finish`): *changed* drops the epoch, *unchanged* does not,
 //!   *ambiguous* drops it and leaves the hold until its deadline, for the upstream may commit late.
-//! * A *purge by hand* drops the epoch and keeps the holds (`purge`).
+//! * A *purge by hand* drops the epoch and keeps the holds (`purge`); a soft one counts its generation up, so that what
+//!   was fetched before is still valid, but outdated.
 //! * Reads of one key share one fetch (`flights`), but only under the epochs that each has itself just
 //!   seen; without epochs, only a fetch that has not left yet.
 //!
@@ -68,7 +69,7 @@ use crate::caching::cache_status::Reason;
 use crate::caching::stored::Stored;
 use crate::clock::Timestamp;
 use crate::store::{Away, Found, Store};
-use protocol::Step;
+use protocol::{Step, Validity};
 use writing::{Act, Event};
 
 /// How long a hold counts if its writer never comes back, given how long the upstream may take: a minute,
@@ -117,6 +118,8 @@ pub struct Coherence {
 pub enum LookUp {
     /// A copy that nothing has invalidated; fresh or stale, which is `caching::reuse`'s to judge.
     Valid(Arc<Stored>),
+    /// The same, but a soft purge wants it fetched anew, however fresh.
+    Outdated(Arc<Stored>),
     Miss(Reason),
 }
 
@@ -160,7 +163,7 @@ impl Coherence {
             return Some(LookUp::Miss(Reason::StoreAway));
         };
         let (_, credential) = found.states.split_at(depends.states.len());
-        let is_admitted = protocol::valid(admitted, credential);
+        let is_admitted = protocol::validity(admitted, credential) == Validity::Valid;
         found.states.truncate(depends.states.len());
         is_admitted.then(|| judge(found, depends.own, origin))
     }
@@ -302,6 +305,11 @@ impl Coherence {
     pub async fn purge(&self, states: &[StateKey]) -> Result<(), Away> {
         self.store.step(states, Step::Purge).await.map(drop)
     }
+
+    /// A soft purge: what is there is outdated from now on, and so is what is being fetched.
+    pub async fn outdate(&self, states: &[StateKey]) -> Result<(), Away> {
+        self.store.step(states, Step::Outdate).await.map(drop)
+    }
 }
 
 /// The store is away, and writes are refused meanwhile.
@@ -331,12 +339,12 @@ fn judge(found: Found, own: usize, origin: &str) -> LookUp {
         true => found.states.len(),
         false => own,
     };
-    if !protocol::valid(&copy.epochs, &found.states[..needed]) {
-        return missed(Reason::Purged, &found.states[..needed]);
-    }
-    match copy.is_of(origin) {
-        true => LookUp::Valid(copy),
-        false => LookUp::Miss(Reason::OtherOrigin),
+    let validity = protocol::validity(&copy.epochs, &found.states[..needed]);
+    match validity {
+        Validity::Invalid => missed(Reason::Purged, &found.states[..needed]),
+        _ if !copy.is_of(origin) => LookUp::Miss(Reason::OtherOrigin),
+        Validity::Valid => LookUp::Valid(copy),
+        Validity::Outdated => LookUp::Outdated(copy),
     }
 }
 

@@ -33,11 +33,31 @@ impl fmt::Display for StateKey {
 }
 
 /// A stretch of time in which nothing that a family shows was written. Its value is never used twice:
-/// the store's own microseconds, then the store's incarnation and 32 fresh random bits.
+/// the store's own microseconds, then the store's incarnation and 32 fresh random bits. Before the microseconds stands its
+/// generation, which a soft purge counts up: what was fetched in an earlier one is not invalid, but no longer fresh.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(u128);
 
 impl Epoch {
+    /// Where the generation begins; microseconds below it last until the year 2112.
+    const GENERATION: u32 = 64 + 52;
+    const LAST_GENERATION: u128 = 0xfff;
+
+    fn generation(self) -> u128 {
+        self.0 >> Self::GENERATION
+    }
+
+    /// The same but for the generation.
+    pub fn is_of(self, other: Epoch) -> bool {
+        (self.0 ^ other.0) << (128 - Self::GENERATION) == 0
+    }
+
+    /// `None`: there is none left.
+    fn next_generation(self) -> Option<Epoch> {
+        let is_last = self.generation() == Self::LAST_GENERATION;
+        (!is_last).then(|| Epoch(self.0 + (1 << Self::GENERATION)))
+    }
+
     pub fn new(now: Timestamp, incarnation: Incarnation, fresh: u32) -> Epoch {
         let low = u64::from(incarnation.0) << 32 | u64::from(fresh);
         Epoch(u128::from(now.as_micros()) << 64 | u128::from(low))
@@ -161,6 +181,8 @@ pub enum Step {
     },
     /// A purge by hand.
     Purge,
+    /// A soft one: what is there is to be fetched anew, and shown until it has been.
+    Outdate,
 }
 
 /// What a step found and left.
@@ -264,6 +286,7 @@ impl State {
                 self.epoch = alone.then(|| Epoch::new(now, incarnation, fresh));
             }
             Step::Purge => self.epoch = None,
+            Step::Outdate => self.epoch = self.epoch.and_then(Epoch::next_generation),
         }
         Reply {
             seen: self.seen(),
@@ -327,21 +350,40 @@ fn deadline(now: Timestamp, lasting: Duration) -> Deadline {
     now.plus(lasting).as_millis()
 }
 
+/// What its epochs make of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validity {
+    Valid,
+    /// Valid, but a soft purge came after its fetch began.
+    Outdated,
+    Invalid,
+}
+
 /// The one comparison of epochs: a copy is valid iff every state it names was asked for and is current,
 /// and every state that was asked for is one it names.
-pub fn valid(copy: &Epochs, seen: &[(StateKey, Seen)]) -> bool {
-    copy.len() == seen.len()
-        && copy.iter().all(|(state, epoch)| {
-            seen.iter()
-                .any(|(asked, found)| asked == state && *found == Seen::Current(*epoch))
-        })
+pub fn validity(copy: &Epochs, seen: &[(StateKey, Seen)]) -> Validity {
+    let mut all = Validity::Valid;
+    if copy.len() != seen.len() {
+        return Validity::Invalid;
+    }
+    for (state, epoch) in copy {
+        match seen.iter().find(|(asked, _)| asked == state) {
+            Some((_, Seen::Current(current))) if current == epoch => {}
+            Some((_, Seen::Current(current))) if current.is_of(*epoch) => all = Validity::Outdated,
+            _ => return Validity::Invalid,
+        }
+    }
+    all
 }
 
 /// Whether nothing was written between the fetch that made a copy and one under `own` (and, for a negative copy,
 /// `others`): only then may the copy be validated, or stand in for an error.
 pub fn same_stretch(copy: &Epochs, own: &Epochs, others: &[(StateKey, Epoch)]) -> bool {
     copy.len() == own.len() + others.len()
-        && own.iter().chain(others).all(|epoch| copy.contains(epoch))
+        && own.iter().chain(others).all(|(state, epoch)| {
+            let same = |(of, then): &(StateKey, Epoch)| of == state && then.is_of(*epoch);
+            copy.iter().any(same)
+        })
 }
 
 /// The epochs to fetch under, if every state has one.
@@ -410,6 +452,55 @@ mod tests {
             !same_stretch(&of(&[("f", 1)]), &own, &[]),
             "of another file"
         );
+    }
+
+    #[test]
+    fn a_soft_purge_leaves_copies_valid_and_outdated_and_a_purge_after_it_does_not() {
+        let key = StateKey::new("f");
+        let epoch = Epoch::new(at(0), Incarnation(1), 7);
+        let copy: Epochs = [(key.clone(), epoch)].into_iter().collect();
+        let mut state = State {
+            epoch: Some(epoch),
+            ..State::default()
+        };
+        let open = Step::Open {
+            incarnation: Incarnation(1),
+            fresh: 9,
+        };
+        let mut after = |step| {
+            let seen = state.apply(step, at(1)).seen;
+            (seen, validity(&copy, &[(key.clone(), seen)]))
+        };
+        assert_eq!(after(open).1, Validity::Valid);
+        let (outdated, validity_then) = after(Step::Outdate);
+        assert_eq!(validity_then, Validity::Outdated);
+        let Seen::Current(later) = outdated else {
+            panic!("{outdated:?}")
+        };
+        assert!(later.is_of(epoch) && later != epoch);
+        assert_eq!(later.incarnation(), epoch.incarnation());
+        assert_eq!(Epoch::parse(later.to_string().as_bytes()), Some(later));
+        assert!(same_stretch(
+            &copy,
+            &[(key.clone(), later)].into_iter().collect(),
+            &[]
+        ));
+        assert_eq!(after(open).1, Validity::Outdated, "and stays so");
+        assert_eq!(after(Step::Purge).1, Validity::Invalid);
+        assert_eq!(
+            after(Step::Outdate).0,
+            Seen::Absent,
+            "nothing is left to outdate"
+        );
+    }
+
+    #[test]
+    fn soft_purges_without_end_become_a_purge() {
+        let mut epoch = Epoch::new(at(0), Incarnation(1), 7);
+        for _ in 0..Epoch::LAST_GENERATION {
+            epoch = epoch.next_generation().unwrap();
+        }
+        assert_eq!(epoch.next_generation(), None);
     }
 
     fn begin(hold: u64) -> Step {
@@ -660,6 +751,7 @@ mod tests {
     #[test]
     fn a_copy_is_valid_only_while_all_its_epochs_are_current() {
         let key = |name: &str| StateKey::new(name);
+        let valid = |copy, seen: &[_]| validity(copy, seen) != Validity::Invalid;
         let epoch = |fresh| Epoch::new(at(0), Incarnation(1), fresh);
         let (a, b) = (epoch(1), epoch(2));
         let copy: Epochs = [(key("f"), a), (key("g"), b)].into_iter().collect();

@@ -24,7 +24,7 @@ use url::Url;
 
 use self::mirror::{
     Either, File, LimitsMap, List, LogsMap, PurgeMap, QueryMap, RouteMap, Text, Texts, UpstreamMap,
-    VerifyMap,
+    VerifyMap, WarmMap,
 };
 use self::place::{At, Position};
 use self::problem::{Problem, Source, Wrong, wrong};
@@ -32,7 +32,7 @@ use self::value::Value;
 use super::nearest::nearest;
 use super::{
     Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, Policy, PurgeRule,
-    Query, Route, Secret, Upstream, UpstreamAddress, Verify, WhenStoreIsDown,
+    Query, Route, Secret, Upstream, UpstreamAddress, Verify, Warm, WhenStoreIsDown,
 };
 use crate::caching::origin::Choices;
 use crate::message::codings::Coding;
@@ -245,6 +245,7 @@ impl Reader<'_> {
         let drop_headers = self.drop_headers(&root.key("drop_headers"), file.drop_headers);
         let limits = self.limits(&root.key("limits"), file.limits.unwrap_or_default());
         let logs = self.logs(&root.key("logs"), file.logs.unwrap_or_default());
+        let warm = self.items(&root.key("warm"), file.warm, |at, map| self.warm(at, map));
 
         // What two keys say together can be judged only where each is right by itself.
         if !self.problems.borrow().is_empty() {
@@ -284,6 +285,7 @@ impl Reader<'_> {
             drop_headers,
             limits,
             logs,
+            warm,
         })
     }
 
@@ -528,9 +530,9 @@ impl Reader<'_> {
                 ("jitter", map.jitter.is_some()),
                 ("early_refresh", map.early_refresh.is_some()),
                 ("negative_ttl", map.negative_ttl.is_some()),
+                ("warm", map.warm.is_some()),
             ],
             [
-                ("targeted", map.targeted.is_some()),
                 ("heuristic", map.heuristic.is_some()),
                 ("keep_set_cookie", map.keep_set_cookie.is_some()),
                 ("keep_parts", map.keep_parts.is_some()),
@@ -554,7 +556,13 @@ impl Reader<'_> {
             };
             self.complain(Problem::at(&at.key(name), cause, help).beside(&at.key("policy")));
         }
-        let targeted = self.texts(&at.key("targeted"), map.targeted, &[], header);
+        // A copy is dropped by writes, whoever allows it for how long.
+        let usual: &[&str] = if by_origin {
+            &[]
+        } else {
+            &["CDN-Cache-Control"]
+        };
+        let targeted = self.texts(&at.key("targeted"), map.targeted, usual, header);
         let ttl = self.ttl(&at.key("ttl"), map.ttl, ttl);
         let access = match map.access {
             None => Access::PerCredential,
@@ -592,7 +600,7 @@ impl Reader<'_> {
         let truth =
             |key: &'static str, text, default| self.read(&at.key(key), text, default, value::truth);
         let choices = Choices {
-            targeted,
+            targeted: targeted.clone(),
             heuristic: (!heuristic.is_zero()).then_some(heuristic),
             set_cookie: truth("keep_set_cookie", map.keep_set_cookie, false),
             parts: truth("keep_parts", map.keep_parts, false),
@@ -627,6 +635,8 @@ impl Reader<'_> {
             vary,
             max_body,
             override_origin,
+            targeted,
+            warm: self.count(&at.key("warm"), map.warm, 0, 0..=1000),
             etag,
             compress,
             stale_while_revalidate,
@@ -650,6 +660,52 @@ impl Reader<'_> {
                 refusing: self.duration(&refusing, map.refusing, seconds(5), seconds(1)..=DAY),
                 scope: self.texts(&at.key("scope"), map.scope, &[], pointer),
             })
+        })
+    }
+
+    fn warm(&self, at: At, map: WarmMap) -> Option<Warm> {
+        if map.targets.is_none() {
+            let help = "add `targets: [/api/users/]`, paths as clients ask for them";
+            self.complain(Problem::at(&at, "`targets` is missing", help));
+        }
+        let targets = self.texts(&at.key("targets"), map.targets, &["/"], |text| {
+            let is_target = text.starts_with('/') && text.parse::<http::Uri>().is_ok();
+            is_target.then(|| text.to_owned()).ok_or_else(|| {
+                wrong(
+                    "this is no path",
+                    "write it as clients ask for it: `/api/users/?page=2`",
+                )
+            })
+        });
+        let fields = self.texts(&at.key("fields"), map.fields, &[], |text| {
+            let (name, value) = text.split_once(':').unwrap_or((text, ""));
+            self.source.keep_secret(value.trim());
+            let valid = http::HeaderValue::from_str(value.trim()).is_ok() && text.contains(':');
+            match (name.trim().parse(), valid) {
+                (Ok(name), true) => Ok((name, Secret::new(value.trim()))),
+                _ => Err(wrong(
+                    "this is no field with a value",
+                    "write it as for curl: `\"Authorization: Token ${WARM_TOKEN}\"`",
+                )),
+            }
+        });
+        const DAY: Duration = Duration::from_secs(86_400);
+        let every = map.every.map(|text| {
+            let second = Duration::from_secs(1);
+            self.duration(
+                &at.key("every"),
+                Some(text),
+                DAY,
+                second..=Duration::from_secs(31_557_600),
+            )
+        });
+        let concurrency = self.count(&at.key("concurrency"), map.concurrency, 4, 1..=256);
+        Some(Warm {
+            targets,
+            fields,
+            at_start: self.read(&at.key("at_start"), map.at_start, true, value::truth),
+            every,
+            concurrency: u16::try_from(concurrency).unwrap_or(u16::MAX),
         })
     }
 

@@ -46,6 +46,21 @@ pub struct Config {
     pub drop_headers: Vec<HeaderName>,
     pub limits: Limits,
     pub logs: Logs,
+    pub warm: Vec<Warm>,
+}
+
+/// What is asked for before anybody does.
+#[derive(Debug, Clone)]
+pub struct Warm {
+    /// Paths with their queries.
+    pub targets: Vec<String>,
+    /// Of each request; the values may be credentials.
+    pub fields: Vec<(HeaderName, Secret)>,
+    pub at_start: bool,
+    /// And then again and again.
+    pub every: Option<Duration>,
+    /// Requests at once.
+    pub concurrency: u16,
 }
 
 /// Where the existing API is, and how patiently it is asked.
@@ -134,6 +149,10 @@ pub struct Route {
     pub max_body: u64,
     /// The route's ttl over the origin's own freshness; never over `no-store` or `private`.
     pub override_origin: bool,
+    /// The fields that are read in place of Cache-Control (RFC 9213), the first that is there.
+    pub targeted: Vec<HeaderName>,
+    /// How many of the hottest copies are fetched anew after a purge.
+    pub warm: usize,
     /// An answer without an ETag gets a weak one, made of its body.
     pub etag: bool,
     /// The codings in which a client may be sent an answer, the first the best of equals; none: as it is.

@@ -103,10 +103,12 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
         let (found, result) = look(setup, &asked).await;
         told.found = Some(found);
         let news = match &result {
-            LookUp::Valid(stored) if !asked.holds(stored.head.varied()) => {
+            LookUp::Valid(stored) | LookUp::Outdated(stored)
+                if !asked.holds(stored.head.varied()) =>
+            {
                 served.learn_here(stored.head.varied())
             }
-            LookUp::Valid(_) => false,
+            LookUp::Valid(_) | LookUp::Outdated(_) => false,
             LookUp::Miss(_) => served.learn_from_others(&setup.coherence).await,
         };
         looked = Some((asked, result));
@@ -139,6 +141,25 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
                 Reuse::Validate => Reason::Expired,
             }
         }
+        LookUp::Outdated(stored) => {
+            let (terms, now) = (
+                read::terms(&setup.served[reading.route].route),
+                clock::now(),
+            );
+            match reuse::outdated(&stored, terms, now) {
+                Reuse::ServeStale { .. } if stored.is_fresh(now) => {
+                    told.handled(Handling::OutdatedHit, Some(Reason::SoftPurge));
+                    return Ok(told);
+                }
+                Reuse::ServeStale { stale } => {
+                    let stale = stale.as_secs();
+                    let reason = Reason::StaleWhileRevalidate;
+                    told.handled(Handling::StaleHit { stale }, Some(reason));
+                    return Ok(told);
+                }
+                _ => Reason::Expired,
+            }
+        }
         LookUp::Miss(why) => why,
     };
     if reading.client.method == Method::HEAD {
@@ -162,6 +183,7 @@ async fn look(setup: &Setup, asked: &Asked) -> (Found, LookUp) {
             Freshness::Fresh { .. } => None,
             Freshness::Stale { .. } => Some(Reason::Expired),
         },
+        LookUp::Outdated(_) => Some(Reason::SoftPurge),
         LookUp::Miss(reason) => Some(*reason),
     };
     let mut found = Found {

@@ -49,7 +49,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::StoreAway => {
             "the store cannot be used: requests pass through until it can; `larder doctor` says what is wrong with it"
         }
-        Reason::Status => "only a 200 is kept",
+        Reason::Status => {
+            "only a 200, 203 or 204 is kept, and what else is no error if the API says for how long; `negative_ttl` keeps 404 and 410"
+        }
         Reason::SetCookie => {
             "the answer sets a cookie: it is for one client alone and never kept; the view, or a middleware, makes a session"
         }
@@ -58,7 +60,7 @@ pub fn because(reason: Reason) -> &'static str {
             "the API says `Cache-Control: private`; Larder takes it at its word, also per credential"
         }
         Reason::NoCache => {
-            "the API says `Cache-Control: no-cache`; `override_origin: true` on the route lets its `ttl` win"
+            "the API says `Cache-Control: no-cache`, and sends no ETag or Last-Modified to ask about it by; `override_origin: true` on the route lets its `ttl` win"
         }
         Reason::Stale => {
             "the answer's time is over as it comes (max-age, Expires, Age): `override_origin: true` on the route lets its `ttl` win"
@@ -78,6 +80,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Method => "the answer to this method does not stand for a later GET",
         Reason::StaleWhileRevalidate => {
             "the copy is past its time, and served while it is refreshed (`stale_while_revalidate`)"
+        }
+        Reason::SoftPurge => {
+            "somebody has purged it softly: the copy is served while it is fetched anew"
         }
         Reason::StaleIfError => {
             "the API answers with an error or not at all, and the copy past its time stands in (`stale_if_error`)"

@@ -6,6 +6,7 @@ pub mod conditions;
 pub mod date;
 pub mod fields;
 pub mod forwarded;
+pub mod framing;
 pub mod query;
 pub mod ranges;
 pub mod selection;

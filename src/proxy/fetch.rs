@@ -511,7 +511,7 @@ impl Incoming {
             lifetime,
             epochs,
         };
-        let keep = reuse::worth_keeping(&copy.head.directives(), read::terms(route));
+        let keep = reuse::worth_keeping(&copy, read::terms(route), route.ttl);
         fetch
             .setup
             .coherence
@@ -528,6 +528,7 @@ pub fn policy(route: &Route) -> Policy<'_> {
         negative_ttl: route.negative_ttl,
         max_body: route.max_body,
         vary: &route.vary,
+        targeted: &route.targeted,
     }
 }
 

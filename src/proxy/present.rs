@@ -49,6 +49,10 @@ impl Asked {
     }
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and a box would be allocated for each hit"
+)]
 pub enum Presented {
     Asked(Asked),
     /// Not to be looked up: forwarded as it is.
@@ -163,7 +167,7 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
             access::copy(name, &client.fields, &mut sent);
         }
     }
-    forwarded::write(&mut sent, &client.via, scheme, host);
+    forwarded::write(&mut sent, &client.via, scheme, &host);
     fields::append_via(&mut sent);
     Outgoing {
         method: http::Method::GET,
@@ -178,7 +182,7 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
 pub fn question(config: &Config, client: &Client, path: &str) -> Outgoing {
     let (mut sent, host, scheme) = of_ours(config, client);
     access::fill_credentials(&Access::PerCredential, config, &client.fields, &mut sent);
-    forwarded::write(&mut sent, &client.via, scheme, host);
+    forwarded::write(&mut sent, &client.via, scheme, &host);
     fields::append_via(&mut sent);
     Outgoing {
         method: http::Method::GET,
@@ -190,7 +194,7 @@ pub fn question(config: &Config, client: &Client, path: &str) -> Outgoing {
 }
 
 /// The fields of a request that is ours, and the host and scheme that it is for.
-fn of_ours<'a>(config: &'a Config, client: &'a Client) -> (HeaderMap, &'a str, Scheme) {
+fn of_ours(config: &Config, client: &Client) -> (HeaderMap, String, Scheme) {
     let mut sent = HeaderMap::with_capacity(16);
     let (host, scheme) = match &config.canonical_origin {
         Some(origin) => (
@@ -203,9 +207,11 @@ fn of_ours<'a>(config: &'a Config, client: &'a Client) -> (HeaderMap, &'a str, S
         ),
         None => (client.target.host(), client.via.scheme),
     };
+    // As the copy's origin is compared: or whoever fills it chose the spelling of everybody's links.
+    let host = host.to_ascii_lowercase();
     sent.insert(
         header::HOST,
-        HeaderValue::from_str(host).expect("a valid host is a field value"),
+        HeaderValue::from_str(&host).expect("a valid host is a field value"),
     );
     sent.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     sent.insert(

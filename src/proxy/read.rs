@@ -12,7 +12,7 @@ use super::present::{self, Asked, Presented};
 use super::{Client, Served, Setup, admit, pass, refresh};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
-use crate::caching::reuse::{Reuse, Terms, reuse};
+use crate::caching::reuse::{self, Reuse, Terms, reuse};
 use crate::caching::stored::Stored;
 use crate::clock;
 use crate::coherence::flights::{Fence, Follower, Turn};
@@ -104,13 +104,28 @@ async fn look_up(
         Presented::Refused(refusal) => return Err((*refusal).into()),
     };
     let (served, now) = (&setup.served[route], clock::now());
+    if let Some(hottest) = &served.hottest {
+        hottest.count(&setup.config, &served.route.access, asked, captures, client);
+    }
     let found = match find(setup, served, client, asked).await {
         Ok(found) => found,
         Err(other) => return Ok(other),
     };
-    Ok(match found {
-        LookUp::Valid(stored) if asked.holds(stored.head.varied()) => {
-            let use_of_it = reuse(&stored, terms(&served.route), now, fresh_bits);
+    let (stored, outdated) = match found {
+        LookUp::Valid(stored) => (stored, false),
+        LookUp::Outdated(stored) => (stored, true),
+        LookUp::Miss(reason) => {
+            debug!(copy = %asked.copy, why = reason.word(), "nothing to serve");
+            return Ok(Looked::Miss(reason));
+        }
+    };
+    Ok(match asked.holds(stored.head.varied()) {
+        true => {
+            let terms = terms(&served.route);
+            let use_of_it = match outdated {
+                false => reuse(&stored, terms, now, fresh_bits),
+                true => reuse::outdated(&stored, terms, now),
+            };
             let refresh = |stored| refresh::refresh(setup, route, captures, client, asked, stored);
             let hit = |handling| reply::hit(asking(setup, served, client), &stored, handling, now);
             match use_of_it {
@@ -125,19 +140,19 @@ async fn look_up(
                 Reuse::ServeStale { stale } => {
                     refresh(stored.clone());
                     let stale = stale.as_secs();
-                    Looked::Hit(hit(Handling::StaleHit { stale }).await)
+                    let handling = match outdated && stored.is_fresh(now) {
+                        true => Handling::OutdatedHit,
+                        false => Handling::StaleHit { stale },
+                    };
+                    Looked::Hit(hit(handling).await)
                 }
                 Reuse::Validate => Looked::Stale(stored),
             }
         }
-        LookUp::Valid(stored) => {
+        false => {
             // Another instance has seen the answers vary: the key holds more than we knew.
             served.learn_here(stored.head.varied());
             Looked::Again
-        }
-        LookUp::Miss(reason) => {
-            debug!(copy = %asked.copy, why = reason.word(), "nothing to serve");
-            Looked::Miss(reason)
         }
     })
 }
@@ -388,12 +403,13 @@ fn fresh(left: Duration) -> Handling {
 }
 
 /// What a route says of the use of its copies.
-pub fn terms(route: &Route) -> Terms {
+pub fn terms(route: &Route) -> Terms<'_> {
     Terms {
         stale_while_revalidate: route.stale_while_revalidate,
         stale_if_error: route.stale_if_error,
         early_refresh: route.early_refresh,
         override_origin: route.override_origin,
+        targeted: &route.targeted,
     }
 }
 

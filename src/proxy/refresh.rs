@@ -90,7 +90,7 @@ pub fn refresh(
     );
     tokio::spawn(async move {
         let (setup, captures, client, asked) = fetch;
-        let refreshed = run(&setup, route, captures, client, asked, stored).await;
+        let refreshed = run(&setup, route, captures, client, asked, Some(stored)).await;
         debug!(copy = duty.copy, refreshed, "refreshed in the background");
         if refreshed {
             duty.done();
@@ -98,14 +98,14 @@ pub fn refresh(
     });
 }
 
-/// Whether there is something new.
-async fn run(
+/// Whether there is something new. `replacing`: what is to be replaced by it, if there is anything.
+pub(super) async fn run(
     setup: &Arc<Setup>,
     route: usize,
     captures: Captures,
     client: Arc<Client>,
     asked: Asked,
-    stored: Arc<Stored>,
+    replacing: Option<Arc<Stored>>,
 ) -> bool {
     let (epochs, fence) = read::open(setup, &setup.served[route], &asked.depends).await;
     if epochs.is_err() {
@@ -123,7 +123,7 @@ async fn run(
                 asked,
                 epochs,
                 absence: fence.absence,
-                replacing: Some(stored),
+                replacing,
             };
             fetch.run(fill).await;
             match follower.answer(|_| true).await {

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::plan::{self, By};
-use super::{Client, Setup, obey, pass, present};
+use super::{Client, Setup, hottest, obey, pass, present};
 use crate::body::RequestBody;
 use crate::caching::cache_status::Forward;
 use crate::caching::invalidation;
@@ -102,6 +102,9 @@ async fn held(
         None => (setup.coherence.finish(writing, outcome).await, None),
     };
     tell(client, finished, outcome, &states)?;
+    if finished == Finished::Confirmed && outcome != Outcome::Unchanged {
+        hottest::purged(setup, &states);
+    }
     match (keeping, renewed) {
         (Some(keeping), Some(epochs)) => Ok(Answered::Kept(keeping.keep(answered?, epochs).await?)),
         _ => Ok(Answered::Passed(answered?)),

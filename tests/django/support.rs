@@ -25,6 +25,8 @@ pub enum Variant {
     Uuid,
     /// Answers vary by `X-Tenant`, which no key holds by itself.
     Tenants,
+    /// It tells Larder of its writes, at the port that the stage's Larder has for the operator.
+    Telling,
 }
 
 impl Variant {
@@ -38,6 +40,8 @@ impl Variant {
             ],
             Self::Uuid => &[("DJANGO_UUID_IDS", "1"), ("GUNICORN_WORKER", "sync")],
             Self::Tenants => &[("DJANGO_TENANTS", "1")],
+            // Nothing is measured here, and the machine may be busy.
+            Self::Telling => &[("LARDER_TIMEOUT", "30")],
         }
     }
 }
@@ -45,16 +49,18 @@ impl Variant {
 /// A Django and a Redis, for one test at a time: a write in one test must not purge what another has just stored.
 pub struct Stage {
     pub django: u16,
-    redis: u16,
+    pub redis: u16,
+    /// Where the Django that tells Larder of its writes expects it.
+    told_at: Option<u16>,
     scratch: PathBuf,
     larders: Cell<u32>,
-    _processes: [Process; 2],
+    processes: [Process; 2],
 }
 
 impl Stage {
     /// The stage with an empty Redis. Held until the test is over.
     pub fn open(variant: Variant) -> MutexGuard<'static, Stage> {
-        static STAGES: [OnceLock<Mutex<Stage>>; 4] = [const { OnceLock::new() }; 4];
+        static STAGES: [OnceLock<Mutex<Stage>>; 5] = [const { OnceLock::new() }; 5];
         let stage = STAGES[variant as usize].get_or_init(|| Mutex::new(Stage::start(variant)));
         // A test that failed has not harmed the stage.
         let stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,6 +106,10 @@ impl Stage {
             .env("DJANGO_DATABASE", scratch.join("db.sqlite3"))
             .env("DJANGO_REQUEST_LOG", scratch.join("requests.log"))
             .envs(variant.settings().iter().copied());
+        let told_at = matches!(variant, Variant::Telling).then(free_port);
+        if let Some(admin) = told_at {
+            command.env("LARDER_ADMIN_URL", format!("http://127.0.0.1:{admin}"));
+        }
         let mut django_process = Process::spawn("Django", &mut command, &scratch);
 
         redis_process.wait_until(|| TcpStream::connect(("127.0.0.1", redis)).is_ok());
@@ -107,9 +117,10 @@ impl Stage {
         Stage {
             django,
             redis,
+            told_at,
             scratch,
             larders: Cell::new(0),
-            _processes: [redis_process, django_process],
+            processes: [redis_process, django_process],
         }
     }
 
@@ -121,7 +132,7 @@ impl Stage {
     /// A fresh Larder with the shipped proxy.yaml, edited; it trusts its store if it has reached it.
     pub fn larder_with(&self, edit: impl FnOnce(String) -> String) -> Larder {
         let number = self.larders.replace(self.larders.get() + 1);
-        let (port, admin) = (free_port(), free_port());
+        let (port, admin) = (free_port(), self.told_at.unwrap_or_else(free_port));
         let mut command = self.command(&["serve"], (port, admin), number, edit);
         let mut process = Process::spawn(&format!("larder-{number}"), &mut command, &self.scratch);
         process.wait_until(|| {
@@ -243,6 +254,28 @@ impl Stage {
         )
     }
 
+    /// Django's `manage.py`, on the database of the Django that serves, and with its settings.
+    pub fn manage(&self, arguments: &[&str]) -> Command {
+        let project = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/django");
+        let mut command = Command::new(format!("{project}/.venv/bin/python"));
+        command
+            .arg("manage.py")
+            .args(arguments)
+            .current_dir(project)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("DJANGO_DATABASE", self.scratch.join("db.sqlite3"))
+            .env("LARDER_TIMEOUT", "30");
+        if let Some(admin) = self.told_at {
+            command.env("LARDER_ADMIN_URL", format!("http://127.0.0.1:{admin}"));
+        }
+        command
+    }
+
+    /// The lines of Django's log with these words in them, once there are any.
+    pub fn django_logged(&self, words: &str) -> Vec<String> {
+        self.processes[1].logged(words)
+    }
+
     /// A session of this user, from Django's own login view.
     pub fn session(&self, user: &str) -> Credential {
         Credential::from_login(&login(user).to(self.django))
@@ -259,17 +292,7 @@ pub struct Larder {
 impl Larder {
     /// The lines of its log with these words in them, once there are any: a line may come after the answer.
     pub fn logged(&self, words: &str) -> Vec<String> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            let log = self.process.output();
-            let lines = log.lines().filter(|line| line.contains(words));
-            let found: Vec<String> = lines.map(str::to_owned).collect();
-            if !found.is_empty() {
-                return found;
-            }
-            assert!(Instant::now() < deadline, "never said: {words}");
-            thread::sleep(Duration::from_millis(20));
-        }
+        self.process.logged(words)
     }
 }
 
@@ -335,6 +358,20 @@ impl Process {
 }
 
 impl Process {
+    fn logged(&self, words: &str) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let log = self.output();
+            let lines = log.lines().filter(|line| line.contains(words));
+            let found: Vec<String> = lines.map(str::to_owned).collect();
+            if !found.is_empty() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "never said: {words}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// All that it has printed.
     fn output(&self) -> String {
         let (mut log, mut output) = (&self.log, Vec::new());

@@ -17,7 +17,7 @@ use std::fmt;
 use larder::coherence::flights::{Fence, Share};
 use larder::coherence::journal::Book;
 use larder::coherence::life::{self, How};
-use larder::coherence::protocol::{self, Outcome, Reply, State, Step as AtStore};
+use larder::coherence::protocol::{self, Outcome, Reply, State, Step as AtStore, Validity};
 use larder::coherence::writing::{Act, Event};
 use larder::coherence::{Epochs, HoldId, NOTICE, Seen, StateKey, WithoutStore, Writing};
 use larder::error::UpstreamFailure;
@@ -772,7 +772,7 @@ impl Setting {
         let seen = [(family.key(), state.by_link(link.trusted, link.life))];
         let valid = match self.variant {
             Variant::PurgeAfter | Variant::PurgeBeforeAndAfter => true,
-            _ => protocol::valid(&copy.epochs, &seen),
+            _ => protocol::validity(&copy.epochs, &seen) != Validity::Invalid,
         };
         valid.then_some(copy.what)
     }
@@ -1220,7 +1220,7 @@ impl fmt::Display for Stage<'_> {
                         Outcome::Ambiguous => "ambiguous",
                     },
                     AtStore::Renew { .. } => "changed, renewed",
-                    AtStore::Open { .. } | AtStore::Purge => "purge",
+                    AtStore::Open { .. } | AtStore::Purge | AtStore::Outdate => "purge",
                 };
                 let how = if *failed { "unconfirmed" } else { "told" };
                 write!(f, "{what}, {ran} states {how} so far")

@@ -252,6 +252,11 @@ impl Larder {
     }
 
     #[track_caller]
+    pub fn purge_softly(&self, keys: &[&str]) {
+        self.purge_by(&serde_json::json!({ "keys": keys, "soft": true }));
+    }
+
+    #[track_caller]
     pub fn purge_everything(&self) {
         self.purge_by(&serde_json::json!({ "all": true }));
     }

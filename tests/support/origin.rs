@@ -251,6 +251,12 @@ impl Answer {
         self
     }
 
+    /// Keeps the connection open after raw bytes, as if they were an answer like any other.
+    pub fn staying(mut self) -> Self {
+        self.end = End::KeepAlive;
+        self
+    }
+
     pub fn resetting(mut self) -> Self {
         self.end = End::Reset;
         self

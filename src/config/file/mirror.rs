@@ -96,7 +96,8 @@ mirror! {
         drop_headers: Texts,
         limits: LimitsMap,
         logs: LogsMap,
-    } later ["upstreams", "tls", "warm"]
+        warm: List<WarmMap>,
+    } later ["upstreams", "tls"]
 }
 
 mirror! {
@@ -151,9 +152,8 @@ mirror! {
         keep_set_cookie: Text,
         keep_parts: Text,
         honour_client_directives: Text,
-    } later [
-        "upgrade", "warm",
-    ]
+        warm: Text,
+    } later ["upgrade"]
 }
 
 mirror! {
@@ -190,6 +190,16 @@ mirror! {
         format: Text,
         level: Text,
         access: Text,
+    } later []
+}
+
+mirror! {
+    WarmMap like "`{targets: [/api/users/], every: 10m}`" {
+        targets: Texts,
+        fields: Texts,
+        at_start: Text,
+        every: Text,
+        concurrency: Text,
     } later []
 }
 
@@ -231,7 +241,7 @@ impl Mapping for VerifyMap {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 10] = [
+const PLACES: [(&str, &[&str]); 11] = [
     ("at the top", File::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
     ("under `store`", StoreMap::KEYS),
@@ -242,6 +252,7 @@ const PLACES: [(&str, &[&str]); 10] = [
     ("in a rule, under `purge`", PurgeMap::KEYS),
     ("under `limits`", LimitsMap::KEYS),
     ("under `logs`", LogsMap::KEYS),
+    ("in an entry, under `warm`", WarmMap::KEYS),
 ];
 
 /// What is wrong, as it travels through the YAML library as an error's text and comes out again.

@@ -322,6 +322,7 @@ impl Link {
                 .arg(hold.to_string())
                 .arg(format!("{:08x}{fresh:08x}", incarnation.0)),
             Step::Purge => eval.arg("purge").arg("-"),
+            Step::Outdate => eval.arg("outdate").arg("-"),
         };
         eval
     }

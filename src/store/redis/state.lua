@@ -39,6 +39,15 @@ if step == 'renew' then
   local life = string.match(epoch, '%-(%x%x%x%x%x%x%x%x)%x+$')
   if own and #holds == 0 and life == string.sub(ARGV[4], 1, 8) then epoch = made(ARGV[4]) else epoch = '-' end
 end
+if step == 'outdate' and epoch ~= '-' then
+  -- The generation stands before the 13 digits of the epoch's microseconds.
+  local first, rest = string.match(epoch, '^(%x+)(%-%x+)$')
+  local micros = string.sub(first, -13)
+  local generation = (tonumber(string.sub(first, 1, -14), 16) or 0) + 1
+  if generation > 4095 then epoch = '-' else
+    epoch = string.format('%x', generation) .. string.rep('0', 13 - #micros) .. micros .. rest
+  end
+end
 if step == 'changed' or step == 'ambiguous' or step == 'purge' then epoch = '-' end
 
 local after = epoch

@@ -87,6 +87,9 @@ MIGRATION_MODULES = {"users": "users.migrations_uuid"} if UUID_IDS else {}
 # The seeded passwords stand in README.md; a slow hash would protect nothing and cost every test run seconds.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
+# Nothing is announced to Larder unless a test wants it: most of them show that Larder sees the writes by itself.
+LARDER_ADMIN_URL = os.environ.get("LARDER_ADMIN_URL", "")
+
 SESSION_COOKIE_NAME = os.environ.get("SESSION_COOKIE_NAME", "sessionid")
 
 LANGUAGE_CODE = "en"

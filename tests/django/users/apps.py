@@ -1,7 +1,1 @@
-"""Makes `users` a Django app."""
-
-from django.apps import AppConfig
-
-
-class UsersConfig(AppConfig):
-    name = "users"
+../../../examples/django/users/apps.py

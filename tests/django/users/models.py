@@ -6,6 +6,7 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.db import models
 
+from users.managers import PurgingUserManager
 from users.roles import Role
 
 
@@ -13,6 +14,8 @@ class User(AbstractUser):
     if settings.UUID_IDS:
         id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     role = models.CharField(max_length=16, choices=Role.choices, default=Role.STUDENT, db_index=True)
+
+    objects = PurgingUserManager()
 
     class Meta:
         ordering = ["date_joined", "id"]

@@ -1,0 +1,140 @@
+"""Tells Larder of what is written past it: the management shell, the admin, Celery, a cron job.
+
+`connect` is called once, in `AppConfig.ready` (see `users/apps.py`). From then on a save or a delete of a user drops
+the copies of the list and of that user.
+
+What is promised:
+
+- The purge runs after COMMIT, in the thread that commits, before `atomic()` or `save()` returns: who then asks, sees
+  the write. Between COMMIT and that purge, the time of one request to the admin listener, others may still see the
+  past. If the purge fails (it is then logged), they may until the copies' `ttl`.
+- What is rolled back purges nothing, also up to a savepoint.
+- One transaction makes one purge, however many users it saves.
+- `last_login` alone, which every login saves, purges nothing.
+- Writes through Larder are purged by Larder itself, without such a moment in between; that they are announced here as
+  well does no harm.
+
+What fires no signal: `update()` and the bulk methods (see `users/managers.py`), `on_delete=SET_NULL` and raw SQL. After
+those call `users.cache.invalidate_all_user_caches` yourself, in `transaction.on_commit`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+from typing import Any
+from weakref import WeakSet
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model
+from django.db.models.signals import m2m_changed, post_delete, post_save
+from django.db.transaction import TransactionManagementError
+
+from users import cache
+
+logger = logging.getLogger(__name__)
+
+# Fields that no answer shows: saving nothing else purges nothing.
+UNSEEN = frozenset({"last_login"})
+
+# From so many users on in one transaction all are dropped at once, which costs the same as one.
+MANY = 100
+
+
+def connect(user: type[Model], shown: Iterable[str] = ()) -> None:
+    """Purges on each save and delete of `user`, of its proxies and its children.
+
+    `shown` names the many-to-many fields that the API shows of a user, such as `groups`; changes of others show nowhere.
+    """
+
+    def changed(
+        sender: type[Model],
+        instance: Model,
+        using: str,
+        update_fields: Collection[str] | None = None,
+        **_: Any,
+    ) -> None:
+        if issubclass(sender, user) and is_seen(update_fields):
+            purge_on_commit([cache.USER_LIST, cache.user_key(instance.pk)], using=using)
+
+    def related(
+        sender: type[Model], instance: Model, action: str, reverse: bool, pk_set: set[Any] | None, using: str, **_: Any
+    ) -> None:
+        # A removal says beforehand what it removes, but only afterwards is it done.
+        if not action.startswith("post_"):
+            return
+        if pk_set is not None and not pk_set:
+            return
+        if not reverse:
+            users = [cache.user_key(instance.pk)]
+        elif pk_set is None:
+            users = [cache.ALL_USERS]
+        else:
+            users = [cache.user_key(pk) for pk in pk_set]
+        purge_on_commit([cache.USER_LIST, *users], using=using)
+
+    # Whoever is told is held weakly otherwise, and these are known to nobody else. Calling `connect` again for the same
+    # model changes nothing.
+    name = f"larder:{user._meta.label}"
+    post_save.connect(changed, weak=False, dispatch_uid=name)
+    post_delete.connect(changed, weak=False, dispatch_uid=name)
+    for field in shown:
+        through = getattr(user, field).through
+        m2m_changed.connect(related, sender=through, weak=False, dispatch_uid=f"{name}.{field}")
+
+
+def is_seen(fields: Collection[str] | None) -> bool:
+    """Whether a write of these fields (None: of all) can show in an answer."""
+    return fields is None or not UNSEEN.issuperset(fields)
+
+
+def purge_on_commit(keys: Iterable[str], using: str | None = None) -> None:
+    """Drops the copies under these keys once the transaction of this database is committed; now, if there is none."""
+    if not cache.is_on():
+        return
+    connection = connections[using or DEFAULT_DB_ALIAS]
+    # Model.delete is an `atomic` without a savepoint, which stands among them as None.
+    savepoints = frozenset(connection.savepoint_ids) - {None}
+    last = _last_batch(connection)
+    if last is not None and last.savepoints == savepoints:
+        last.keys.update(keys)
+        return
+    batch = _Batch(set(keys), savepoints, WeakSet() if last is None else last.transaction)
+    try:
+        connection.on_commit(batch.purge, robust=True)
+    except TransactionManagementError as error:
+        logger.warning("%s: copies may be stale until their ttl: %s", " ".join(sorted(batch.keys)), error)
+
+
+def _last_batch(connection: BaseDatabaseWrapper) -> _Batch | None:
+    """The latest batch that this transaction has still to purge."""
+    for _, commit_hook, *_ in reversed(connection.run_on_commit):
+        batch = getattr(commit_hook, "__self__", None)
+        if isinstance(batch, _Batch):
+            return batch
+    return None
+
+
+class _Batch:
+    """What is to be dropped if these savepoints hold.
+
+    Django forgets the hooks of a savepoint that is rolled back, and with its hook a batch is gone. So whichever batch of
+    a transaction runs first purges for all that are still there.
+    """
+
+    def __init__(self, keys: set[str], savepoints: frozenset[str], transaction: WeakSet[_Batch]) -> None:
+        self.keys = keys
+        self.savepoints = savepoints
+        self.transaction = transaction
+        transaction.add(self)
+
+    def purge(self) -> None:
+        batches = list(self.transaction)
+        # Empty when a sibling has done it.
+        self.transaction.clear()
+        keys = set().union(*(batch.keys for batch in batches))
+        if len(keys) > MANY:
+            keys = {cache.USER_LIST, cache.ALL_USERS}
+        if keys:
+            cache.invalidate(sorted(keys))

@@ -1,0 +1,212 @@
+//! What of a route is asked for most, so that it is fetched anew after a purge before somebody has to wait for it
+//! (`warm` on a route). Only what is shared by all who ask without a credential, or by everybody: nobody's credential is
+//! used when they have not asked.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use http::header;
+use parking_lot::Mutex;
+use tracing::debug;
+
+use super::present::{Asked, Presented};
+use super::{Client, Setup, read, refresh};
+use crate::access;
+use crate::clock;
+use crate::coherence::{Depends, LookUp, StateKey};
+use crate::config::{Access, Config};
+use crate::route::Captures;
+
+/// One look-up in so many is counted.
+const SAMPLE: u32 = 8;
+
+/// Counted look-ups after which all counts are halved, so that what was hot once is forgotten.
+const MEMORY: u32 = 4096;
+
+/// Fetched at once after a purge.
+const AT_ONCE: usize = 4;
+
+/// Between two rounds of fetches, however often is purged.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The copies of one route by how often they are asked for.
+pub struct Hottest {
+    /// How many are fetched anew.
+    most: usize,
+    counted: Mutex<Counted>,
+    rounds: Mutex<Rounds>,
+}
+
+#[derive(Default)]
+struct Counted {
+    by_copy: HashMap<String, Hot>,
+    since: u32,
+}
+
+#[derive(Clone)]
+struct Hot {
+    count: u32,
+    captures: Captures,
+    client: Arc<Client>,
+    depends: Depends,
+}
+
+/// What is being fetched anew of a route.
+#[derive(Debug, Default)]
+enum Rounds {
+    #[default]
+    Idle,
+    /// And what has been purged since this round began.
+    Running { purged: Vec<StateKey> },
+}
+
+impl Hottest {
+    pub fn new(most: usize) -> Hottest {
+        Hottest {
+            most,
+            counted: Mutex::default(),
+            rounds: Mutex::default(),
+        }
+    }
+
+    /// Counts a look-up, one in so many.
+    pub fn count(
+        &self,
+        config: &Config,
+        access: &Access,
+        asked: &Asked,
+        captures: &Captures,
+        client: &Client,
+    ) {
+        thread_local!(static TURN: Cell<u32> = const { Cell::new(0) });
+        let turn = TURN.get().wrapping_add(1);
+        TURN.set(turn);
+        let is_own = *access != Access::Public && access::has_credential(config, &client.fields);
+        if !turn.is_multiple_of(SAMPLE) || is_own {
+            return;
+        }
+        let mut counted = self.counted.lock();
+        counted.since += 1;
+        if counted.since >= MEMORY || counted.by_copy.len() >= 64 * self.most {
+            counted.since = 0;
+            counted.by_copy.retain(|_, hot| {
+                hot.count /= 2;
+                hot.count > 0
+            });
+        }
+        if let Some(hot) = counted.by_copy.get_mut(&asked.copy) {
+            hot.count += 1;
+            return;
+        }
+        let hot = Hot {
+            count: 1,
+            captures: captures.clone(),
+            client: Arc::new(without_credentials(config, client)),
+            depends: asked.depends.clone(),
+        };
+        counted.by_copy.insert(asked.copy.clone(), hot);
+    }
+
+    /// Of what hangs on any of these states, that which is asked for most.
+    fn of(&self, states: &[StateKey]) -> Vec<Hot> {
+        let counted = self.counted.lock();
+        let hit = |hot: &&Hot| hot.depends.own().iter().any(|state| states.contains(state));
+        let mut hot: Vec<Hot> = counted.by_copy.values().filter(hit).cloned().collect();
+        hot.sort_by_key(|hot| std::cmp::Reverse(hot.count));
+        hot.truncate(self.most);
+        hot
+    }
+}
+
+fn without_credentials(config: &Config, client: &Client) -> Client {
+    let mut client = Client {
+        interim: None,
+        ..client.clone()
+    };
+    client.fields.remove(header::AUTHORIZATION);
+    client.fields.remove(header::COOKIE);
+    for name in &config.credential_headers {
+        client.fields.remove(name);
+    }
+    client
+}
+
+/// These states have been purged, through this instance: what was asked for most of what hung on them is fetched anew.
+pub fn purged(setup: &Arc<Setup>, states: &[StateKey]) {
+    for (route, served) in setup.served.iter().enumerate() {
+        let Some(hottest) = &served.hottest else {
+            continue;
+        };
+        if hottest.of(states).is_empty() {
+            continue;
+        }
+        let mut now = hottest.rounds.lock();
+        match &mut *now {
+            Rounds::Running { purged } => {
+                let new = states.iter().filter(|state| !purged.contains(state));
+                let new: Vec<StateKey> = new.cloned().collect();
+                purged.extend(new);
+            }
+            Rounds::Idle => {
+                *now = Rounds::Running { purged: Vec::new() };
+                tokio::spawn(rounds(setup.clone(), route, states.to_vec()));
+            }
+        }
+    }
+}
+
+/// Fetches until nothing has been purged meanwhile.
+async fn rounds(setup: Arc<Setup>, route: usize, mut states: Vec<StateKey>) {
+    let Some(hottest) = &setup.served[route].hottest else {
+        return;
+    };
+    loop {
+        let hot = hottest.of(&states);
+        let fetched = stream::iter(hot)
+            .map(|hot| fetch(&setup, route, hot))
+            .buffer_unordered(AT_ONCE)
+            .filter(|fetched| std::future::ready(*fetched))
+            .count()
+            .await;
+        debug!(
+            route = setup.served[route].route.path.as_str(),
+            fetched, "warmed after a purge"
+        );
+        tokio::time::sleep(PAUSE).await;
+        let mut now = hottest.rounds.lock();
+        states = match &mut *now {
+            Rounds::Running { purged } if !purged.is_empty() => std::mem::take(purged),
+            _ => {
+                *now = Rounds::Idle;
+                return;
+            }
+        };
+    }
+}
+
+/// Whether there is something new.
+async fn fetch(setup: &Arc<Setup>, route: usize, hot: Hot) -> bool {
+    let served = &setup.served[route];
+    let Presented::Asked(asked) = read::present(setup, served, &hot.captures, &hot.client) else {
+        return false;
+    };
+    let looked = setup
+        .coherence
+        .look_up(&asked.copy, &asked.depends, &asked.origin);
+    if let LookUp::Valid(stored) = looked.await
+        && stored.is_fresh(clock::now())
+    {
+        return false;
+    }
+    let Some(duty) = setup.refreshes.begin(&asked.copy, clock::stopwatch()) else {
+        return false;
+    };
+    let fetched = refresh::run(setup, route, hot.captures, hot.client, asked, None).await;
+    if fetched {
+        duty.done();
+    }
+    fetched
+}

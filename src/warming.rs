@@ -1,0 +1,170 @@
+//! Asking a running proxy, as any client would, for what is about to be wanted, so that its first reader is given a hit:
+//! `larder warm`, and `warm:` in the file.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::caching::cache_status::CACHE_STATUS;
+use crate::config::{Config, Warm};
+use crate::explain::assumed_host;
+use crate::proxy::Proxy;
+
+/// The running proxy, and how it is asked.
+#[derive(Clone)]
+pub struct Warmer {
+    pub address: SocketAddr,
+    fields: HeaderMap,
+    patience: Duration,
+}
+
+/// What came of one request.
+pub struct Told {
+    pub status: u16,
+    /// It is in the store now.
+    pub kept: bool,
+    pub cache_status: String,
+}
+
+impl Warmer {
+    /// Asks at `listen`, under the host that clients most likely use, if `fields` name none.
+    pub fn new(config: &Config, listen: SocketAddr, mut fields: HeaderMap) -> Warmer {
+        if !fields.contains_key(header::HOST)
+            && let Ok(host) = HeaderValue::from_str(&assumed_host(config))
+        {
+            fields.insert(header::HOST, host);
+        }
+        Warmer {
+            address: reachable(listen),
+            fields,
+            patience: config.upstream.total * 2 + Duration::from_secs(5),
+        }
+    }
+
+    /// Asks for all, so many at once; `tell` hears of each as it comes. How many are kept, of how many.
+    pub async fn warm(
+        &self,
+        targets: Vec<String>,
+        at_once: u16,
+        mut tell: impl FnMut(&str, &Told),
+    ) -> Result<(usize, usize), String> {
+        let (slots, asked) = (Arc::new(Semaphore::new(at_once.into())), targets.len());
+        let mut asking = JoinSet::new();
+        for target in targets {
+            let (own, slots) = (self.clone(), slots.clone());
+            asking.spawn(async move {
+                let _slot = slots.acquire_owned().await;
+                let answered = tokio::time::timeout(own.patience, own.ask(&target)).await;
+                (
+                    target,
+                    answered.unwrap_or_else(|_| Err("no answer in time".to_owned())),
+                )
+            });
+        }
+        let mut kept = 0;
+        while let Some(Ok((target, answered))) = asking.join_next().await {
+            let told = answered?;
+            kept += usize::from(told.kept);
+            tell(&target, &told);
+        }
+        Ok((kept, asked))
+    }
+
+    async fn ask(&self, target: &str) -> Result<Told, String> {
+        let stream = TcpStream::connect(self.address)
+            .await
+            .map_err(|error| error.to_string())?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        let mut request = Request::new(Empty::<Bytes>::new());
+        *request.uri_mut() = target
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| error.to_string())?;
+        *request.headers_mut() = self.fields.clone();
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| error.to_string())?;
+        let (head, mut body) = response.into_parts();
+        while let Some(frame) = body.frame().await {
+            frame.map_err(|error| error.to_string())?;
+        }
+        let ours = head.headers.get_all(CACHE_STATUS).iter().next_back();
+        let said = ours.and_then(|value| value.to_str().ok());
+        let said = said.unwrap_or_default().trim_start_matches("larder; ");
+        Ok(Told {
+            status: head.status.as_u16(),
+            kept: said
+                .split("; ")
+                .any(|word| word == "hit" || word == "stored"),
+            cache_status: said.to_owned(),
+        })
+    }
+}
+
+/// An address that listens everywhere is asked at home.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.is_ipv4() {
+            true => std::net::Ipv4Addr::LOCALHOST.into(),
+            false => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+/// Does what one entry of `warm:` says, for as long as the process runs.
+pub async fn run(proxy: Arc<Proxy>, listen: SocketAddr, warm: Warm) {
+    let mut fields = HeaderMap::new();
+    for (name, value) in &warm.fields {
+        if let Ok(mut value) = HeaderValue::from_str(value.expose()) {
+            value.set_sensitive(true);
+            fields.append(name, value);
+        }
+    }
+    let warmer = Warmer::new(&proxy.setup().config, listen, fields);
+    if warm.at_start {
+        once(&proxy, &warmer, &warm).await;
+    }
+    while let Some(every) = warm.every {
+        tokio::time::sleep(every).await;
+        once(&proxy, &warmer, &warm).await;
+    }
+}
+
+async fn once(proxy: &Proxy, warmer: &Warmer, warm: &Warm) {
+    // Before that nothing is kept.
+    proxy.setup().coherence.store().settled().await;
+    let started = Instant::now();
+    let tell = |target: &str, told: &Told| {
+        // A query may hold what is nobody's business.
+        let path = target.split('?').next().unwrap_or(target);
+        debug!(
+            path,
+            status = told.status,
+            kept = told.kept,
+            cache = told.cache_status,
+            "warmed"
+        );
+    };
+    let warmed = warmer.warm(warm.targets.clone(), warm.concurrency, tell);
+    match warmed.await {
+        Ok((kept, asked)) => {
+            let ms = started.elapsed().as_millis() as u64;
+            info!(kept, asked, ms, "warmed");
+        }
+        Err(why) => warn!(%why, "not warmed"),
+    }
+}

@@ -1,0 +1,1 @@
+../../../../../examples/django/users/management/commands/larder_purge.py

@@ -1,0 +1,249 @@
+//! Malformed and ambiguous HTTP/1 requests, byte for byte, one table per rule: each is refused, or goes on as exactly
+//! one request that is the client's own. Behind Larder stands a recorder that keeps every byte which it received.
+
+#[path = "raw/recorder.rs"]
+mod recorder;
+#[path = "raw/rows.rs"]
+mod rows;
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+use recorder::Recorder;
+use rows::{Expected, Row};
+use support::larder::Larder;
+use support::{PATIENCE, PURGE};
+
+/// What follows a request that is in doubt: never answered, never passed on.
+const PROBE: &[u8] = b"GET /smuggled/ HTTP/1.1\r\nHost: api.example.org\r\n\r\n";
+
+#[test]
+fn framing_is_one_and_clear() {
+    all(rows::framing());
+}
+
+#[test]
+fn chunks_are_well_formed() {
+    all(rows::chunks());
+}
+
+#[test]
+fn a_request_has_one_valid_host() {
+    all(rows::hosts());
+}
+
+#[test]
+fn a_target_is_a_path_or_agrees_with_host() {
+    all(rows::targets());
+}
+
+#[test]
+fn a_start_line_is_three_words() {
+    all(rows::start_lines());
+}
+
+#[test]
+fn a_field_is_one_line_without_control_bytes() {
+    all(rows::fields());
+}
+
+#[test]
+fn a_method_is_one_that_is_listed() {
+    all(rows::methods());
+}
+
+#[test]
+fn what_is_hop_by_hop_or_ours_to_say_is_not_passed_on() {
+    all(rows::dropped());
+}
+
+#[test]
+fn a_limit_has_its_own_status() {
+    all(rows::limits());
+}
+
+#[test]
+fn the_tables_have_four_hundred_rows_and_no_row_twice() {
+    let rows = rows::every();
+    let distinct: BTreeSet<&[u8]> = rows.iter().map(|row| &row.bytes[..]).collect();
+    let techniques: BTreeSet<&str> = rows.iter().map(|row| row.technique).collect();
+    println!("{} rows of {} techniques", rows.len(), techniques.len());
+    assert_eq!(distinct.len(), rows.len());
+    assert!(rows.len() >= 400, "{} rows", rows.len());
+}
+
+/// Tells of every row that does not hold, and not of the first alone.
+fn all(rows: Vec<Row>) {
+    let recorder = Recorder::start();
+    let upstream = recorder.address();
+    let larder = Larder::start(format!(
+        r#"upstream: http://{upstream}
+store: {{url: "memory:", prefix: t}}
+ttl: 1h
+limits: {{content: 100kB}}
+trusted_proxies: []
+routes:
+  - {{path: /api/users/, key: users:list, access: public}}
+  - {{path: "/api/users/<int:id>/", key: "users:detail:{{id}}", access: public}}
+{PURGE}"#
+    ));
+    let mut wrong = Vec::new();
+    for row in &rows {
+        if let Err(why) = holds(&larder, &recorder, row) {
+            let bytes = String::from_utf8_lossy(&row.bytes[..row.bytes.len().min(300)]);
+            wrong.push(format!("{}: {why}\n    {bytes:?}", row.technique));
+        }
+    }
+    // None of it is stored: what a later client gets was asked for by that client.
+    for target in ["/api/users/", "/api/users/7/"] {
+        let answer = larder.get(target);
+        assert_eq!(answer.status, 200, "it still serves {target}");
+        let text = answer.text();
+        if text != format!("GET {target} api.example.org") {
+            wrong.push(format!("{target} was poisoned: {text:?}"));
+        }
+    }
+    let whole = recorder.since(0).iter().filter(|one| one.whole).count();
+    let forwarded = rows.iter().filter(|row| row.expected.is_forwarded());
+    if whole != forwarded.count() + 2 {
+        wrong.push(format!("{whole} requests arrived whole"));
+    }
+    let faults = recorder.faults();
+    assert!(
+        wrong.is_empty() && faults.is_empty(),
+        "{} of {} rows do not hold:\n{}\nthe recorder found: {faults:#?}",
+        wrong.len(),
+        rows.len(),
+        wrong.join("\n")
+    );
+}
+
+fn holds(larder: &Larder, recorder: &Recorder, row: &Row) -> Result<(), String> {
+    let before = recorder.count();
+    let mut stream = TcpStream::connect(larder.address()).expect("connect");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a read timeout");
+    let mut bytes = row.bytes.clone();
+    if row.expected.is_in_doubt() {
+        bytes.extend_from_slice(PROBE);
+    }
+    // It may be answered, and the connection closed, before the last byte is out.
+    let _ = stream.write_all(&bytes);
+    let answers = match row.expected.is_in_doubt() {
+        true => until_closed(&mut stream)?,
+        false => vec![next(&mut stream, &mut Vec::new(), &row.bytes)?],
+    };
+    let arrived = recorder.since(before);
+    if arrived.iter().any(|request| request.target == "/smuggled/") {
+        return Err("what follows it arrived as a request".to_owned());
+    }
+    match &row.expected {
+        Expected::Refused(statuses) | Expected::Declined(statuses) => {
+            if answers.len() != 1 || !statuses.contains(&answers[0]) {
+                return Err(format!("answered {answers:?} and not one of {statuses:?}"));
+            }
+            match &arrived[..] {
+                [] => Ok(()),
+                arrived => Err(format!("it arrived: {arrived:?}")),
+            }
+        }
+        Expected::Broken(statuses) => {
+            if answers.len() != 1 || !statuses.contains(&answers[0]) {
+                return Err(format!("answered {answers:?} and not one of {statuses:?}"));
+            }
+            match arrived.iter().find(|request| request.whole) {
+                None => Ok(()),
+                Some(request) => Err(format!("it arrived as if whole: {request:?}")),
+            }
+        }
+        Expected::Forwarded {
+            method,
+            target,
+            content,
+            without,
+        } => {
+            let [request] = &arrived[..] else {
+                return Err(format!("answered {answers:?}, arrived: {arrived:?}"));
+            };
+            if (&request.method[..], &request.target[..], &request.host[..])
+                != (method, target, "api.example.org")
+                || request.content != *content
+                || !request.whole
+            {
+                return Err(format!("arrived as {request:?}"));
+            }
+            match without.iter().find(|name| request.has(name)) {
+                Some(name) => Err(format!("{name} arrived: {request:?}")),
+                None if answers[0] == 200 && answers.len() == 1 => Ok(()),
+                None => Err(format!("answered {answers:?}")),
+            }
+        }
+    }
+}
+
+/// The statuses of all answers until the other side closes, as it must.
+fn until_closed(stream: &mut TcpStream) -> Result<Vec<u16>, String> {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => {}
+        // Closed while bytes of ours were on their way.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+            ) => {}
+        Err(error) => {
+            return Err(format!(
+                "not closed ({error}) after {:?}",
+                String::from_utf8_lossy(&bytes)
+            ));
+        }
+    }
+    let mut statuses = Vec::new();
+    while !bytes.is_empty() {
+        let (status, length) = answer(&bytes, b"")
+            .ok_or_else(|| format!("not an answer: {:?}", String::from_utf8_lossy(&bytes)))?;
+        if !(100..200).contains(&status) {
+            statuses.push(status);
+        }
+        bytes.drain(..length.min(bytes.len()));
+    }
+    Ok(statuses)
+}
+
+/// The status of the next answer that is no interim one.
+fn next(stream: &mut TcpStream, bytes: &mut Vec<u8>, request: &[u8]) -> Result<u16, String> {
+    let mut landing = [0; 4096];
+    loop {
+        if let Some((status, length)) = answer(bytes, request)
+            && length <= bytes.len()
+        {
+            if !(100..200).contains(&status) {
+                return Ok(status);
+            }
+            bytes.drain(..length);
+            continue;
+        }
+        match stream.read(&mut landing) {
+            Ok(0) => return Err("closed without an answer".to_owned()),
+            Ok(read) => bytes.extend_from_slice(&landing[..read]),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// Status and length of the answer with which these bytes begin, once its head is there.
+fn answer(bytes: &[u8], request: &[u8]) -> Option<(u16, usize)> {
+    let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
+    let status: u16 = text.split(' ').nth(1)?.parse().ok()?;
+    let content = text
+        .split("\r\n")
+        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok())
+        .unwrap_or(0);
+    let bodiless = request.starts_with(b"HEAD ") || (100..200).contains(&status);
+    Some((status, head + if bodiless { 0 } else { content }))
+}
