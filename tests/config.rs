@@ -383,7 +383,7 @@ fn yaml_may_be_written_in_any_of_its_ways() {
     assert_eq!(config.hosts, ["api.example.org"]);
     let route = &config.routes[0];
     assert_eq!(
-        (route.access, route.ttl, route.max_body),
+        (route.access.clone(), route.ttl, route.max_body),
         (Access::Public, Duration::from_secs(90), 1 << 20)
     );
     assert_eq!(route.vary, ["accept-language"]);

@@ -652,13 +652,17 @@ impl Reader<'_> {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let seconds = Duration::from_secs;
         let path = self.required(at, "verify", map.verify, "/api/users/me/", verify_path);
-        let (lasting, refusing) = (at.key("for"), at.key("refuse_for"));
+        // Read before the path is found wanting, so that all that is wrong is told at once.
+        let lasting = self.duration(&at.key("for"), map.lasting, seconds(30), seconds(1)..=DAY);
+        let refusing = at.key("refuse_for");
+        let refusing = self.duration(&refusing, map.refusing, seconds(5), seconds(1)..=DAY);
+        let scope = self.texts(&at.key("scope"), map.scope, &[], pointer);
         path.map_or(Access::PerCredential, |path| {
             Access::Verify(Verify {
                 path,
-                lasting: self.duration(&lasting, map.lasting, seconds(30), seconds(1)..=DAY),
-                refusing: self.duration(&refusing, map.refusing, seconds(5), seconds(1)..=DAY),
-                scope: self.texts(&at.key("scope"), map.scope, &[], pointer),
+                lasting,
+                refusing,
+                scope,
             })
         })
     }
