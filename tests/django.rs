@@ -1,6 +1,8 @@
 //! Larder in front of a real Django: what a users API must be able to rely on, from the keys in Redis to a renamed
 //! session cookie. tests/django/ is the Django.
 
+#[path = "django/admission.rs"]
+mod admission;
 #[path = "django/side.rs"]
 mod side;
 #[path = "django/support.rs"]

@@ -294,6 +294,11 @@ impl Larder {
     pub fn logged(&self, words: &str) -> Vec<String> {
         self.process.logged(words)
     }
+
+    /// All of it so far.
+    pub fn log(&self) -> String {
+        self.process.output()
+    }
 }
 
 /// A child process that never outlives this one.
