@@ -143,8 +143,6 @@ fn telling() -> (Origin, Larder) {
         );
         origin::status(if offended { 400 } else { 200 }, text)
             .field("Content-Type", "application/json")
-            // A fill takes these two along before any answer has said that they matter; who reads them has to say so.
-            .field("Vary", "Accept-Language, Origin")
     });
     let larder = Larder::start(users_api(&origin, "memory:", "trusted_proxies: []"));
     (origin, larder)

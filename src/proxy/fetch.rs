@@ -48,6 +48,9 @@ pub enum Answer {
     Alone(Arc<Mutex<Option<Response<UpstreamBody>>>>, Reason),
     /// It varies by a field that a fill does not carry: each asks for itself, as it came.
     NotForACache,
+    /// It varies by a field that the client had sent, and the fill had not: from now on keys hold it and fills carry it, so
+    /// everybody asks again.
+    Unsent,
     /// For the one whose request it was; the others' keys are not what they thought: they ask again.
     Varied(Arc<Fetched>),
     Failed(UpstreamFailure),
@@ -228,6 +231,18 @@ impl Fetch {
             served.learn_unkeyed(&nominated.unkeyed);
             return fill.answer(Answer::NotForACache);
         }
+        let new: Vec<_> = nominated
+            .learnable
+            .iter()
+            .filter(|name| !self.asked.varied.contains(name))
+            .cloned()
+            .collect();
+        if !new.is_empty() {
+            served.learn(&self.setup.coherence, &new).await;
+        }
+        if new.iter().any(|name| self.client.fields.contains_key(name)) {
+            return fill.answer(Answer::Unsent);
+        }
         let length = match &validated {
             Some(body) => Some(body.len() as u64),
             None => response.body().size_hint().exact(),
@@ -254,11 +269,6 @@ impl Fetch {
             }
         };
         let varied = nominated.learnable;
-        let new: Vec<_> = varied
-            .iter()
-            .filter(|name| !self.asked.varied.contains(name))
-            .cloned()
-            .collect();
         let (head, body) = response.into_parts();
         let mut incoming = Incoming {
             storable,
@@ -271,9 +281,6 @@ impl Fetch {
             length,
             varied,
         };
-        if !new.is_empty() {
-            served.learn(&self.setup.coherence, &new).await;
-        }
         match validated {
             Some(stored) => {
                 let fetched = Arc::new(incoming.keep(&self, stored).await);

@@ -12,7 +12,6 @@ use crate::access::verdict::{Scope, Verdict};
 use crate::body::RequestBody;
 use crate::caching::cache_status::Reason;
 use crate::caching::key::{CopyKey, HashingSecret};
-use crate::caching::storing::LEARNABLE;
 use crate::coherence::Depends;
 use crate::config::{Access, Config, Route};
 use crate::error::Refusal;
@@ -161,8 +160,7 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
         sent.insert(header::ACCEPT, accept);
     }
     access::fill_credentials(&route.access, config, &client.fields, &mut sent);
-    // Sent before they are known to matter, or the answer could not say that they do.
-    for name in LEARNABLE.iter().chain(&route.vary) {
+    for name in asked.varied.iter().chain(&route.vary) {
         if !sent.contains_key(name) {
             access::copy(name, &client.fields, &mut sent);
         }

@@ -321,7 +321,7 @@ impl Ask<'_> {
             Some(Answer::Varied(fetched)) if leads => {
                 Ok(Some(self.fetched(&fetched, why, collapsed).await))
             }
-            Some(Answer::Varied(_)) => Ok(None),
+            Some(Answer::Varied(_) | Answer::Unsent) => Ok(None),
             Some(Answer::NotForACache) => {
                 let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
                 pass::pass(setup, client, body, Forward::Bypass, detail)
