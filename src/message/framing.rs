@@ -17,7 +17,32 @@ pub fn of_a_request_is_clear(version: Version, fields: &HeaderMap) -> bool {
 pub fn of_an_answer_is_clear(version: Version, fields: &HeaderMap) -> bool {
     let both = fields.contains_key(header::TRANSFER_ENCODING)
         && fields.contains_key(header::CONTENT_LENGTH);
-    !both && of_a_request_is_clear(version, fields)
+    !both && (of_a_request_is_clear(version, fields) || ends_with_its_connection(version, fields))
+}
+
+/// One coding that nobody knows: such an answer ends with its connection, and is passed on as what came (§6.3). Not one that
+/// is known, or means to look like it: its content would be passed on encoded.
+fn ends_with_its_connection(version: Version, fields: &HeaderMap) -> bool {
+    const KNOWN: [&str; 8] = [
+        "chunked",
+        "gzip",
+        "x-gzip",
+        "compress",
+        "x-compress",
+        "deflate",
+        "identity",
+        "br",
+    ];
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let (Some(coding), None) = (codings.next(), codings.next()) else {
+        return false;
+    };
+    let is_unknown = coding.to_str().is_ok_and(|coding| {
+        let coding = coding.to_ascii_lowercase();
+        let is_word = !coding.is_empty() && coding.bytes().all(|b| b.is_ascii_alphanumeric());
+        is_word && !KNOWN.iter().any(|known| coding.contains(known))
+    });
+    version == Version::HTTP_11 && is_unknown
 }
 
 fn at_most_one<'a>(
@@ -89,6 +114,21 @@ mod tests {
         }
         let both = [(coding, "chunked"), (length, "5")];
         assert_eq!(clear(&both), (true, false));
+    }
+
+    #[test]
+    fn an_answer_in_one_coding_that_nobody_knows_ends_with_its_connection() {
+        let (coding, length) = ("transfer-encoding", "content-length");
+        assert_eq!(clear(&[(coding, "rot13")]), (false, true));
+        for lines in [
+            &[(coding, "xchunked")][..],
+            &[(coding, "rot13, chunked")],
+            &[(coding, "rot13"), (coding, "rot13")],
+            &[(coding, "rot13"), (length, "5")],
+            &[(coding, "brotli")],
+        ] {
+            assert_eq!(clear(lines), (false, false), "{lines:?}");
+        }
     }
 
     #[test]
