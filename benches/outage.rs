@@ -122,7 +122,15 @@ impl Outage {
 fn during(outage: Outage, redis: &mut Option<Server>, folder: &Path, arguments: &Arguments) {
     let origin = Part::serving("origin", "");
     let store = redis.as_ref().expect("it runs").address;
-    let larder = larder(folder, origin.address, &format!("redis://{store}"));
+    let larder_at = |origin: SocketAddr| larder(folder, origin, &format!("redis://{store}"));
+    let larder = larder_at(origin.address);
+    // And one whose API takes as long as an API does at its best.
+    let takes = Takes {
+        read: 5,
+        ..Takes::default()
+    };
+    let slow_origin = Part::serving("origin", &takes.detail());
+    let before_slow = larder_at(slow_origin.address);
     let span = arguments.seconds.max(1.0);
     let order = |work: Work, seconds: f64| Order {
         address: larder.address,
@@ -153,13 +161,18 @@ fn during(outage: Outage, redis: &mut Option<Server>, folder: &Path, arguments: 
         begins.failed,
     );
 
-    for (load, rate) in [("as many as go", None), ("2,000 a second", Some(2_000.0))] {
+    for (load, rate, larder) in [
+        ("as many as go", None, &larder),
+        ("2,000 a second", Some(2_000.0), &larder),
+        ("as many as go, of an API that takes 5 ms", None, &before_slow),
+    ] {
         // Short slices in turn, so that a machine that drifts does not show in their ratio.
         let rounds: Vec<[(Report, f64); 2]> = (0..3 * arguments.rounds)
             .map(|_| {
                 let passed = Work::Elsewhere { users: USERS };
                 [reads(), passed].map(|work| {
                     let order = Order {
+                        address: larder.address,
                         rate,
                         ..order(work, arguments.seconds / 3.0)
                     };
