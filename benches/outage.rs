@@ -164,7 +164,11 @@ fn during(outage: Outage, redis: &mut Option<Server>, folder: &Path, arguments: 
     for (load, rate, larder) in [
         ("as many as go", None, &larder),
         ("2,000 a second", Some(2_000.0), &larder),
-        ("as many as go, of an API that takes 5 ms", None, &before_slow),
+        (
+            "as many as go, of an API that takes 5 ms",
+            None,
+            &before_slow,
+        ),
     ] {
         // Short slices in turn, so that a machine that drifts does not show in their ratio.
         let rounds: Vec<[(Report, f64); 2]> = (0..3 * arguments.rounds)
