@@ -159,7 +159,7 @@ fn ready(setup: &Setup, draining: bool) -> (StatusCode, Value) {
     };
     (
         status,
-        json!({ "status": word, "store": store, "purges_owed": setup.coherence.owed() }),
+        json!({ "status": word, "store": store, "upstream": setup.upstream.load(), "purges_owed": setup.coherence.owed() }),
     )
 }
 

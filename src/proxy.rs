@@ -44,9 +44,10 @@ use crate::error::{Error, Refusal};
 use crate::interim::Turn;
 use crate::message::forwarded::{self, Via};
 use crate::message::framing;
+use crate::message::subscriber::Subscriber;
 use crate::message::target::{self, TargetUri};
 use crate::reply::{self, Reply};
-use crate::upstream::Upstream;
+use crate::upstream::{Asker, Upstream};
 use cap::Cap;
 use fetch::Answer;
 use hottest::Hottest;
@@ -120,6 +121,14 @@ impl Client {
     pub fn origin(&self) -> String {
         let (scheme, host) = (self.via.scheme.as_str(), self.target.host());
         format!("{scheme}://{host}").to_ascii_lowercase()
+    }
+
+    /// On whose account it asks the upstream.
+    pub fn asker(&self, config: &Config) -> Asker {
+        match self.via.client(&config.trusted_proxies) {
+            Some(address) => Asker::Client(Subscriber::of(address)),
+            None => Asker::Unknown,
+        }
     }
 
     /// The target URI, whole.

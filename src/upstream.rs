@@ -2,10 +2,12 @@
 //! No request is sent twice, but for a bodyless GET or HEAD that was lost to a closing connection, once;
 //! and one that provably never left.
 
+pub mod queue;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -17,8 +19,8 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::body::{Broken, ContentError, Progress, RequestBody, Silence};
 use crate::config::{Upstream as Settings, UpstreamAddress};
@@ -26,14 +28,15 @@ use crate::error::UpstreamFailure;
 use crate::interim::Turn;
 use crate::message::framing;
 use crate::message::target::ForwardUri;
+pub use queue::{Asker, Slot};
+use queue::{Load, Queue};
 
 /// A slow reader must not have us buffer much of an answer.
 const READ_BUFFER: usize = 64 * 1024;
 
 pub struct Upstream {
     settings: Settings,
-    slots: Arc<Semaphore>,
-    queued: AtomicUsize,
+    queue: Arc<Queue>,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -49,9 +52,6 @@ struct Connection {
     received: Arc<AtomicU64>,
 }
 
-/// The right to have one request under way.
-pub struct Slot(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
-
 /// A request as it will be sent: its fields are final.
 pub struct Outgoing {
     pub method: Method,
@@ -65,8 +65,7 @@ pub struct Outgoing {
 impl Upstream {
     pub fn new(settings: Settings) -> Arc<Upstream> {
         Arc::new(Upstream {
-            slots: Arc::new(Semaphore::new(settings.max_connections)),
-            queued: AtomicUsize::new(0),
+            queue: Queue::new(settings.max_connections, settings.queue),
             idle: Mutex::new(Vec::new()),
             settings,
         })
@@ -77,16 +76,22 @@ impl Upstream {
     }
 
     /// Waits in the queue for the right to send.
-    pub async fn slot(&self) -> Result<Slot, UpstreamFailure> {
-        if let Ok(permit) = self.slots.clone().try_acquire_owned() {
-            return Ok(Slot(permit));
-        }
-        let _place =
-            Place::take(&self.queued, self.settings.queue).ok_or(UpstreamFailure::QueueFull)?;
-        match tokio::time::timeout(self.settings.total, self.slots.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Slot(permit)),
-            Ok(Err(_)) | Err(_) => Err(UpstreamFailure::QueueTimeout),
-        }
+    pub async fn slot(&self, asker: Asker) -> Result<Slot, UpstreamFailure> {
+        self.queue.slot(asker, None, self.settings.total).await
+    }
+
+    /// The same for what others may come to wait for, too, who then say so by `is_wanted_by`.
+    pub async fn slot_for(&self, copy: &str, asker: Asker) -> Result<Slot, UpstreamFailure> {
+        let copy = Some(xxh3_64(copy.as_bytes()));
+        self.queue.slot(asker, copy, self.settings.total).await
+    }
+
+    pub fn load(&self) -> Load {
+        self.queue.load()
+    }
+
+    pub fn is_wanted_by(&self, asker: Asker, copy: &str) {
+        self.queue.is_wanted_by(asker, xxh3_64(copy.as_bytes()));
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -356,22 +361,6 @@ fn failure(error: &hyper::Error) -> UpstreamFailure {
         Some(ContentError(refusal)) => UpstreamFailure::Content(*refusal),
         None if error.is_parse() => UpstreamFailure::Malformed,
         None => UpstreamFailure::Lost,
-    }
-}
-
-/// A place in the queue, given back when dropped.
-struct Place<'q>(&'q AtomicUsize);
-
-impl<'q> Place<'q> {
-    fn take(queued: &'q AtomicUsize, most: usize) -> Option<Place<'q>> {
-        let place = Place(queued);
-        (queued.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

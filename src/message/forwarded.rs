@@ -40,6 +40,14 @@ pub struct Via {
     pub untrusted_https: bool,
 }
 
+impl Via {
+    /// The client itself; not a trusted proxy that does not say for whom it asks.
+    pub fn client(&self, trusted: &[IpNet]) -> Option<IpAddr> {
+        let client = *self.chain.first()?;
+        (!is_trusted(client, trusted)).then_some(client)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     Http,
@@ -55,9 +63,14 @@ impl Scheme {
     }
 }
 
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    trusted.iter().any(|net| net.contains(&address))
+}
+
 /// Reads the way here off a request's fields. `peer` is `None` on a unix socket, which is trusted.
 pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, trusted: &[IpNet]) -> Via {
-    let trusts = |ip: &IpAddr| trusted.iter().any(|net| net.contains(&ip.to_canonical()));
+    let trusts = |ip: &IpAddr| is_trusted(*ip, trusted);
     let claims_https = fields
         .get(X_FORWARDED_PROTO)
         .is_some_and(|proto| last(proto).eq_ignore_ascii_case("https"));

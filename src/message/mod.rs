@@ -10,4 +10,5 @@ pub mod framing;
 pub mod query;
 pub mod ranges;
 pub mod selection;
+pub mod subscriber;
 pub mod target;

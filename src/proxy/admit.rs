@@ -144,7 +144,7 @@ async fn answer(
     client: &Client,
 ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
     let outgoing = present::question(&setup.config, client, &verify.path);
-    let slot = setup.upstream.slot().await?;
+    let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
     setup.upstream.send(slot, outgoing).await
 }
 

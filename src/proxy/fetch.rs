@@ -124,7 +124,9 @@ impl Fetch {
             }
         }
         self.keep_only_if_unwritten();
-        let slot = match self.setup.upstream.slot().await {
+        let asker = self.client.asker(&self.setup.config);
+        let upstream = &self.setup.upstream;
+        let slot = match upstream.slot_for(&self.asked.copy, asker).await {
             Ok(slot) => slot,
             Err(failure) => return self.failed(&fill, failure),
         };

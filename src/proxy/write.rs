@@ -60,7 +60,7 @@ async fn held(
     mut entered: Entered,
 ) -> Result<Answered, Error> {
     // The slot first: a write that waits in the queue holds nothing.
-    let slot = setup.upstream.slot().await?;
+    let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
     let without_store = match setup.config.when_store_is_down {
         WhenStoreIsDown::RefuseWrites => WithoutStore::Refuse,
         WhenStoreIsDown::Forward => WithoutStore::Forward,

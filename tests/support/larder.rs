@@ -240,6 +240,13 @@ impl Larder {
         serde_json::from_str(&self.admin("GET", "/readyz").text()).expect("JSON from /readyz")
     }
 
+    /// How many requests wait for a slot at the upstream.
+    #[track_caller]
+    pub fn waiting(&self) -> usize {
+        let waiting = &self.readiness()["upstream"]["waiting"];
+        waiting.as_u64().expect("a count") as usize
+    }
+
     /// Ready, and with its store.
     pub fn is_ready(&self) -> bool {
         self.readiness()["status"] == "ready"
