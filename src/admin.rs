@@ -16,6 +16,7 @@
 //! whatever changes something for `Content-Type: application/json`, which no page in a browser can send unasked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -32,10 +33,14 @@ use crate::explain::Question;
 use crate::explain::ask::ask;
 use crate::operations::{self, Named, OperationError, Purging};
 use crate::proxy::{Proxy, Setup, hottest};
+use crate::server::places::Counts;
 use crate::store::Health;
 
 /// A request to the operator's listener holds at most this.
 const LARGEST: usize = 16 * 1024 * 1024;
+
+/// It must have arrived in this time.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// The purge that is asked for.
 #[derive(Debug, Deserialize)]
@@ -64,7 +69,9 @@ pub async fn answer(
         .into_owned();
     let (status, body) = match (&head.method, path.as_str()) {
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, json!({ "status": "ok" })),
-        (&Method::GET | &Method::HEAD, "/readyz") => ready(&setup, *draining.borrow()),
+        (&Method::GET | &Method::HEAD, "/readyz") => {
+            ready(&setup, &proxy.connections, *draining.borrow())
+        }
         _ if !is_allowed(&setup, &head.headers) => (
             StatusCode::UNAUTHORIZED,
             json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml" }),
@@ -134,7 +141,7 @@ pub async fn answer(
 }
 
 /// Ready as long as requests can be answered at all, store or not; but it says how the store is.
-fn ready(setup: &Setup, draining: bool) -> (StatusCode, Value) {
+fn ready(setup: &Setup, connections: &Counts, draining: bool) -> (StatusCode, Value) {
     let store = match setup.coherence.store().health() {
         Health::Up => json!({ "kind": setup.coherence.store().kind(), "status": "up" }),
         Health::Settling => {
@@ -159,7 +166,7 @@ fn ready(setup: &Setup, draining: bool) -> (StatusCode, Value) {
     };
     (
         status,
-        json!({ "status": word, "store": store, "upstream": setup.upstream.load(), "purges_owed": setup.coherence.owed() }),
+        json!({ "status": word, "store": store, "upstream": setup.upstream.load(), "connections": connections.now(), "purges_owed": setup.coherence.owed() }),
     )
 }
 
@@ -286,7 +293,12 @@ fn is_json(fields: &HeaderMap) -> bool {
 }
 
 async fn whole(content: Incoming) -> Result<Bytes, (StatusCode, Value)> {
-    match Limited::new(content, LARGEST).collect().await {
+    let read = Limited::new(content, LARGEST).collect();
+    let Ok(read) = tokio::time::timeout(LONGEST, read).await else {
+        let detail = json!({ "detail": "the content took too long to arrive" });
+        return Err((StatusCode::REQUEST_TIMEOUT, detail));
+    };
+    match read {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) => Err((
             StatusCode::BAD_REQUEST,

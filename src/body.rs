@@ -153,8 +153,29 @@ pub struct ClientBody {
     incoming: Incoming,
     received: u64,
     most: u64,
+    pace: Pace,
+    /// How long it was waited for, in all and now.
+    waited: Duration,
+    waits_since: Option<Instant>,
     silence: Silence,
     progress: Arc<Progress>,
+}
+
+/// How fast content must come.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The longest silence within it.
+    pub idle: Duration,
+    /// Bytes a second on the whole, once it was waited for as long as `idle` in all.
+    pub least: u64,
+}
+
+impl Pace {
+    /// Whether so much is too little for having been waited for so long.
+    fn is_too_slow(self, received: u64, waited: Duration) -> bool {
+        let owed = waited.saturating_sub(self.idle).as_secs() * self.least;
+        received < owed
+    }
 }
 
 /// Seen by whoever waits for an answer while the content still travels.
@@ -177,13 +198,16 @@ impl std::fmt::Display for ContentError {
 impl std::error::Error for ContentError {}
 
 impl ClientBody {
-    pub fn new(incoming: Incoming, most: u64, idle: Duration) -> Self {
+    pub fn new(incoming: Incoming, most: u64, pace: Pace) -> Self {
         ClientBody {
             head: VecDeque::new(),
             incoming,
             received: 0,
             most,
-            silence: Silence::new(idle),
+            pace,
+            waited: Duration::ZERO,
+            waits_since: None,
+            silence: Silence::new(pace.idle),
             progress: Arc::default(),
         }
     }
@@ -220,26 +244,35 @@ impl ClientBody {
             return match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.silence.broken();
+                    if let Some(since) = self.waits_since.take() {
+                        self.waited += since.elapsed();
+                    }
                     // Trailers end here.
                     let Ok(data) = frame.into_data() else {
                         continue;
                     };
                     self.received += data.len() as u64;
-                    match self.received > self.most {
-                        true => Poll::Ready(Some(Err(ContentError(Refusal::ContentTooLarge)))),
-                        false => Poll::Ready(Some(Ok(data))),
-                    }
+                    Poll::Ready(Some(if self.received > self.most {
+                        Err(ContentError(Refusal::ContentTooLarge))
+                    } else if self.pace.is_too_slow(self.received, self.waited) {
+                        Err(ContentError(Refusal::ContentTimeout))
+                    } else {
+                        Ok(data)
+                    }))
                 }
                 Poll::Ready(Some(Err(_))) => {
                     Poll::Ready(Some(Err(ContentError(Refusal::BadContent))))
                 }
                 Poll::Ready(None) => Poll::Ready(None),
-                Poll::Pending => match self.silence.poll_over(cx) {
-                    Poll::Ready(()) => {
-                        Poll::Ready(Some(Err(ContentError(Refusal::ContentTimeout))))
+                Poll::Pending => {
+                    self.waits_since.get_or_insert_with(Instant::now);
+                    match self.silence.poll_over(cx) {
+                        Poll::Ready(()) => {
+                            Poll::Ready(Some(Err(ContentError(Refusal::ContentTimeout))))
+                        }
+                        Poll::Pending => Poll::Pending,
                     }
-                    Poll::Pending => Poll::Pending,
-                },
+                }
             };
         }
     }

@@ -32,7 +32,7 @@ use tracing::info;
 use url::Url;
 
 use crate::access::verdict::Verdicts;
-use crate::body::{ClientBody, ReplyBody, RequestBody};
+use crate::body::{ClientBody, Pace, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::clock;
 use crate::coherence::flights::Flights;
@@ -47,6 +47,7 @@ use crate::message::framing;
 use crate::message::subscriber::Subscriber;
 use crate::message::target::{self, TargetUri};
 use crate::reply::{self, Reply};
+use crate::server::places::Counts;
 use crate::upstream::{Asker, Upstream};
 use cap::Cap;
 use fetch::Answer;
@@ -60,6 +61,8 @@ const READ_WHOLE: usize = 64 * 1024;
 /// The proxy, whatever its configuration is at the moment.
 pub struct Proxy {
     setup: ArcSwap<Setup>,
+    /// Of the public listener.
+    pub connections: Arc<Counts>,
 }
 
 /// One configuration at work: what a reload replaces at once.
@@ -144,6 +147,7 @@ impl Proxy {
     pub fn new(setup: Setup) -> Proxy {
         Proxy {
             setup: ArcSwap::from_pointee(setup),
+            connections: Arc::default(),
         }
     }
 
@@ -242,7 +246,11 @@ async fn pass(
 
 fn content_of(setup: &Setup, content: Incoming) -> ClientBody {
     let limits = &setup.config.limits;
-    ClientBody::new(content, limits.content, limits.content_idle)
+    let pace = Pace {
+        idle: limits.content_idle,
+        least: limits.content_rate,
+    };
+    ClientBody::new(content, limits.content, pace)
 }
 
 /// Takes a request for what it is, or refuses it.

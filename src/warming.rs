@@ -10,6 +10,7 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -25,6 +26,8 @@ use crate::proxy::Proxy;
 pub struct Warmer {
     pub address: SocketAddr,
     fields: HeaderMap,
+    /// What comes before HTTP.
+    first: &'static [u8],
     patience: Duration,
 }
 
@@ -47,6 +50,10 @@ impl Warmer {
         Warmer {
             address: reachable(listen),
             fields,
+            first: match config.proxy_protocol {
+                true => b"PROXY UNKNOWN\r\n",
+                false => b"",
+            },
             patience: config.upstream.total * 2 + Duration::from_secs(5),
         }
     }
@@ -81,9 +88,10 @@ impl Warmer {
     }
 
     async fn ask(&self, target: &str) -> Result<Told, String> {
-        let stream = TcpStream::connect(self.address)
-            .await
-            .map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(self.address).await;
+        let mut stream = stream.map_err(|error| error.to_string())?;
+        let first = stream.write_all(self.first).await;
+        first.map_err(|error| error.to_string())?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| error.to_string())?;

@@ -2,12 +2,14 @@
 
 mod support;
 
+use std::io::Write;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use support::client::{Answer, Connection, head};
 use support::larder::Larder;
-use support::origin::{self, Origin};
-use support::{Gate, eventually, users_api};
+use support::origin::{self, Origin, huge};
+use support::{Framing, Gate, eventually, users_api};
 
 const LIST: &str = "/api/users/";
 
@@ -121,4 +123,260 @@ fn a_request_whose_client_leaves_leaves_the_queue() {
     assert_eq!(larder.get("/next/").status, 200);
     let order: Vec<String> = origin.requests().into_iter().map(|r| r.target).collect();
     assert_eq!(order, ["/first/", "/next/"]);
+}
+
+#[test]
+fn one_client_leaves_a_quarter_of_the_slots_to_others() {
+    let gate = Gate::new();
+    let behind = gate.clone();
+    let origin = Origin::start(move |request| match request.target.starts_with("/slow/") {
+        true => origin::json("{}").behind(&behind),
+        false => origin::json("{}"),
+    });
+    let file = users_api(&origin, "memory:", "");
+    let upstream = format!(
+        "upstream: {{url: \"{}\", max_connections: 4}}",
+        origin.url()
+    );
+    let larder = Larder::start(file.replace(&format!("upstream: {}", origin.url()), &upstream));
+    let slow: Vec<_> = (0..6)
+        .map(|n| asked_by("198.51.100.1", &larder, &format!("/slow/{n}")))
+        .collect();
+    eventually("it has its share, and the rest waits", || {
+        (origin.count(), larder.waiting()) == (3, 3)
+    });
+    for n in 0..5 {
+        let good = asked_by("198.51.100.2", &larder, &format!("/good/{n}")).answer("GET");
+        assert_eq!(good.status, 200);
+    }
+    gate.open();
+    for one in slow.into_iter().map(answers) {
+        assert_eq!(one.join().unwrap().status, 200);
+    }
+}
+
+/// A proxy to which this machine is a client like any other.
+fn larder(origin: &Origin, limits: &str) -> Larder {
+    let more = format!("trusted_proxies: []\nlimits: {{{limits}}}");
+    Larder::start(users_api(origin, "memory:", &more))
+}
+
+fn connections(larder: &Larder, what: &str) -> u64 {
+    larder.readiness()["connections"][what]
+        .as_u64()
+        .expect(what)
+}
+
+/// A connection that has been served once, and is idle.
+fn idle(larder: &Larder) -> Connection {
+    let mut connection = larder.connect();
+    assert_eq!(connection.get("/any/").status, 200);
+    connection
+}
+
+#[test]
+fn one_client_has_so_many_connections_and_one_more_is_closed_at_once() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = larder(&origin, "connections_per_address: 3");
+    eventually("the first look has gone", || {
+        connections(&larder, "open") == 0
+    });
+    let mut open: Vec<_> = (0..3).map(|_| idle(&larder)).collect();
+    assert!(larder.connect().is_closed());
+    assert_eq!(connections(&larder, "refused"), 1);
+    for one in &mut open {
+        assert_eq!(one.get("/any/").status, 200);
+    }
+    open.pop();
+    eventually("there is a place again", || {
+        connections(&larder, "open") == 2
+    });
+    idle(&larder);
+    assert!(larder.output().contains("limits.connections_per_address"));
+    // A trusted proxy has as many as it likes, for it has them for its clients.
+    let trusting = Larder::start(users_api(
+        &origin,
+        "memory:",
+        "limits: {connections_per_address: 3}",
+    ));
+    let _open: Vec<_> = (0..9).map(|_| idle(&trusting)).collect();
+    assert_eq!(connections(&trusting, "refused"), 0);
+}
+
+#[test]
+fn when_there_is_no_room_the_connection_that_was_idle_for_longest_makes_it() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = larder(&origin, "connections: 64, connections_per_address: 1000");
+    eventually("the first look has gone", || {
+        connections(&larder, "open") == 0
+    });
+    let mut first = idle(&larder);
+    // Those that never say anything count as well.
+    let _silent: Vec<_> = (0..200).map(|_| larder.connect()).collect();
+    for _ in 0..3 {
+        assert_eq!(larder.get("/any/").status, 200);
+    }
+    assert!(first.is_closed());
+    assert!(connections(&larder, "open") <= 64);
+    assert!(connections(&larder, "made_room") >= 64);
+}
+
+#[test]
+fn a_connection_without_a_request_is_closed_in_its_time_and_not_before() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let short = larder(&origin, "keep_alive: 1s, header_timeout: 1h");
+    assert!(idle(&short).is_closed());
+    let long = larder(&origin, "keep_alive: 1h, header_timeout: 1s");
+    // What has not asked for anything has no more than a head's time.
+    let mut silent = long.connect();
+    let mut kept = idle(&long);
+    assert!(silent.is_closed());
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(kept.get("/any/").status, 200);
+    // Nor has a head that does not end, be it the second.
+    kept.send(b"GET /any/ HTTP/1.1\r\nHost: api.exam");
+    assert!(kept.is_closed());
+}
+
+#[test]
+fn a_head_that_trickles_is_given_up_on_both_listeners() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = larder(&origin, "header_timeout: 1s");
+    for address in [larder.address(), larder.admin_address()] {
+        let mut slow = Connection::open(address);
+        let mut sent = 0;
+        eventually("it is closed", || {
+            sent += 1;
+            thread::sleep(Duration::from_millis(50));
+            slow.try_send(b"G").is_err() || (sent > 10 && slow.has_ended())
+        });
+        assert_eq!(larder.get("/any/").status, 200);
+        assert_eq!(larder.admin("GET", "/healthz").status, 200);
+    }
+}
+
+#[test]
+fn content_that_trickles_is_given_up_however_steadily_it_comes() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = larder(&origin, "content_idle: 1s, content_rate: 10KiB");
+    // Read whole before anything else happens, or passed on as it comes.
+    for (length, word) in [(10_000, "refused"), (1 << 30, "content")] {
+        let mut slow = larder.connect();
+        slow.send(head("POST", LIST, &[], Some(length)).as_bytes());
+        let trickle = slow.try_clone();
+        let trickles = thread::spawn(move || {
+            while (&trickle).write_all(b"{").is_ok() {
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let answer = slow.answer("POST");
+        assert_eq!(answer.status, 408, "{answer:?}");
+        assert!(answer.cache_status().contains(word), "{answer:?}");
+        drop(slow);
+        trickles.join().unwrap();
+    }
+    eventually("its slot is given back", || {
+        larder.readiness()["upstream"]["under_way"] == 0
+    });
+}
+
+#[test]
+fn a_reader_that_takes_nothing_is_cut_off_and_all_it_held_is_given_back() {
+    let origin = Origin::start(|_| huge(1 << 30));
+    let larder = larder(&origin, "write_idle: 1s");
+    let mut readers: Vec<_> = ["/media/film", LIST]
+        .map(|target| {
+            let mut reader = larder.connect();
+            reader.send(head("GET", target, &[], None).as_bytes());
+            reader
+        })
+        .into();
+    for reader in &mut readers {
+        assert_eq!(reader.try_head("GET").unwrap().status, 200);
+    }
+    eventually("both are cut off", || {
+        connections(&larder, "readers_cut") == 2
+    });
+    eventually("their slots are given back", || {
+        larder.readiness()["upstream"]["under_way"] == 0
+    });
+    for mut reader in readers {
+        assert!(!reader.content(Framing::Length(1 << 30)).whole);
+    }
+}
+
+#[test]
+fn a_slow_reader_is_not_cut_off_as_idle() {
+    let origin = Origin::start(|_| huge(4_000_000));
+    let larder = larder(&origin, "keep_alive: 1s, header_timeout: 1s");
+    assert_eq!(larder.get(LIST).status, 200);
+    let mut slow = larder.connect();
+    slow.send(head("GET", LIST, &[], None).as_bytes());
+    let answer = slow.try_head("GET").unwrap();
+    assert!(answer.is_hit());
+    // Longer than both: all that is left for Larder to do is to write what waits.
+    for _ in 0..6 {
+        thread::sleep(Duration::from_millis(500));
+        let mut some = [0; 1000];
+        assert!(slow.read_some(&mut some).unwrap() > 0);
+    }
+    let rest = slow.content(Framing::Length(4_000_000 - 6000));
+    assert!(rest.whole);
+}
+
+#[test]
+fn a_trusted_proxy_says_for_whom_it_connects() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let more = "proxy_protocol: true\nlimits: {connections_per_address: 2}";
+    let larder = Larder::start(users_api(&origin, "memory:", more));
+    let named = |header: &[u8]| {
+        let mut connection = larder.connect();
+        // It may come in pieces, or with the request behind it.
+        let (start, rest) = header.split_at(header.len() / 2);
+        connection.send(start);
+        thread::sleep(Duration::from_millis(20));
+        connection.send(&[rest, head("GET", "/any/", &[], None).as_bytes()].concat());
+        connection
+    };
+    let v1 = b"PROXY TCP4 203.0.113.7 198.51.100.1 56324 443\r\n";
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\xc6\x33\x64\x01\xdc\x04\x01\xbb";
+    let mut open = Vec::new();
+    for header in [&v1[..], v2] {
+        let mut connection = named(header);
+        assert_eq!(connection.answer("GET").status, 200);
+        assert_eq!(
+            origin.last().fields.get("x-forwarded-for"),
+            Some("203.0.113.7")
+        );
+        open.push(connection);
+    }
+    // It is the client that has as many connections as it may have, and not the proxy.
+    assert!(named(v1).has_ended());
+    let mut check = named(b"PROXY UNKNOWN\r\n");
+    assert_eq!(check.answer("GET").status, 200);
+    assert_eq!(
+        origin.last().fields.get("x-forwarded-for"),
+        Some("127.0.0.1")
+    );
+    // Nobody gets in without saying so, and nothing of it gets through.
+    let before = (origin.count(), connections(&larder, "bad_headers"));
+    let mut without = larder.connect();
+    without.send(head("GET", "/any/", &[], None).as_bytes());
+    assert!(without.has_ended());
+    assert_eq!(
+        (origin.count(), connections(&larder, "bad_headers")),
+        (before.0, before.1 + 1)
+    );
+}
+
+#[test]
+fn who_is_no_trusted_proxy_cannot_say_for_whom_it_connects() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let more = "proxy_protocol: true\ntrusted_proxies: [192.0.2.0/24]";
+    let larder = Larder::start(users_api(&origin, "memory:", more));
+    let mut connection = larder.connect();
+    let _ = connection.try_send(b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n");
+    let _ = connection.try_send(head("GET", "/any/", &[], None).as_bytes());
+    assert!(connection.has_ended());
+    assert_eq!(origin.count(), 0);
 }

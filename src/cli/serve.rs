@@ -14,12 +14,16 @@ use super::{ConfigFile, Failure};
 use crate::coherence::{Coherence, Journal, hold_for};
 use crate::config::{Access, Config, Route, StoreAddress};
 use crate::proxy::{Proxy, Setup, plan};
+use crate::server::places::Places;
 use crate::server::{self, Manners};
 use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::redis::{Lifetimes, Redis};
 use crate::upstream::Upstream;
 use crate::{admin, telemetry, warming};
+
+/// Connections to the operator's listener.
+const ADMIN: usize = 256;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -77,15 +81,22 @@ impl Running {
             .transpose()?;
         let limits = config.limits.clone();
         let manners = Manners {
-            connections: room_for(limits.connections),
             fields: limits.fields,
             head: limits.head,
-            header_timeout: limits.header_timeout,
+            patience: limits.patience,
+            proxy_protocol: config.proxy_protocol,
             drain: limits.drain,
         };
+        let trusted = config.trusted_proxies.clone();
         let upstream = Upstream::new(config.upstream.clone());
         let warm = config.warm.clone();
         let proxy = Arc::new(Proxy::new(Setup::new(config, upstream, coherence)));
+        let places = Arc::new(Places::new(
+            room_for(limits.connections),
+            limits.connections_per_address,
+            trusted.clone(),
+            proxy.connections.clone(),
+        ));
         let (end, ended) = watch::channel(false);
         let address = |listener: &TcpListener| {
             listener
@@ -101,14 +112,19 @@ impl Running {
             // The operator's listener stays until the process ends: it tells that we are draining.
             let stays = watch::channel(false);
             let own = Manners {
-                connections: 256,
+                proxy_protocol: false,
                 ..manners
             };
+            let places = Places::new(ADMIN, ADMIN / 2, trusted, Arc::default());
             tokio::spawn(async move {
                 let _stays = &stays.0;
-                server::serve(admin, own, stays.1.clone(), move |request, _, _| {
-                    admin::answer(proxy.clone(), ended.clone(), request)
-                })
+                server::serve(
+                    admin,
+                    own,
+                    Arc::new(places),
+                    stays.1.clone(),
+                    move |request, _, _| admin::answer(proxy.clone(), ended.clone(), request),
+                )
                 .await;
             });
         }
@@ -117,6 +133,7 @@ impl Running {
             tokio::spawn(server::serve(
                 listener,
                 manners,
+                places,
                 ended,
                 move |request, peer, interim| proxy.handle(request, Some(peer.address), interim),
             ))

@@ -37,6 +37,7 @@ use super::{
 use crate::caching::origin::Choices;
 use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
+use crate::server::pulse::Patience;
 
 pub use self::problem::ConfigError;
 pub use self::value::Env;
@@ -242,6 +243,12 @@ impl Reader<'_> {
             &["127.0.0.0/8", "::1/128"],
             network,
         );
+        let proxy_protocol = self.read(
+            &root.key("proxy_protocol"),
+            file.proxy_protocol,
+            false,
+            value::truth,
+        );
         let drop_headers = self.drop_headers(&root.key("drop_headers"), file.drop_headers);
         let limits = self.limits(&root.key("limits"), file.limits.unwrap_or_default());
         let logs = self.logs(&root.key("logs"), file.logs.unwrap_or_default());
@@ -262,6 +269,7 @@ impl Reader<'_> {
         checks::routes(self, &routes);
         checks::purges(self, &routes, &purge, &methods);
         checks::limits(self, &limits, &upstream);
+        checks::proxy_protocol(self, proxy_protocol, &trusted_proxies);
         checks::memory(self, &routes, &store, memory_size);
         if !self.problems.borrow().is_empty() {
             return None;
@@ -282,6 +290,7 @@ impl Reader<'_> {
             hosts,
             methods,
             trusted_proxies,
+            proxy_protocol,
             drop_headers,
             limits,
             logs,
@@ -903,24 +912,29 @@ impl Reader<'_> {
             |key, text, default: u64, range| self.size(&at(key), text, default, range) as usize;
         let second = Duration::from_secs(1);
         let hour = Duration::from_secs(3600);
+        let time = |key, text, default: u64| {
+            self.duration(&at(key), text, second * default as u32, second..=hour)
+        };
+        let connections = self.count(&at("connections"), map.connections, 20_000, 1..=1_000_000);
         Limits {
             target: bytes("target", map.target, 8 << 10, 256..=(64 << 10) - 2),
             fields: self.count(&at("fields"), map.fields, 100, 16..=10_000),
             head: bytes("head", map.head, 32 << 10, (8 << 10)..=(1 << 20)),
             content: self.size(&at("content"), map.content, 1 << 30, 0..=(1 << 50)),
-            connections: self.count(&at("connections"), map.connections, 20_000, 1..=1_000_000),
-            header_timeout: self.duration(
-                &at("header_timeout"),
-                map.header_timeout,
-                10 * second,
-                second..=hour,
+            connections,
+            connections_per_address: self.count(
+                &at("connections_per_address"),
+                map.connections_per_address,
+                connections.div_ceil(2),
+                1..=1_000_000,
             ),
-            content_idle: self.duration(
-                &at("content_idle"),
-                map.content_idle,
-                30 * second,
-                second..=hour,
-            ),
+            patience: Patience {
+                header: time("header_timeout", map.header_timeout, 10),
+                keep_alive: time("keep_alive", map.keep_alive, 75),
+                write_idle: time("write_idle", map.write_idle, 30),
+            },
+            content_idle: time("content_idle", map.content_idle, 30),
+            content_rate: self.size(&at("content_rate"), map.content_rate, 512, 0..=(1 << 20)),
             drain: self.duration(&at("drain"), map.drain, 30 * second, Duration::ZERO..=hour),
             copies: self.count(&at("copies"), map.copies, 10_000, 1..=10_000_000),
         }

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use crate::caching::origin::Choices;
 use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
+use crate::server::pulse::Patience;
 
 /// The whole of proxy.yaml.
 #[derive(Debug, Clone)]
@@ -42,6 +43,8 @@ pub struct Config {
     pub hosts: Vec<String>,
     pub methods: Methods,
     pub trusted_proxies: Vec<IpNet>,
+    /// A trusted proxy says first for whom each connection is (PROXY protocol).
+    pub proxy_protocol: bool,
     /// Request fields never forwarded (X-Original-URL and kin).
     pub drop_headers: Vec<HeaderName>,
     pub limits: Limits,
@@ -262,10 +265,14 @@ pub struct Limits {
     pub content: u64,
     /// Open client connections.
     pub connections: usize,
-    /// For a request's head to arrive.
-    pub header_timeout: Duration,
+    /// Of one client that is no trusted proxy; more are closed at once.
+    pub connections_per_address: usize,
+    /// For heads to arrive, between requests, and for answers to be taken.
+    pub patience: Patience,
     /// Longest silence within a request's content.
     pub content_idle: Duration,
+    /// Bytes of a request's content that must arrive in a second, on the whole, once `content_idle` is over.
+    pub content_rate: u64,
     /// How long SIGTERM waits for requests under way.
     pub drain: Duration,
     /// Copies of one family that one instance stores per ttl.

@@ -2,6 +2,9 @@
 
 mod arriving;
 mod head_timer;
+pub mod places;
+mod proxied;
+pub mod pulse;
 mod speaking;
 
 use std::io;
@@ -12,24 +15,31 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper_util::server::graceful::GracefulShutdown;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::interim::Turn;
+use places::Places;
+use pulse::{Patience, Pulse, Watched};
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
 
+/// Bytes of an answer that the kernel may keep for a reader beyond what is on its way.
+const UNSENT: u32 = 128 * 1024;
+
 /// How a listener treats its clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Manners {
-    pub connections: usize,
     /// Fields of a request's head; hyper answers 431 beyond it.
     pub fields: usize,
     /// Bytes of a request's head; hyper answers 431 beyond it.
     pub head: usize,
-    pub header_timeout: Duration,
+    pub patience: Patience,
+    /// A trusted proxy says first for whom a connection is, and nobody else may connect.
+    pub proxy_protocol: bool,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
 }
@@ -48,6 +58,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         TcpSocket::new_v6()?
     };
     socket.set_reuseaddr(true)?;
+    // Connections have it from their listener: what a slow reader leaves in the kernel is no more than this.
+    let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -56,6 +68,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: Manners,
+    places: Arc<Places>,
     mut end: watch::Receiver<bool>,
     answer: F,
 ) where
@@ -66,10 +79,9 @@ pub async fn serve<F, Answer, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(manners.connections));
     loop {
-        let place = tokio::select! {
-            place = places.clone().acquire_owned() => place,
+        let free = tokio::select! {
+            free = places.free() => free,
             _ = end.wait_for(|end| *end) => break,
         };
         let accepted = tokio::select! {
@@ -85,11 +97,17 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
+        let pulse = Pulse::new(manners.patience, places.counts.clone());
+        let Ok(mut place) = places.take(free, from.ip(), pulse.clone()) else {
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let stream = Watched::new(stream, pulse);
         let (answer, watcher) = (answer.clone(), graceful.watcher());
         tokio::spawn(async move {
-            let _place = place;
-            let arrived = arriving::arrive(stream, from).await;
-            speaking::http1(arrived, manners, watcher, answer).await;
+            if let Some(arrived) = arriving::arrive(stream, from, &manners, &mut place).await {
+                speaking::http1(arrived, manners, watcher, answer).await;
+            }
         });
     }
     drop(listener);

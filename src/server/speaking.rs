@@ -35,8 +35,8 @@ where
         answered.map(Ok::<_, Infallible>)
     });
     let connection = http1::Builder::new()
-        .timer(HeadTimer::default())
-        .header_read_timeout(manners.header_timeout)
+        .timer(HeadTimer::new(stream.pulse().clone()))
+        .header_read_timeout(manners.patience.header)
         .max_headers(manners.fields)
         .max_buf_size(manners.head.max(8 * 1024))
         .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service);

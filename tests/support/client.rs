@@ -169,6 +169,19 @@ impl Connection {
             .expect("linger");
     }
 
+    /// For sending from another thread.
+    pub fn try_clone(&self) -> TcpStream {
+        self.wire.stream.try_clone().expect("a second handle")
+    }
+
+    /// Whether the other side has ended it, by closing or by RST, and sent nothing more.
+    pub fn has_ended(&mut self) -> bool {
+        match self.wire.stream.read(&mut [0]) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
+    }
+
     /// Whether the other side has closed it and sent nothing more.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.wire.stream.read(&mut [0]), Ok(0))

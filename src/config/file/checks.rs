@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::Method;
+use ipnet::IpNet;
 
 use super::place::At;
 use super::problem::Problem;
@@ -311,6 +312,21 @@ pub(super) fn limits(reader: &Reader, limits: &Limits, upstream: &Upstream) {
         reader.complain(
             Problem::at(&total_at, cause, "make `total` the larger one").beside(&connect_at),
         );
+    }
+}
+
+/// A connection that nobody may make.
+pub(super) fn proxy_protocol(reader: &Reader, required: bool, trusted: &[IpNet]) {
+    if required && trusted.is_empty() {
+        let (at, trusted_at) = (
+            At::root().key("proxy_protocol"),
+            At::root().key("trusted_proxies"),
+        );
+        let cause = format!(
+            "nobody could connect: `{trusted_at}` is empty, and only they may say for whom they do"
+        );
+        let help = "list the balancer's addresses in `trusted_proxies`";
+        reader.complain(Problem::at(&at, cause, help).beside(&trusted_at));
     }
 }
 
