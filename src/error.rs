@@ -77,6 +77,8 @@ impl UpstreamFailure {
 pub enum Error {
     Refused(Refusal),
     Upstream(UpstreamFailure),
+    /// Its client has made as many requests as it may: in so long it may make another.
+    RateLimited(Duration),
     /// The client wants nothing that is not stored (RFC 9111 §5.2.1.7), and nothing is.
     OnlyIfCached,
     /// `when_store_is_down: refuse_writes`, and it is.
@@ -227,6 +229,12 @@ impl Error {
                 None,
                 false,
             ),
+            Error::RateLimited(after) => (
+                S::TOO_MANY_REQUESTS,
+                "Too many requests.",
+                Some(whole_seconds(after)),
+                false,
+            ),
             Error::OnlyIfCached => (
                 S::GATEWAY_TIMEOUT,
                 "Only what is stored was wanted, and nothing usable is.",
@@ -253,11 +261,17 @@ impl Error {
         match self {
             Error::Refused(_) => "refused",
             Error::Upstream(failure) => failure.word(),
+            Error::RateLimited(_) => "rate-limited",
             Error::OnlyIfCached => "only-if-cached",
             Error::StoreAway => "store-away",
             Error::Unconfirmed => "unconfirmed",
         }
     }
+}
+
+/// Never too early.
+fn whole_seconds(wait: Duration) -> Duration {
+    Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
 impl fmt::Display for Error {

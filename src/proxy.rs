@@ -9,6 +9,7 @@ pub mod obey;
 pub mod pass;
 pub mod plan;
 pub mod present;
+pub mod rate;
 pub mod read;
 pub mod refresh;
 pub mod write;
@@ -53,6 +54,7 @@ use cap::Cap;
 use fetch::Answer;
 use hottest::Hottest;
 use plan::{By, Plan};
+use rate::Rate;
 use refresh::Refreshes;
 
 /// A write's content up to this is read whole before anything else happens.
@@ -83,6 +85,8 @@ pub struct Setup {
     /// Writes under way, with or without their clients.
     pub writes: TaskTracker,
     said_untrusted_https: AtomicBool,
+    /// How many requests one may make.
+    rate: Option<Rate>,
     pub cap: Cap,
 }
 
@@ -178,10 +182,19 @@ impl Proxy {
                 if let Plan::Read { route: under, .. } = &plan {
                     route = Some(*under);
                 }
-                let plan = admit::with_credential(&setup, &client, plan);
-                answer(setup.clone(), client, content, plan)
+                let admitted = match &setup.rate {
+                    None => Ok(()),
+                    Some(rate) => rate.admit(&setup.config, &client),
+                };
+                match admitted {
+                    Ok(()) => {
+                        let plan = admit::with_credential(&setup, &client, plan);
+                        answer(setup.clone(), client, content, plan)
+                    }
+                    Err(wait) => own(Error::RateLimited(wait)),
+                }
             }
-            Err(refusal) => Either::Right(Box::pin(ready(Err(refusal.into()))) as Answering),
+            Err(refusal) => own(refusal.into()),
         };
         answered.map(move |answered| {
             let reply = answered.unwrap_or_else(reply::error);
@@ -195,6 +208,10 @@ impl Proxy {
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>;
+
+fn own<L>(error: Error) -> Either<L, Answering> {
+    Either::Right(Box::pin(ready(Err(error))))
+}
 
 /// Boxed, but for a hit's way, or a hit would carry room for all that it does not need.
 fn answer(
@@ -342,6 +359,7 @@ impl Setup {
             .collect();
         Setup {
             cap: Cap::new(config.limits.copies),
+            rate: config.limits.rate.as_ref().map(Rate::new),
             config,
             served,
             upstream,

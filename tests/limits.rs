@@ -380,3 +380,60 @@ fn who_is_no_trusted_proxy_cannot_say_for_whom_it_connects() {
     assert!(connection.has_ended());
     assert_eq!(origin.count(), 0);
 }
+
+#[test]
+fn a_client_makes_so_many_requests_and_is_told_when_to_come_again() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let rate = "limits: {rate: {requests: 4, window: 1h}}";
+    let larder = Larder::start(users_api(&origin, "memory:", rate));
+    let ask = |client: &str, target: &str| larder.get_with(target, &[("X-Forwarded-For", client)]);
+    // Hits count like all others.
+    for _ in 0..4 {
+        assert_eq!(ask("198.51.100.1", LIST).status, 200);
+    }
+    let refused = ask("198.51.100.1", LIST);
+    assert_eq!(refused.status, 429);
+    assert!(
+        refused.cache_status().ends_with("; detail=rate-limited"),
+        "{refused:?}"
+    );
+    let after: u64 = refused.field("retry-after").unwrap().parse().unwrap();
+    assert!((1..=900).contains(&after), "{after}");
+    // Its connection stays, and everybody else is served: by address, an IPv6 one by its /64.
+    assert_eq!(refused.field("connection"), None);
+    assert_eq!(ask("198.51.100.2", LIST).status, 200);
+    for n in 0..4 {
+        assert_eq!(ask(&format!("2001:db8:1:2::{n}"), LIST).status, 200);
+    }
+    assert_eq!(ask("2001:db8:1:2:ffff::1", LIST).status, 429);
+    assert_eq!(ask("2001:db8:1:3::1", LIST).status, 200);
+    // A trusted proxy that names nobody asks for everybody.
+    for _ in 0..9 {
+        assert_eq!(larder.get(LIST).status, 200);
+    }
+    assert_eq!(origin.count(), 1);
+    assert!(larder.output().contains("\"detail\":\"rate-limited\""));
+}
+
+#[test]
+fn a_credential_makes_so_many_requests_from_wherever_it_is_used() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let rate = "limits: {rate: {per: credential, requests: 1, window: 1h, burst: 3}}";
+    let larder = Larder::start(users_api(&origin, "memory:", rate));
+    let ask = |client: &str, token: &str| {
+        let fields = [("X-Forwarded-For", client), ("Authorization", token)];
+        larder.get_with(LIST, &fields).status
+    };
+    for client in ["198.51.100.1", "198.51.100.2", "198.51.100.3"] {
+        assert_eq!(ask(client, "Token a"), 200);
+    }
+    assert_eq!(ask("198.51.100.4", "Token a"), 429);
+    assert_eq!(ask("198.51.100.1", "Token b"), 200);
+    // Without one, it is the address.
+    let anonymous = || {
+        larder
+            .get_with(LIST, &[("X-Forwarded-For", "198.51.100.1")])
+            .status
+    };
+    assert_eq!([(); 4].map(|()| anonymous()), [200, 200, 200, 429]);
+}

@@ -23,16 +23,17 @@ use ipnet::IpNet;
 use url::Url;
 
 use self::mirror::{
-    Either, File, LimitsMap, List, LogsMap, PurgeMap, QueryMap, RouteMap, Text, Texts, UpstreamMap,
-    VerifyMap, WarmMap,
+    Either, File, LimitsMap, List, LogsMap, PurgeMap, QueryMap, RateMap, RouteMap, Text, Texts,
+    UpstreamMap, VerifyMap, WarmMap,
 };
 use self::place::{At, Position};
 use self::problem::{Problem, Source, Wrong, wrong};
 use self::value::Value;
 use super::nearest::nearest;
 use super::{
-    Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, Policy, PurgeRule,
-    Query, Route, Secret, Upstream, UpstreamAddress, Verify, Warm, WhenStoreIsDown,
+    Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, Per, Policy,
+    PurgeRule, Query, Rate, Route, Secret, Upstream, UpstreamAddress, Verify, Warm,
+    WhenStoreIsDown,
 };
 use crate::caching::origin::Choices;
 use crate::message::codings::Coding;
@@ -935,9 +936,37 @@ impl Reader<'_> {
             },
             content_idle: time("content_idle", map.content_idle, 30),
             content_rate: self.size(&at("content_rate"), map.content_rate, 512, 0..=(1 << 20)),
+            rate: map.rate.and_then(|rate| self.rate(&at("rate"), rate)),
             drain: self.duration(&at("drain"), map.drain, 30 * second, Duration::ZERO..=hour),
             copies: self.count(&at("copies"), map.copies, 10_000, 1..=10_000_000),
         }
+    }
+
+    fn rate(&self, at: &At, map: RateMap) -> Option<Rate> {
+        let count = |text: &str| {
+            let number = u32::try_from(value::number(text)?).unwrap_or(u32::MAX);
+            within(text, number, &(1..=1_000_000), u32::to_string)
+        };
+        let of = [("address", Per::Address), ("credential", Per::Credential)];
+        let per = self.read(&at.key("per"), map.per, Per::Address, |text| {
+            one_of(text, &of)
+        });
+        let second = Duration::from_secs(1);
+        let window = self.duration(
+            &at.key("window"),
+            map.window,
+            second,
+            second..=3600 * second,
+        );
+        let requests = self.required(at, "requests", map.requests, "100", count);
+        let burst = self.optional(&at.key("burst"), map.burst, count);
+        let requests = requests?;
+        Some(Rate {
+            per,
+            requests,
+            window,
+            burst: burst.unwrap_or(requests),
+        })
     }
 
     fn logs(&self, at: &At, map: LogsMap) -> Logs {

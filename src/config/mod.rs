@@ -273,10 +273,28 @@ pub struct Limits {
     pub content_idle: Duration,
     /// Bytes of a request's content that must arrive in a second, on the whole, once `content_idle` is over.
     pub content_rate: u64,
+    /// How many requests one may make; `None`: any.
+    pub rate: Option<Rate>,
     /// How long SIGTERM waits for requests under way.
     pub drain: Duration,
     /// Copies of one family that one instance stores per ttl.
     pub copies: usize,
+}
+
+/// So many requests in each window, and so many at once; more are refused with 429.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rate {
+    pub per: Per,
+    pub requests: u32,
+    pub window: Duration,
+    pub burst: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Per {
+    Address,
+    /// Requests without one count for their address.
+    Credential,
 }
 
 #[derive(Debug, Clone)]

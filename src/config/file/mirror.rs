@@ -185,8 +185,18 @@ mirror! {
         write_idle: Text,
         content_idle: Text,
         content_rate: Text,
+        rate: RateMap,
         drain: Text,
         copies: Text,
+    } later []
+}
+
+mirror! {
+    RateMap like "`{per: address, requests: 100, window: 1s}`" {
+        per: Text,
+        requests: Text,
+        window: Text,
+        burst: Text,
     } later []
 }
 
@@ -246,7 +256,7 @@ impl Mapping for VerifyMap {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 11] = [
+const PLACES: [(&str, &[&str]); 12] = [
     ("at the top", File::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
     ("under `store`", StoreMap::KEYS),
@@ -256,6 +266,7 @@ const PLACES: [(&str, &[&str]); 11] = [
     ("under a route's `access`", VerifyMap::KEYS),
     ("in a rule, under `purge`", PurgeMap::KEYS),
     ("under `limits`", LimitsMap::KEYS),
+    ("under `limits.rate`", RateMap::KEYS),
     ("under `logs`", LogsMap::KEYS),
     ("in an entry, under `warm`", WarmMap::KEYS),
 ];
