@@ -1,6 +1,5 @@
 //! Content on its way: towards the upstream, towards clients, and shared by all who wait for one fetch.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -41,9 +40,10 @@ pub enum ReplyBody {
 
 impl ReplyBody {
     pub fn whole(bytes: Bytes) -> Self {
-        match bytes.is_empty() {
-            true => ReplyBody::Empty,
-            false => ReplyBody::Whole(Some(bytes)),
+        match bytes.len() {
+            0 => ReplyBody::Empty,
+            COUNTED.. => ReplyBody::Whole(Some(Held::count(bytes))),
+            _ => ReplyBody::Whole(Some(bytes)),
         }
     }
 }
@@ -149,7 +149,7 @@ impl Body for RequestBody {
 /// A client's content, bounded in size and in silence.
 pub struct ClientBody {
     /// Read before it was known that the rest is streamed.
-    head: VecDeque<Bytes>,
+    head: Bytes,
     incoming: Incoming,
     received: u64,
     most: u64,
@@ -200,7 +200,7 @@ impl std::error::Error for ContentError {}
 impl ClientBody {
     pub fn new(incoming: Incoming, most: u64, pace: Pace) -> Self {
         ClientBody {
-            head: VecDeque::new(),
+            head: Bytes::new(),
             incoming,
             received: 0,
             most,
@@ -215,8 +215,8 @@ impl ClientBody {
     /// Reads it whole if it is at most `whole` bytes; else what was read goes first in the stream.
     /// A trickling client holds nothing meanwhile.
     pub async fn read(mut self, whole: usize) -> Result<RequestBody, Refusal> {
-        let mut read: VecDeque<Bytes> = VecDeque::new();
-        let mut length = 0;
+        // Pieces are copied: each would keep all of the buffer that it was read into, however small it is.
+        let (mut first, mut read) = (Bytes::new(), BytesMut::new());
         if self.incoming.size_hint().lower() > self.most {
             return Err(Refusal::ContentTooLarge);
         }
@@ -225,17 +225,25 @@ impl ClientBody {
         }
         while let Some(data) = std::future::poll_fn(|cx| self.poll_data(cx)).await {
             let data = data.map_err(|ContentError(refusal)| refusal)?;
-            length += data.len();
-            read.push_back(data);
-            if length > whole {
-                self.head = read;
+            if first.is_empty() && read.is_empty() {
+                first = data;
+            } else {
+                read.extend_from_slice(&std::mem::take(&mut first));
+                read.extend_from_slice(&data);
+            }
+            if first.len().max(read.len()) > whole {
+                self.head = if read.is_empty() {
+                    first
+                } else {
+                    read.freeze()
+                };
                 return Ok(RequestBody::Streamed(Box::new(self)));
             }
         }
-        Ok(match read.len() {
-            0 => RequestBody::Empty,
-            1 => RequestBody::Whole(read.pop_front()),
-            _ => RequestBody::Whole(Some(read.into_iter().flatten().collect())),
+        Ok(match (first.is_empty(), read.is_empty()) {
+            (true, true) => RequestBody::Empty,
+            (false, _) => RequestBody::Whole(Some(first)),
+            (true, false) => RequestBody::Whole(Some(read.freeze())),
         })
     }
 
@@ -287,9 +295,9 @@ impl Body for ClientBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
         let body = self.get_mut();
-        let next = match body.head.pop_front() {
-            Some(data) => Poll::Ready(Some(Ok(data))),
-            None => body.poll_data(cx),
+        let next = match body.head.is_empty() {
+            false => Poll::Ready(Some(Ok(std::mem::take(&mut body.head)))),
+            true => body.poll_data(cx),
         };
         match &next {
             Poll::Ready(Some(Ok(data))) => drop(
@@ -311,7 +319,7 @@ impl Body for ClientBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let head: u64 = self.head.iter().map(|data| data.len() as u64).sum();
+        let head = self.head.len() as u64;
         let rest = self.incoming.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(head + rest.lower());
@@ -353,6 +361,47 @@ impl Silence {
         self.timer
             .as_mut()
             .map_or(Poll::Pending, |timer| timer.as_mut().poll(cx))
+    }
+}
+
+/// A small piece would keep all of the buffer that it was read into.
+pub fn compact(piece: Bytes) -> Bytes {
+    const SMALL: usize = 2048;
+    match piece.len() < SMALL {
+        true => Bytes::copy_from_slice(&piece),
+        false => piece,
+    }
+}
+
+/// Bytes of whole answers that are held for their readers, in all of the process: no request carries a handle to it.
+static HELD: AtomicU64 = AtomicU64::new(0);
+
+/// Smaller answers fit into what the kernel takes at once.
+const COUNTED: usize = 64 * 1024;
+
+pub fn held() -> u64 {
+    HELD.load(Ordering::Relaxed)
+}
+
+/// An answer that is counted until the last of it was taken, however long that takes.
+struct Held(Bytes);
+
+impl Held {
+    fn count(bytes: Bytes) -> Bytes {
+        HELD.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Bytes::from_owner(Held(bytes))
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.0.len() as u64, Ordering::Relaxed);
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use larder::cli::check::describe;
 use larder::config::file::{EXAMPLE, Loaded, Overrides, load, parse, parse_with};
 use larder::config::{
-    Access, Methods, OtherParameters, Query, RedisEndpoint, Store, StoreAddress, UpstreamAddress,
+    Access, Methods, OtherParameters, Per, Query, Rate, RedisEndpoint, Store, StoreAddress,
+    UpstreamAddress,
 };
 
 /// Set for all of the wrong files. Whatever begins with SECRET must never be told.
@@ -512,4 +513,29 @@ fn check_tells_what_the_proxy_would_do() {
         assert!(told.contains(piece), "{piece} is not in:\n{told}");
     }
     assert!(!told.contains("hunter2"));
+}
+
+#[test]
+fn limits_by_client_are_read_and_told() {
+    let limits = "limits: {connections: 100, rate: {per: credential, requests: 10, window: 1m}}";
+    let loaded = right(&shipped_and(&format!("proxy_protocol: true\n{limits}")));
+    let read = &loaded.config.limits;
+    // What is left out follows from what is there.
+    assert_eq!(read.connections_per_address, 50);
+    let rate = Rate {
+        per: Per::Credential,
+        requests: 10,
+        window: Duration::from_secs(60),
+        burst: 10,
+    };
+    assert_eq!(read.rate, Some(rate));
+    let told = describe(&loaded.config);
+    assert!(
+        told.contains("10 requests in 1m for each credential, 10 at once"),
+        "{told}"
+    );
+    assert!(
+        told.contains("each connection says first for whom it is"),
+        "{told}"
+    );
 }

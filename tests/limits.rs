@@ -9,6 +9,7 @@ use std::time::Duration;
 use support::client::{Answer, Connection, head};
 use support::larder::Larder;
 use support::origin::{self, Origin, huge};
+use support::redis::RedisServer;
 use support::{Framing, Gate, eventually, users_api};
 
 const LIST: &str = "/api/users/";
@@ -436,4 +437,47 @@ fn a_credential_makes_so_many_requests_from_wherever_it_is_used() {
             .status
     };
     assert_eq!([(); 4].map(|()| anonymous()), [200, 200, 200, 429]);
+}
+
+#[test]
+fn readers_that_take_nothing_do_not_fill_the_memory_with_their_answers() {
+    let redis = RedisServer::start();
+    let origin = Origin::start(|_| huge(1_000_000));
+    let more = "trusted_proxies: []\nlimits: {held: 10MB, write_idle: 1h}";
+    let larder = Larder::start(users_api(&origin, &redis.url(), more));
+    assert_eq!(larder.get(LIST).status, 200);
+    assert!(larder.get(LIST).is_hit());
+    // Each hit from Redis is one reader's own.
+    let _readers: Vec<_> = (0..60)
+        .map(|_| {
+            let mut reader = larder.connect();
+            reader.send(head("GET", LIST, &[], None).as_bytes());
+            let answer = reader.try_head("GET").unwrap();
+            assert!(answer.is_hit(), "{answer:?}");
+            reader
+        })
+        .collect();
+    eventually("some are cut off, and the rest may stay", || {
+        connections(&larder, "readers_cut") > 0 && connections(&larder, "held_bytes") <= 10_000_000
+    });
+    assert!(larder.get(LIST).content.whole);
+}
+
+#[test]
+fn content_in_the_smallest_pieces_takes_no_more_memory_than_it_has_bytes() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = larder(&origin, "");
+    let mut slow = larder.connect();
+    slow.send(head("POST", LIST, &[], Some(30_000)).as_bytes());
+    let before = larder.memory();
+    for _ in 0..3_000 {
+        slow.send(b"x");
+        // So that each arrives by itself.
+        thread::sleep(Duration::from_micros(300));
+    }
+    let growth = larder.memory().saturating_sub(before);
+    assert!(growth < 4 << 20, "{growth} bytes for three thousand");
+    slow.send(&[b'x'; 27_000]);
+    assert_eq!(slow.answer("POST").status, 200);
+    assert_eq!(origin.last().content.length, 30_000);
 }

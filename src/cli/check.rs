@@ -7,8 +7,8 @@ use http::{HeaderName, Method};
 
 use crate::caching::origin::Choices;
 use crate::config::{
-    Access, Config, Methods, OtherParameters, Policy, Query, Redis, RedisEndpoint, Route, Store,
-    StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
+    Access, Config, Methods, OtherParameters, Per, Policy, Query, Redis, RedisEndpoint, Route,
+    Store, StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
 use crate::explain;
 
@@ -45,6 +45,21 @@ pub fn describe(config: &Config) -> String {
         line("methods", names(methods));
     }
     line("credential", credential(config));
+    if config.proxy_protocol {
+        let said = "each connection says first for whom it is, and comes from a trusted proxy";
+        line("clients", said.to_owned());
+    }
+    if let Some(rate) = &config.limits.rate {
+        let per = match rate.per {
+            Per::Address => "address",
+            Per::Credential => "credential",
+        };
+        let (requests, window, burst) = (rate.requests, duration(rate.window), rate.burst);
+        line(
+            "rate",
+            format!("{requests} requests in {window} for each {per}, {burst} at once; hits count"),
+        );
+    }
 
     let _ = writeln!(
         told,

@@ -85,6 +85,7 @@ impl Running {
             head: limits.head,
             patience: limits.patience,
             proxy_protocol: config.proxy_protocol,
+            held: limits.held,
             drain: limits.drain,
         };
         let trusted = config.trusted_proxies.clone();

@@ -934,6 +934,7 @@ impl Reader<'_> {
                 keep_alive: time("keep_alive", map.keep_alive, 75),
                 write_idle: time("write_idle", map.write_idle, 30),
             },
+            held: self.size(&at("held"), map.held, 256 << 20, (1 << 20)..=(1 << 40)),
             content_idle: time("content_idle", map.content_idle, 30),
             content_rate: self.size(&at("content_rate"), map.content_rate, 512, 0..=(1 << 20)),
             rate: map.rate.and_then(|rate| self.rate(&at("rate"), rate)),

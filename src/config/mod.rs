@@ -269,6 +269,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// For heads to arrive, between requests, and for answers to be taken.
     pub patience: Patience,
+    /// Bytes of answers that may be held for readers who do not take them.
+    pub held: u64,
     /// Longest silence within a request's content.
     pub content_idle: Duration,
     /// Bytes of a request's content that must arrive in a second, on the whole, once `content_idle` is over.

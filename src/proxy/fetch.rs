@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::present::{self, Asked, Presented};
 use super::{Client, Served, Setup, read};
-use crate::body::SharedBody;
+use crate::body::{SharedBody, compact};
 use crate::caching::cache_status::Reason;
 use crate::caching::freshness::Exchange;
 use crate::caching::head::Head;
@@ -378,7 +378,7 @@ impl Incoming {
                         continue;
                     };
                     total += data.len() as u64;
-                    chunks.push(data);
+                    chunks.push(compact(data));
                     if total > most {
                         // Too large to keep: it goes on to the one whose request it was, alone.
                         self.not_stored = Some(Reason::TooLarge);

@@ -27,6 +27,9 @@ use pulse::{Patience, Pulse, Watched};
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
 
+/// How often it is seen whether too much is held for readers.
+const LOOKS: Duration = Duration::from_millis(250);
+
 /// Bytes of an answer that the kernel may keep for a reader beyond what is on its way.
 const UNSENT: u32 = 128 * 1024;
 
@@ -40,6 +43,8 @@ pub struct Manners {
     pub patience: Patience,
     /// A trusted proxy says first for whom a connection is, and nobody else may connect.
     pub proxy_protocol: bool,
+    /// Bytes of answers that may be held for slow readers.
+    pub held: u64,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
 }
@@ -48,6 +53,15 @@ pub struct Manners {
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub address: IpAddr,
+}
+
+/// Sees to it that readers who do not take their answers do not fill the memory with them.
+async fn relieve(places: Arc<Places>, most: u64) {
+    let mut looks = tokio::time::interval(LOOKS);
+    loop {
+        looks.tick().await;
+        places.relieve(most);
+    }
 }
 
 /// Takes the port; nothing is accepted yet.
@@ -79,6 +93,7 @@ pub async fn serve<F, Answer, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let graceful = GracefulShutdown::new();
+    let relief = tokio::spawn(relieve(places.clone(), manners.held));
     loop {
         let free = tokio::select! {
             free = places.free() => free,
@@ -111,6 +126,7 @@ pub async fn serve<F, Answer, B>(
         });
     }
     drop(listener);
+    relief.abort();
     if tokio::time::timeout(manners.drain, graceful.shutdown())
         .await
         .is_err()

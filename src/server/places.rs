@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
 use super::pulse::Pulse;
+use crate::body;
 use crate::message::forwarded;
 use crate::message::subscriber::Subscriber;
 
@@ -52,6 +53,7 @@ pub struct Counted {
     pub refused: u64,
     pub made_room: u64,
     pub readers_cut: u64,
+    pub held_bytes: u64,
     pub bad_headers: u64,
 }
 
@@ -63,6 +65,7 @@ impl Counts {
             refused: count(&self.refused),
             made_room: count(&self.made_room),
             readers_cut: count(&self.readers_cut),
+            held_bytes: body::held(),
             bad_headers: count(&self.bad_headers),
         }
     }
@@ -150,6 +153,22 @@ impl Places {
         for (_, pulse) in idle.iter().take(1 + idle.len() / 64) {
             pulse.leave();
             self.counts.made_room.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Cuts off those readers that have taken nothing for longest, while more is held for all of them than may be. They are not
+    /// asked how much is theirs: a tenth of them, or one, and the next tenth when it is looked at again.
+    pub fn relieve(&self, most: u64) {
+        if body::held() <= most {
+            return;
+        }
+        let pulses: Vec<Arc<Pulse>> = self.taken.lock().connections.values().cloned().collect();
+        let stalled = |pulse: Arc<Pulse>| pulse.stalled_since().map(|since| (since, pulse));
+        let mut stalled: Vec<(Instant, Arc<Pulse>)> =
+            pulses.into_iter().filter_map(stalled).collect();
+        stalled.sort_by_key(|(since, _)| *since);
+        for (_, pulse) in stalled.iter().take(stalled.len().div_ceil(10)) {
+            pulse.cut();
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Pulse {
     pub(super) unsent: AtomicBool,
     /// Its place is wanted, if it does nothing.
     pub(super) is_to_leave: AtomicBool,
+    /// What its reader does not take is given up.
+    is_cut: AtomicBool,
     pub(super) waiting: Mutex<Waiting>,
     counts: Arc<Counts>,
 }
@@ -54,6 +56,8 @@ pub struct Pulse {
 pub(super) struct Waiting {
     pub timer: Option<Pin<Box<Sleep>>>,
     pub since: Instant,
+    /// Since when its reader has taken nothing.
+    stalled: Option<Instant>,
     /// The connection's task.
     pub task: Option<Waker>,
 }
@@ -66,9 +70,11 @@ impl Pulse {
             received: AtomicBool::new(false),
             unsent: AtomicBool::new(false),
             is_to_leave: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
             waiting: Mutex::new(Waiting {
                 timer: None,
                 since: Instant::now(),
+                stalled: None,
                 task: None,
             }),
             counts,
@@ -81,6 +87,27 @@ impl Pulse {
             && !self.unsent.load(Ordering::Relaxed)
             && !self.is_to_leave.load(Ordering::Relaxed);
         is_idle.then(|| self.waiting.lock().since)
+    }
+
+    pub fn stalled_since(&self) -> Option<Instant> {
+        let is_stalled =
+            self.unsent.load(Ordering::Relaxed) && !self.is_cut.load(Ordering::Relaxed);
+        is_stalled.then(|| self.waiting.lock().stalled).flatten()
+    }
+
+    /// Gives up what its reader does not take.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+        if let Some(task) = &self.waiting.lock().task {
+            task.wake_by_ref();
+        }
+    }
+
+    fn stalls(&self, task: &Waker) {
+        self.unsent.store(true, Ordering::Relaxed);
+        let mut waiting = self.waiting.lock();
+        waiting.stalled = Some(Instant::now());
+        waiting.task.get_or_insert_with(|| task.clone());
     }
 
     /// Asks it to close, unless a request has begun to arrive.
@@ -141,9 +168,10 @@ impl<S: AsFd> Watched<S> {
             (Poll::Pending, _) => {
                 if self.taken.is_none() {
                     self.taken = Some(0);
-                    self.pulse.unsent.store(true, Ordering::Relaxed);
+                    self.pulse.stalls(cx.waker());
                 }
-                if self.silence.poll_over(cx).is_ready() {
+                let is_over = self.silence.poll_over(cx).is_ready();
+                if is_over || self.pulse.is_cut.load(Ordering::Relaxed) {
                     // What the kernel still holds for it goes, too.
                     let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
                     self.pulse

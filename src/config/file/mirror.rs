@@ -183,6 +183,7 @@ mirror! {
         header_timeout: Text,
         keep_alive: Text,
         write_idle: Text,
+        held: Text,
         content_idle: Text,
         content_rate: Text,
         rate: RateMap,
