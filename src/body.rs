@@ -40,10 +40,9 @@ pub enum ReplyBody {
 
 impl ReplyBody {
     pub fn whole(bytes: Bytes) -> Self {
-        match bytes.len() {
-            0 => ReplyBody::Empty,
-            COUNTED.. => ReplyBody::Whole(Some(Held::count(bytes))),
-            _ => ReplyBody::Whole(Some(bytes)),
+        match bytes.is_empty() {
+            true => ReplyBody::Empty,
+            false => ReplyBody::Whole(Some(held_for_its_reader(bytes))),
         }
     }
 }
@@ -381,6 +380,14 @@ const COUNTED: usize = 64 * 1024;
 
 pub fn held() -> u64 {
     HELD.load(Ordering::Relaxed)
+}
+
+/// Counts an answer until the last of it was taken, if it is a larger one.
+pub fn held_for_its_reader(bytes: Bytes) -> Bytes {
+    match bytes.len() {
+        COUNTED.. => Held::count(bytes),
+        _ => bytes,
+    }
 }
 
 /// An answer that is counted until the last of it was taken, however long that takes.

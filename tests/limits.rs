@@ -481,3 +481,32 @@ fn content_in_the_smallest_pieces_takes_no_more_memory_than_it_has_bytes() {
     assert_eq!(slow.answer("POST").status, 200);
     assert_eq!(origin.last().content.length, 30_000);
 }
+
+#[test]
+fn hits_that_are_known_again_count_as_requests_to_the_time_limits() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let hits = |limits: &str| {
+        let larder = larder(&origin, limits);
+        assert_eq!(larder.get(LIST).status, 200);
+        let mut connection = larder.connect();
+        // The very same bytes, again and again: from the third time on they are looked up at once.
+        for _ in 0..12 {
+            assert!(connection.get(LIST).is_hit());
+            thread::sleep(Duration::from_millis(200));
+        }
+        (larder, connection)
+    };
+    // Longer than a head may take, from the last that the machinery saw.
+    let (_long, mut kept) = hits("keep_alive: 1h, header_timeout: 1s");
+    thread::sleep(Duration::from_millis(1500));
+    assert!(kept.get(LIST).is_hit());
+    kept.send(b"GET /api/us");
+    assert!(kept.is_closed());
+    let (_short, mut idle) = hits("keep_alive: 1s, header_timeout: 1h");
+    assert!(idle.is_closed());
+    // Idle is idle: it makes room like any other.
+    let (small, mut idle) = hits("connections: 64, connections_per_address: 1000");
+    let _silent: Vec<_> = (0..100).map(|_| small.connect()).collect();
+    assert_eq!(small.get(LIST).status, 200);
+    assert!(idle.is_closed());
+}

@@ -124,6 +124,7 @@ impl Running {
                     own,
                     Arc::new(places),
                     stays.1.clone(),
+                    None,
                     move |request, _, _| admin::answer(proxy.clone(), ended.clone(), request),
                 )
                 .await;
@@ -136,6 +137,7 @@ impl Running {
                 manners,
                 places,
                 ended,
+                Some(proxy.clone()),
                 move |request, peer, interim| proxy.handle(request, Some(peer.address), interim),
             ))
         };

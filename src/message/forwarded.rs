@@ -44,7 +44,7 @@ impl Via {
     /// The client itself; not a trusted proxy that does not say for whom it asks.
     pub fn client(&self, trusted: &[IpNet]) -> Option<IpAddr> {
         let client = *self.chain.first()?;
-        (!is_trusted(client, trusted)).then_some(client)
+        (!trusts(trusted, client)).then_some(client)
     }
 }
 
@@ -63,14 +63,14 @@ impl Scheme {
     }
 }
 
-pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
-    let address = address.to_canonical();
-    trusted.iter().any(|net| net.contains(&address))
+/// Whether what `ip` says of others counts.
+pub fn trusts(trusted: &[IpNet], ip: IpAddr) -> bool {
+    trusted.iter().any(|net| net.contains(&ip.to_canonical()))
 }
 
 /// Reads the way here off a request's fields. `peer` is `None` on a unix socket, which is trusted.
 pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, trusted: &[IpNet]) -> Via {
-    let trusts = |ip: &IpAddr| is_trusted(*ip, trusted);
+    let trusts = |ip: &IpAddr| trusts(trusted, *ip);
     let claims_https = fields
         .get(X_FORWARDED_PROTO)
         .is_some_and(|proto| last(proto).eq_ignore_ascii_case("https"));

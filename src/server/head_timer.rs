@@ -43,6 +43,7 @@ impl Timer for HeadTimer {
         // The first head must come at once: who only opens connections waits for nothing.
         let idle = pulse.had_a_request.swap(true, Ordering::Relaxed);
         pulse.received.store(false, Ordering::Relaxed);
+        pulse.beneath.store(false, Ordering::Relaxed);
         Box::pin(Until {
             since,
             deadline: match idle {
@@ -64,6 +65,12 @@ impl Future for Until {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let pulse = &this.pulse;
+        if pulse.beneath.load(Ordering::Relaxed) {
+            pulse.beneath.store(false, Ordering::Relaxed);
+            this.since = Instant::now();
+            this.deadline = this.since + pulse.patience.keep_alive;
+            this.idle = true;
+        }
         let received = pulse.received.load(Ordering::Relaxed);
         if this.idle && received {
             this.idle = false;

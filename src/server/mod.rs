@@ -2,6 +2,7 @@
 
 mod arriving;
 mod head_timer;
+pub mod lane;
 pub mod places;
 mod proxied;
 pub mod pulse;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::interim::Turn;
+use crate::proxy::Proxy;
 use places::Places;
 use pulse::{Patience, Pulse, Watched};
 
@@ -78,12 +80,13 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `end` turns true, then lets what is under way finish.
+/// Serves until `end` turns true, then lets what is under way finish. `knowing`: who may know requests by their bytes.
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: Manners,
     places: Arc<Places>,
     mut end: watch::Receiver<bool>,
+    knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Clone + Send + Sync + 'static,
@@ -119,9 +122,10 @@ pub async fn serve<F, Answer, B>(
         let _ = stream.set_nodelay(true);
         let stream = Watched::new(stream, pulse);
         let (answer, watcher) = (answer.clone(), graceful.watcher());
+        let knowing = knowing.clone();
         tokio::spawn(async move {
             if let Some(arrived) = arriving::arrive(stream, from, &manners, &mut place).await {
-                speaking::http1(arrived, manners, watcher, answer).await;
+                speaking::http1(arrived, manners, watcher, knowing, answer).await;
             }
         });
     }

@@ -103,7 +103,7 @@ impl Places {
     }
 
     pub fn trusts(&self, address: IpAddr) -> bool {
-        forwarded::is_trusted(address, &self.trusted)
+        forwarded::trusts(&self.trusted, address)
     }
 
     /// Waits for a place to be free, and sees to it.

@@ -41,6 +41,8 @@ pub struct Pulse {
     pub(super) had_a_request: AtomicBool,
     /// Bytes have come since the connection began to wait for a head.
     pub(super) received: AtomicBool,
+    /// A request was answered, and another may be waited for, without HTTP's machinery having seen it.
+    pub(super) beneath: AtomicBool,
     /// Bytes wait for the reader to take them.
     pub(super) unsent: AtomicBool,
     /// Its place is wanted, if it does nothing.
@@ -68,6 +70,7 @@ impl Pulse {
             patience,
             had_a_request: AtomicBool::new(false),
             received: AtomicBool::new(false),
+            beneath: AtomicBool::new(false),
             unsent: AtomicBool::new(false),
             is_to_leave: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
@@ -101,6 +104,12 @@ impl Pulse {
         if let Some(task) = &self.waiting.lock().task {
             task.wake_by_ref();
         }
+    }
+
+    /// The machinery still waits for the head that it began to wait for before this request.
+    pub fn is_answered_beneath(&self) {
+        self.beneath.store(true, Ordering::Relaxed);
+        self.received.store(false, Ordering::Relaxed);
     }
 
     fn stalls(&self, task: &Waker) {
