@@ -40,6 +40,8 @@ struct Arguments {
     bench: bool,
 }
 
+type Flooding = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
 /// So many connections that each do the same, again and again, until it is over.
 pub struct Flood {
     name: &'static str,
@@ -48,7 +50,8 @@ pub struct Flood {
     room: Option<usize>,
     /// Bytes of what the API answers.
     body: usize,
-    one: Box<dyn Fn(Flooder) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> + Send + Sync>,
+    on_redis: bool,
+    one: Box<dyn Fn(Flooder) -> Flooding + Send + Sync>,
 }
 
 /// One connection's part in it.
@@ -84,6 +87,7 @@ impl Flood {
             connections,
             room: None,
             body: 300,
+            on_redis: false,
             one: Box::new(move |flooder| Box::pin(one(flooder))),
         }
     }
@@ -91,6 +95,13 @@ impl Flood {
     pub fn with_room_for(self, connections: usize) -> Flood {
         Flood {
             room: Some(connections),
+            ..self
+        }
+    }
+
+    pub fn on_redis(self) -> Flood {
+        Flood {
+            on_redis: true,
             ..self
         }
     }
@@ -131,14 +142,25 @@ fn main() -> ExitCode {
         .iter()
         .filter(|flood| flood.name.contains(&arguments.only))
     {
-        table.row(withstood(flood, folder.path(), arguments.seconds));
+        match withstood(flood, folder.path(), arguments.seconds) {
+            Some(row) => table.row(row),
+            None => println!("left out, as redis-server is not installed: {}", flood.name),
+        }
     }
     println!("{}", table.markdown());
     ExitCode::SUCCESS
 }
 
-/// One flood, and what came of it.
-fn withstood(flood: &Arc<Flood>, folder: &Path, seconds: f64) -> Vec<String> {
+/// One flood, and what came of it. `None` without what it needs.
+fn withstood(flood: &Arc<Flood>, folder: &Path, seconds: f64) -> Option<Vec<String>> {
+    let redis = match flood.on_redis {
+        true => Some(processes::redis()?),
+        false => None,
+    };
+    let store = redis.as_ref().map_or_else(
+        || "memory:".to_owned(),
+        |redis| format!("redis://{}", redis.address),
+    );
     let takes = Takes {
         read: 5,
         write: 5,
@@ -146,7 +168,7 @@ fn withstood(flood: &Arc<Flood>, folder: &Path, seconds: f64) -> Vec<String> {
         body: Some(flood.body),
     };
     let origin = Part::serving("origin", &takes.detail());
-    let larder = larder(folder, origin.address, flood.room);
+    let larder = larder(folder, origin.address, &store, flood.room);
     let (over, made) = (AtomicBool::new(false), Arc::<AtomicU64>::default());
     let good = |over: &AtomicBool| Good::asks(larder.address, over);
     // Its code and buffers are there before anything is measured.
@@ -187,7 +209,7 @@ fn withstood(flood: &Arc<Flood>, folder: &Path, seconds: f64) -> Vec<String> {
     });
     let cpu = (larder.process.cpu() - cpu).as_secs_f64() / seconds;
     runtime.shutdown_background();
-    vec![
+    Some(vec![
         flood.name.to_owned(),
         made.load(Ordering::Relaxed).to_string(),
         format!("{:.1}", peak.saturating_sub(before) as f64 / 1024.0),
@@ -196,16 +218,15 @@ fn withstood(flood: &Arc<Flood>, folder: &Path, seconds: f64) -> Vec<String> {
         served.failed.to_string(),
         format!("{:.1}", served.took[served.took.len() / 2] * 1e3),
         format!("{:.0}", served.took[served.took.len() - 1] * 1e3),
-    ]
+    ])
 }
 
 /// The shipped file, to which both clients are strangers.
-fn larder(folder: &Path, origin: SocketAddr, room: Option<usize>) -> Server {
+fn larder(folder: &Path, origin: SocketAddr, store: &str, room: Option<usize>) -> Server {
     let room = room.map_or_else(String::new, |room| format!("connections: {room}"));
     let file = folder.join("proxy.yaml");
     let strangers = format!("trusted_proxies: []\nlimits: {{{room}}}\n");
-    std::fs::write(&file, rig::proxy_yaml(origin, "memory:") + &strangers)
-        .expect("it can be written");
+    std::fs::write(&file, rig::proxy_yaml(origin, store) + &strangers).expect("it can be written");
     processes::larder(&file)
 }
 

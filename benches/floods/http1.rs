@@ -51,6 +51,11 @@ pub fn floods() -> Vec<Flood> {
             read_slowly(flooder, HIT)
         })
         .of_bodies(1 << 20),
+        Flood::new("the same, from Redis", 500, |flooder| {
+            read_slowly(flooder, HIT)
+        })
+        .of_bodies(1 << 20)
+        .on_redis(),
         Flood::new("slow readers of what is passed on", 500, |flooder| {
             read_slowly(flooder, PASSED)
         })
