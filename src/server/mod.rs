@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::interim::Turn;
+use crate::tls::server::{Acceptor, Agreed};
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -29,6 +30,7 @@ pub struct Manners {
     pub fields: usize,
     /// Bytes of a request's head; hyper answers 431 beyond it.
     pub head: usize,
+    pub handshake_timeout: Duration,
     pub header_timeout: Duration,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
@@ -38,6 +40,8 @@ pub struct Manners {
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub address: IpAddr,
+    /// `None`: it speaks plain HTTP.
+    pub tls: Option<Agreed>,
 }
 
 /// Takes the port; nothing is accepted yet.
@@ -56,6 +60,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: Manners,
+    tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
     answer: F,
 ) where
@@ -85,11 +90,13 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, watcher) = (answer.clone(), graceful.watcher());
+        let (answer, watcher, tls) = (answer.clone(), graceful.watcher(), tls.clone());
         tokio::spawn(async move {
             let _place = place;
-            let arrived = arriving::arrive(stream, from).await;
-            speaking::http1(arrived, manners, watcher, answer).await;
+            let patience = manners.handshake_timeout;
+            if let Some(arrived) = arriving::arrive(stream, from, tls.as_ref(), patience).await {
+                speaking::http1(arrived, manners, watcher, answer).await;
+            }
         });
     }
     drop(listener);
