@@ -4,17 +4,19 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use rustls::{HandshakeKind, ProtocolVersion};
 use support::client::HOST;
-use support::larder::{Larder, run};
+use support::larder::{Larder, binary, run};
 use support::origin::{self, Origin};
 use support::tls::{Authority, Issued, Kind, TlsClient};
 use support::{eventually, users_api};
 
 const LIST: &str = "/api/users/";
+const GUIDE: &str = include_str!("../docs/TLS.md");
 
 /// A Larder that shows `issued` for everything.
 fn larder_with(authority: &Authority, issued: &Issued, origin: &Origin) -> Larder {
@@ -481,4 +483,46 @@ fn a_larder_that_speaks_tls_is_warmed_and_looked_at_as_any_other() {
     ] {
         assert!(doctor.output.contains(line), "{line}: {doctor:?}");
     }
+}
+
+#[test]
+fn every_command_of_the_guide_does_what_the_guide_says() {
+    let (directory, origin) = (tempfile::tempdir().unwrap(), list());
+    let folder = directory.path().display().to_string();
+    let here = |text: &str| {
+        let text = text.replace("site.", &format!("{folder}/site."));
+        text.replace("new.", &format!("{folder}/new."))
+    };
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", binary().parent().unwrap().display());
+    let says = |line: &str| {
+        let mut shell = Command::new("sh");
+        let output = shell
+            .args(["-c", line])
+            .env("PATH", &path)
+            .output()
+            .unwrap();
+        let said = [&output.stdout[..], &output.stderr].concat();
+        // As OpenSSL writes names, and as others do.
+        String::from_utf8_lossy(&said).replace("CN = ", "CN=")
+    };
+    let commands = ["openssl ", "larder ", "curl ", "mv "];
+    let is_command = |line: &&str| commands.iter().any(|command| line.starts_with(command));
+    let mut commands = GUIDE.lines().filter(is_command);
+    says(&here(commands.next().unwrap()));
+    let tls = GUIDE.lines().find(|line| line.starts_with("tls: {"));
+    let more = format!("{}\nhosts: [{HOST}]", here(tls.unwrap()));
+    let larder = Larder::start(users_api(&origin, "memory:", &more));
+    let (address, file) = (larder.address().to_string(), larder.file());
+    let mut count = 0;
+    for line in commands {
+        let (line, expected) = line.split_once("# → ").unwrap_or((line, ""));
+        let line = here(line).replace("127.0.0.1:8443", &address);
+        let line = line.replace("proxy.yaml", &file.display().to_string());
+        eventually(&format!("`{line}` says {expected}"), || {
+            says(&line).contains(expected)
+        });
+        count += 1;
+    }
+    assert_eq!(count, 9);
 }
