@@ -195,6 +195,7 @@ impl Reader<'_> {
             },
         );
         let tls = self.tls(&root.key("tls"), file.tls);
+        let admin_tls = self.admin_tls(&root.key("admin_tls"), file.admin_tls);
         let admin_token = self.admin_token(&root.key("admin_token"), file.admin_token);
         let upstream = self.upstream(&root.key("upstream"), file.upstream);
         let store = self.store(&root.key("store"), file.store.unwrap_or_default());
@@ -254,11 +255,14 @@ impl Reader<'_> {
             return None;
         }
         let (upstream, store) = (upstream?, store?);
+        let takes_certificates = admin_tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some());
         checks::addresses(
             self,
             listen,
             admin,
-            admin_token.is_some(),
+            admin_token.is_some() || takes_certificates,
             &upstream.address,
         );
         checks::routes(self, &routes);
@@ -272,6 +276,7 @@ impl Reader<'_> {
             listen,
             tls,
             admin,
+            admin_tls,
             admin_token,
             upstream,
             store,

@@ -87,6 +87,7 @@ mirror! {
         listen: Text,
         tls: OneOrMore<TlsMap>,
         admin: Text,
+        admin_tls: AdminTlsMap,
         admin_token: Text,
         upstream: Either<UpstreamMap>,
         store: StoreMap,
@@ -112,6 +113,14 @@ mirror! {
     TlsMap like "`{cert: fullchain.pem, key: privkey.pem}`" {
         cert: Text,
         key: Text,
+    } later []
+}
+
+mirror! {
+    AdminTlsMap like "`{cert: admin.pem, key: admin.key, client_ca: operators.pem}`" {
+        cert: Text,
+        key: Text,
+        client_ca: Text,
     } later []
 }
 
@@ -257,9 +266,10 @@ impl Mapping for VerifyMap {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 12] = [
+const PLACES: [(&str, &[&str]); 13] = [
     ("at the top", File::KEYS),
     ("under `tls`", TlsMap::KEYS),
+    ("under `admin_tls`", AdminTlsMap::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
     ("under `store`", StoreMap::KEYS),
     ("under `memory`", MemoryMap::KEYS),
