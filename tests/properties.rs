@@ -37,7 +37,7 @@ macro_rules! holds_of_every_seed_and_of_what_is_made_of_it {
 }
 
 holds_of_every_seed_and_of_what_is_made_of_it! {
-    accept caching config credentials dates entries forwarded frames keys ranges routes wire
+    accept caching config credentials dates entries forwarded frames keys ranges routes scopes wire
 }
 
 fn holds(name: &str) {

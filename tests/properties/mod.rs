@@ -13,6 +13,7 @@ pub mod frames;
 pub mod keys;
 pub mod ranges;
 pub mod routes;
+pub mod scopes;
 pub mod strict;
 pub mod wire;
 
@@ -34,6 +35,7 @@ pub const ALL: &[(&str, Property)] = &[
     ("keys", keys::holds),
     ("ranges", ranges::holds),
     ("routes", routes::holds),
+    ("scopes", scopes::holds),
     ("wire", wire::holds),
 ];
 
