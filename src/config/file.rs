@@ -9,6 +9,7 @@ mod mirror;
 mod place;
 mod problem;
 mod stores;
+mod tls;
 mod value;
 
 use std::cell::RefCell;
@@ -195,6 +196,8 @@ impl Reader<'_> {
                 text => address(text).map(Some),
             },
         );
+        let tls = self.tls(&root.key("tls"), file.tls);
+        let admin_tls = self.admin_tls(&root.key("admin_tls"), file.admin_tls);
         let admin_token = self.admin_token(&root.key("admin_token"), file.admin_token);
         let upstream = self.upstream(&root.key("upstream"), file.upstream);
         let store = self.store(&root.key("store"), file.store.unwrap_or_default());
@@ -260,11 +263,14 @@ impl Reader<'_> {
             return None;
         }
         let (upstream, store) = (upstream?, store?);
+        let takes_certificates = admin_tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some());
         checks::addresses(
             self,
             listen,
             admin,
-            admin_token.is_some(),
+            admin_token.is_some() || takes_certificates,
             &upstream.address,
         );
         checks::routes(self, &routes);
@@ -277,7 +283,9 @@ impl Reader<'_> {
         }
         Some(Config {
             listen,
+            tls,
             admin,
+            admin_tls,
             admin_token,
             upstream,
             store,
@@ -929,6 +937,7 @@ impl Reader<'_> {
                 connections.div_ceil(2),
                 1..=1_000_000,
             ),
+            handshake_timeout: time("handshake_timeout", map.handshake_timeout, 10),
             patience: Patience {
                 header: time("header_timeout", map.header_timeout, 10),
                 keep_alive: time("keep_alive", map.keep_alive, 75),

@@ -23,6 +23,7 @@ use tracing::warn;
 
 use crate::interim::Turn;
 use crate::proxy::Proxy;
+use crate::tls::server::{Acceptor, Agreed};
 use places::Places;
 use pulse::{Patience, Pulse, Watched};
 
@@ -42,6 +43,7 @@ pub struct Manners {
     pub fields: usize,
     /// Bytes of a request's head; hyper answers 431 beyond it.
     pub head: usize,
+    pub handshake_timeout: Duration,
     pub patience: Patience,
     /// A trusted proxy says first for whom a connection is, and nobody else may connect.
     pub proxy_protocol: bool,
@@ -55,6 +57,8 @@ pub struct Manners {
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub address: IpAddr,
+    /// `None`: it speaks plain HTTP.
+    pub tls: Option<Agreed>,
 }
 
 /// Sees to it that readers who do not take their answers do not fill the memory with them.
@@ -85,6 +89,7 @@ pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: Manners,
     places: Arc<Places>,
+    tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
     knowing: Option<Arc<Proxy>>,
     answer: F,
@@ -122,9 +127,12 @@ pub async fn serve<F, Answer, B>(
         let _ = stream.set_nodelay(true);
         let stream = Watched::new(stream, pulse);
         let (answer, watcher) = (answer.clone(), graceful.watcher());
+        let tls = tls.clone();
         let knowing = knowing.clone();
         tokio::spawn(async move {
-            if let Some(arrived) = arriving::arrive(stream, from, &manners, &mut place).await {
+            if let Some(arrived) =
+                arriving::arrive(stream, from, tls.as_ref(), &manners, &mut place).await
+            {
                 speaking::http1(arrived, manners, watcher, knowing, answer).await;
             }
         });

@@ -147,6 +147,10 @@ impl<S: AsFd> Watched<S> {
         }
     }
 
+    pub fn inner(&self) -> &S {
+        &self.stream
+    }
+
     pub fn pulse(&self) -> &Arc<Pulse> {
         &self.pulse
     }

@@ -33,11 +33,14 @@ pub async fn http1<F, Answer, B>(
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Arrived { stream, peer } = arrived;
+    let Arrived {
+        stream,
+        pulse,
+        peer,
+    } = arrived;
     let interim = Interim::default();
     let own = interim.clone();
     let exchanges = Arc::new(Exchanges::default());
-    let pulse = stream.pulse().clone();
     let stream = Lane::new(
         stream,
         pulse.clone(),
