@@ -28,7 +28,7 @@ pub enum Split {
     Query,
     Accept,
     Field(HeaderName),
-    /// A value of the verify answer, by its pointer.
+    /// A value of the verify answer or of a token's claims, by its pointer.
     Scope(String),
 }
 
@@ -94,7 +94,7 @@ impl<'s> CopyKey<'s> {
         });
     }
 
-    /// What the upstream says of the client at this pointer; an absent value is one of its own.
+    /// What the upstream, or its token, says of the client at this pointer; an absent value is one of its own.
     pub fn scope(&mut self, pointer: &str, value: Option<&str>) {
         let pieces = [pointer, value.unwrap_or_default()].map(str::as_bytes);
         self.part(Part::Scope, &pieces[..1 + usize::from(value.is_some())]);
@@ -196,6 +196,29 @@ pub fn admission_state(path: &str) -> String {
         "~verify:{}~all",
         utf8_percent_encode(path, NON_ALPHANUMERIC)
     )
+}
+
+/// The same, for those whose token is by one of these issuers and for one of these audiences.
+pub fn token_state(issuer: &[String], audience: &[String]) -> String {
+    let encoded = |names: &[String]| {
+        let names = names
+            .iter()
+            .map(|name| utf8_percent_encode(name, NON_ALPHANUMERIC).to_string());
+        names.collect::<Vec<_>>().join(",")
+    };
+    format!("~jwt:{}:{}~all", encoded(issuer), encoded(audience))
+}
+
+/// The name under which it is kept that a token was revoked, below the prefix.
+pub fn revoked_token(secret: &HashingSecret, token: &[u8]) -> String {
+    let mut hasher = blake3::Hasher::new_keyed(&secret.0);
+    for piece in [&b"larder revoked token"[..], token] {
+        hasher.update(&(piece.len() as u64).to_le_bytes());
+        hasher.update(piece);
+    }
+    let mut hash = [0; 16];
+    hasher.finalize_xof().fill(&mut hash);
+    format!("~revoked:{:032x}", u128::from_be_bytes(hash))
 }
 
 /// The name of the state that all families of a group share.

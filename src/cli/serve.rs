@@ -190,7 +190,8 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
                 let ttl = route.ttl.max(route.negative_ttl.unwrap_or_default());
                 let verdict = match &route.access {
                     Access::Verify(verify) => verify.lasting,
-                    Access::PerCredential | Access::Public => Duration::ZERO,
+                    // A token may be good for longer: then its state is made anew, which costs one verification.
+                    Access::PerCredential | Access::Public | Access::Jwt(_) => Duration::ZERO,
                 };
                 (ttl + route.stale_while_revalidate.max(route.stale_if_error)).max(verdict)
             };

@@ -291,6 +291,27 @@ impl Redis {
             .map(drop)
     }
 
+    pub async fn mark(&self, name: &str, lasting: Duration) -> Result<(), Reason> {
+        let mut set = Cmd::new();
+        set.arg("SET").arg(self.shared.key(name)).arg("1");
+        set.arg("PX").arg(lasting.as_millis().max(1) as u64);
+        let link = self.shared.link().map_err(|Away| Reason::StoreAway)?;
+        match link.run(&self.shared, &set).await {
+            Ok(Value::ServerError(_)) => Err(Reason::StoreRefused),
+            Ok(_) => Ok(()),
+            Err(Away) => Err(Reason::StoreAway),
+        }
+    }
+
+    pub async fn is_marked(&self, name: &str) -> Result<bool, Away> {
+        let mut exists = Cmd::new();
+        exists.arg("EXISTS").arg(self.shared.key(name));
+        match self.shared.link()?.run(&self.shared, &exists).await? {
+            Value::Int(found) => Ok(found > 0),
+            _ => Err(Away),
+        }
+    }
+
     pub async fn list(&self, start: &str, most: usize) -> Result<Vec<Listed>, Away> {
         let link = self.shared.link()?;
         let pattern: String = start
