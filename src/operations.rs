@@ -177,6 +177,8 @@ pub async fn revoke(
         fields.append(name, value);
     }
     coherence.store().settled().await;
+    // Under another than all others have, nobody would hear of it.
+    coherence.store().confirm_secret().await?;
     let secret = coherence
         .store()
         .secret()

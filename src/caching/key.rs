@@ -6,11 +6,52 @@
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::config::Secret;
 use crate::route::{FamilyKey, GroupKey};
 
 /// The deployment's own secret: all its instances share it, nobody else has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HashingSecret(pub [u8; 32]);
+
+impl HashingSecret {
+    pub fn random() -> Self {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).expect("the system has random bits");
+        HashingSecret(secret)
+    }
+
+    /// Of the words that the operator has given to all instances.
+    pub fn of(words: &Secret) -> Self {
+        HashingSecret(blake3::derive_key(
+            "larder 2026-11 hashing secret",
+            words.expose().as_bytes(),
+        ))
+    }
+
+    /// By which it is known, and from which it cannot be had.
+    pub fn fingerprint(&self) -> String {
+        let hash = blake3::keyed_hash(&self.0, b"larder fingerprint of this secret");
+        hash.to_hex()[..32].to_owned()
+    }
+
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let mut secret = [0; 32];
+        if hex.len() != 64 {
+            return None;
+        }
+        for (n, byte) in secret.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(hex.get(2 * n..2 * n + 2)?, 16).ok()?;
+        }
+        Some(HashingSecret(secret))
+    }
+}
+
+/// The state on which every verdict depends: dropped by whoever puts another secret in the place of ours.
+pub const SECRET_STATE: &str = "~secret~all";
 
 /// Gathers what splits a family, each part with its kind and length, so that no two sets of parts read alike.
 #[derive(Clone)]

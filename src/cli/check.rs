@@ -219,16 +219,21 @@ fn store(config: &Config) -> String {
         address,
         prefix,
         timeout,
+        secret,
     } = &config.store;
+    let keyed = match secret {
+        Some(_) => ", credentials hashed by the file's secret",
+        None => "",
+    };
     match address {
         StoreAddress::Memory => {
             format!(
-                "in this process, {} at most, keys under {prefix}:",
+                "in this process, {} at most, keys under {prefix}:{keyed}",
                 size(config.memory_size)
             )
         }
         StoreAddress::Redis(redis) => format!(
-            "{}, keys under {prefix}:, {} for a command",
+            "{}, keys under {prefix}:, {} for a command{keyed}",
             endpoint(redis),
             duration(*timeout)
         ),

@@ -196,7 +196,15 @@ impl Reader<'_> {
         );
         let admin_token = self.admin_token(&root.key("admin_token"), file.admin_token);
         let upstream = self.upstream(&root.key("upstream"), file.upstream);
-        let store = self.store(&root.key("store"), file.store.unwrap_or_default());
+        let mut store = self.store(&root.key("store"), file.store.unwrap_or_default());
+        let secret = self.long_secret(
+            &root.key("secret"),
+            file.secret,
+            "write one of `openssl rand -hex 32`, the same for all instances, or leave `secret` out",
+        );
+        if let Some(store) = &mut store {
+            store.secret = secret;
+        }
         let when_store_is_down = self.read(
             &root.key("when_store_is_down"),
             file.when_store_is_down,

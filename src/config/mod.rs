@@ -98,6 +98,8 @@ pub struct Store {
     pub prefix: String,
     /// How long one store command may take.
     pub timeout: Duration,
+    /// By which credentials are hashed in keys; `None`: one made at random and kept in the store.
+    pub secret: Option<Secret>,
 }
 
 #[derive(Debug, Clone)]

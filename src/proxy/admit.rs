@@ -15,11 +15,12 @@ use crate::access::keys::KeySet;
 use crate::access::token;
 use crate::access::verdict::{self, Good, Said, Scope, Verdict, VerdictKey};
 use crate::caching::cache_status::Reason;
-use crate::caching::key::{HashingSecret, revoked_token};
+use crate::caching::key::{HashingSecret, SECRET_STATE, revoked_token};
 use crate::clock;
-use crate::coherence::Epochs;
+use crate::coherence::{Epochs, StateKey};
 use crate::config::{Access, Config, Jwt, Verify};
 use crate::error::UpstreamFailure;
+use crate::store::Away;
 use crate::upstream::UpstreamBody;
 
 /// A larger answer to the question is not read for its scope.
@@ -120,12 +121,18 @@ fn not_admitted(reason: Reason) -> Verdict {
     }
 }
 
-/// The epochs of the credential's states, to be had before anything is said: what is said afterwards is not older.
+/// The epochs of the credential's states, to be had before anything is said: what is said afterwards is not older. And,
+/// after them, that the secret that names these states is still that of all instances.
 async fn epochs(setup: &Setup, client: &Client, secret: &HashingSecret) -> Result<Epochs, Reason> {
-    let states = credential::states(&setup.config, &client.fields, secret);
-    match states.is_empty() {
-        true => Ok(Epochs::new()),
-        false => setup.coherence.open(&states).await,
+    let mut states = credential::states(&setup.config, &client.fields, secret);
+    if states.is_empty() {
+        return Ok(Epochs::new());
+    }
+    states.push(StateKey::new(SECRET_STATE));
+    let epochs = setup.coherence.open(&states).await?;
+    match setup.coherence.store().confirm_secret().await {
+        Ok(true) => Ok(epochs),
+        Ok(false) | Err(Away) => Err(Reason::StoreAway),
     }
 }
 

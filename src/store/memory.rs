@@ -44,8 +44,6 @@ impl Weighter<String, Arc<Stored>> for ByBytes {
 impl Memory {
     /// A store of at most `bytes` for copies.
     pub fn new(bytes: u64) -> Self {
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).expect("the system has random bits");
         Memory {
             copies: Cache::with_weighter(
                 (bytes / 1_500).clamp(64, 4_000_000) as usize,
@@ -55,8 +53,14 @@ impl Memory {
             states: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
             marks: Mutex::default(),
-            secret: HashingSecret(secret),
+            secret: HashingSecret::random(),
         }
+    }
+
+    /// With the file's secret in place of a random one.
+    pub fn keyed(self, secret: Option<HashingSecret>) -> Self {
+        let secret = secret.unwrap_or(self.secret);
+        Memory { secret, ..self }
     }
 
     pub fn secret(&self) -> HashingSecret {

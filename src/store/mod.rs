@@ -120,6 +120,14 @@ impl Store {
         }
     }
 
+    /// Whether the secret in use is the one that all instances have, asked of the store now.
+    pub async fn confirm_secret(&self) -> Result<bool, Away> {
+        match self {
+            Store::Memory(_) => Ok(true),
+            Store::Redis(redis) => redis.confirm_secret().await,
+        }
+    }
+
     /// Keeps for so long that this name was marked; confirmed.
     pub async fn mark(&self, name: &str, lasting: Duration) -> Result<(), Reason> {
         match self {

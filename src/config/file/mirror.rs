@@ -82,6 +82,7 @@ mirror! {
         admin_token: Text,
         upstream: Either<UpstreamMap>,
         store: StoreMap,
+        secret: Text,
         when_store_is_down: Text,
         memory: MemoryMap,
         ttl: Text,

@@ -97,18 +97,21 @@ impl Reader<'_> {
     }
 
     fn secret_of(&self, at: &At, text: Option<Text>) -> Option<KeySource> {
-        let at = at.key("secret");
-        let value = self.fill(&at, &text?)?;
+        let help =
+            "let who issues tokens sign with a longer one, as `openssl rand -hex 32` writes it";
+        let secret = self.long_secret(&at.key("secret"), text, help);
+        secret.map(KeySource::Secret)
+    }
+
+    pub(super) fn long_secret(&self, at: &At, text: Option<Text>, help: &str) -> Option<Secret> {
+        let value = self.fill(at, &text?)?;
         self.source.keep_secret(&value.text);
         if value.text.len() < LEAST {
-            let wrong = wrong(
-                format!("the secret has fewer than {LEAST} bytes, and so can be guessed"),
-                "let who issues tokens sign with a longer one, as `openssl rand -hex 32` writes it",
-            );
-            self.complain(Problem::with(&value, wrong));
+            let cause = format!("the secret has fewer than {LEAST} bytes, and so can be guessed");
+            self.complain(Problem::with(&value, wrong(cause, help)));
             return None;
         }
-        Some(KeySource::Secret(Secret::new(value.text)))
+        Some(Secret::new(value.text))
     }
 
     fn file_of(

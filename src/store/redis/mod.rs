@@ -7,6 +7,7 @@ mod keeper;
 mod link;
 mod pipe;
 pub mod probe;
+mod secret;
 
 use std::fmt;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ struct Shared {
     journal: Arc<Journal>,
     link: ArcSwapOption<Link>,
     secret: ArcSwapOption<HashingSecret>,
+    /// The file's, if it names one.
+    by_file: Option<HashingSecret>,
     health: Mutex<Health>,
     /// Who the server was, at the last connection.
     last_who: Mutex<Option<Option<String>>>,
@@ -94,6 +97,7 @@ impl Redis {
             journal,
             link: ArcSwapOption::empty(),
             secret: ArcSwapOption::empty(),
+            by_file: store.secret.as_ref().map(HashingSecret::of),
             health: Mutex::new(Health::Down("not connected yet".to_owned())),
             last_who: Mutex::new(None),
             trusted_from: Mutex::new(tokio::time::Instant::now()),
@@ -310,6 +314,10 @@ impl Redis {
             Value::Int(found) => Ok(found > 0),
             _ => Err(Away),
         }
+    }
+
+    pub async fn confirm_secret(&self) -> Result<bool, Away> {
+        self.shared.confirm_secret().await
     }
 
     pub async fn list(&self, start: &str, most: usize) -> Result<Vec<Listed>, Away> {
