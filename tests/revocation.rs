@@ -11,6 +11,7 @@ use support::client::{Answer, Connection};
 use support::larder::{Larder, run_with_input};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
+use support::tokens::{Issuer, from_now};
 use support::{Gate, eventually};
 
 const LIST: &str = "/api/users/";
@@ -24,6 +25,7 @@ on_both_stores! {
     a_stale_copy_stands_in_for_whoever_is_still_admitted_alone
     a_verdict_that_ends_while_the_api_fails_brings_no_stale_copy
     who_has_too_many_parts_is_never_admitted
+    what_each_mode_serves_to_whom_the_api_has_forgotten
 }
 
 /// An API that knows some credentials, and whose list can be told to wait or to fail.
@@ -130,6 +132,97 @@ fn the_command_line_revokes_what_was_said_of_a_token_and_of_a_cookie(store: &str
             !told.status.success() && !told.output.contains("hush"),
             "{told:?}"
         );
+    }
+}
+
+/// What happens after the API has forgotten a credential.
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    Nothing,
+    /// `POST /api/logout/` with it, which no rule under `purge` names.
+    Logout,
+    /// `larder purge --credential -`
+    Revoked,
+    /// Somebody writes what drops the list.
+    Write,
+}
+
+/// docs/ACCESS.md has this table.
+fn what_each_mode_serves_to_whom_the_api_has_forgotten(store: &str) {
+    use Then::{Logout, Nothing, Revoked, Write};
+    let secret = "0123456789abcdef0123456789abcdef";
+    let jwt = format!("{{jwt: {{secret: {secret}}}}}");
+    let claims = serde_json::json!({"exp": from_now(3600)});
+    let token = format!("Bearer {}", Issuer::secret(secret).token(&claims));
+    let verify = "{verify: /api/users/me/, for: 1h}";
+    let cases = [
+        (
+            "per-credential",
+            [
+                (Nothing, true),
+                (Logout, true),
+                (Revoked, true),
+                (Write, false),
+            ],
+        ),
+        (
+            verify,
+            [
+                (Nothing, true),
+                (Logout, false),
+                (Revoked, false),
+                (Write, false),
+            ],
+        ),
+        (
+            &jwt,
+            [
+                (Nothing, true),
+                (Logout, true),
+                (Revoked, false),
+                (Write, false),
+            ],
+        ),
+    ];
+    for (n, (access, events)) in cases.iter().enumerate() {
+        for (then, still) in events {
+            let api = Api::knowing(&[&token]);
+            let origin = api.start();
+            let larder = Larder::start(format!(
+                "upstream: {}\nstore: {{url: \"{store}\", database: 1, prefix: t{n}{then:?}}}\nroutes:\n\
+                 \x20 - {{path: {LIST}, key: list, access: {access}}}\npurge:\n\
+                 \x20 - {{methods: PUT, path: /api/other/, keys: [list]}}\n",
+                origin.url()
+            ));
+            assert_eq!(get(&larder, LIST, &token).status, 200);
+            assert!(get(&larder, LIST, &token).is_hit());
+            api.forget(&token);
+            let line = [("Authorization", token.as_str())];
+            match then {
+                Nothing => {}
+                // The API has forgotten it just then: its answer to the logout itself was a success.
+                Logout => {
+                    api.known.lock().unwrap().insert(token.clone());
+                    let logout = larder.request("POST", "/api/logout/", &line, b"");
+                    assert_eq!(logout.status, 200);
+                    api.forget(&token);
+                }
+                Revoked => revoke(&larder, &format!("Authorization: {token}")),
+                Write => {
+                    api.known.lock().unwrap().insert("Token admin".to_owned());
+                    let admin = [("Authorization", "Token admin")];
+                    let write = larder.request("PUT", OTHER, &admin, b"{}");
+                    assert_eq!(write.status, 200);
+                }
+            }
+            let answer = get(&larder, LIST, &token);
+            assert_eq!(answer.is_hit(), *still, "{access} {then:?}: {answer:?}");
+            assert_eq!(
+                answer.status,
+                if *still { 200 } else { 401 },
+                "{access} {then:?}"
+            );
+        }
     }
 }
 
