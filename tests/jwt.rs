@@ -557,6 +557,26 @@ fn neither_store_nor_log_holds_a_byte_of_a_token() {
 }
 
 #[test]
+fn while_redis_is_away_everybody_is_answered_by_the_origin() {
+    let mut redis = RedisServer::start();
+    let issuer = Issuer::secret(SECRET);
+    let (users, lines) = known(&issuer, &[("a", "x", 3600), ("gone", "x", 3600)]);
+    users.lock().unwrap().remove(&lines["gone"]);
+    let origin = api(&users);
+    let larder = larder(&origin, &redis.url());
+    for name in ["a", "gone"] {
+        list(&larder, &lines[name]);
+    }
+    assert!(list(&larder, &lines["gone"]).is_hit(), "by its token");
+    redis.kill();
+    for (name, status) in [("a", 200), ("gone", 401)] {
+        let answer = list(&larder, &lines[name]);
+        assert_eq!(answer.status, status);
+        assert!(!answer.is_hit(), "{answer:?}");
+    }
+}
+
+#[test]
 fn a_copy_for_good_tokens_is_nobodys_under_another_access() {
     let redis = RedisServer::start();
     let issuer = Issuer::secret(SECRET);
