@@ -14,6 +14,8 @@ use larder::access::keys::{Form, KeySet};
 use larder::access::token;
 use larder::clock::{self, Timestamp};
 use larder::config::{Jwt, KeySource, Secret};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::client::{Answer, Connection};
 use support::eventually;
@@ -243,6 +245,33 @@ fn the_kid_chooses_in_a_set_and_nothing_else_does() {
 }
 
 type Fields<'f> = &'f [(&'f str, &'f str)];
+
+proptest! {
+    #[test]
+    fn nothing_that_was_not_signed_is_good_and_no_bytes_do_harm(
+        bytes in vec(any::<u8>(), 0..200),
+        header in "[ -~]{0,40}",
+        claims in "[ -~]{0,40}",
+        cut in 0..200usize,
+    ) {
+        let issuer = Issuer::secret(SECRET);
+        let keys = KeySet::read(Form::Secret, SECRET.as_bytes()).unwrap();
+        let rules = rules(&[Algorithm::HS256]);
+        let refuses = |token: &[u8]| token::verify(&rules, &keys, token, at(NOW)).is_err();
+        prop_assert!(refuses(&bytes));
+        prop_assert!(refuses(issuer.signed(&header, &claims).as_bytes()));
+        // A good one, cut off or with something put into it.
+        let good = issuer.token(&good()).into_bytes();
+        let cut = cut.min(good.len() - 1);
+        prop_assert!(refuses(&good[..cut]));
+        let put = [&good[..cut], &bytes[..], &good[cut..]].concat();
+        prop_assert!(bytes.is_empty() || refuses(&put));
+        let _ = token::claimed_end(&bytes);
+        let _ = token::of_line(&bytes);
+        let _ = KeySet::read(Form::Pem, &bytes);
+        let _ = KeySet::read(Form::Jwks, &bytes);
+    }
+}
 
 /// What the origin answers to each token; nobody else is known.
 type Users = Arc<Mutex<HashMap<String, String>>>;
