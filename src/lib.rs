@@ -29,6 +29,8 @@ pub mod reply;
 
 pub mod admin;
 pub mod operations;
+pub mod reload;
+pub mod service;
 pub mod warming;
 
 pub mod doctor;

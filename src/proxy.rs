@@ -11,6 +11,8 @@ pub mod plan;
 pub mod present;
 pub mod read;
 pub mod refresh;
+pub mod turnover;
+pub mod under_way;
 pub mod write;
 
 use std::future::ready;
@@ -27,13 +29,14 @@ use http::header::{HeaderMap, HeaderName};
 use http::{Method, Request, Response};
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
-use tokio_util::task::TaskTracker;
+use tokio::sync::watch;
 use tracing::info;
 use url::Url;
 
 use crate::access::verdict::Verdicts;
 use crate::body::{ClientBody, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::stored::Mark;
 use crate::clock;
 use crate::coherence::flights::Flights;
 use crate::coherence::turnstile::Turnstile;
@@ -45,6 +48,7 @@ use crate::interim::Turn;
 use crate::message::forwarded::{self, Via};
 use crate::message::framing;
 use crate::message::target::{self, TargetUri};
+use crate::reload::Source;
 use crate::reply::{self, Reply};
 use crate::upstream::Upstream;
 use cap::Cap;
@@ -52,6 +56,7 @@ use fetch::Answer;
 use hottest::Hottest;
 use plan::{By, Plan};
 use refresh::Refreshes;
+use under_way::Writes;
 
 /// A write's content up to this is read whole before anything else happens.
 const READ_WHOLE: usize = 64 * 1024;
@@ -59,11 +64,17 @@ const READ_WHOLE: usize = 64 * 1024;
 /// The proxy, whatever its configuration is at the moment.
 pub struct Proxy {
     setup: ArcSwap<Setup>,
+    /// Where another configuration is read from; nowhere, if there is no file.
+    source: Option<Source>,
+    /// Tells that another configuration is in force.
+    turned: watch::Sender<u64>,
 }
 
 /// One configuration at work: what a reload replaces at once.
 pub struct Setup {
     pub config: Config,
+    /// Which of the configurations that this process has had: see `under_way`.
+    pub generation: u64,
     pub served: Vec<Served>,
     pub upstream: Arc<Upstream>,
     pub coherence: Coherence,
@@ -72,14 +83,14 @@ pub struct Setup {
     pub turnstile: Arc<Turnstile>,
     /// What is being asked for under `policy: http`.
     pub in_flight: obey::InFlight,
-    pub groups: obey::Groups,
+    pub groups: Arc<obey::Groups>,
     /// Whom the upstream was heard to admit.
-    pub verdicts: Verdicts,
-    pub encoder: Encoder,
+    pub verdicts: Arc<Verdicts>,
+    pub encoder: Arc<Encoder>,
     /// Writes under way, with or without their clients.
-    pub writes: TaskTracker,
+    pub writes: Arc<Writes>,
     said_untrusted_https: AtomicBool,
-    pub cap: Cap,
+    pub cap: Arc<Cap>,
 }
 
 /// A route at work.
@@ -100,8 +111,10 @@ pub struct Served {
     asked_others: Mutex<Option<Instant>>,
     said_not_public: AtomicBool,
     said_other_origin: AtomicBool,
+    /// What tells its copies from those of other paths at the same key.
+    pub mark: Mark,
     /// What is asked for most, where that is fetched anew after a purge.
-    pub hottest: Option<Hottest>,
+    pub hottest: Option<Arc<Hottest>>,
 }
 
 /// Who asks for what: a request without its content.
@@ -135,7 +148,26 @@ impl Proxy {
     pub fn new(setup: Setup) -> Proxy {
         Proxy {
             setup: ArcSwap::from_pointee(setup),
+            source: None,
+            turned: watch::Sender::new(0),
         }
+    }
+
+    /// As `new`, and it can be told to read its file again.
+    pub fn of_file(setup: Setup, source: Option<Source>) -> Proxy {
+        Proxy {
+            source,
+            ..Proxy::new(setup)
+        }
+    }
+
+    /// Changes with each configuration that comes into force.
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.turned.subscribe()
+    }
+
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_ref()
     }
 
     pub fn setup(&self) -> Arc<Setup> {
@@ -200,9 +232,10 @@ fn answer(
         Plan::Write { states, by } => {
             Box::pin(async move { write(&setup, client, content, states, by).await })
         }
-        Plan::Pass { why, detail } => {
+        Plan::Pass { why, detail } if client.method.is_safe() => {
             Box::pin(async move { pass(&setup, client, content, why, detail).await })
         }
+        Plan::Pass { .. } => Box::pin(async move { unheld(&setup, client, content).await }),
     })
 }
 
@@ -215,6 +248,12 @@ async fn write(
 ) -> Result<Reply, Error> {
     let body = content_of(setup, content).read(READ_WHOLE).await?;
     write::write(setup, Arc::new(client), body, states, by).await
+}
+
+/// A write that drops nothing; but by rules that come meanwhile it may.
+async fn unheld(setup: &Arc<Setup>, client: Client, content: Incoming) -> Result<Reply, Error> {
+    let body = content_of(setup, content).read(READ_WHOLE).await?;
+    write::unheld(setup, Arc::new(client), body).await
 }
 
 async fn pass(
@@ -324,19 +363,20 @@ impl Setup {
             .map(|route| Served::new(&config, route))
             .collect();
         Setup {
-            cap: Cap::new(config.limits.copies),
+            cap: Arc::new(Cap::new(config.limits.copies)),
+            writes: Writes::new(&config),
+            generation: 0,
             config,
             served,
             upstream,
             coherence,
-            flights: Flights::new(),
+            flights: Flights::default(),
             refreshes: Refreshes::default(),
             turnstile: Arc::default(),
             in_flight: obey::InFlight::default(),
-            groups: obey::Groups::default(),
-            verdicts: Verdicts::default(),
-            encoder: Encoder::default(),
-            writes: TaskTracker::new(),
+            groups: Arc::default(),
+            verdicts: Arc::default(),
+            encoder: Arc::default(),
             said_untrusted_https: AtomicBool::new(false),
         }
     }
@@ -358,7 +398,8 @@ impl Served {
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
             said_other_origin: AtomicBool::new(false),
-            hottest: (route.warm > 0).then(|| Hottest::new(route.warm)),
+            mark: route.mark(),
+            hottest: (route.warm > 0).then(|| Arc::new(Hottest::new(route.warm))),
             route: route.clone(),
         }
     }

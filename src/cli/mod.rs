@@ -6,6 +6,7 @@ pub mod demo;
 pub mod doctor;
 pub mod explain;
 pub mod health;
+pub mod reload;
 pub mod serve;
 pub mod warm;
 
@@ -58,6 +59,8 @@ enum Command {
     Keys(by_hand::Keys),
     /// Ask a running instance for what is about to be wanted, so that its first reader is given a hit
     Warm(warm::Arguments),
+    /// Have a running instance read its file again; exit status 0 if it has, else all stays as it was
+    Reload(reload::Arguments),
     /// Ask a running instance whether it is well; exit status 0 if so
     Health(health::Arguments),
 }
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Purge(arguments) => by_hand::purge(&arguments),
         Command::Keys(arguments) => by_hand::keys(&arguments),
         Command::Warm(arguments) => warm::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
     };
     match done {

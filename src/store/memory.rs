@@ -1,10 +1,10 @@
 //! The embedded store: copies bounded by bytes, and the same states and steps as in Redis, in this process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -26,6 +26,8 @@ pub struct Memory {
     states: Vec<RwLock<HashMap<StateKey, State>>>,
     hasher: RandomState,
     secret: HashingSecret,
+    /// The states that all copies depend on, of every configuration that there was.
+    adopted: Mutex<BTreeSet<StateKey>>,
 }
 
 #[derive(Clone)]
@@ -52,6 +54,7 @@ impl Memory {
             states: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
             secret: HashingSecret(secret),
+            adopted: Mutex::default(),
         }
     }
 
@@ -117,6 +120,16 @@ impl Memory {
             .collect();
         listed.sort_by(|a, b| a.key.cmp(&b.key));
         listed
+    }
+
+    pub fn adopt(&self, states: &[StateKey]) {
+        self.adopted.lock().extend(states.iter().cloned());
+    }
+
+    pub fn all_states(&self, ours: &[StateKey]) -> Vec<StateKey> {
+        let mut all = self.adopted.lock().clone();
+        all.extend(ours.iter().cloned());
+        all.into_iter().collect()
     }
 
     /// How many bytes the copies take.

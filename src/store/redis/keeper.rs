@@ -394,7 +394,7 @@ impl Shared {
     }
 
     /// Makes or adopts the deployment's secret, and names this configuration's states to the other instances.
-    async fn renew(&self, link: &Link) -> Result<(), NoLink> {
+    pub(super) async fn renew(&self, link: &Link) -> Result<(), NoLink> {
         let (key, routes, week) = (self.key("~secret"), self.key("~routes"), A_WEEK.as_secs());
         let own = self.secret.load().as_deref().copied().unwrap_or_else(|| {
             let mut secret = [0; 32];
@@ -408,8 +408,9 @@ impl Shared {
         words.add_command(set.clone().arg("NX").to_owned());
         words.cmd("GET").arg(&key);
         words.cmd("EXPIRE").arg(&key).arg(week);
-        if !self.registered.is_empty() {
-            let names: Vec<&str> = self.registered.iter().map(StateKey::as_str).collect();
+        let registered = self.registered.load();
+        if !registered.is_empty() {
+            let names: Vec<&str> = registered.iter().map(StateKey::as_str).collect();
             words.cmd("SADD").arg(&routes).arg(names);
             words.cmd("EXPIRE").arg(&routes).arg(week);
         }
@@ -452,7 +453,7 @@ impl Shared {
     /// Puts back the holds of writes in flight and pays what is owed, before the link may serve anybody.
     async fn replay(&self, link: &Link) -> Result<(), Away> {
         let owed = self.journal.with(|book| book.owed(Instant::now()));
-        for (states, step) in owed.steps(self.lifetimes.hold, &self.registered) {
+        for (states, step) in owed.steps(self.lifetimes.load().hold, &self.registered.load()) {
             link.step(self, &states, step).await?;
         }
         if owed.ends() > 0 {
