@@ -181,6 +181,10 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("store.prefix", was.prefix != is.prefix),
         ("store.timeout", was.timeout != is.timeout),
         ("memory.size", old.memory_size != new.memory_size),
+        (
+            "limits.connections",
+            old.limits.connections != new.limits.connections,
+        ),
         ("logs.format", old.logs.format != new.logs.format),
     ];
     let named = differs.iter().filter(|(_, differs)| *differs);

@@ -453,3 +453,15 @@ fn reload(larder: &Larder, yaml: &str) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
     serde_json::from_str(&answer.text()).unwrap()
 }
+
+#[test]
+fn the_limits_of_a_connection_are_those_in_force_when_it_comes() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let yaml = users_api(&origin, "memory:", "");
+    let larder = Larder::start(yaml.clone());
+    let many: Vec<String> = (0..60).map(|n| format!("X-Field-{n}")).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
+    assert_eq!(larder.get_with(LIST, &many).status, 200);
+    reload(&larder, &format!("{yaml}limits: {{fields: 50}}\n"));
+    assert_eq!(larder.get_with(LIST, &many).status, 431);
+}

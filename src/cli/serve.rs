@@ -89,14 +89,7 @@ impl Running {
             .admin
             .map(|address| take_or_bind(&mut given, 1, "admin", address))
             .transpose()?;
-        let limits = config.limits.clone();
-        let manners = Manners {
-            connections: room_for(limits.connections),
-            fields: limits.fields,
-            head: limits.head,
-            header_timeout: limits.header_timeout,
-            drain: limits.drain,
-        };
+        let manners = watch::Sender::new(manners(&config, room_for(config.limits.connections)));
         let upstream = Upstream::new(config.upstream.clone());
         let setup = Setup::new(config, upstream, coherence);
         let proxy = Arc::new(Proxy::of_file(setup, source));
@@ -115,15 +108,18 @@ impl Running {
             let proxy = proxy.clone();
             // The operator's listener stays until the process ends: it tells that we are draining.
             let stays = watch::channel(false);
-            let own = Manners {
+            let own = watch::Sender::new(Manners {
                 connections: 256,
-                ..manners
-            };
+                ..*manners.borrow()
+            });
             tokio::spawn(async move {
                 let _stays = &stays.0;
-                server::serve(admin, own, stays.1.clone(), move |request, _, _| {
-                    admin::answer(proxy.clone(), draining.clone(), request)
-                })
+                server::serve(
+                    admin,
+                    own.subscribe(),
+                    stays.1.clone(),
+                    move |request, _, _| admin::answer(proxy.clone(), draining.clone(), request),
+                )
                 .await;
             });
         }
@@ -131,13 +127,14 @@ impl Running {
             let proxy = proxy.clone();
             tokio::spawn(server::serve(
                 listener,
-                manners,
+                manners.subscribe(),
                 ended,
                 move |request, peer, interim| proxy.handle(request, Some(peer.address), interim),
             ))
         };
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());
         info!(%listen, admin = at, "larder serves");
+        tokio::spawn(follow(proxy.clone(), manners));
         service::ready();
         tokio::spawn(service::watchdog());
         tokio::spawn(warming::run(proxy.clone(), listen));
@@ -249,6 +246,26 @@ impl Signals {
             _ = self.interrupt.recv() => Told::End("SIGINT"),
             _ = self.hangup.recv() => Told::Reload,
         }
+    }
+}
+
+fn manners(config: &Config, connections: usize) -> Manners {
+    let limits = &config.limits;
+    Manners {
+        connections,
+        fields: limits.fields,
+        head: limits.head,
+        header_timeout: limits.header_timeout,
+        drain: limits.drain,
+    }
+}
+
+/// The listener's manners are those of the configuration in force.
+async fn follow(proxy: Arc<Proxy>, told: watch::Sender<Manners>) {
+    let mut turns = proxy.turns();
+    while turns.changed().await.is_ok() {
+        let connections = told.borrow().connections;
+        told.send_replace(manners(&proxy.setup().config, connections));
     }
 }
 

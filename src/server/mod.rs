@@ -55,7 +55,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `end` turns true, then lets what is under way finish.
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
-    manners: Manners,
+    manners: watch::Receiver<Manners>,
     mut end: watch::Receiver<bool>,
     answer: F,
 ) where
@@ -66,7 +66,7 @@ pub async fn serve<F, Answer, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(manners.connections));
+    let places = Arc::new(Semaphore::new(manners.borrow().connections));
     loop {
         let place = tokio::select! {
             place = places.clone().acquire_owned() => place,
@@ -86,6 +86,8 @@ pub async fn serve<F, Answer, B>(
             }
         };
         let (answer, watcher) = (answer.clone(), graceful.watcher());
+        // As they are now; a connection keeps those that it came under.
+        let manners = *manners.borrow();
         tokio::spawn(async move {
             let _place = place;
             let arrived = arriving::arrive(stream, from).await;
@@ -93,6 +95,7 @@ pub async fn serve<F, Answer, B>(
         });
     }
     drop(listener);
+    let manners = *manners.borrow();
     if tokio::time::timeout(manners.drain, graceful.shutdown())
         .await
         .is_err()
