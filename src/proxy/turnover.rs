@@ -123,19 +123,25 @@ pub fn dropped_by(
     }
 }
 
-/// The states of what writes may drop by `new` and did not by `old`. What is only added is told apart; after any other
-/// change of the rules or of the routes' paths and keys, everything is.
+/// The states of what writes may drop by `new` and did not by `old`: what a rule names that is added, and a route that is.
+/// A route that goes leaves its paths to those behind it, and a rule that goes, to any.
 pub fn newly_dropped(old: &Config, new: &Config) -> Vec<StateKey> {
     let same_route = |a: &Route, b: &Route| {
         a.path == b.path && a.key == b.key && a.is_by_http() == b.is_by_http()
     };
-    let rules = added(&old.purge, &new.purge, |a, b| a == b);
-    let routes = added(&old.routes, &new.routes, same_route);
+    let rules = changed(&old.purge, &new.purge, |a, b| a == b);
+    let routes = changed(&old.routes, &new.routes, same_route);
     let (Some(rules), Some(routes)) = (rules, routes) else {
         return plan::every_state(new);
     };
-    let mut states: Vec<StateKey> = routes.into_iter().filter_map(plan::whole_state).collect();
-    let keys = rules.iter().flat_map(|rule| &rule.keys);
+    if rules.gone.is_some() {
+        return plan::every_state(new);
+    }
+    let behind = routes.gone.unwrap_or(new.routes.len());
+    let left_to = new.routes[behind..].iter();
+    let routes = routes.added.into_iter().chain(left_to);
+    let mut states: Vec<StateKey> = routes.filter_map(plan::whole_state).collect();
+    let keys = rules.added.into_iter().flat_map(|rule| &rule.keys);
     states.extend(keys.filter_map(|key| match key {
         FamilyPattern::Family(template) => plan::state_of_all(template),
         FamilyPattern::Group(_) => plan::state_of(key, &Default::default()),
@@ -145,17 +151,33 @@ pub fn newly_dropped(old: &Config, new: &Config) -> Vec<StateKey> {
     states
 }
 
-/// What stands in `new` beside all of `old`, in its order. `None`: something of `old` is gone, or stands elsewhere.
-fn added<'n, T>(old: &[T], new: &'n [T], same: impl Fn(&T, &T) -> bool) -> Option<Vec<&'n T>> {
-    let mut kept = old.iter().peekable();
-    let mut added = Vec::new();
-    for one in new {
-        match kept.next_if(|old| same(old, one)) {
-            Some(_) => {}
-            None => added.push(one),
+/// What is another in a list in which the first that matches counts.
+struct Changed<'n, T> {
+    added: Vec<&'n T>,
+    /// From where on in the new list those stand that stood behind something which is gone.
+    gone: Option<usize>,
+}
+
+/// `None`: what is kept stands in another order.
+fn changed<'n, T>(
+    old: &[T],
+    new: &'n [T],
+    same: impl Fn(&T, &T) -> bool,
+) -> Option<Changed<'n, T>> {
+    let (mut next, mut kept, mut gone) = (0, Vec::new(), None);
+    for one in old {
+        match new.iter().position(|new| same(one, new)) {
+            Some(at) if at < next => return None,
+            Some(at) => {
+                kept.push(at);
+                next = at + 1;
+            }
+            None => gone = gone.or(Some(next)),
         }
     }
-    kept.peek().is_none().then_some(added)
+    let added = (0..new.len()).filter(|at| !kept.contains(at));
+    let added = added.map(|at| &new[at]).collect();
+    Some(Changed { added, gone })
 }
 
 impl Setup {
@@ -207,5 +229,65 @@ impl Setup {
             said_untrusted_https: AtomicBool::new(false),
             config,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(routes: &[&str], rules: &[(&str, &str)]) -> Config {
+        let mut yaml = "upstream: http://127.0.0.1:1\nroutes:\n".to_owned();
+        for name in routes {
+            yaml += &format!("  - {{path: \"/{name}/\", key: \"{name}\"}}\n");
+        }
+        yaml += "purge:\n";
+        for (path, key) in rules {
+            yaml += &format!("  - {{methods: POST, path: \"/{path}/\", keys: [\"{key}\"]}}\n");
+        }
+        let loaded = crate::config::file::parse("t", &yaml, &|_: &str| None);
+        loaded.unwrap_or_else(|why| panic!("{why}")).config
+    }
+
+    fn dropped(old: &Config, new: &Config) -> Vec<String> {
+        let states = newly_dropped(old, new).into_iter();
+        states
+            .map(|state| state.as_str().replace("~state", ""))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_the_same_drops_nothing() {
+        let one = config(&["a", "b"], &[("a", "a"), ("x", "b")]);
+        assert!(dropped(&one, &one).is_empty());
+    }
+
+    #[test]
+    fn what_is_added_drops_what_it_names_and_nothing_else() {
+        let old = config(&["a", "b", "c"], &[("a", "a")]);
+        let rule = config(&["a", "b", "c"], &[("x", "b"), ("a", "a")]);
+        assert_eq!(dropped(&old, &rule), ["b"]);
+        let route = config(&["a", "b", "d", "c"], &[("a", "a")]);
+        assert_eq!(dropped(&old, &route), ["d"]);
+    }
+
+    #[test]
+    fn a_route_that_goes_drops_those_behind_it_and_a_rule_that_goes_everything() {
+        let old = config(&["a", "b", "c"], &[("a", "a"), ("x", "a")]);
+        let route = config(&["a", "c"], &[("a", "a"), ("x", "a")]);
+        assert_eq!(dropped(&old, &route), ["c"]);
+        let last = config(&["a", "b"], &[("a", "a"), ("x", "a")]);
+        assert!(dropped(&old, &last).is_empty());
+        let rule = config(&["a", "b", "c"], &[("a", "a")]);
+        assert_eq!(dropped(&old, &rule), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn another_order_drops_everything() {
+        let old = config(&["a", "b"], &[("a", "a"), ("x", "b")]);
+        let routes = config(&["b", "a"], &[("a", "a"), ("x", "b")]);
+        assert_eq!(dropped(&old, &routes), ["a", "b"]);
+        let rules = config(&["a", "b"], &[("x", "b"), ("a", "a")]);
+        assert_eq!(dropped(&old, &rules), ["a", "b"]);
     }
 }

@@ -1,6 +1,7 @@
 //! Listening: connections in, requests to whoever answers them, and an orderly end.
 
 mod arriving;
+mod ending;
 mod head_timer;
 mod speaking;
 
@@ -17,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::interim::Turn;
+use ending::Ending;
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -85,7 +87,7 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, watcher) = (answer.clone(), graceful.watcher());
+        let (answer, watcher) = (answer.clone(), Ending::new(graceful.watcher(), end.clone()));
         // As they are now; a connection keeps those that it came under.
         let manners = *manners.borrow();
         tokio::spawn(async move {

@@ -1,6 +1,8 @@
 //! HTTP on a connection that has arrived.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
 use http::{Request, Response, Version};
@@ -8,16 +10,16 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::Watcher;
 use tracing::debug;
 
 use super::arriving::Arrived;
+use super::ending::Ending;
 use super::head_timer::HeadTimer;
 use super::{Manners, Peer};
 use crate::interim::{Interim, Turn, WithInterim};
 
 /// HTTP/1.1, until the client or the end of the process ends it.
-pub async fn http1<F, Answer, B>(arrived: Arrived, manners: Manners, watcher: Watcher, answer: F)
+pub async fn http1<F, Answer, B>(arrived: Arrived, manners: Manners, watcher: Ending, answer: F)
 where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
     Answer: Future<Output = Response<B>> + Send,
@@ -28,7 +30,10 @@ where
     let Arrived { stream, peer } = arrived;
     let interim = Interim::default();
     let own = interim.clone();
+    let spoken = Arc::<AtomicBool>::default();
+    let speaks = spoken.clone();
     let service = service_fn(move |request: Request<Incoming>| {
+        speaks.store(true, Ordering::Relaxed);
         // RFC 9110 §15.2: never to an HTTP/1.0 client.
         let turn = (request.version() == Version::HTTP_11).then(|| own.turn());
         let answered = own.clone().before(answer(request, &peer, turn));
@@ -40,7 +45,7 @@ where
         .max_headers(manners.fields)
         .max_buf_size(manners.head.max(8 * 1024))
         .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service);
-    if let Err(error) = watcher.watch(connection).await {
+    if let Err(error) = watcher.watch_http1(connection, &spoken).await {
         debug!(%error, "a client's connection ended early");
     }
 }

@@ -1,0 +1,71 @@
+//! The end of a connection when the process ends: what is under way on it is finished, and nothing that may be on its way
+//! to us is lost.
+//!
+//! hyper closes a connection on which nothing has come yet as soon as it is told to end. But who has just connected has
+//! most likely sent a request, which we have not read: it, and a write among them, would fail. So a connection that has had
+//! no request yet is given a moment for its first.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::server::graceful::{GracefulConnection, Watcher};
+use tokio::sync::watch;
+
+/// How long a first request may be on its way.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+/// Between two looks whether it has come.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How one connection learns of the end, and who waits for it.
+pub struct Ending {
+    watcher: Watcher,
+    end: watch::Receiver<bool>,
+}
+
+impl Ending {
+    pub fn new(watcher: Watcher, end: watch::Receiver<bool>) -> Ending {
+        Ending { watcher, end }
+    }
+
+    /// To its end, whatever is spoken on it.
+    pub async fn watch<C: GracefulConnection>(self, connection: C) -> C::Output {
+        self.watcher.watch(connection).await
+    }
+
+    /// To its end. `spoken`: a request has come.
+    pub async fn watch_http1<I, B, S>(
+        mut self,
+        mut connection: http1::Connection<I, S>,
+        spoken: &AtomicBool,
+    ) -> hyper::Result<()>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>>,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        I: hyper::rt::Read + hyper::rt::Write + Unpin,
+        B: Body + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        http1::Connection<I, S>: Unpin + GracefulConnection<Error = hyper::Error>,
+    {
+        tokio::select! {
+            biased;
+            done = &mut connection => return done,
+            _ = self.end.wait_for(|end| *end) => {}
+        }
+        let until = tokio::time::Instant::now() + FIRST_REQUEST;
+        while !spoken.load(Ordering::Relaxed) && tokio::time::Instant::now() < until {
+            if let Ok(done) = tokio::time::timeout(LOOK, &mut connection).await {
+                return done;
+            }
+        }
+        std::pin::Pin::new(&mut connection).graceful_shutdown();
+        let done = connection.await;
+        // Until here it was waited for.
+        drop(self.watcher);
+        done
+    }
+}
