@@ -1,5 +1,6 @@
 //! The commands, one file each; here is what they share.
 
+pub mod against;
 pub mod by_hand;
 pub mod check;
 pub mod demo;
@@ -42,8 +43,9 @@ enum Command {
     Demo(demo::Arguments),
     /// Run the proxy
     Serve(serve::Arguments),
-    /// Read the file as `serve` would, and say what is wrong or what it would do; connects to nothing
-    Check(ConfigFile),
+    /// Read the file as `serve` would, and say what is wrong or what it would do; connects to nothing, but for --against:
+    /// is what a running proxy keeps what the API says?
+    Check(against::Arguments),
     /// Say what becomes of a request, and why: which route and key, may it be kept, what drops it
     Explain(explain::Arguments),
     /// Look at store, API and ports, and say what is wrong with them and what to do about it
@@ -95,8 +97,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Serve(arguments) => serve::run(&arguments),
-        Command::Check(file) => load_over(&file.config, &file::Overrides::default())
-            .map(|config| print!("{}", check::describe(&config))),
+        Command::Check(arguments) => against::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Get(arguments) => by_hand::get(&arguments),

@@ -41,7 +41,8 @@ impl Proxy {
         let old = self.setup();
         let store = old.coherence.store();
         // Before anything is kept for longer, or under other states.
-        let states = plan::every_state(&config);
+        let mut states = plan::every_state(&config);
+        states.extend(plan::every_state(&old.config));
         store.adopt(Lifetimes::of(&config), &states).await;
         let secret = store.secret();
         let (generation, under_way) = old.writes.announce(&config);

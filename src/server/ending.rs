@@ -12,7 +12,7 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service;
-use hyper_util::server::graceful::{GracefulConnection, Watcher};
+use hyper_util::server::graceful::Watcher;
 use tokio::sync::watch;
 
 /// How long a first request may be on its way.
@@ -32,11 +32,6 @@ impl Ending {
         Ending { watcher, end }
     }
 
-    /// To its end, whatever is spoken on it.
-    pub async fn watch<C: GracefulConnection>(self, connection: C) -> C::Output {
-        self.watcher.watch(connection).await
-    }
-
     /// To its end. `spoken`: a request has come.
     pub async fn watch_http1<I, B, S>(
         mut self,
@@ -49,7 +44,7 @@ impl Ending {
         I: hyper::rt::Read + hyper::rt::Write + Unpin,
         B: Body + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        http1::Connection<I, S>: Unpin + GracefulConnection<Error = hyper::Error>,
+        http1::Connection<I, S>: Unpin,
     {
         tokio::select! {
             biased;
