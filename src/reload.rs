@@ -82,13 +82,16 @@ impl Source {
         }
     }
 
-    /// How often, and what came of it last, for `/readyz`.
+    /// How often, and what came of it last, for `/readyz`, which anybody may ask: of a wrong file it tells nothing.
     pub fn told(&self) -> Value {
         let told = self.told.lock();
         let mut value = json!({ "done": told.done, "refused": told.refused });
         if let Some((at, last)) = &told.last {
             value["last"] = match last {
                 Ok(()) => json!({ "result": "done" }),
+                Err(NotReloaded::Wrong(_)) => {
+                    json!({ "result": "refused", "detail": "the file is wrong: the log says where" })
+                }
                 Err(why) => json!({ "result": "refused", "detail": why.to_string() }),
             };
             value["last"]["seconds_ago"] = at.elapsed().as_secs().into();

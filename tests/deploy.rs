@@ -236,9 +236,11 @@ fn the_unit_starts_what_there_is_and_waits_for_the_drain() {
     let copy = directory.path().join("larder.service");
     let here = unit.replace("/usr/local/bin/larder", binary().to_str().unwrap());
     fs::write(&copy, here).unwrap();
+    fs::write(directory.path().join("larder.socket"), &socket).unwrap();
     match Command::new("systemd-analyze")
         .arg("verify")
         .arg(&copy)
+        .arg(directory.path().join("larder.socket"))
         .output()
     {
         Ok(verified) => assert!(

@@ -1,7 +1,7 @@
 //! The end of a process and the beginning of the next: what a drain finishes, what the service manager is told, and that
 //! clients notice neither reloads nor restarts. The test plays the manager's part: it keeps the listening socket.
 //!
-//! RELOADS=1000 RESTARTS=20 cargo test --release --test restart under_load -- --nocapture
+//! RELOADS=1000 RESTARTS=20 cargo test --test restart under_load -- --nocapture
 
 mod support;
 

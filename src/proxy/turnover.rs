@@ -19,7 +19,7 @@ use super::plan::{self, By, Plan};
 use super::under_way::InFlight;
 use super::{Client, Proxy, Served, Setup, admit};
 use crate::caching::key::HashingSecret;
-use crate::coherence::{Outcome, StateKey, WithoutStore, Writing, hold_for};
+use crate::coherence::{Coherence, Outcome, StateKey, WithoutStore, Writing, hold_for};
 use crate::config::{Config, Route};
 use crate::proxy::cap::Cap;
 use crate::route::FamilyPattern;
@@ -48,9 +48,12 @@ impl Proxy {
         let (generation, under_way) = old.writes.announce(&config);
         let dropped = newly_dropped(&old.config, &config);
         let (more, writes) = drop_more(&config, secret.as_ref(), under_way);
+        // A write under way may take as long as it could when it began.
+        let longest = old.config.upstream.total.max(config.upstream.total);
+        let coherence = old.coherence.holding(hold_for(longest));
         let new = Setup::after(&old, config, generation);
-        let now_dropped = hold(&new, &dropped).await;
-        let later_dropped = hold(&new, &more).await;
+        let now_dropped = hold(&coherence, &dropped).await;
+        let later_dropped = hold(&coherence, &more).await;
         let new = Arc::new(new);
         self.setup.store(new.clone());
         self.turned.send_replace(generation);
@@ -78,13 +81,11 @@ impl Proxy {
 }
 
 /// As a write does that goes on without the store.
-async fn hold(setup: &Setup, states: &[StateKey]) -> Option<Writing> {
+async fn hold(coherence: &Coherence, states: &[StateKey]) -> Option<Writing> {
     if states.is_empty() {
         return None;
     }
-    let held = setup
-        .coherence
-        .begin(states.to_vec(), WithoutStore::Forward);
+    let held = coherence.begin(states.to_vec(), WithoutStore::Forward);
     held.await.ok()
 }
 
