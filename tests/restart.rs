@@ -54,11 +54,12 @@ fn an_idle_connection_is_closed_at_once_and_a_request_under_way_is_finished() {
 #[test]
 fn it_says_that_it_will_end_before_it_does() {
     let origin = Origin::start(|_| origin::json("[]"));
-    let larder = Larder::start(users_api(&origin, "memory:", "limits: {drain_delay: 2s}"));
+    let larder = Larder::start(users_api(&origin, "memory:", "limits: {drain_delay: 1h}"));
     larder.terminate();
     eventually("it says so", || larder.readiness()["status"] == "draining");
     assert_eq!(larder.get(LIST).status, 200);
-    assert!(larder.exit().status.success());
+    larder.terminate();
+    assert_eq!(larder.exit().status.code(), Some(1), "it waits no more");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use hyper_util::server::graceful::Watcher;
 use tokio::sync::watch;
 
 /// How long a first request may be on its way.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 
 /// Between two looks whether it has come.
 const LOOK: Duration = Duration::from_millis(10);
