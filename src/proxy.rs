@@ -5,6 +5,7 @@ pub mod admit;
 pub mod cap;
 pub mod fetch;
 pub mod hottest;
+pub mod known;
 pub mod obey;
 pub mod pass;
 pub mod plan;
@@ -26,7 +27,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -50,6 +51,7 @@ use crate::message::framing;
 use crate::message::target::{self, TargetUri};
 use crate::reload::Source;
 use crate::reply::{self, Reply};
+use crate::server::lane::RawHead;
 use crate::upstream::Upstream;
 use cap::Cap;
 use fetch::Answer;
@@ -72,6 +74,8 @@ pub struct Proxy {
 
 /// One configuration at work: what a reload replaces at once.
 pub struct Setup {
+    /// No other has it.
+    number: known::Number,
     pub config: Config,
     /// Which of the configurations that this process has had: see `under_way`.
     pub generation: u64,
@@ -106,6 +110,8 @@ pub struct Served {
     pub varied: ArcSwap<Vec<HeaderName>>,
     /// The fields by which its answers vary and that no key holds: who sends one is passed on.
     pub unkeyed: ArcSwap<Vec<HeaderName>>,
+    /// Another whenever either has grown.
+    pub learnt: known::Number,
     /// Under this name the instances tell each other of `varied`.
     noted_as: String,
     asked_others: Mutex<Option<Instant>>,
@@ -126,6 +132,8 @@ pub struct Client {
     pub via: Via,
     /// Where interim answers to it go.
     pub interim: Option<Turn>,
+    /// Its head as it came, if that may be known again.
+    pub head: Option<known::Head>,
 }
 
 impl Client {
@@ -179,7 +187,7 @@ impl Proxy {
     /// What needs no waiting is done at once: whatever a future holds is moved with it, and each hit is one.
     pub fn handle(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: Option<IpAddr>,
         interim: Option<Turn>,
     ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
@@ -188,10 +196,15 @@ impl Proxy {
             let path = request.uri().path().to_owned();
             (clock::stopwatch(), request.method().clone(), path)
         });
+        let head = request.extensions_mut().remove::<RawHead>();
         let mut route = None;
         let answered = match accept(&setup.config, request, peer) {
             Ok((mut client, content)) => {
                 client.interim = interim;
+                client.head = head.map(|RawHead(bytes)| known::Head {
+                    is_trusted: known::trusts(&setup, peer),
+                    bytes,
+                });
                 let (method, target) = (&client.method, &client.target);
                 let plan = plan::plan(&setup.config, method, target, !content.is_end_stream());
                 if let Plan::Read { route: under, .. } = &plan {
@@ -206,7 +219,8 @@ impl Proxy {
             let reply = answered.unwrap_or_else(reply::error);
             if let Some((started, method, path)) = told {
                 let route = route.map_or("-", |route| setup.config.routes[route].path.as_str());
-                log(&method, &path, route, &reply, started.elapsed());
+                let answered = (reply.response.status(), reply.handling);
+                log(&method, &path, route, answered, started.elapsed());
             }
             reply.response
         })
@@ -324,6 +338,7 @@ pub fn accept<C: Body>(
             fields: head.headers,
             via,
             interim: None,
+            head: None,
         },
         content,
     ))
@@ -339,17 +354,23 @@ fn is_served(hosts: &[String], host: &str) -> bool {
     hosts.iter().any(|served| *served == host || served == name)
 }
 
-fn log(method: &Method, path: &str, route: &str, reply: &Reply, took: Duration) {
+fn log(
+    method: &Method,
+    path: &str,
+    route: &str,
+    (status, handling): (StatusCode, Handling),
+    took: Duration,
+) {
     info!(
         target: "larder::access",
         method = method.as_str(),
         path,
         route,
-        status = reply.response.status().as_u16(),
-        cache = reply.handling.word(),
-        detail = reply.handling.detail().unwrap_or("-"),
-        stored = matches!(reply.handling, Handling::Forwarded { stored: true, .. }),
-        collapsed = matches!(reply.handling, Handling::Forwarded { collapsed: true, .. }),
+        status = status.as_u16(),
+        cache = handling.word(),
+        detail = handling.detail().unwrap_or("-"),
+        stored = matches!(handling, Handling::Forwarded { stored: true, .. }),
+        collapsed = matches!(handling, Handling::Forwarded { collapsed: true, .. }),
         ms = took.as_micros() as f64 / 1000.0,
         "request"
     );
@@ -366,6 +387,7 @@ impl Setup {
             cap: Arc::new(Cap::new(config.limits.copies)),
             writes: Writes::new(&config),
             generation: 0,
+            number: known::Number::default(),
             config,
             served,
             upstream,
@@ -394,6 +416,7 @@ impl Served {
             absence: plan::absence_states(&config.purge, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),
+            learnt: known::Number::default(),
             noted_as: format!("{name}~vary"),
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
@@ -413,12 +436,17 @@ impl Served {
     }
 
     pub fn learn_here(&self, names: &[HeaderName]) -> bool {
-        add(&self.varied, names)
+        let news = add(&self.varied, names);
+        if news {
+            self.learnt.renew();
+        }
+        news
     }
 
     /// An answer was seen to vary by a field that no fill carries.
     pub fn learn_unkeyed(&self, names: &[HeaderName]) {
         if add(&self.unkeyed, names) {
+            self.learnt.renew();
             let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
             let (route, names) = (self.route.path.as_str(), names.join(", "));
             tracing::warn!(

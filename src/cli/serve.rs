@@ -118,6 +118,7 @@ impl Running {
                     admin,
                     own.subscribe(),
                     stays.1.clone(),
+                    None,
                     move |request, _, _| admin::answer(proxy.clone(), draining.clone(), request),
                 )
                 .await;
@@ -129,6 +130,7 @@ impl Running {
                 listener,
                 manners.subscribe(),
                 ended,
+                Some(proxy.clone()),
                 move |request, peer, interim| proxy.handle(request, Some(peer.address), interim),
             ))
         };

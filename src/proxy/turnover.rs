@@ -22,6 +22,7 @@ use crate::caching::key::HashingSecret;
 use crate::coherence::{Coherence, Outcome, StateKey, WithoutStore, Writing, hold_for};
 use crate::config::{Config, Route};
 use crate::proxy::cap::Cap;
+use crate::proxy::known;
 use crate::route::FamilyPattern;
 use crate::store::Lifetimes;
 use crate::upstream::Upstream;
@@ -216,6 +217,7 @@ impl Setup {
             upstream,
             coherence,
             generation,
+            number: known::Number::default(),
             flights: reads.map(|old| old.flights.clone()).unwrap_or_default(),
             refreshes: reads.map(|old| old.refreshes.clone()).unwrap_or_default(),
             in_flight: reads.map(|old| old.in_flight.clone()).unwrap_or_default(),

@@ -2,10 +2,9 @@
 //! to us is lost.
 //!
 //! hyper closes a connection on which nothing has come yet as soon as it is told to end. But who has just connected has
-//! most likely sent a request, which we have not read: it, and a write among them, would fail. So a connection that has had
-//! no request yet is given a moment for its first.
+//! most likely sent a request, which we have not read: it, and a write among them, would fail. So a connection on which
+//! nothing has come yet is given a moment for its first request.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -32,11 +31,11 @@ impl Ending {
         Ending { watcher, end }
     }
 
-    /// To its end. `spoken`: a request has come.
+    /// To its end. `has_spoken`: whether anything has come from the client.
     pub async fn watch_http1<I, B, S>(
         mut self,
         mut connection: http1::Connection<I, S>,
-        spoken: &AtomicBool,
+        has_spoken: impl Fn() -> bool,
     ) -> hyper::Result<()>
     where
         S: Service<Request<Incoming>, Response = Response<B>>,
@@ -52,7 +51,7 @@ impl Ending {
             _ = self.end.wait_for(|end| *end) => {}
         }
         let until = tokio::time::Instant::now() + FIRST_REQUEST;
-        while !spoken.load(Ordering::Relaxed) && tokio::time::Instant::now() < until {
+        while !has_spoken() && tokio::time::Instant::now() < until {
             if let Ok(done) = tokio::time::timeout(LOOK, &mut connection).await {
                 return done;
             }

@@ -3,6 +3,7 @@
 mod arriving;
 mod ending;
 mod head_timer;
+pub mod lane;
 mod speaking;
 
 use std::io;
@@ -18,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::interim::Turn;
+use crate::proxy::Proxy;
 use ending::Ending;
 
 /// Connections that the kernel may keep for us until we accept them.
@@ -54,11 +56,12 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `end` turns true, then lets what is under way finish.
+/// Serves until `end` turns true, then lets what is under way finish. `knowing`: who may know requests by their bytes.
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: watch::Receiver<Manners>,
     mut end: watch::Receiver<bool>,
+    knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Clone + Send + Sync + 'static,
@@ -90,10 +93,11 @@ pub async fn serve<F, Answer, B>(
         let (answer, watcher) = (answer.clone(), Ending::new(graceful.watcher(), end.clone()));
         // As they are now; a connection keeps those that it came under.
         let manners = *manners.borrow();
+        let knowing = knowing.clone();
         tokio::spawn(async move {
             let _place = place;
             let arrived = arriving::arrive(stream, from).await;
-            speaking::http1(arrived, manners, watcher, answer).await;
+            speaking::http1(arrived, manners, watcher, knowing, answer).await;
         });
     }
     drop(listener);

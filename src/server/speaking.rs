@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
 use http::{Request, Response, Version};
@@ -15,12 +14,19 @@ use tracing::debug;
 use super::arriving::Arrived;
 use super::ending::Ending;
 use super::head_timer::HeadTimer;
+use super::lane::{self, Exchanges, Lane};
 use super::{Manners, Peer};
 use crate::interim::{Interim, Turn, WithInterim};
+use crate::proxy::Proxy;
 
 /// HTTP/1.1, until the client or the end of the process ends it.
-pub async fn http1<F, Answer, B>(arrived: Arrived, manners: Manners, watcher: Ending, answer: F)
-where
+pub async fn http1<F, Answer, B>(
+    arrived: Arrived,
+    manners: Manners,
+    watcher: Ending,
+    knowing: Option<Arc<Proxy>>,
+    answer: F,
+) where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
     Answer: Future<Output = Response<B>> + Send,
     B: Body + Send + 'static,
@@ -30,14 +36,16 @@ where
     let Arrived { stream, peer } = arrived;
     let interim = Interim::default();
     let own = interim.clone();
-    let spoken = Arc::<AtomicBool>::default();
-    let speaks = spoken.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        speaks.store(true, Ordering::Relaxed);
+    let exchanges = Arc::new(Exchanges::default());
+    let spoken = exchanges.clone();
+    let stream = Lane::new(stream, knowing, peer.clone(), exchanges.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        exchanges.begin(&mut request);
         // RFC 9110 §15.2: never to an HTTP/1.0 client.
         let turn = (request.version() == Version::HTTP_11).then(|| own.turn());
         let answered = own.clone().before(answer(request, &peer, turn));
-        answered.map(Ok::<_, Infallible>)
+        let exchanges = exchanges.clone();
+        answered.map(move |answer| Ok::<_, Infallible>(lane::answering(answer, exchanges)))
     });
     let connection = http1::Builder::new()
         .timer(HeadTimer::default())
@@ -45,7 +53,10 @@ where
         .max_headers(manners.fields)
         .max_buf_size(manners.head.max(8 * 1024))
         .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service);
-    if let Err(error) = watcher.watch_http1(connection, &spoken).await {
+    if let Err(error) = watcher
+        .watch_http1(connection, || spoken.has_spoken())
+        .await
+    {
         debug!(%error, "a client's connection ended early");
     }
 }
