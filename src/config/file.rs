@@ -980,6 +980,12 @@ impl Reader<'_> {
             content_rate: self.size(&at("content_rate"), map.content_rate, 512, 0..=(1 << 20)),
             rate: map.rate.and_then(|rate| self.rate(&at("rate"), rate)),
             drain: self.duration(&at("drain"), map.drain, 30 * second, Duration::ZERO..=hour),
+            drain_delay: self.duration(
+                &at("drain_delay"),
+                map.drain_delay,
+                Duration::ZERO,
+                Duration::ZERO..=hour,
+            ),
             copies: self.count(&at("copies"), map.copies, 10_000, 1..=10_000_000),
         }
     }

@@ -56,10 +56,10 @@ impl Cell {
 }
 
 impl Rate {
-    pub fn new(settings: &config::Rate) -> Rate {
+    pub fn new(settings: config::Rate) -> Rate {
         Rate {
             per: settings.per,
-            cell: Cell::of(settings),
+            cell: Cell::of(&settings),
             since: clock::stopwatch(),
             hasher: RandomState::new(),
             known: Cache::new(KNOWN),

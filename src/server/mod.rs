@@ -1,6 +1,7 @@
 //! Listening: connections in, requests to whoever answers them, and an orderly end.
 
 mod arriving;
+mod ending;
 mod head_timer;
 pub mod lane;
 pub mod places;
@@ -24,6 +25,7 @@ use tracing::warn;
 use crate::interim::Turn;
 use crate::proxy::Proxy;
 use crate::tls::server::{Acceptor, Agreed};
+use ending::Ending;
 use places::Places;
 use pulse::{Patience, Pulse, Watched};
 
@@ -62,10 +64,11 @@ pub struct Peer {
 }
 
 /// Sees to it that readers who do not take their answers do not fill the memory with them.
-async fn relieve(places: Arc<Places>, most: u64) {
+async fn relieve(places: Arc<Places>, manners: watch::Receiver<Manners>) {
     let mut looks = tokio::time::interval(LOOKS);
     loop {
         looks.tick().await;
+        let most = manners.borrow().held;
         places.relieve(most);
     }
 }
@@ -87,7 +90,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `end` turns true, then lets what is under way finish. `knowing`: who may know requests by their bytes.
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
-    manners: Manners,
+    manners: watch::Receiver<Manners>,
     places: Arc<Places>,
     tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
@@ -101,7 +104,7 @@ pub async fn serve<F, Answer, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let graceful = GracefulShutdown::new();
-    let relief = tokio::spawn(relieve(places.clone(), manners.held));
+    let relief = tokio::spawn(relieve(places.clone(), manners.clone()));
     loop {
         let free = tokio::select! {
             free = places.free() => free,
@@ -120,14 +123,15 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
+        let (answer, watcher) = (answer.clone(), Ending::new(graceful.watcher(), end.clone()));
+        // As they are now; a connection keeps those that it came under.
+        let (manners, tls) = (*manners.borrow(), tls.clone());
         let pulse = Pulse::new(manners.patience, places.counts.clone());
         let Ok(mut place) = places.take(free, from.ip(), pulse.clone()) else {
             continue;
         };
         let _ = stream.set_nodelay(true);
         let stream = Watched::new(stream, pulse);
-        let (answer, watcher) = (answer.clone(), graceful.watcher());
-        let tls = tls.clone();
         let knowing = knowing.clone();
         tokio::spawn(async move {
             if let Some(arrived) =
@@ -139,6 +143,7 @@ pub async fn serve<F, Answer, B>(
     }
     drop(listener);
     relief.abort();
+    let manners = *manners.borrow();
     if tokio::time::timeout(manners.drain, graceful.shutdown())
         .await
         .is_err()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -24,12 +25,17 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Of one listener.
 pub struct Places {
     free: Arc<Semaphore>,
-    /// Of one client.
-    most: usize,
-    trusted: Vec<IpNet>,
+    terms: ArcSwap<Terms>,
     taken: Mutex<Taken>,
     said: Mutex<Option<Instant>>,
     pub counts: Arc<Counts>,
+}
+
+/// What may change while it runs.
+struct Terms {
+    /// Of one client.
+    most: usize,
+    trusted: Vec<IpNet>,
 }
 
 /// What has come of connections.
@@ -94,16 +100,26 @@ impl Places {
     pub fn new(all: usize, of_one_client: usize, trusted: Vec<IpNet>, counts: Arc<Counts>) -> Self {
         Places {
             free: Arc::new(Semaphore::new(all)),
-            most: of_one_client,
-            trusted,
+            terms: ArcSwap::from_pointee(Terms {
+                most: of_one_client,
+                trusted,
+            }),
             taken: Mutex::default(),
             said: Mutex::default(),
             counts,
         }
     }
 
+    /// From the next connection on.
+    pub fn are_now(&self, of_one_client: usize, trusted: Vec<IpNet>) {
+        self.terms.store(Arc::new(Terms {
+            most: of_one_client,
+            trusted,
+        }));
+    }
+
     pub fn trusts(&self, address: IpAddr) -> bool {
-        forwarded::trusts(&self.trusted, address)
+        forwarded::trusts(&self.terms.load().trusted, address)
     }
 
     /// Waits for a place to be free, and sees to it.
@@ -179,7 +195,7 @@ impl Places {
             *said = Some(Instant::now());
             warn!(
                 ?client,
-                most = self.most,
+                most = self.terms.load().most,
                 "one client has as many connections as `limits.connections_per_address` allows: others of it are closed at once; \
                 if it is a proxy of yours, add it to `trusted_proxies`"
             );
@@ -206,7 +222,7 @@ impl Place {
             return Ok(());
         };
         let count = taken.clients.entry(client).or_default();
-        if *count >= places.most {
+        if *count >= places.terms.load().most {
             drop(taken);
             places.refuse(client);
             return Err(TooMany);

@@ -226,6 +226,7 @@ mirror! {
         content_rate: Text,
         rate: RateMap,
         drain: Text,
+        drain_delay: Text,
         copies: Text,
     } later []
 }
