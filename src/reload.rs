@@ -138,6 +138,10 @@ async fn read_and_turn_over(proxy: &Proxy, source: &Source) -> Result<Reloaded, 
     if !keys.is_empty() {
         return Err(NotReloaded::NeedsRestart(keys));
     }
+    if let (Some(certificates), Some(tls)) = (&proxy.certificates, &loaded.config.tls) {
+        let shown = certificates.reload(tls);
+        shown.map_err(|why| NotReloaded::Wrong(format!("tls: {why}")))?;
+    }
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
@@ -180,6 +184,8 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let differs = [
         ("listen", old.listen != new.listen),
         ("admin", old.admin != new.admin),
+        ("tls", old.tls.is_some() != new.tls.is_some()),
+        ("admin_tls", old.admin_tls != new.admin_tls),
         ("store", store),
         ("store.prefix", was.prefix != is.prefix),
         ("store.timeout", was.timeout != is.timeout),

@@ -13,13 +13,16 @@ use tracing::{info, warn};
 
 use super::{ConfigFile, Failure};
 use crate::coherence::{Coherence, Journal, hold_for};
-use crate::config::{Config, StoreAddress};
+use crate::config::{Config, StoreAddress, Tls};
 use crate::proxy::{Proxy, Setup, plan};
 use crate::reload::{self, Source};
 use crate::server::{self, Manners};
 use crate::store::memory::Memory;
 use crate::store::redis::Redis;
 use crate::store::{Lifetimes, Store};
+use crate::tls::certificates::Certificates;
+use crate::tls::follow::follow;
+use crate::tls::server::{Acceptor, Protocol};
 use crate::upstream::Upstream;
 use crate::{admin, service, telemetry, warming};
 
@@ -81,6 +84,8 @@ pub struct Running {
 impl Running {
     /// Takes the ports and connects to the store, or says why not; nothing is half-started.
     pub async fn start(config: Config, source: Option<Source>) -> Result<Running, Failure> {
+        let certificates = certificates("tls", config.tls.as_ref())?;
+        let admin_tls = admin_tls(&config)?;
         // The store first: a port that opens says that everything is right.
         let coherence = coherence(&config).await?;
         let mut given = ListenFd::from_env();
@@ -91,8 +96,11 @@ impl Running {
             .transpose()?;
         let manners = watch::Sender::new(manners(&config, room_for(config.limits.connections)));
         let upstream = Upstream::new(config.upstream.clone());
+        let acceptor = certificates
+            .clone()
+            .map(|certificates| Acceptor::new(certificates, &[Protocol::Http1]));
         let setup = Setup::new(config, upstream, coherence);
-        let proxy = Arc::new(Proxy::of_file(setup, source));
+        let proxy = Arc::new(Proxy::of_file(setup, certificates.clone(), source));
         let (end, ended) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
         let address = |listener: &TcpListener| {
@@ -117,9 +125,12 @@ impl Running {
                 server::serve(
                     admin,
                     own.subscribe(),
+                    admin_tls,
                     stays.1.clone(),
                     None,
-                    move |request, _, _| admin::answer(proxy.clone(), draining.clone(), request),
+                    move |request, peer, _| {
+                        admin::answer(proxy.clone(), draining.clone(), peer, request)
+                    },
                 )
                 .await;
             });
@@ -129,17 +140,21 @@ impl Running {
             tokio::spawn(server::serve(
                 listener,
                 manners.subscribe(),
+                acceptor,
                 ended,
                 Some(proxy.clone()),
-                move |request, peer, interim| proxy.handle(request, Some(peer.address), interim),
+                move |request, peer, interim| proxy.handle(request, peer, interim),
             ))
         };
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());
         info!(%listen, admin = at, "larder serves");
-        tokio::spawn(follow(proxy.clone(), manners));
+        tokio::spawn(keep_manners(proxy.clone(), manners));
         service::ready();
         tokio::spawn(service::watchdog());
         tokio::spawn(warming::run(proxy.clone(), listen));
+        if let Some(certificates) = certificates {
+            tokio::spawn(follow(certificates));
+        }
         Ok(Running {
             listen,
             admin: admin_address,
@@ -257,13 +272,14 @@ fn manners(config: &Config, connections: usize) -> Manners {
         connections,
         fields: limits.fields,
         head: limits.head,
+        handshake_timeout: limits.handshake_timeout,
         header_timeout: limits.header_timeout,
         drain: limits.drain,
     }
 }
 
 /// The listener's manners are those of the configuration in force.
-async fn follow(proxy: Arc<Proxy>, told: watch::Sender<Manners>) {
+async fn keep_manners(proxy: Arc<Proxy>, told: watch::Sender<Manners>) {
     let mut turns = proxy.turns();
     while turns.changed().await.is_ok() {
         let connections = told.borrow().connections;
@@ -309,6 +325,26 @@ fn take_or_bind(
         }
         None => bind(key, address),
     }
+}
+
+/// What `listen` shows, read once more: the file was checked before the store was asked.
+pub fn certificates(key: &str, tls: Option<&Tls>) -> Result<Option<Arc<Certificates>>, Failure> {
+    let read = tls.map(Certificates::read).transpose();
+    let read = read.map_err(|why| Failure::Config(format!("{key}: {why}")))?;
+    Ok(read.map(Arc::new))
+}
+
+fn admin_tls(config: &Config) -> Result<Option<Acceptor>, Failure> {
+    let Some(tls) = config.admin_tls.as_ref().filter(|_| config.admin.is_some()) else {
+        return Ok(None);
+    };
+    let Some(own) = certificates("admin_tls", Some(&tls.own))? else {
+        return Ok(None);
+    };
+    let acceptor = Acceptor::for_admin(own.clone(), tls.client_ca.as_deref());
+    tokio::spawn(follow(own));
+    let wrong = |why| Failure::Config(format!("admin_tls.client_ca: {why}"));
+    acceptor.map(Some).map_err(wrong)
 }
 
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

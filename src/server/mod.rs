@@ -20,6 +20,7 @@ use tracing::warn;
 
 use crate::interim::Turn;
 use crate::proxy::Proxy;
+use crate::tls::server::{Acceptor, Agreed};
 use ending::Ending;
 
 /// Connections that the kernel may keep for us until we accept them.
@@ -33,6 +34,7 @@ pub struct Manners {
     pub fields: usize,
     /// Bytes of a request's head; hyper answers 431 beyond it.
     pub head: usize,
+    pub handshake_timeout: Duration,
     pub header_timeout: Duration,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
@@ -42,6 +44,8 @@ pub struct Manners {
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub address: IpAddr,
+    /// `None`: it speaks plain HTTP.
+    pub tls: Option<Agreed>,
 }
 
 /// Takes the port; nothing is accepted yet.
@@ -60,6 +64,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: watch::Receiver<Manners>,
+    tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
     knowing: Option<Arc<Proxy>>,
     answer: F,
@@ -90,14 +95,17 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, watcher) = (answer.clone(), Ending::new(graceful.watcher(), end.clone()));
+        let (answer, tls) = (answer.clone(), tls.clone());
+        let watcher = Ending::new(graceful.watcher(), end.clone());
         // As they are now; a connection keeps those that it came under.
         let manners = *manners.borrow();
         let knowing = knowing.clone();
         tokio::spawn(async move {
             let _place = place;
-            let arrived = arriving::arrive(stream, from).await;
-            speaking::http1(arrived, manners, watcher, knowing, answer).await;
+            let patience = manners.handshake_timeout;
+            if let Some(arrived) = arriving::arrive(stream, from, tls.as_ref(), patience).await {
+                speaking::http1(arrived, manners, watcher, knowing, answer).await;
+            }
         });
     }
     drop(listener);
