@@ -187,6 +187,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("tls", old.tls.is_some() != new.tls.is_some()),
         ("admin_tls", old.admin_tls != new.admin_tls),
         ("store", store),
+        ("store.secret", was.secret != is.secret),
         ("store.prefix", was.prefix != is.prefix),
         ("store.timeout", was.timeout != is.timeout),
         ("memory.size", old.memory_size != new.memory_size),

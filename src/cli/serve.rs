@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{ConfigFile, Failure};
+use crate::caching::key::HashingSecret;
 use crate::coherence::{Coherence, Journal, hold_for};
 use crate::config::{Config, StoreAddress, Tls};
 use crate::proxy::{Proxy, Setup, plan};
@@ -294,7 +295,10 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
         hold_for(config.upstream.total),
     );
     let store = match &config.store.address {
-        StoreAddress::Memory => Store::Memory(Memory::new(config.memory_size)),
+        StoreAddress::Memory => {
+            let secret = config.store.secret.as_ref().map(HashingSecret::of);
+            Store::Memory(Memory::new(config.memory_size).keyed(secret))
+        }
         StoreAddress::Redis(settings) => {
             let lifetimes = Lifetimes::of(config);
             let states = plan::every_state(config);

@@ -42,7 +42,8 @@ impl Lifetimes {
             let ttl = route.ttl.max(route.negative_ttl.unwrap_or_default());
             let verdict = match &route.access {
                 Access::Verify(verify) => verify.lasting,
-                Access::PerCredential | Access::Public => Duration::ZERO,
+                // A token may be good for longer: then its state is made anew, which costs one verification.
+                Access::PerCredential | Access::Public | Access::Jwt(_) => Duration::ZERO,
             };
             (ttl + route.stale_while_revalidate.max(route.stale_if_error)).max(verdict)
         };
@@ -156,6 +157,33 @@ impl Store {
         match self {
             Store::Memory(_) => Ok(()),
             Store::Redis(redis) => redis.note(name, words).await,
+        }
+    }
+
+    /// Whether the secret in use is the one that all instances have, asked of the store now.
+    pub async fn confirm_secret(&self) -> Result<bool, Away> {
+        match self {
+            Store::Memory(_) => Ok(true),
+            Store::Redis(redis) => redis.confirm_secret().await,
+        }
+    }
+
+    /// Keeps for so long that this name was marked; confirmed.
+    pub async fn mark(&self, name: &str, lasting: Duration) -> Result<(), Reason> {
+        match self {
+            Store::Memory(memory) => {
+                memory.mark(name, lasting);
+                Ok(())
+            }
+            Store::Redis(redis) => redis.mark(name, lasting).await,
+        }
+    }
+
+    /// Whether it is marked. A store that has lost it says no.
+    pub async fn is_marked(&self, name: &str) -> Result<bool, Away> {
+        match self {
+            Store::Memory(memory) => Ok(memory.is_marked(name)),
+            Store::Redis(redis) => redis.is_marked(name).await,
         }
     }
 
