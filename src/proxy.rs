@@ -161,24 +161,17 @@ impl Client {
 }
 
 impl Proxy {
-    pub fn new(setup: Setup, certificates: Option<Arc<Certificates>>) -> Proxy {
-        Proxy {
-            setup: ArcSwap::from_pointee(setup),
-            certificates,
-            source: None,
-            turned: watch::Sender::new(0),
-        }
-    }
-
-    /// As `new`, and it can be told to read its file again.
-    pub fn of_file(
+    /// With `source` it can be told to read its file again.
+    pub fn new(
         setup: Setup,
         certificates: Option<Arc<Certificates>>,
         source: Option<Source>,
     ) -> Proxy {
         Proxy {
+            setup: ArcSwap::from_pointee(setup),
+            certificates,
             source,
-            ..Proxy::new(setup, certificates)
+            turned: watch::Sender::new(0),
         }
     }
 

@@ -145,6 +145,10 @@ async fn read_and_turn_over(proxy: &Proxy, source: &Source) -> Result<Reloaded, 
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
+    if let (Some(certificates), Some(tls)) = (&proxy.certificates, &loaded.config.tls) {
+        let wrong = |why| NotReloaded::Wrong(format!("tls: {why}"));
+        certificates.reload(tls).map_err(wrong)?;
+    }
     telemetry::set_level(&loaded.config.logs);
     let turned = proxy.turn_over(loaded.config).await;
     Ok(Reloaded {
@@ -184,10 +188,11 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let differs = [
         ("listen", old.listen != new.listen),
         ("admin", old.admin != new.admin),
+        // Its files are read again, and others may be named; whether TLS is spoken is settled with the port.
         ("tls", old.tls.is_some() != new.tls.is_some()),
         ("admin_tls", old.admin_tls != new.admin_tls),
         ("store", store),
-        ("store.secret", was.secret != is.secret),
+        ("secret", was.secret != is.secret),
         ("store.prefix", was.prefix != is.prefix),
         ("store.timeout", was.timeout != is.timeout),
         ("memory.size", old.memory_size != new.memory_size),

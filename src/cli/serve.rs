@@ -22,7 +22,7 @@ use crate::store::memory::Memory;
 use crate::store::redis::Redis;
 use crate::store::{Lifetimes, Store};
 use crate::tls::certificates::Certificates;
-use crate::tls::follow::follow;
+use crate::tls::follow;
 use crate::tls::server::{Acceptor, Protocol};
 use crate::upstream::Upstream;
 use crate::{admin, service, telemetry, warming};
@@ -101,7 +101,7 @@ impl Running {
             .clone()
             .map(|certificates| Acceptor::new(certificates, &[Protocol::Http1]));
         let setup = Setup::new(config, upstream, coherence);
-        let proxy = Arc::new(Proxy::of_file(setup, certificates.clone(), source));
+        let proxy = Arc::new(Proxy::new(setup, certificates.clone(), source));
         let (end, ended) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
         let address = |listener: &TcpListener| {
@@ -149,13 +149,13 @@ impl Running {
         };
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());
         info!(%listen, admin = at, "larder serves");
-        tokio::spawn(keep_manners(proxy.clone(), manners));
+        if let Some(certificates) = certificates {
+            tokio::spawn(follow::follow(certificates));
+        }
+        tokio::spawn(follow_configuration(proxy.clone(), manners));
         service::ready();
         tokio::spawn(service::watchdog());
         tokio::spawn(warming::run(proxy.clone(), listen));
-        if let Some(certificates) = certificates {
-            tokio::spawn(follow(certificates));
-        }
         Ok(Running {
             listen,
             admin: admin_address,
@@ -280,7 +280,7 @@ fn manners(config: &Config, connections: usize) -> Manners {
 }
 
 /// The listener's manners are those of the configuration in force.
-async fn keep_manners(proxy: Arc<Proxy>, told: watch::Sender<Manners>) {
+async fn follow_configuration(proxy: Arc<Proxy>, told: watch::Sender<Manners>) {
     let mut turns = proxy.turns();
     while turns.changed().await.is_ok() {
         let connections = told.borrow().connections;
@@ -310,6 +310,26 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
     Ok(Coherence::new(Arc::new(store), journal, hold))
 }
 
+/// What `listen` shows, read once more: the file was checked before the store was asked.
+pub fn certificates(key: &str, tls: Option<&Tls>) -> Result<Option<Arc<Certificates>>, Failure> {
+    let read = tls.map(Certificates::read).transpose();
+    let read = read.map_err(|why| Failure::Config(format!("{key}: {why}")))?;
+    Ok(read.map(Arc::new))
+}
+
+fn admin_tls(config: &Config) -> Result<Option<Acceptor>, Failure> {
+    let Some(tls) = config.admin_tls.as_ref().filter(|_| config.admin.is_some()) else {
+        return Ok(None);
+    };
+    let Some(own) = certificates("admin_tls", Some(&tls.own))? else {
+        return Ok(None);
+    };
+    let acceptor = Acceptor::for_admin(own.clone(), tls.client_ca.as_deref());
+    tokio::spawn(follow::follow(own));
+    let wrong = |why| Failure::Config(format!("admin_tls.client_ca: {why}"));
+    acceptor.map(Some).map_err(wrong)
+}
+
 /// The listening socket that the service manager has passed on at this place (`listen` first, then `admin`), or one of our own.
 fn take_or_bind(
     given: &mut ListenFd,
@@ -329,26 +349,6 @@ fn take_or_bind(
         }
         None => bind(key, address),
     }
-}
-
-/// What `listen` shows, read once more: the file was checked before the store was asked.
-pub fn certificates(key: &str, tls: Option<&Tls>) -> Result<Option<Arc<Certificates>>, Failure> {
-    let read = tls.map(Certificates::read).transpose();
-    let read = read.map_err(|why| Failure::Config(format!("{key}: {why}")))?;
-    Ok(read.map(Arc::new))
-}
-
-fn admin_tls(config: &Config) -> Result<Option<Acceptor>, Failure> {
-    let Some(tls) = config.admin_tls.as_ref().filter(|_| config.admin.is_some()) else {
-        return Ok(None);
-    };
-    let Some(own) = certificates("admin_tls", Some(&tls.own))? else {
-        return Ok(None);
-    };
-    let acceptor = Acceptor::for_admin(own.clone(), tls.client_ca.as_deref());
-    tokio::spawn(follow(own));
-    let wrong = |why| Failure::Config(format!("admin_tls.client_ca: {why}"));
-    acceptor.map(Some).map_err(wrong)
 }
 
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

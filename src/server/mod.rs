@@ -95,10 +95,9 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, tls) = (answer.clone(), tls.clone());
-        let watcher = Ending::new(graceful.watcher(), end.clone());
+        let (answer, watcher) = (answer.clone(), Ending::new(graceful.watcher(), end.clone()));
         // As they are now; a connection keeps those that it came under.
-        let manners = *manners.borrow();
+        let (manners, tls) = (*manners.borrow(), tls.clone());
         let knowing = knowing.clone();
         tokio::spawn(async move {
             let _place = place;
