@@ -138,10 +138,6 @@ async fn read_and_turn_over(proxy: &Proxy, source: &Source) -> Result<Reloaded, 
     if !keys.is_empty() {
         return Err(NotReloaded::NeedsRestart(keys));
     }
-    if let (Some(certificates), Some(tls)) = (&proxy.certificates, &loaded.config.tls) {
-        let shown = certificates.reload(tls);
-        shown.map_err(|why| NotReloaded::Wrong(format!("tls: {why}")))?;
-    }
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
