@@ -473,3 +473,32 @@ fn the_limits_of_a_connection_are_those_in_force_when_it_comes() {
     reload(&larder, &format!("{yaml}limits: {{fields: 50}}\n"));
     assert_eq!(larder.get_with(LIST, &many).status, 431);
 }
+
+#[test]
+fn a_token_is_good_after_a_reload_as_before_and_by_another_key_no_more() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let by = |secret: &str| {
+        let access = format!(
+            "key: users:list, access: {{jwt: {{secret: \"{secret}\", algorithms: [HS256]}}}}}}"
+        );
+        users_api(&origin, "memory:", "").replace("key: users:list}", &access)
+    };
+    let (one, two) = (
+        "0123456789abcdef0123456789abcdef",
+        "fedcba9876543210fedcba9876543210",
+    );
+    let claims = serde_json::json!({ "exp": support::tokens::from_now(600) });
+    let bearer = |secret: &str| {
+        let token = support::tokens::Issuer::secret(secret).token(&claims);
+        format!("Bearer {token}")
+    };
+    let larder = Larder::start(by(one));
+    let get = |secret| larder.get_with(LIST, &[("Authorization", &bearer(secret))]);
+    get(one);
+    assert!(get(one).is_hit());
+    reload(&larder, &by(one).replace("ttl: 1h", "ttl: 2h"));
+    assert!(get(one).is_hit());
+    reload(&larder, &by(two));
+    assert!(get(one).cache_status().contains("bypass"));
+    assert!(get(two).is_hit());
+}
