@@ -83,7 +83,7 @@ pub fn holds(data: &[u8]) {
 fn client(text: &str) -> Option<Client> {
     let request = Request::get(text).header("Host", "a.example");
     let request = request.body(Empty::<Bytes>::new()).ok()?;
-    let (client, _) = proxy::accept(&WORLD.config, request, None).ok()?;
+    let (client, _) = proxy::accept(&WORLD.config, request, None, None).ok()?;
     Some(client)
 }
 
