@@ -9,10 +9,10 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::Watcher;
 use tracing::debug;
 
 use super::arriving::Arrived;
+use super::ending::Ending;
 use super::head_timer::HeadTimer;
 use super::lane::{self, Exchanges, Lane};
 use super::{Manners, Peer};
@@ -23,7 +23,7 @@ use crate::proxy::Proxy;
 pub async fn http1<F, Answer, B>(
     arrived: Arrived,
     manners: Manners,
-    watcher: Watcher,
+    watcher: Ending,
     knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
@@ -37,6 +37,7 @@ pub async fn http1<F, Answer, B>(
     let interim = Interim::default();
     let own = interim.clone();
     let exchanges = Arc::new(Exchanges::default());
+    let spoken = exchanges.clone();
     let stream = Lane::new(stream, knowing, peer.clone(), exchanges.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         exchanges.begin(&mut request);
@@ -52,7 +53,10 @@ pub async fn http1<F, Answer, B>(
         .max_headers(manners.fields)
         .max_buf_size(manners.head.max(8 * 1024))
         .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service);
-    if let Err(error) = watcher.watch(connection).await {
+    if let Err(error) = watcher
+        .watch_http1(connection, || spoken.has_spoken())
+        .await
+    {
         debug!(%error, "a client's connection ended early");
     }
 }
