@@ -342,6 +342,10 @@ pub fn accept<C: Body>(
     tls: Option<&Agreed>,
 ) -> Result<(Client, C), Refusal> {
     let (head, content) = request.into_parts();
+    // Before all that is refused and leaves the connection open: of what is unclear nobody knows where the next one begins.
+    if !framing::of_a_request_is_clear(head.version, &head.headers) {
+        return Err(Refusal::BadFraming);
+    }
     match &config.methods {
         _ if matches!(head.method, Method::CONNECT | Method::TRACE) => {
             return Err(Refusal::MethodNotAllowed);
@@ -359,9 +363,6 @@ pub fn accept<C: Body>(
         .sum();
     if head.headers.len() > config.limits.fields || length > config.limits.head {
         return Err(Refusal::TooManyFields);
-    }
-    if !framing::of_a_request_is_clear(head.version, &head.headers) {
-        return Err(Refusal::BadFraming);
     }
     let target = target::take(
         &head.method,

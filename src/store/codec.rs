@@ -20,7 +20,8 @@ use crate::clock::Timestamp;
 use crate::coherence::protocol::hex;
 use crate::coherence::{Epoch, Epochs, StateKey};
 
-const MAGIC: &[u8] = b"\nlarder4 ";
+/// With the version of the format.
+pub const MAGIC: &[u8] = b"\nlarder4 ";
 /// Magic, two lengths of 8 hex digits and a checksum of 16, with spaces between.
 const FOOTER: usize = MAGIC.len() + 8 + 1 + 8 + 1 + 16;
 
