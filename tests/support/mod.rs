@@ -9,6 +9,7 @@ pub mod larder;
 pub mod origin;
 pub mod redis;
 pub mod relay;
+pub mod tls;
 pub mod tokens;
 
 use std::fmt;

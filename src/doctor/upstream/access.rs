@@ -77,7 +77,7 @@ fn client(setup: &Setup, verify: &Verify, requests: &Requests) -> Option<Client>
     };
     let (request, _) = question.request(&setup.config).ok()?;
     let peer = Some(std::net::Ipv4Addr::LOCALHOST.into());
-    Some(proxy::accept(&setup.config, request, peer).ok()?.0)
+    Some(proxy::accept(&setup.config, request, peer, None).ok()?.0)
 }
 
 type Said = Result<(StatusCode, Option<Scope>), UpstreamFailure>;
