@@ -9,7 +9,7 @@
 //! | `PUT /entries/KEY` | puts a JSON body there as the shared copy |
 //! | `POST /explain` | what becomes of `{"method": "GET", "target": "/api/users/", "fields": [["Accept", "*/*"]]}`, and why |
 //! | `POST /reload` | reads the configuration again: 200, or 422 and why all stays as it was |
-//! | `POST /purge` | `{"credentials": ["Authorization: Bearer …"]}`: what the API said of them is forgotten everywhere |
+//! | `POST /purge` | `{"credentials": ["Authorization: Bearer …"]}`: what the API said of them is forgotten everywhere, and tokens (JWT) are refused until they expire |
 //! | `POST /purge` | `{"keys": ["users:list", "users:detail:*", "/api/users/7/"]}` or `{"all": true}`; with `"soft": true`, copies are given until they are fetched anew |
 //!
 //! KEY is a key with or without the prefix, percent-encoded, or a path with its first slash (`/entries//api/users/`).
