@@ -145,7 +145,12 @@ pub struct Lane<S> {
 /// What became of known bytes, while it takes its time.
 enum UnderWay {
     LookingUp(Bytes, LookingUp),
-    Writing { head: Bytes, body: Bytes },
+    Writing {
+        head: Bytes,
+        body: Bytes,
+    },
+    /// TLS may hold back some of what it has taken.
+    Flushing,
 }
 
 impl<S> Lane<S> {
@@ -245,6 +250,8 @@ impl<S: AsyncWrite + Unpin> Lane<S> {
                     body::held_for_its_reader(body),
                 );
                 self.under_way = Some(UnderWay::Writing { head, body });
+            } else if self.peer.tls.is_some() {
+                self.under_way = Some(UnderWay::Flushing);
             }
             Ok(())
         })
@@ -277,6 +284,10 @@ impl<S: AsyncWrite + Unpin> Lane<S> {
                         head.advance(of_head);
                         body.advance(written - of_head);
                     }
+                    self.under_way = Some(UnderWay::Flushing);
+                }
+                Some(UnderWay::Flushing) => {
+                    ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
                     self.under_way = None;
                 }
             }
