@@ -13,6 +13,7 @@ pub enum Refusal {
     BadTarget,
     BadHost,
     BadFraming,
+    BadField,
     BadContent,
     UnlistedParameter,
     TargetTooLong,
@@ -128,6 +129,12 @@ impl Error {
                 Refusal::BadFraming => (
                     S::BAD_REQUEST,
                     "The request's framing is ambiguous.",
+                    None,
+                    true,
+                ),
+                Refusal::BadField => (
+                    S::BAD_REQUEST,
+                    "A header field's value begins or ends with white space.",
                     None,
                     true,
                 ),

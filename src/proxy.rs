@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
@@ -43,8 +43,8 @@ use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
 use crate::interim::Turn;
 use crate::message::forwarded::{self, Via};
-use crate::message::framing;
 use crate::message::target::{self, TargetUri};
+use crate::message::{framing, http2};
 use crate::reply::{self, Reply};
 use crate::upstream::Upstream;
 use cap::Cap;
@@ -111,6 +111,8 @@ pub struct Client {
     pub target: TargetUri,
     pub fields: HeaderMap,
     pub via: Via,
+    /// In which the request came.
+    pub version: Version,
     /// Where interim answers to it go.
     pub interim: Option<Turn>,
 }
@@ -242,7 +244,7 @@ pub fn accept<C: Body>(
     request: Request<C>,
     peer: Option<IpAddr>,
 ) -> Result<(Client, C), Refusal> {
-    let (head, content) = request.into_parts();
+    let (mut head, content) = request.into_parts();
     match &config.methods {
         _ if matches!(head.method, Method::CONNECT | Method::TRACE) => {
             return Err(Refusal::MethodNotAllowed);
@@ -251,6 +253,9 @@ pub fn accept<C: Body>(
             return Err(Refusal::MethodNotImplemented);
         }
         Methods::Listed(_) | Methods::Any => {}
+    }
+    if head.version == Version::HTTP_2 {
+        http2::join_cookies(&mut head.headers);
     }
     // hyper's own limit is one on its buffer, and reads past it before it looks.
     let length: usize = head
@@ -263,6 +268,9 @@ pub fn accept<C: Body>(
     }
     if !framing::of_a_request_is_clear(head.version, &head.headers) {
         return Err(Refusal::BadFraming);
+    }
+    if head.version == Version::HTTP_2 && !http2::values_are_trimmed(&head.headers) {
+        return Err(Refusal::BadField);
     }
     let target = target::take(
         &head.method,
@@ -284,6 +292,7 @@ pub fn accept<C: Body>(
             target,
             fields: head.headers,
             via,
+            version: head.version,
             interim: None,
         },
         content,

@@ -78,6 +78,9 @@ impl Running {
         let limits = config.limits.clone();
         let manners = Manners {
             connections: room_for(limits.connections),
+            h2c: config.h2c,
+            streams: limits.streams,
+            target: limits.target,
             fields: limits.fields,
             head: limits.head,
             header_timeout: limits.header_timeout,
@@ -102,6 +105,7 @@ impl Running {
             let stays = watch::channel(false);
             let own = Manners {
                 connections: 256,
+                h2c: false,
                 ..manners
             };
             tokio::spawn(async move {

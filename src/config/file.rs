@@ -193,6 +193,7 @@ impl Reader<'_> {
                 text => address(text).map(Some),
             },
         );
+        let h2c = self.read(&root.key("h2c"), file.h2c, false, value::truth);
         let admin_token = self.admin_token(&root.key("admin_token"), file.admin_token);
         let upstream = self.upstream(&root.key("upstream"), file.upstream);
         let store = self.store(&root.key("store"), file.store.unwrap_or_default());
@@ -268,6 +269,7 @@ impl Reader<'_> {
         }
         Some(Config {
             listen,
+            h2c,
             admin,
             admin_token,
             upstream,
@@ -909,6 +911,7 @@ impl Reader<'_> {
             head: bytes("head", map.head, 32 << 10, (8 << 10)..=(1 << 20)),
             content: self.size(&at("content"), map.content, 1 << 30, 0..=(1 << 50)),
             connections: self.count(&at("connections"), map.connections, 20_000, 1..=1_000_000),
+            streams: self.count(&at("streams"), map.streams, 100, 1..=10_000) as u32,
             header_timeout: self.duration(
                 &at("header_timeout"),
                 map.header_timeout,

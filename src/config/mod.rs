@@ -21,6 +21,8 @@ use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
+    /// Whether `listen` speaks HTTP/2 with who begins with it, unasked and without TLS.
+    pub h2c: bool,
     /// Health, looking at entries, purging. `None` with `admin: off`.
     pub admin: Option<SocketAddr>,
     /// Asked of every admin request but the health checks, if set; needed when `admin` is not on loopback.
@@ -262,6 +264,8 @@ pub struct Limits {
     pub content: u64,
     /// Open client connections.
     pub connections: usize,
+    /// Requests under way at once on one connection of HTTP/2.
+    pub streams: u32,
     /// For a request's head to arrive.
     pub header_timeout: Duration,
     /// Longest silence within a request's content.

@@ -20,7 +20,7 @@ use crate::config::WhenStoreIsDown;
 use crate::error::{Error, UpstreamFailure};
 use crate::reply::Reply;
 use crate::route::Decoded;
-use crate::upstream::UpstreamBody;
+use crate::upstream::{Slot, UpstreamBody};
 
 pub async fn write(
     setup: &Arc<Setup>,
@@ -31,10 +31,12 @@ pub async fn write(
 ) -> Result<Reply, Error> {
     // Not in the task: a client that leaves while it waits here has sent nothing, and is done.
     let entered = setup.turnstile.enter(&states).await;
+    // The slot before the hold: a write that waits in the queue holds nothing.
+    let slot = setup.upstream.slot().await?;
     let (tell, told) = oneshot::channel();
     let own = setup.clone();
     setup.writes.spawn(async move {
-        let answered = held(&own, &client, body, states, by, entered).await;
+        let answered = held(&own, &client, body, states, by, (slot, entered)).await;
         // A client that has gone does not hear of it; the write is finished all the same.
         let _ = tell.send(answered);
     });
@@ -57,10 +59,8 @@ async fn held(
     body: RequestBody,
     states: Vec<StateKey>,
     by: By,
-    mut entered: Entered,
+    (slot, mut entered): (Slot, Entered),
 ) -> Result<Answered, Error> {
-    // The slot first: a write that waits in the queue holds nothing.
-    let slot = setup.upstream.slot().await?;
     let without_store = match setup.config.when_store_is_down {
         WhenStoreIsDown::RefuseWrites => WithoutStore::Refuse,
         WhenStoreIsDown::Forward => WithoutStore::Forward,

@@ -1,7 +1,10 @@
 //! Listening: connections in, requests to whoever answers them, and an orderly end.
 
 mod arriving;
+mod frames;
 mod head_timer;
+mod http2;
+mod preface;
 mod speaking;
 
 use std::io;
@@ -25,6 +28,12 @@ const BACKLOG: u32 = 4096;
 #[derive(Debug, Clone, Copy)]
 pub struct Manners {
     pub connections: usize,
+    /// Whether HTTP/2 is spoken with who begins with it, unasked.
+    pub h2c: bool,
+    /// Requests under way at once on one connection of HTTP/2.
+    pub streams: u32,
+    /// Bytes of a request's target; more are refused in our words.
+    pub target: usize,
     /// Fields of a request's head; hyper answers 431 beyond it.
     pub fields: usize,
     /// Bytes of a request's head; hyper answers 431 beyond it.
@@ -85,11 +94,11 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, watcher) = (answer.clone(), graceful.watcher());
+        let (answer, ending) = (answer.clone(), (graceful.watcher(), end.clone()));
         tokio::spawn(async move {
             let _place = place;
             let arrived = arriving::arrive(stream, from).await;
-            speaking::http1(arrived, manners, watcher, answer).await;
+            speaking::speak(arrived, manners, ending, answer).await;
         });
     }
     drop(listener);

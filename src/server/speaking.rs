@@ -9,15 +9,54 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::Watcher;
+use tokio::sync::watch;
 use tracing::debug;
 
 use super::arriving::Arrived;
 use super::head_timer::HeadTimer;
-use super::{Manners, Peer};
+use super::preface::{self, Begins};
+use super::{Manners, Peer, http2};
 use crate::interim::{Interim, Turn, WithInterim};
 
-/// HTTP/1.1, until the client or the end of the process ends it.
-pub async fn http1<F, Answer, B>(arrived: Arrived, manners: Manners, watcher: Watcher, answer: F)
+/// In the version that the client has chosen, until it or the end of the process ends it.
+pub async fn speak<F, Answer, B>(
+    arrived: Arrived,
+    manners: Manners,
+    (watcher, mut end): (Watcher, watch::Receiver<bool>),
+    answer: F,
+) where
+    F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
+    Answer: Future<Output = Response<B>> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let begins = match manners.h2c {
+        false => Some(Begins::Http1),
+        true => tokio::select! {
+            begins = preface::begins(&arrived.stream, manners.header_timeout) => begins,
+            _ = end.wait_for(|end| *end) => None,
+        },
+    };
+    match begins {
+        Some(Begins::Http1) => http1(arrived, manners, watcher, answer).await,
+        Some(Begins::Http2) => {
+            let Arrived { stream, peer } = arrived;
+            // Boxed, or each connection of HTTP/1 would hold room for it.
+            Box::pin(http2::serve(
+                (stream, peer),
+                manners,
+                (watcher, end),
+                answer,
+            ))
+            .await;
+        }
+        None => debug!("a client's connection ended before it had said anything"),
+    }
+}
+
+/// HTTP/1.1.
+async fn http1<F, Answer, B>(arrived: Arrived, manners: Manners, watcher: Watcher, answer: F)
 where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
     Answer: Future<Output = Response<B>> + Send,

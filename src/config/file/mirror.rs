@@ -78,6 +78,7 @@ macro_rules! mirror {
 mirror! {
     File like "`listen: 127.0.0.1:8080`, one `key: value` to a line" {
         listen: Text,
+        h2c: Text,
         admin: Text,
         admin_token: Text,
         upstream: Either<UpstreamMap>,
@@ -178,6 +179,7 @@ mirror! {
         head: Text,
         content: Text,
         connections: Text,
+        streams: Text,
         header_timeout: Text,
         content_idle: Text,
         drain: Text,
