@@ -132,12 +132,7 @@ impl Error {
                     None,
                     true,
                 ),
-                Refusal::BadField => (
-                    S::BAD_REQUEST,
-                    "A header field's value begins or ends with white space.",
-                    None,
-                    true,
-                ),
+                Refusal::BadField => (S::BAD_REQUEST, "A header field is not valid.", None, true),
                 Refusal::BadContent => (
                     S::BAD_REQUEST,
                     "The request's content broke off or is malformed.",

@@ -269,7 +269,7 @@ pub fn accept<C: Body>(
     if !framing::of_a_request_is_clear(head.version, &head.headers) {
         return Err(Refusal::BadFraming);
     }
-    if head.version == Version::HTTP_2 && !http2::values_are_trimmed(&head.headers) {
+    if head.version == Version::HTTP_2 && !http2::fields_are_valid(&head.headers) {
         return Err(Refusal::BadField);
     }
     let target = target::take(

@@ -24,6 +24,11 @@ const MOST_CREDIT: u64 = 1024 * 1024;
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const HEAD: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
+const ACK: u8 = 0x1;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
@@ -34,15 +39,21 @@ struct Meter {
     head: [u8; HEAD],
     /// Bytes of the head that are there.
     known: usize,
+    /// Whether settings have come, as they must before all others (§3.4).
+    begun: bool,
     left: u32,
     filled: Instant,
     /// Bytes written that no window was opened for yet.
     credit: u64,
 }
 
-/// It has sent too much of what brings nothing forward.
+/// Why a connection is ended.
 #[derive(Debug, PartialEq, Eq)]
-struct Flood;
+enum Fault {
+    /// It has sent too much of what brings nothing forward.
+    Flood,
+    NoSettings,
+}
 
 impl Meter {
     fn new(now: Instant) -> Meter {
@@ -50,6 +61,7 @@ impl Meter {
             skip: PREFACE.len(),
             head: [0; HEAD],
             known: 0,
+            begun: false,
             left: AT_ONCE,
             filled: now,
             credit: 0,
@@ -60,7 +72,7 @@ impl Meter {
         self.credit = (self.credit + bytes as u64).min(MOST_CREDIT);
     }
 
-    fn read(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Flood> {
+    fn read(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Fault> {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -76,6 +88,10 @@ impl Meter {
             let [a, b, c, kind, flags, ..] = self.head;
             let length = u32::from_be_bytes([0, a, b, c]);
             self.skip = length as usize;
+            if !self.begun && (kind != SETTINGS || flags & ACK != 0) {
+                return Err(Fault::NoSettings);
+            }
+            self.begun = true;
             if self.brings_nothing(kind, flags, length) {
                 self.pay(&now)?;
             }
@@ -83,9 +99,6 @@ impl Meter {
     }
 
     fn brings_nothing(&mut self, kind: u8, flags: u8, length: u32) -> bool {
-        const DATA: u8 = 0;
-        const HEADERS: u8 = 1;
-        const WINDOW_UPDATE: u8 = 8;
         match kind {
             DATA => length == 0 && flags & END_STREAM == 0,
             HEADERS => flags & END_HEADERS == 0,
@@ -98,12 +111,12 @@ impl Meter {
         }
     }
 
-    fn pay(&mut self, now: impl Fn() -> Instant) -> Result<(), Flood> {
+    fn pay(&mut self, now: impl Fn() -> Instant) -> Result<(), Fault> {
         if self.left == 0 {
             let now = now();
             let earned = now.duration_since(self.filled).as_millis() as u64 * A_SECOND / 1000;
             if earned == 0 {
-                return Err(Flood);
+                return Err(Fault::Flood);
             }
             (self.left, self.filled) = (earned.min(u64::from(AT_ONCE)) as u32, now);
         }
@@ -136,12 +149,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         let Metered { stream, meter } = self.get_mut();
         let before = into.filled().len();
         let done = Pin::new(stream).poll_read(cx, into);
-        match meter.read(&into.filled()[before..], Instant::now) {
-            Ok(()) => done,
-            Err(Flood) => Poll::Ready(Err(io::Error::other(
-                "a flood of frames that bring nothing forward",
-            ))),
-        }
+        let why = match meter.read(&into.filled()[before..], Instant::now) {
+            Ok(()) => return done,
+            Err(Fault::Flood) => "a flood of frames that bring nothing forward",
+            Err(Fault::NoSettings) => "no settings before the first frame",
+        };
+        Poll::Ready(Err(io::Error::other(why)))
     }
 }
 
@@ -216,7 +229,9 @@ mod tests {
 
     fn after_the_preface() -> Meter {
         let mut meter = Meter::new(Instant::now());
-        meter.read(PREFACE, Instant::now).unwrap();
+        let begin = [&PREFACE[..], &frame((SETTINGS, 0, 0))].concat();
+        meter.read(&begin, Instant::now).unwrap();
+        meter.left = AT_ONCE;
         meter
     }
 
@@ -240,6 +255,15 @@ mod tests {
                 let passed = pass(&mut after_the_preface(), of, AT_ONCE * 2, piece);
                 assert_eq!(passed, AT_ONCE, "{of:?}");
             }
+        }
+    }
+
+    #[test]
+    fn settings_come_first() {
+        for of in [PING, (SETTINGS, ACK, 0), (HEADERS, END_HEADERS, 10)] {
+            let mut meter = Meter::new(Instant::now());
+            let begin = [&PREFACE[..], &frame(of)].concat();
+            assert_eq!(meter.read(&begin, Instant::now), Err(Fault::NoSettings));
         }
     }
 

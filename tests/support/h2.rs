@@ -116,6 +116,8 @@ pub enum Event {
 pub struct Raw {
     stream: TcpStream,
     buffer: Vec<u8>,
+    /// Neither a frame came in time, nor was it closed.
+    pub silent: bool,
 }
 
 impl Raw {
@@ -139,6 +141,7 @@ impl Raw {
         Raw {
             stream,
             buffer: Vec::new(),
+            silent: false,
         }
     }
 
@@ -224,7 +227,11 @@ impl Raw {
                 {
                     return None;
                 }
-                Err(error) => panic!("neither a frame nor closed: {error}"),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.silent = true;
+                    return None;
+                }
+                Err(error) => panic!("{error}"),
             }
         }
         Some(self.buffer.drain(..length).collect())
