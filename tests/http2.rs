@@ -11,6 +11,7 @@ use support::h2::{
 };
 use support::larder::Larder;
 use support::origin::{self, Origin, Request};
+use support::tls::{Authority, Kind};
 use support::{Gate, eventually, pattern, users_api};
 
 const LIST: &str = "/api/users/";
@@ -170,6 +171,57 @@ fn a_listener_with_h2c_tells_http_2_by_its_preface_however_it_arrives() {
     raw.send(&PREFACE[..10]);
     raw.finish_sending();
     assert!(larder.get(LIST).status == 200);
+}
+
+#[test]
+fn the_protocol_that_alpn_chose_is_the_one_that_is_served() {
+    let (authority, origin) = (Authority::new(), Origin::start(counting));
+    authority.write("server", &authority.issue(Kind::Ecdsa, &[HOST]));
+    let tls = format!("tls: {}", authority.pair("server"));
+    let larder = Larder::start(users_api(&origin, "memory:", &tls));
+    let connect = |names: &[&str]| {
+        let client = authority.client().alpn(names);
+        client.connect(larder.address(), HOST).expect("a handshake")
+    };
+    for names in [&["h2"][..], &["h2", "http/1.1"], &["http/1.1", "h2"]] {
+        let mut client = connect(names);
+        assert_eq!(client.stream().conn.alpn_protocol(), Some(&b"h2"[..]));
+        let mut raw = Raw::on(client.stream());
+        raw.begin();
+        raw.get(1, LIST);
+        let heads = raw.until(|event| matches!(event, Event::Head { .. }));
+        assert!(matches!(
+            heads.last(),
+            Some(Event::Head { status: 200, .. })
+        ));
+        // Of another host than the connection was made for.
+        let other = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "other.example"),
+            (":path", LIST),
+        ];
+        raw.send(&frame(HEADERS, h2::ALL, 3, block(&other)));
+        let heads = raw.until(|event| matches!(event, Event::Head { stream: 3, .. }));
+        assert!(matches!(
+            heads.last(),
+            Some(Event::Head { status: 421, .. })
+        ));
+    }
+    assert_eq!(origin.last().fields.get("x-forwarded-proto"), Some("https"));
+    // Who has chosen one and speaks the other is not understood.
+    let mut client = connect(&["h2"]);
+    client.send(format!("GET {LIST} HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes());
+    let told = Raw::on(client.stream()).until_closed();
+    let answers = |event: &Event| matches!(event, Event::Head { .. });
+    assert!(!told.iter().any(answers), "{told:?}");
+    for names in [&["http/1.1"][..], &[]] {
+        let mut client = connect(names);
+        assert_eq!(client.get(LIST).status, 200);
+        let mut client = connect(names);
+        client.send(&[PREFACE, &settings(&[])].concat());
+        assert_eq!(Raw::on(client.stream()).until_closed(), []);
+    }
 }
 
 #[test]

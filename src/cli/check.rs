@@ -18,7 +18,17 @@ pub fn describe(config: &Config) -> String {
     let mut line = |name: &str, text: String| {
         let _ = writeln!(told, "{name:<10} {text}");
     };
-    line("listen", format!("http://{}", config.listen));
+    match &config.tls {
+        None if config.h2c => line("listen", format!("http://{}, also HTTP/2", config.listen)),
+        None => line("listen", format!("http://{}", config.listen)),
+        Some(tls) => {
+            line("listen", format!("https://{}", config.listen));
+            for files in &tls.pairs {
+                let (cert, key) = (files.cert.display(), files.key.display());
+                line("", format!("with the certificate {cert} and the key {key}"));
+            }
+        }
+    }
     line("admin", admin(config));
     line("upstream", upstream(&config.upstream));
     line("store", store(config));

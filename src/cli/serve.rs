@@ -18,6 +18,9 @@ use crate::server::{self, Manners};
 use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::redis::{Lifetimes, Redis};
+use crate::tls::certificates::Certificates;
+use crate::tls::follow::follow;
+use crate::tls::server::{Acceptor, Protocol};
 use crate::upstream::Upstream;
 use crate::{admin, telemetry, warming};
 
@@ -68,6 +71,7 @@ pub struct Running {
 impl Running {
     /// Takes the ports and connects to the store, or says why not; nothing is half-started.
     pub async fn start(config: Config) -> Result<Running, Failure> {
+        let certificates = certificates(&config)?;
         // The store first: a port that opens says that everything is right.
         let coherence = coherence(&config).await?;
         let listener = bind("listen", config.listen)?;
@@ -83,12 +87,17 @@ impl Running {
             target: limits.target,
             fields: limits.fields,
             head: limits.head,
+            handshake_timeout: limits.handshake_timeout,
             header_timeout: limits.header_timeout,
             drain: limits.drain,
         };
         let upstream = Upstream::new(config.upstream.clone());
         let warm = config.warm.clone();
-        let proxy = Arc::new(Proxy::new(Setup::new(config, upstream, coherence)));
+        let acceptor = certificates
+            .clone()
+            .map(|certificates| Acceptor::new(certificates, &[Protocol::Http2, Protocol::Http1]));
+        let setup = Setup::new(config, upstream, coherence);
+        let proxy = Arc::new(Proxy::new(setup, certificates.clone()));
         let (end, ended) = watch::channel(false);
         let address = |listener: &TcpListener| {
             listener
@@ -110,7 +119,7 @@ impl Running {
             };
             tokio::spawn(async move {
                 let _stays = &stays.0;
-                server::serve(admin, own, stays.1.clone(), move |request, _, _| {
+                server::serve(admin, own, None, stays.1.clone(), move |request, _, _| {
                     admin::answer(proxy.clone(), ended.clone(), request)
                 })
                 .await;
@@ -121,12 +130,16 @@ impl Running {
             tokio::spawn(server::serve(
                 listener,
                 manners,
+                acceptor,
                 ended,
-                move |request, peer, interim| proxy.handle(request, Some(peer.address), interim),
+                move |request, peer, interim| proxy.handle(request, peer, interim),
             ))
         };
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());
         info!(%listen, admin = at, "larder serves");
+        if let Some(certificates) = certificates {
+            tokio::spawn(follow(certificates));
+        }
         for warm in warm {
             tokio::spawn(warming::run(proxy.clone(), listen, warm));
         }
@@ -210,6 +223,13 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
         }
     };
     Ok(Coherence::new(Arc::new(store), journal, hold))
+}
+
+/// What `listen` shows, read once more: the file was checked before the store was asked.
+fn certificates(config: &Config) -> Result<Option<Arc<Certificates>>, Failure> {
+    let read = config.tls.as_ref().map(Certificates::read).transpose();
+    let read = read.map_err(|why| Failure::Config(format!("tls: {why}")))?;
+    Ok(read.map(Arc::new))
 }
 
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

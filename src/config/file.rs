@@ -9,6 +9,7 @@ mod mirror;
 mod place;
 mod problem;
 mod stores;
+mod tls;
 mod value;
 
 use std::cell::RefCell;
@@ -193,7 +194,12 @@ impl Reader<'_> {
                 text => address(text).map(Some),
             },
         );
+        let tls = self.tls(&root.key("tls"), file.tls);
         let h2c = self.read(&root.key("h2c"), file.h2c, false, value::truth);
+        if h2c && tls.is_some() {
+            let choose = "changes nothing beside `tls`, where clients choose HTTP/2 by ALPN";
+            self.warn(&root.key("h2c"), choose);
+        }
         let admin_token = self.admin_token(&root.key("admin_token"), file.admin_token);
         let upstream = self.upstream(&root.key("upstream"), file.upstream);
         let store = self.store(&root.key("store"), file.store.unwrap_or_default());
@@ -269,6 +275,7 @@ impl Reader<'_> {
         }
         Some(Config {
             listen,
+            tls,
             h2c,
             admin,
             admin_token,
@@ -911,6 +918,12 @@ impl Reader<'_> {
             head: bytes("head", map.head, 32 << 10, (8 << 10)..=(1 << 20)),
             content: self.size(&at("content"), map.content, 1 << 30, 0..=(1 << 50)),
             connections: self.count(&at("connections"), map.connections, 20_000, 1..=1_000_000),
+            handshake_timeout: self.duration(
+                &at("handshake_timeout"),
+                map.handshake_timeout,
+                10 * second,
+                second..=hour,
+            ),
             streams: self.count(&at("streams"), map.streams, 100, 1..=10_000) as u32,
             header_timeout: self.duration(
                 &at("header_timeout"),

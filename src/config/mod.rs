@@ -21,6 +21,8 @@ use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
+    /// What `listen` shows of itself; `None`: it speaks plain HTTP.
+    pub tls: Option<Tls>,
     /// Whether `listen` speaks HTTP/2 with who begins with it, unasked and without TLS.
     pub h2c: bool,
     /// Health, looking at entries, purging. `None` with `admin: off`.
@@ -63,6 +65,20 @@ pub struct Warm {
     pub every: Option<Duration>,
     /// Requests at once.
     pub concurrency: u16,
+}
+
+/// The certificates of a listener, each with its key; at least one. A client is shown the one for the name it asks
+/// for, and the first if it names none, or none that is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    pub pairs: Vec<CertificateFiles>,
+}
+
+/// In PEM: the server's own certificate and those that signed it, and its key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CertificateFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Where the existing API is, and how patiently it is asked.
@@ -264,6 +280,8 @@ pub struct Limits {
     pub content: u64,
     /// Open client connections.
     pub connections: usize,
+    /// For a TLS handshake.
+    pub handshake_timeout: Duration,
     /// Requests under way at once on one connection of HTTP/2.
     pub streams: u32,
     /// For a request's head to arrive.

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::interim::Turn;
+use crate::tls::server::{Acceptor, Agreed};
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -38,6 +39,7 @@ pub struct Manners {
     pub fields: usize,
     /// Bytes of a request's head; hyper answers 431 beyond it.
     pub head: usize,
+    pub handshake_timeout: Duration,
     pub header_timeout: Duration,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
@@ -47,6 +49,8 @@ pub struct Manners {
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub address: IpAddr,
+    /// `None`: it speaks plain HTTP.
+    pub tls: Option<Agreed>,
 }
 
 /// Takes the port; nothing is accepted yet.
@@ -65,6 +69,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: Manners,
+    tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
     answer: F,
 ) where
@@ -94,11 +99,14 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, ending) = (answer.clone(), (graceful.watcher(), end.clone()));
+        let (answer, tls) = (answer.clone(), tls.clone());
+        let ending = (graceful.watcher(), end.clone());
         tokio::spawn(async move {
             let _place = place;
-            let arrived = arriving::arrive(stream, from).await;
-            speaking::speak(arrived, manners, ending, answer).await;
+            let patience = manners.handshake_timeout;
+            if let Some(arrived) = arriving::arrive(stream, from, tls.as_ref(), patience).await {
+                speaking::speak(arrived, manners, ending, answer).await;
+            }
         });
     }
     drop(listener);

@@ -7,15 +7,10 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::frames::PREFACE;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begins {
-    Http1,
-    Http2,
-}
+use crate::tls::server::Protocol;
 
 /// Waits for the first bytes. `None`: they did not come in time, or never will.
-pub async fn begins(stream: &TcpStream, patience: Duration) -> Option<Begins> {
+pub async fn protocol(stream: &TcpStream, patience: Duration) -> Option<Protocol> {
     let deadline = Instant::now() + patience;
     let mut bytes = [0; PREFACE.len()];
     let mut again = Duration::from_millis(1);
@@ -23,7 +18,7 @@ pub async fn begins(stream: &TcpStream, patience: Duration) -> Option<Begins> {
         let peeked = tokio::time::timeout_at(deadline, stream.peek(&mut bytes));
         let length = peeked.await.ok()?.ok()?;
         match told(&bytes[..length]) {
-            Some(begins) => return Some(begins),
+            Some(protocol) => return Some(protocol),
             // Closed.
             None if length == 0 => return None,
             None => {}
@@ -38,11 +33,11 @@ pub async fn begins(stream: &TcpStream, patience: Duration) -> Option<Begins> {
 }
 
 /// `None`: not enough to know.
-fn told(bytes: &[u8]) -> Option<Begins> {
+fn told(bytes: &[u8]) -> Option<Protocol> {
     match bytes {
-        _ if bytes == PREFACE => Some(Begins::Http2),
+        _ if bytes == PREFACE => Some(Protocol::Http2),
         _ if PREFACE.starts_with(bytes) => None,
-        _ => Some(Begins::Http1),
+        _ => Some(Protocol::Http1),
     }
 }
 
@@ -52,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_preface_is_all_of_it_and_a_request_is_known_by_its_first_other_byte() {
-        assert_eq!(told(PREFACE), Some(Begins::Http2));
+        assert_eq!(told(PREFACE), Some(Protocol::Http2));
         for bytes in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
             assert_eq!(told(bytes), None);
         }
@@ -62,7 +57,7 @@ mod tests {
             b"PRI * HTTP/1.1\r\n",
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rX",
         ] {
-            assert_eq!(told(bytes), Some(Begins::Http1));
+            assert_eq!(told(bytes), Some(Protocol::Http1));
         }
     }
 }

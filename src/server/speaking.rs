@@ -14,9 +14,9 @@ use tracing::debug;
 
 use super::arriving::Arrived;
 use super::head_timer::HeadTimer;
-use super::preface::{self, Begins};
-use super::{Manners, Peer, http2};
+use super::{Manners, Peer, http2, preface};
 use crate::interim::{Interim, Turn, WithInterim};
+use crate::tls::server::{Protocol, Stream};
 
 /// In the version that the client has chosen, until it or the end of the process ends it.
 pub async fn speak<F, Answer, B>(
@@ -31,16 +31,17 @@ pub async fn speak<F, Answer, B>(
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let begins = match manners.h2c {
-        false => Some(Begins::Http1),
-        true => tokio::select! {
-            begins = preface::begins(&arrived.stream, manners.header_timeout) => begins,
+    let protocol = match (&arrived.stream, &arrived.peer.tls) {
+        (_, Some(agreed)) => Some(agreed.protocol),
+        (Stream::Plain(stream), None) if manners.h2c => tokio::select! {
+            protocol = preface::protocol(stream, manners.header_timeout) => protocol,
             _ = end.wait_for(|end| *end) => None,
         },
+        (_, None) => Some(Protocol::Http1),
     };
-    match begins {
-        Some(Begins::Http1) => http1(arrived, manners, watcher, answer).await,
-        Some(Begins::Http2) => {
+    match protocol {
+        Some(Protocol::Http1) => http1(arrived, manners, watcher, answer).await,
+        Some(Protocol::Http2) => {
             let Arrived { stream, peer } = arrived;
             // Boxed, or each connection of HTTP/1 would hold room for it.
             Box::pin(http2::serve(

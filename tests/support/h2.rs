@@ -113,8 +113,8 @@ pub enum Event {
 }
 
 /// A connection that sends what it is given.
-pub struct Raw {
-    stream: TcpStream,
+pub struct Raw<S = TcpStream> {
+    stream: S,
     buffer: Vec<u8>,
     /// Neither a frame came in time, nor was it closed.
     pub silent: bool,
@@ -124,7 +124,7 @@ impl Raw {
     /// With a preface, and settings by which answers are easy to read: no table.
     pub fn open(address: SocketAddr) -> Raw {
         let mut raw = Raw::bare(address);
-        raw.send(&[PREFACE, &settings(&[(1, 0)])].concat());
+        raw.begin();
         raw
     }
 
@@ -138,6 +138,16 @@ impl Raw {
         stream
             .set_write_timeout(Some(PATIENCE))
             .expect("a time limit");
+        Raw::on(stream)
+    }
+
+    pub fn finish_sending(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+}
+
+impl<S: Read + Write> Raw<S> {
+    pub fn on(stream: S) -> Raw<S> {
         Raw {
             stream,
             buffer: Vec::new(),
@@ -145,9 +155,13 @@ impl Raw {
         }
     }
 
+    pub fn begin(&mut self) {
+        self.send(&[PREFACE, &settings(&[(1, 0)])].concat());
+    }
+
     /// Whether it could be sent: the other side may have closed by now, and rightly.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        self.stream.write_all(bytes).is_ok() && self.stream.flush().is_ok()
     }
 
     pub fn get(&mut self, stream: u32, target: &str) {
@@ -169,10 +183,6 @@ impl Raw {
     pub fn ping(&mut self) -> Vec<Event> {
         self.send(&frame(PING, 0, 0, [0; 8]));
         self.until(|event| *event == Event::Pong)
-    }
-
-    pub fn finish_sending(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// The next event. `None`: the other side has closed. Settings are acknowledged.
@@ -222,7 +232,10 @@ impl Raw {
                 Err(error)
                     if matches!(
                         error.kind(),
-                        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                        // The last one of TLS without a last word.
+                        ErrorKind::ConnectionReset
+                            | ErrorKind::BrokenPipe
+                            | ErrorKind::UnexpectedEof
                     ) =>
                 {
                     return None;

@@ -10,6 +10,7 @@ pub mod larder;
 pub mod origin;
 pub mod redis;
 pub mod relay;
+pub mod tls;
 
 use std::fmt;
 use std::io;
