@@ -198,6 +198,7 @@ fn client(target: &'static str, fields: HeaderMap) -> Client {
         fields,
         version: http::Version::HTTP_11,
         interim: None,
+        head: None,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod admit;
 pub mod cap;
 pub mod fetch;
 pub mod hottest;
+pub mod known;
 pub mod obey;
 pub mod pass;
 pub mod plan;
@@ -24,7 +25,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName};
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
@@ -47,6 +48,7 @@ use crate::message::target::{self, TargetUri};
 use crate::message::{framing, http2};
 use crate::reply::{self, Reply};
 use crate::server::Peer;
+use crate::server::lane::RawHead;
 use crate::tls::certificates::Certificates;
 use crate::tls::server::Agreed;
 use crate::upstream::Upstream;
@@ -68,6 +70,8 @@ pub struct Proxy {
 
 /// One configuration at work: what a reload replaces at once.
 pub struct Setup {
+    /// No other has it.
+    number: known::Number,
     pub config: Config,
     pub served: Vec<Served>,
     pub upstream: Arc<Upstream>,
@@ -100,6 +104,8 @@ pub struct Served {
     pub varied: ArcSwap<Vec<HeaderName>>,
     /// The fields by which its answers vary and that no key holds: who sends one is passed on.
     pub unkeyed: ArcSwap<Vec<HeaderName>>,
+    /// Another whenever either has grown.
+    pub learnt: known::Number,
     /// Under this name the instances tell each other of `varied`.
     noted_as: String,
     asked_others: Mutex<Option<Instant>>,
@@ -120,6 +126,8 @@ pub struct Client {
     pub version: Version,
     /// Where interim answers to it go.
     pub interim: Option<Turn>,
+    /// Its head as it came, if that may be known again.
+    pub head: Option<known::Head>,
 }
 
 impl Client {
@@ -155,7 +163,7 @@ impl Proxy {
     /// What needs no waiting is done at once: whatever a future holds is moved with it, and each hit is one.
     pub fn handle(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: &Peer,
         interim: Option<Turn>,
     ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
@@ -164,6 +172,7 @@ impl Proxy {
             let path = request.uri().path().to_owned();
             (clock::stopwatch(), request.method().clone(), path)
         });
+        let head = request.extensions_mut().remove::<RawHead>();
         let mut route = None;
         let answered = match accept(
             &setup.config,
@@ -173,6 +182,10 @@ impl Proxy {
         ) {
             Ok((mut client, content)) => {
                 client.interim = interim;
+                client.head = head.map(|RawHead(bytes)| {
+                    let by = known::By::of(&setup, peer);
+                    known::Head { bytes, by }
+                });
                 let (method, target) = (&client.method, &client.target);
                 let plan = plan::plan(&setup.config, method, target, !content.is_end_stream());
                 if let Plan::Read { route: under, .. } = &plan {
@@ -187,7 +200,8 @@ impl Proxy {
             let reply = answered.unwrap_or_else(reply::error);
             if let Some((started, method, path)) = told {
                 let route = route.map_or("-", |route| setup.config.routes[route].path.as_str());
-                log(&method, &path, route, &reply, started.elapsed());
+                let answered = (reply.response.status(), reply.handling);
+                log(&method, &path, route, answered, started.elapsed());
             }
             reply.response
         })
@@ -313,6 +327,7 @@ pub fn accept<C: Body>(
             via,
             version: head.version,
             interim: None,
+            head: None,
         },
         content,
     ))
@@ -325,17 +340,23 @@ fn is_served(hosts: &[String], host: &str) -> bool {
     hosts.iter().any(|served| *served == host || served == name)
 }
 
-fn log(method: &Method, path: &str, route: &str, reply: &Reply, took: Duration) {
+fn log(
+    method: &Method,
+    path: &str,
+    route: &str,
+    (status, handling): (StatusCode, Handling),
+    took: Duration,
+) {
     info!(
         target: "larder::access",
         method = method.as_str(),
         path,
         route,
-        status = reply.response.status().as_u16(),
-        cache = reply.handling.word(),
-        detail = reply.handling.detail().unwrap_or("-"),
-        stored = matches!(reply.handling, Handling::Forwarded { stored: true, .. }),
-        collapsed = matches!(reply.handling, Handling::Forwarded { collapsed: true, .. }),
+        status = status.as_u16(),
+        cache = handling.word(),
+        detail = handling.detail().unwrap_or("-"),
+        stored = matches!(handling, Handling::Forwarded { stored: true, .. }),
+        collapsed = matches!(handling, Handling::Forwarded { collapsed: true, .. }),
         ms = took.as_micros() as f64 / 1000.0,
         "request"
     );
@@ -349,6 +370,7 @@ impl Setup {
             .map(|route| Served::new(&config, route))
             .collect();
         Setup {
+            number: known::Number::default(),
             cap: Cap::new(config.limits.copies),
             config,
             served,
@@ -379,6 +401,7 @@ impl Served {
             absence: plan::absence_states(&config.purge, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),
+            learnt: known::Number::default(),
             noted_as: format!("{name}~vary"),
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
@@ -397,12 +420,17 @@ impl Served {
     }
 
     pub fn learn_here(&self, names: &[HeaderName]) -> bool {
-        add(&self.varied, names)
+        let news = add(&self.varied, names);
+        if news {
+            self.learnt.renew();
+        }
+        news
     }
 
     /// An answer was seen to vary by a field that no fill carries.
     pub fn learn_unkeyed(&self, names: &[HeaderName]) {
         if add(&self.unkeyed, names) {
+            self.learnt.renew();
             let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
             let (route, names) = (self.route.path.as_str(), names.join(", "));
             tracing::warn!(

@@ -221,6 +221,10 @@ fn holds(larder: &Larder, recorder: &Recorder, row: &Row) -> Result<(), String> 
             {
                 return Err(format!("arrived as {request:?}"));
             }
+            let via = request.names.iter().position(|name| name == "via");
+            if via.map(|at| &request.values[at][..]) != Some("2 larder") {
+                return Err(format!("arrived without its version: {request:?}"));
+            }
             match without.iter().find(|name| request.has(name)) {
                 Some(name) => Err(format!("{name} arrived: {request:?}")),
                 None if outcome == Outcome::Answered(200) => Ok(()),

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{ConfigFile, Failure};
 use crate::coherence::{Coherence, Journal, hold_for};
-use crate::config::{Access, Config, Route, StoreAddress};
+use crate::config::{Access, Config, Route, StoreAddress, Tls};
 use crate::proxy::{Proxy, Setup, plan};
 use crate::server::{self, Manners};
 use crate::store::Store;
@@ -71,7 +71,8 @@ pub struct Running {
 impl Running {
     /// Takes the ports and connects to the store, or says why not; nothing is half-started.
     pub async fn start(config: Config) -> Result<Running, Failure> {
-        let certificates = certificates(&config)?;
+        let certificates = certificates("tls", config.tls.as_ref())?;
+        let admin_tls = admin_tls(&config)?;
         // The store first: a port that opens says that everything is right.
         let coherence = coherence(&config).await?;
         let listener = bind("listen", config.listen)?;
@@ -119,9 +120,16 @@ impl Running {
             };
             tokio::spawn(async move {
                 let _stays = &stays.0;
-                server::serve(admin, own, None, stays.1.clone(), move |request, _, _| {
-                    admin::answer(proxy.clone(), ended.clone(), request)
-                })
+                server::serve(
+                    admin,
+                    own,
+                    admin_tls,
+                    stays.1.clone(),
+                    None,
+                    move |request, peer, _| {
+                        admin::answer(proxy.clone(), ended.clone(), peer, request)
+                    },
+                )
                 .await;
             });
         }
@@ -132,6 +140,7 @@ impl Running {
                 manners,
                 acceptor,
                 ended,
+                Some(proxy.clone()),
                 move |request, peer, interim| proxy.handle(request, peer, interim),
             ))
         };
@@ -226,10 +235,23 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
 }
 
 /// What `listen` shows, read once more: the file was checked before the store was asked.
-fn certificates(config: &Config) -> Result<Option<Arc<Certificates>>, Failure> {
-    let read = config.tls.as_ref().map(Certificates::read).transpose();
-    let read = read.map_err(|why| Failure::Config(format!("tls: {why}")))?;
+pub fn certificates(key: &str, tls: Option<&Tls>) -> Result<Option<Arc<Certificates>>, Failure> {
+    let read = tls.map(Certificates::read).transpose();
+    let read = read.map_err(|why| Failure::Config(format!("{key}: {why}")))?;
     Ok(read.map(Arc::new))
+}
+
+fn admin_tls(config: &Config) -> Result<Option<Acceptor>, Failure> {
+    let Some(tls) = config.admin_tls.as_ref().filter(|_| config.admin.is_some()) else {
+        return Ok(None);
+    };
+    let Some(own) = certificates("admin_tls", Some(&tls.own))? else {
+        return Ok(None);
+    };
+    let acceptor = Acceptor::for_admin(own.clone(), tls.client_ca.as_deref());
+    tokio::spawn(follow(own));
+    let wrong = |why| Failure::Config(format!("admin_tls.client_ca: {why}"));
+    acceptor.map(Some).map_err(wrong)
 }
 
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -1,15 +1,13 @@
 //! `larder warm`: asks a running instance for what is about to be wanted, so that its first reader is given a hit.
 
 use std::io::BufRead;
-use std::sync::Arc;
 
 use clap::Args;
 use http::header::HeaderValue;
 use http::{HeaderMap, HeaderName};
 
-use super::{ConfigFile, Failure, explain};
+use super::{ConfigFile, Failure, explain, serve};
 use crate::config::Config;
-use crate::tls::certificates::Certificates;
 use crate::warming::{Told, Warmer};
 
 #[derive(Args)]
@@ -47,9 +45,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         };
         fields.append(name, value);
     }
-    let certificates = config.tls.as_ref().map(Certificates::read).transpose();
-    let certificates = certificates.map_err(|why| Failure::Config(format!("tls: {why}")))?;
-    let certificates = certificates.map(Arc::new);
+    let certificates = serve::certificates("tls", config.tls.as_ref())?;
     let warmer = Warmer::new(&config, config.listen, certificates, fields);
     let tell = |target: &str, told: &Told| {
         println!("{}\t{target}\t{}", told.status, told.cache_status);

@@ -200,6 +200,7 @@ impl Reader<'_> {
             let choose = "changes nothing beside `tls`, where clients choose HTTP/2 by ALPN";
             self.warn(&root.key("h2c"), choose);
         }
+        let admin_tls = self.admin_tls(&root.key("admin_tls"), file.admin_tls);
         let admin_token = self.admin_token(&root.key("admin_token"), file.admin_token);
         let upstream = self.upstream(&root.key("upstream"), file.upstream);
         let store = self.store(&root.key("store"), file.store.unwrap_or_default());
@@ -259,11 +260,14 @@ impl Reader<'_> {
             return None;
         }
         let (upstream, store) = (upstream?, store?);
+        let takes_certificates = admin_tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some());
         checks::addresses(
             self,
             listen,
             admin,
-            admin_token.is_some(),
+            admin_token.is_some() || takes_certificates,
             &upstream.address,
         );
         checks::routes(self, &routes);
@@ -278,6 +282,7 @@ impl Reader<'_> {
             tls,
             h2c,
             admin,
+            admin_tls,
             admin_token,
             upstream,
             store,

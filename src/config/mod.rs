@@ -27,7 +27,9 @@ pub struct Config {
     pub h2c: bool,
     /// Health, looking at entries, purging. `None` with `admin: off`.
     pub admin: Option<SocketAddr>,
-    /// Asked of every admin request but the health checks, if set; needed when `admin` is not on loopback.
+    pub admin_tls: Option<AdminTls>,
+    /// Asked of every admin request but the health checks, if set; needed when `admin` is not on loopback, unless
+    /// clients show certificates there.
     pub admin_token: Option<Secret>,
     pub upstream: Upstream,
     pub store: Store,
@@ -72,6 +74,13 @@ pub struct Warm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     pub pairs: Vec<CertificateFiles>,
+}
+
+/// What `admin` shows of itself, and whose certificates it takes for the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminTls {
+    pub own: Tls,
+    pub client_ca: Option<PathBuf>,
 }
 
 /// In PEM: the server's own certificate and those that signed it, and its key.

@@ -1,25 +1,37 @@
 //! What `listen` shows over TLS: for how long it is good, and whether it is good for the hosts that are served.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Finding, ok, warning, wrong};
 use crate::clock::{self, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, Tls};
 use crate::message::target;
 use crate::tls::certificates::Certificates;
-use crate::tls::pair::{About, Covers, day};
+use crate::tls::pair::{About, Covers, Pair, day};
 
 /// Less than that is left: it is time.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 pub fn examine(config: &Config, tell: &mut impl FnMut(Finding)) {
-    let Some(tls) = &config.tls else {
+    if let Some(tls) = config.admin_tls.as_ref().filter(|_| config.admin.is_some()) {
+        shown(&tls.own, tell);
+    }
+    let Some(about) = config.tls.as_ref().and_then(|tls| shown(tls, tell)) else {
         return;
     };
+    let about: Vec<&About> = about.iter().map(|pair| &pair.about).collect();
+    tell(names(&about, &hosts(config)));
+}
+
+fn shown(tls: &Tls, tell: &mut impl FnMut(Finding)) -> Option<Vec<Arc<Pair>>> {
     let pairs = match Certificates::read(tls) {
         Ok(certificates) => certificates.pairs(),
-        Err(why) => return tell(wrong("tls-certificate", why.wrong.cause, why.wrong.remedy)),
+        Err(why) => {
+            tell(wrong("tls-certificate", why.wrong.cause, why.wrong.remedy));
+            return None;
+        }
     };
     for (files, pair) in &pairs {
         tell(expiry(&files.cert, &pair.about, clock::now()));
@@ -28,8 +40,7 @@ pub fn examine(config: &Config, tell: &mut impl FnMut(Finding)) {
             tell(finding);
         }
     }
-    let about: Vec<&About> = pairs.iter().map(|(_, pair)| &pair.about).collect();
-    tell(names(&about, &hosts(config)));
+    Some(pairs.into_iter().map(|(_, pair)| pair).collect())
 }
 
 /// The hosts by which clients come, as far as the file says.

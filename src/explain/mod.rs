@@ -71,6 +71,7 @@ pub fn explain(
     let tls = config.tls.as_ref().map(|_| Agreed {
         host: None,
         protocol: Protocol::Http1,
+        certified: false,
     });
     let (client, content) = match proxy::accept(config, request, Some(peer), tls.as_ref()) {
         Ok(accepted) => accepted,

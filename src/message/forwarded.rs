@@ -55,10 +55,15 @@ impl Scheme {
     }
 }
 
+/// Whether what `ip` says of others counts.
+pub fn trusts(trusted: &[IpNet], ip: IpAddr) -> bool {
+    trusted.iter().any(|net| net.contains(&ip.to_canonical()))
+}
+
 /// Reads the way here off a request's fields. `own`: how it came from the peer to us. `peer` is `None` on a unix
 /// socket, which is trusted.
 pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, own: Scheme, trusted: &[IpNet]) -> Via {
-    let trusts = |ip: &IpAddr| trusted.iter().any(|net| net.contains(&ip.to_canonical()));
+    let trusts = |ip: &IpAddr| trusts(trusted, *ip);
     let claimed = fields.get(X_FORWARDED_PROTO).map(last);
     let claims_https = claimed.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
     if !peer.is_none_or(|peer| trusts(&peer)) {

@@ -4,6 +4,7 @@ mod arriving;
 mod frames;
 mod head_timer;
 mod http2;
+pub mod lane;
 mod preface;
 mod speaking;
 
@@ -20,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::interim::Turn;
+use crate::proxy::Proxy;
 use crate::tls::server::{Acceptor, Agreed};
 
 /// Connections that the kernel may keep for us until we accept them.
@@ -65,12 +67,13 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `end` turns true, then lets what is under way finish.
+/// Serves until `end` turns true, then lets what is under way finish. `knowing`: who may know requests by their bytes.
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: Manners,
     tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
+    knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Clone + Send + Sync + 'static,
@@ -99,13 +102,13 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, tls) = (answer.clone(), tls.clone());
+        let (answer, tls, knowing) = (answer.clone(), tls.clone(), knowing.clone());
         let ending = (graceful.watcher(), end.clone());
         tokio::spawn(async move {
             let _place = place;
             let patience = manners.handshake_timeout;
             if let Some(arrived) = arriving::arrive(stream, from, tls.as_ref(), patience).await {
-                speaking::speak(arrived, manners, ending, answer).await;
+                speaking::speak(arrived, manners, ending, knowing, answer).await;
             }
         });
     }

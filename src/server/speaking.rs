@@ -1,6 +1,7 @@
 //! HTTP on a connection that has arrived.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use http::{Request, Response, Version};
@@ -14,8 +15,10 @@ use tracing::debug;
 
 use super::arriving::Arrived;
 use super::head_timer::HeadTimer;
+use super::lane::{self, Exchanges, Lane};
 use super::{Manners, Peer, http2, preface};
 use crate::interim::{Interim, Turn, WithInterim};
+use crate::proxy::Proxy;
 use crate::tls::server::{Protocol, Stream};
 
 /// In the version that the client has chosen, until it or the end of the process ends it.
@@ -23,6 +26,7 @@ pub async fn speak<F, Answer, B>(
     arrived: Arrived,
     manners: Manners,
     (watcher, mut end): (Watcher, watch::Receiver<bool>),
+    knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
@@ -40,7 +44,7 @@ pub async fn speak<F, Answer, B>(
         (_, None) => Some(Protocol::Http1),
     };
     match protocol {
-        Some(Protocol::Http1) => http1(arrived, manners, watcher, answer).await,
+        Some(Protocol::Http1) => http1(arrived, manners, watcher, knowing, answer).await,
         Some(Protocol::Http2) => {
             let Arrived { stream, peer } = arrived;
             // Boxed, or each connection of HTTP/1 would hold room for it.
@@ -57,8 +61,13 @@ pub async fn speak<F, Answer, B>(
 }
 
 /// HTTP/1.1.
-async fn http1<F, Answer, B>(arrived: Arrived, manners: Manners, watcher: Watcher, answer: F)
-where
+async fn http1<F, Answer, B>(
+    arrived: Arrived,
+    manners: Manners,
+    watcher: Watcher,
+    knowing: Option<Arc<Proxy>>,
+    answer: F,
+) where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
     Answer: Future<Output = Response<B>> + Send,
     B: Body + Send + 'static,
@@ -68,11 +77,15 @@ where
     let Arrived { stream, peer } = arrived;
     let interim = Interim::default();
     let own = interim.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let exchanges = Arc::new(Exchanges::default());
+    let stream = Lane::new(stream, knowing, peer.clone(), exchanges.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        exchanges.begin(&mut request);
         // RFC 9110 §15.2: never to an HTTP/1.0 client.
         let turn = (request.version() == Version::HTTP_11).then(|| own.turn());
         let answered = own.clone().before(answer(request, &peer, turn));
-        answered.map(Ok::<_, Infallible>)
+        let exchanges = exchanges.clone();
+        answered.map(move |answer| Ok::<_, Infallible>(lane::answering(answer, exchanges)))
     });
     let connection = http1::Builder::new()
         .timer(HeadTimer::default())

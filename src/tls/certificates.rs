@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -74,6 +75,21 @@ impl Certificates {
         pairs
             .map(|shown| (shown.files.clone(), shown.read.pair.clone()))
             .collect()
+    }
+
+    /// Whether this is the server's own certificate of one of the pairs.
+    pub(super) fn holds(&self, certificate: &CertificateDer<'_>) -> bool {
+        let shown = self.shown.load();
+        let mut own = shown
+            .iter()
+            .map(|shown| shown.read.pair.certified.cert.first());
+        own.any(|own| own == Some(certificate))
+    }
+
+    /// What the commands on the listener's own machine show in their turn.
+    pub(super) fn first(&self) -> Option<Arc<CertifiedKey>> {
+        let shown = self.shown.load();
+        shown.first().map(|shown| shown.read.pair.certified.clone())
     }
 
     /// In the place of the pair of these files, unless another one has been put there since `from` was shown.

@@ -4,9 +4,11 @@
 use std::io;
 use std::sync::Arc;
 
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -20,15 +22,16 @@ pub async fn connect(
     stream: TcpStream,
 ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let provider = Arc::new(ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
+    let known = Arc::new(Known {
+        certificates: certificates.clone(),
+        provider: provider.clone(),
+    });
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Known {
-            certificates: certificates.clone(),
-            provider,
-        }))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(known.clone())
+        .with_client_cert_resolver(known);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name =
         ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;
@@ -43,6 +46,17 @@ struct Known {
     provider: Arc<CryptoProvider>,
 }
 
+/// Asked who it is, it shows the listener's own: whoever may read its key may do what the operator may.
+impl ResolvesClientCert for Known {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.certificates.first()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 impl ServerCertVerifier for Known {
     fn verify_server_cert(
         &self,
@@ -52,8 +66,7 @@ impl ServerCertVerifier for Known {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let mut pairs = self.certificates.pairs().into_iter();
-        match pairs.any(|(_, pair)| pair.certified.cert.first() == Some(shown)) {
+        match self.certificates.holds(shown) {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(Error::General(
                 "it shows another certificate than the file names".into(),

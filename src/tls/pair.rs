@@ -214,8 +214,10 @@ fn read(file: &Path, which: Which) -> Result<Vec<u8>, Wrong> {
 /// The server's own certificate, then those that signed it.
 fn chain(text: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>, Wrong> {
     let path = file.display();
-    let read: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(text).collect();
-    let Ok(chain) = read else {
+    // A block that does not end is passed over in silence if another one begins behind it.
+    let begun = memchr::memmem::find_iter(text, "-----BEGIN CERTIFICATE-----").count();
+    let read = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+    let Some(chain) = read.ok().filter(|chain| chain.len() == begun) else {
         return Err(certificate(
             format!("`{path}` is damaged: a block of PEM in it does not end, or is no Base64"),
             "copy it anew, with all lines from `-----BEGIN CERTIFICATE-----` to `-----END CERTIFICATE-----`",

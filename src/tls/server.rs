@@ -1,18 +1,21 @@
 //! TLS with those who connect to us. 1.2 and 1.3, AEAD with ECDHE alone, and nothing before the handshake is over.
 
 use std::io::{self, IoSlice};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::ServerConfig;
 use rustls::crypto::ring;
+use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
+use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::certificates::Certificates;
+use super::clients::Clients;
 
 /// What a listener needs to speak TLS.
 #[derive(Clone)]
@@ -24,6 +27,8 @@ pub struct Agreed {
     /// The host that the client wants to speak to (SNI), lower case; not all say it.
     pub host: Option<Box<str>>,
     pub protocol: Protocol,
+    /// The client has shown a certificate that was asked for, and is known by it.
+    pub certified: bool,
 }
 
 /// By ALPN. It is the one that is spoken, whatever the first bytes look like.
@@ -55,10 +60,7 @@ impl Acceptor {
     /// `protocols`: what is offered, the best first. A client that names none of them is refused; one without ALPN is
     /// spoken to in HTTP/1.
     pub fn new(certificates: Arc<Certificates>, protocols: &[Protocol]) -> Acceptor {
-        let provider = Arc::new(ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .expect("ring has suites for both versions")
+        let mut config = versions()
             .with_no_client_auth()
             .with_cert_resolver(certificates);
         let names = protocols.iter().map(|protocol| protocol.name().to_vec());
@@ -68,6 +70,29 @@ impl Acceptor {
             config.ticketer = ticketer;
         }
         Acceptor(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    /// For the operator's listener: with `client_ca`, clients are asked for a certificate of it.
+    pub fn for_admin(
+        certificates: Arc<Certificates>,
+        client_ca: Option<&Path>,
+    ) -> io::Result<Acceptor> {
+        let mut config = match client_ca {
+            None => versions()
+                .with_no_client_auth()
+                .with_cert_resolver(certificates),
+            Some(client_ca) => {
+                let clients = Clients::new(client_ca, certificates.clone())?;
+                versions()
+                    .with_client_cert_verifier(Arc::new(clients))
+                    .with_cert_resolver(certificates)
+            }
+        };
+        config.alpn_protocols = vec![Protocol::Http1.name().to_vec()];
+        // Who a client is, is looked at each time anew.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Acceptor(TlsAcceptor::from(Arc::new(config))))
     }
 
     pub async fn shake<S>(&self, stream: S) -> io::Result<(Stream<S>, Agreed)>
@@ -81,8 +106,20 @@ impl Acceptor {
             Some(_) | None => Protocol::Http1,
         };
         let host = session.server_name().map(Box::from);
-        Ok((Stream::Tls(Box::new(stream)), Agreed { host, protocol }))
+        let agreed = Agreed {
+            host,
+            protocol,
+            // Nothing that could not be verified comes as far as here.
+            certified: session.peer_certificates().is_some(),
+        };
+        Ok((Stream::Tls(Box::new(stream)), agreed))
     }
+}
+
+fn versions() -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .expect("ring has suites for both versions")
 }
 
 /// A client's connection, plain or not.

@@ -10,7 +10,9 @@ use rcgen::{
 };
 use rustls::client::Resumption;
 use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
@@ -94,6 +96,15 @@ impl Authority {
         std::fs::write(self.key(name), &issued.key).expect("write a key");
     }
 
+    /// Both in NAME.pem, from one moment to the next. Gives how proxy.yaml names it.
+    pub fn put(&self, name: &str, issued: &Issued) -> String {
+        let (both, file) = (self.directory.path().join("new"), self.cert(name));
+        std::fs::write(&both, format!("{}\n{}", issued.chain, issued.key)).expect("write both");
+        std::fs::rename(both, &file).expect("put it in its place");
+        let file = file.display();
+        format!("{{cert: \"{file}\", key: \"{file}\"}}")
+    }
+
     pub fn cert(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{name}.pem"))
     }
@@ -107,6 +118,13 @@ impl Authority {
         let quoted = |path: &Path| format!("\"{}\"", path.display());
         let (cert, key) = (quoted(&self.cert(name)), quoted(&self.key(name)));
         format!("{{cert: {cert}, key: {key}}}")
+    }
+
+    /// The file that holds the authority itself.
+    pub fn file(&self) -> PathBuf {
+        let file = self.directory.path().join("ca.pem");
+        std::fs::write(&file, self.issuer.pem()).expect("write the authority");
+        file
     }
 
     /// A client that trusts this authority alone.
@@ -151,6 +169,17 @@ impl TlsClient {
     /// Takes sessions up again.
     pub fn resuming(mut self) -> TlsClient {
         Arc::make_mut(&mut self.config).resumption = Resumption::in_memory_sessions(32);
+        self
+    }
+
+    /// Shows this one where it is asked for one.
+    pub fn showing(mut self, issued: &Issued) -> TlsClient {
+        let chain = CertificateDer::pem_slice_iter(issued.chain.as_bytes());
+        let chain = chain.map(|one| one.expect("a certificate")).collect();
+        let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("a key");
+        let own = CertifiedKey::from_der(chain, key, &ring::default_provider()).expect("a pair");
+        let own = Arc::new(SingleCertAndKey::from(own));
+        Arc::make_mut(&mut self.config).client_auth_cert_resolver = own;
         self
     }
 

@@ -88,6 +88,7 @@ mirror! {
         tls: OneOrMore<TlsMap>,
         h2c: Text,
         admin: Text,
+        admin_tls: AdminTlsMap,
         admin_token: Text,
         upstream: Either<UpstreamMap>,
         store: StoreMap,
@@ -113,6 +114,14 @@ mirror! {
     TlsMap like "`{cert: fullchain.pem, key: privkey.pem}`" {
         cert: Text,
         key: Text,
+    } later []
+}
+
+mirror! {
+    AdminTlsMap like "`{cert: admin.pem, key: admin.key, client_ca: operators.pem}`" {
+        cert: Text,
+        key: Text,
+        client_ca: Text,
     } later []
 }
 
@@ -259,9 +268,10 @@ impl Mapping for VerifyMap {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 12] = [
+const PLACES: [(&str, &[&str]); 13] = [
     ("at the top", File::KEYS),
     ("under `tls`", TlsMap::KEYS),
+    ("under `admin_tls`", AdminTlsMap::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
     ("under `store`", StoreMap::KEYS),
     ("under `memory`", MemoryMap::KEYS),

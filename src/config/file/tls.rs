@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use super::Reader;
-use super::mirror::{OneOrMore, TlsMap};
+use super::mirror::{AdminTlsMap, OneOrMore, TlsMap};
 use super::place::At;
 use super::problem::{Problem, wrong};
+use super::stores::ca_file;
 use crate::clock;
-use crate::config::{CertificateFiles, Tls};
+use crate::config::{AdminTls, CertificateFiles, Tls};
 use crate::tls::pair::{Which, Written};
 
 impl Reader<'_> {
@@ -27,6 +28,18 @@ impl Reader<'_> {
         };
         let pairs = pairs.into_iter().collect::<Option<Vec<_>>>()?;
         Some(Tls { pairs })
+    }
+
+    pub(super) fn admin_tls(&self, at: &At, map: Option<AdminTlsMap>) -> Option<AdminTls> {
+        let AdminTlsMap {
+            cert,
+            key,
+            client_ca,
+        } = map?;
+        let client_ca = self.optional(&at.key("client_ca"), client_ca, ca_file);
+        let own = self.pair(at, TlsMap { cert, key })?;
+        let own = Tls { pairs: vec![own] };
+        Some(AdminTls { own, client_ca })
     }
 
     fn pair(&self, at: &At, map: TlsMap) -> Option<CertificateFiles> {
