@@ -6,7 +6,6 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Uri, Version};
 use larder::caching::key::{HashingSecret, family_state};
 use larder::config::Config;
-use larder::message::forwarded::Scheme;
 use larder::message::{forwarded, target};
 use larder::proxy::plan::{self, Plan};
 use larder::proxy::present::{self, Asked, Presented};
@@ -85,7 +84,7 @@ fn client(text: &str) -> Option<Client> {
     let uri: Uri = text.parse().ok()?;
     let target = target::take(&Method::GET, uri, Version::HTTP_11, &fields, 8192).ok()?;
     Some(Client {
-        via: forwarded::read(&fields, None, Scheme::Http, &[]),
+        via: forwarded::read(&fields, None, forwarded::Scheme::Http, &[]),
         method: Method::GET,
         target,
         fields,
