@@ -1,6 +1,7 @@
 //! Listening: connections in, requests to whoever answers them, and an orderly end.
 
 mod arriving;
+mod ending;
 mod frames;
 mod head_timer;
 mod http2;
@@ -70,7 +71,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `end` turns true, then lets what is under way finish. `knowing`: who may know requests by their bytes.
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
-    manners: Manners,
+    manners: watch::Receiver<Manners>,
     tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
     knowing: Option<Arc<Proxy>>,
@@ -83,7 +84,7 @@ pub async fn serve<F, Answer, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(manners.connections));
+    let places = Arc::new(Semaphore::new(manners.borrow().connections));
     loop {
         let place = tokio::select! {
             place = places.clone().acquire_owned() => place,
@@ -102,8 +103,10 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, tls, knowing) = (answer.clone(), tls.clone(), knowing.clone());
-        let ending = (graceful.watcher(), end.clone());
+        let (answer, ending) = (answer.clone(), (graceful.watcher(), end.clone()));
+        // As they are now; a connection keeps those that it came under.
+        let (manners, tls) = (*manners.borrow(), tls.clone());
+        let knowing = knowing.clone();
         tokio::spawn(async move {
             let _place = place;
             let patience = manners.handshake_timeout;
@@ -113,6 +116,7 @@ pub async fn serve<F, Answer, B>(
         });
     }
     drop(listener);
+    let manners = *manners.borrow();
     if tokio::time::timeout(manners.drain, graceful.shutdown())
         .await
         .is_err()

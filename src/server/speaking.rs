@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use super::arriving::Arrived;
+use super::ending::Ending;
 use super::head_timer::HeadTimer;
 use super::lane::{self, Exchanges, Lane};
 use super::{Manners, Peer, http2, preface};
@@ -44,7 +45,10 @@ pub async fn speak<F, Answer, B>(
         (_, None) => Some(Protocol::Http1),
     };
     match protocol {
-        Some(Protocol::Http1) => http1(arrived, manners, watcher, knowing, answer).await,
+        Some(Protocol::Http1) => {
+            let ending = Ending::new(watcher, end);
+            http1(arrived, manners, ending, knowing, answer).await;
+        }
         Some(Protocol::Http2) => {
             let Arrived { stream, peer } = arrived;
             // Boxed, or each connection of HTTP/1 would hold room for it.
@@ -64,7 +68,7 @@ pub async fn speak<F, Answer, B>(
 async fn http1<F, Answer, B>(
     arrived: Arrived,
     manners: Manners,
-    watcher: Watcher,
+    watcher: Ending,
     knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
@@ -78,6 +82,7 @@ async fn http1<F, Answer, B>(
     let interim = Interim::default();
     let own = interim.clone();
     let exchanges = Arc::new(Exchanges::default());
+    let spoken = exchanges.clone();
     let stream = Lane::new(stream, knowing, peer.clone(), exchanges.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         exchanges.begin(&mut request);
@@ -93,7 +98,10 @@ async fn http1<F, Answer, B>(
         .max_headers(manners.fields)
         .max_buf_size(manners.head.max(8 * 1024))
         .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service);
-    if let Err(error) = watcher.watch(connection).await {
+    if let Err(error) = watcher
+        .watch_http1(connection, || spoken.has_spoken())
+        .await
+    {
         debug!(%error, "a client's connection ended early");
     }
 }
