@@ -13,6 +13,7 @@ pub enum Refusal {
     BadTarget,
     BadHost,
     BadFraming,
+    BadField,
     BadContent,
     UnlistedParameter,
     TargetTooLong,
@@ -135,6 +136,7 @@ impl Error {
                     None,
                     true,
                 ),
+                Refusal::BadField => (S::BAD_REQUEST, "A header field is not valid.", None, true),
                 Refusal::BadContent => (
                     S::BAD_REQUEST,
                     "The request's content broke off or is malformed.",

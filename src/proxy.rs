@@ -28,7 +28,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -49,9 +49,9 @@ use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
 use crate::interim::Turn;
 use crate::message::forwarded::{self, Scheme, Via};
-use crate::message::framing;
 use crate::message::subscriber::Subscriber;
 use crate::message::target::{self, TargetUri};
+use crate::message::{framing, http2};
 use crate::reload::Source;
 use crate::reply::{self, Reply};
 use crate::server::Peer;
@@ -146,6 +146,8 @@ pub struct Client {
     pub target: TargetUri,
     pub fields: HeaderMap,
     pub via: Via,
+    /// In which the request came.
+    pub version: Version,
     /// Where interim answers to it go.
     pub interim: Option<Turn>,
     /// Its head as it came, if that may be known again.
@@ -341,7 +343,7 @@ pub fn accept<C: Body>(
     peer: Option<IpAddr>,
     tls: Option<&Agreed>,
 ) -> Result<(Client, C), Refusal> {
-    let (head, content) = request.into_parts();
+    let (mut head, content) = request.into_parts();
     // Before all that is refused and leaves the connection open: of what is unclear nobody knows where the next one begins.
     if !framing::of_a_request_is_clear(head.version, &head.headers) {
         return Err(Refusal::BadFraming);
@@ -355,6 +357,9 @@ pub fn accept<C: Body>(
         }
         Methods::Listed(_) | Methods::Any => {}
     }
+    if head.version == Version::HTTP_2 {
+        http2::join_cookies(&mut head.headers);
+    }
     // hyper's own limit is one on its buffer, and reads past it before it looks.
     let length: usize = head
         .headers
@@ -363,6 +368,9 @@ pub fn accept<C: Body>(
         .sum();
     if head.headers.len() > config.limits.fields || length > config.limits.head {
         return Err(Refusal::TooManyFields);
+    }
+    if head.version == Version::HTTP_2 && !http2::fields_are_valid(&head.headers) {
+        return Err(Refusal::BadField);
     }
     let target = target::take(
         &head.method,
@@ -391,6 +399,7 @@ pub fn accept<C: Body>(
             target,
             fields: head.headers,
             via,
+            version: head.version,
             interim: None,
             head: None,
         },

@@ -19,8 +19,15 @@ pub fn start(logs: &Logs) {
     let (filter, level) = reload::Layer::new(filter(logs));
     let _ = LEVEL.set(level);
     // What other crates say at debug and trace may hold what a client sent: they are heard up to info.
-    let ours =
-        filter_fn(|event| event.target().starts_with("larder") || *event.level() <= Level::INFO);
+    // What h2 warns of is what any client can make it warn of, a thousand times a second.
+    let ours = filter_fn(|event| {
+        let most = match event.target() {
+            target if target.starts_with("larder") => Level::TRACE,
+            target if target.starts_with("h2::") => Level::ERROR,
+            _ => Level::INFO,
+        };
+        *event.level() <= most
+    });
     let registry = tracing_subscriber::registry().with(filter).with(ours);
     let json = match logs.format {
         LogFormat::Json => true,

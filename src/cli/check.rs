@@ -19,6 +19,7 @@ pub fn describe(config: &Config) -> String {
         let _ = writeln!(told, "{name:<10} {text}");
     };
     match &config.tls {
+        None if config.h2c => line("listen", format!("http://{}, also HTTP/2", config.listen)),
         None => line("listen", format!("http://{}", config.listen)),
         Some(tls) => {
             line("listen", format!("https://{}", config.listen));

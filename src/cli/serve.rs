@@ -104,7 +104,7 @@ impl Running {
         let upstream = Upstream::new(config.upstream.clone());
         let acceptor = certificates
             .clone()
-            .map(|certificates| Acceptor::new(certificates, &[Protocol::Http1]));
+            .map(|certificates| Acceptor::new(certificates, &[Protocol::Http2, Protocol::Http1]));
         let setup = Setup::new(config, upstream, coherence);
         let proxy = Arc::new(Proxy::new(setup, certificates.clone(), source));
         let places = Arc::new(Places::new(
@@ -130,6 +130,7 @@ impl Running {
             let stays = watch::channel(false);
             let own = watch::Sender::new(Manners {
                 proxy_protocol: false,
+                h2c: false,
                 ..*manners.borrow()
             });
             let places = Places::new(ADMIN, ADMIN / 2, trusted, Arc::default());
@@ -284,6 +285,9 @@ impl Signals {
 fn manners(config: &Config) -> Manners {
     let limits = &config.limits;
     Manners {
+        h2c: config.h2c,
+        streams: limits.streams,
+        target: limits.target,
         fields: limits.fields,
         head: limits.head,
         handshake_timeout: limits.handshake_timeout,

@@ -198,6 +198,11 @@ impl Reader<'_> {
             },
         );
         let tls = self.tls(&root.key("tls"), file.tls);
+        let h2c = self.read(&root.key("h2c"), file.h2c, false, value::truth);
+        if h2c && tls.is_some() {
+            let choose = "changes nothing beside `tls`, where clients choose HTTP/2 by ALPN";
+            self.warn(&root.key("h2c"), choose);
+        }
         let admin_tls = self.admin_tls(&root.key("admin_tls"), file.admin_tls);
         let admin_token = self.admin_token(&root.key("admin_token"), file.admin_token);
         let upstream = self.upstream(&root.key("upstream"), file.upstream);
@@ -293,6 +298,7 @@ impl Reader<'_> {
         Some(Config {
             listen,
             tls,
+            h2c,
             admin,
             admin_tls,
             admin_token,
@@ -969,6 +975,7 @@ impl Reader<'_> {
                 connections.div_ceil(2),
                 1..=1_000_000,
             ),
+            streams: self.count(&at("streams"), map.streams, 100, 1..=10_000) as u32,
             handshake_timeout: time("handshake_timeout", map.handshake_timeout, 10),
             patience: Patience {
                 header: time("header_timeout", map.header_timeout, 10),

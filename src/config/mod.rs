@@ -27,6 +27,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What `listen` shows of itself; `None`: it speaks plain HTTP.
     pub tls: Option<Tls>,
+    /// Whether `listen` speaks HTTP/2 with who begins with it, unasked and without TLS.
+    pub h2c: bool,
     /// Health, looking at entries, purging. `None` with `admin: off`.
     pub admin: Option<SocketAddr>,
     pub admin_tls: Option<AdminTls>,
@@ -353,6 +355,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Of one client that is no trusted proxy; more are closed at once.
     pub connections_per_address: usize,
+    /// Requests under way at once on one connection of HTTP/2.
+    pub streams: u32,
     /// For heads to arrive, between requests, and for answers to be taken.
     pub patience: Patience,
     /// Bytes of answers that may be held for readers who do not take them.

@@ -234,7 +234,7 @@ pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
         HeaderValue::from_str(client.target.host()).expect("a valid host is a field value"),
     );
     forwarded::write(&mut sent, &client.via, scheme, client.target.host());
-    fields::append_via(&mut sent);
+    fields::append_via_of(&mut sent, client.version);
     if matches!(body, RequestBody::Whole(_)) {
         // Read whole, so its length is known, however it came; hyper writes it.
         sent.remove(header::CONTENT_LENGTH);

@@ -21,7 +21,7 @@ use crate::config::{Config, WhenStoreIsDown};
 use crate::error::{Error, UpstreamFailure};
 use crate::reply::Reply;
 use crate::route::Decoded;
-use crate::upstream::UpstreamBody;
+use crate::upstream::{Slot, UpstreamBody};
 
 pub async fn write(
     setup: &Arc<Setup>,
@@ -79,10 +79,12 @@ async fn held_write(
 ) -> Result<Reply, Error> {
     // Not in the task: a client that leaves while it waits here has sent nothing, and is done.
     let entered = setup.turnstile.enter(&states).await;
+    // The slot before the hold: a write that waits in the queue holds nothing.
+    let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
     let (tell, told) = oneshot::channel();
     let own = setup.clone();
     setup.writes.tasks.spawn(async move {
-        let answered = held(&own, &client, body, states, by, entered, under_way).await;
+        let answered = held(&own, &client, body, states, by, (slot, entered), under_way).await;
         // A client that has gone does not hear of it; the write is finished all the same.
         let _ = tell.send(answered);
     });
@@ -105,11 +107,9 @@ async fn held(
     body: RequestBody,
     states: Vec<StateKey>,
     by: By,
-    mut entered: Entered,
+    (slot, mut entered): (Slot, Entered),
     under_way: UnderWay,
 ) -> Result<Answered, Error> {
-    // The slot first: a write that waits in the queue holds nothing.
-    let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
     let without_store = match setup.config.when_store_is_down {
         WhenStoreIsDown::RefuseWrites => WithoutStore::Refuse,
         WhenStoreIsDown::Forward => WithoutStore::Forward,

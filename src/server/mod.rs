@@ -2,9 +2,12 @@
 
 mod arriving;
 mod ending;
+mod frames;
 mod head_timer;
+mod http2;
 pub mod lane;
 pub mod places;
+mod preface;
 mod proxied;
 pub mod pulse;
 mod speaking;
@@ -25,7 +28,6 @@ use tracing::warn;
 use crate::interim::Turn;
 use crate::proxy::Proxy;
 use crate::tls::server::{Acceptor, Agreed};
-use ending::Ending;
 use places::Places;
 use pulse::{Patience, Pulse, Watched};
 
@@ -41,6 +43,12 @@ const UNSENT: u32 = 128 * 1024;
 /// How a listener treats its clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Manners {
+    /// Whether HTTP/2 is spoken with who begins with it, unasked.
+    pub h2c: bool,
+    /// Requests under way at once on one connection of HTTP/2.
+    pub streams: u32,
+    /// Bytes of a request's target; more are refused in our words.
+    pub target: usize,
     /// Fields of a request's head; hyper answers 431 beyond it.
     pub fields: usize,
     /// Bytes of a request's head; hyper answers 431 beyond it.
@@ -123,7 +131,7 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, watcher) = (answer.clone(), Ending::new(graceful.watcher(), end.clone()));
+        let (answer, ending) = (answer.clone(), (graceful.watcher(), end.clone()));
         // As they are now; a connection keeps those that it came under.
         let (manners, tls) = (*manners.borrow(), tls.clone());
         let pulse = Pulse::new(manners.patience, places.counts.clone());
@@ -137,7 +145,7 @@ pub async fn serve<F, Answer, B>(
             if let Some(arrived) =
                 arriving::arrive(stream, from, tls.as_ref(), &manners, &mut place).await
             {
-                speaking::http1(arrived, manners, watcher, knowing, answer).await;
+                speaking::speak(arrived, manners, ending, knowing, answer).await;
             }
         });
     }

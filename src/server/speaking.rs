@@ -9,18 +9,63 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::Watcher;
+use tokio::sync::watch;
 use tracing::debug;
 
 use super::arriving::Arrived;
 use super::ending::Ending;
 use super::head_timer::HeadTimer;
 use super::lane::{self, Exchanges, Lane};
-use super::{Manners, Peer};
+use super::{Manners, Peer, http2, preface};
 use crate::interim::{Interim, Turn, WithInterim};
 use crate::proxy::Proxy;
+use crate::tls::server::{Protocol, Stream};
 
-/// HTTP/1.1, until the client or the end of the process ends it.
-pub async fn http1<F, Answer, B>(
+/// In the version that the client has chosen, until it or the end of the process ends it.
+pub async fn speak<F, Answer, B>(
+    arrived: Arrived,
+    manners: Manners,
+    (watcher, mut end): (Watcher, watch::Receiver<bool>),
+    knowing: Option<Arc<Proxy>>,
+    answer: F,
+) where
+    F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
+    Answer: Future<Output = Response<B>> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let protocol = match (&arrived.stream, &arrived.peer.tls) {
+        (_, Some(agreed)) => Some(agreed.protocol),
+        (Stream::Plain(stream), None) if manners.h2c => tokio::select! {
+            protocol = preface::protocol(stream.inner(), manners.patience.header) => protocol,
+            _ = end.wait_for(|end| *end) => None,
+        },
+        (_, None) => Some(Protocol::Http1),
+    };
+    match protocol {
+        Some(Protocol::Http1) => {
+            let ending = Ending::new(watcher, end);
+            http1(arrived, manners, ending, knowing, answer).await;
+        }
+        Some(Protocol::Http2) => {
+            let Arrived { stream, peer, .. } = arrived;
+            // Boxed, or each connection of HTTP/1 would hold room for it.
+            Box::pin(http2::serve(
+                (stream, peer),
+                manners,
+                (watcher, end),
+                answer,
+            ))
+            .await;
+        }
+        None => debug!("a client's connection ended before it had said anything"),
+    }
+}
+
+/// HTTP/1.1.
+async fn http1<F, Answer, B>(
     arrived: Arrived,
     manners: Manners,
     watcher: Ending,

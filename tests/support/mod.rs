@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod client;
+pub mod h2;
 pub mod larder;
 pub mod origin;
 pub mod redis;

@@ -86,6 +86,7 @@ mirror! {
     File like "`listen: 127.0.0.1:8080`, one `key: value` to a line" {
         listen: Text,
         tls: OneOrMore<TlsMap>,
+        h2c: Text,
         admin: Text,
         admin_tls: AdminTlsMap,
         admin_token: Text,
@@ -218,6 +219,7 @@ mirror! {
         connections: Text,
         connections_per_address: Text,
         handshake_timeout: Text,
+        streams: Text,
         header_timeout: Text,
         keep_alive: Text,
         write_idle: Text,
