@@ -33,6 +33,7 @@ use crate::explain::ask::ask;
 use crate::operations::{self, Named, OperationError, Purging};
 use crate::proxy::{Proxy, Setup, hottest};
 use crate::store::Health;
+use crate::upstream::Stands;
 
 /// A request to the operator's listener holds at most this.
 const LARGEST: usize = 16 * 1024 * 1024;
@@ -157,10 +158,13 @@ fn ready(setup: &Setup, draining: bool) -> (StatusCode, Value) {
         (false, reached) if reached == "up" || reached == "settling" => "ready",
         (false, _) => "passing-through",
     };
-    (
-        status,
-        json!({ "status": word, "store": store, "purges_owed": setup.coherence.owed() }),
-    )
+    let mut told = json!({ "status": word, "store": store, "purges_owed": setup.coherence.owed() });
+    let upstreams = setup.upstream.standings();
+    if upstreams.len() > 1 {
+        let stands = |stands: &Stands| json!({ "address": stands.address, "status": stands.standing.word(), "under_way": stands.under_way });
+        told["upstreams"] = upstreams.iter().map(stands).collect();
+    }
+    (status, told)
 }
 
 async fn keys(setup: &Setup, query: Option<&str>) -> (StatusCode, Value) {

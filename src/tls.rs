@@ -1,5 +1,7 @@
 //! TLS, and nobody else's business: which roots are trusted, and the handshake. rustls with ring.
 
+pub mod client;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;

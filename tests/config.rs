@@ -205,7 +205,7 @@ fn the_shipped_file_works_as_it_stands() {
     assert_eq!(config.listen, SocketAddr::from(([127, 0, 0, 1], 8080)));
     assert_eq!(config.admin, Some(SocketAddr::from(([127, 0, 0, 1], 9180))));
     assert_eq!(
-        config.upstream.address,
+        config.upstream.addresses[0],
         UpstreamAddress::Tcp {
             host: "127.0.0.1".into(),
             port: 8000
@@ -309,7 +309,10 @@ fn the_forms_of_a_store() {
 
 #[test]
 fn the_forms_of_an_upstream() {
-    let address = |text: &str| right(&format!("upstream: {text}")).config.upstream.address;
+    let address = |text: &str| {
+        let mut upstream = right(&format!("upstream: {text}")).config.upstream;
+        upstream.addresses.remove(0)
+    };
     let tcp = |host: &str, port| UpstreamAddress::Tcp {
         host: host.to_owned(),
         port,
@@ -325,8 +328,8 @@ fn the_forms_of_an_upstream() {
         .config
         .upstream;
     assert_eq!(
-        (map.address, map.total, map.queue),
-        (tcp("a", 80), Duration::from_secs(10), 0)
+        (map.addresses, map.total, map.queue),
+        (vec![tcp("a", 80)], Duration::from_secs(10), 0)
     );
     assert_eq!(map.pool_idle, Duration::ZERO);
 }
@@ -415,7 +418,7 @@ fn the_command_line_wins_over_the_file() {
     assert_eq!(config.listen.port(), 7000);
     assert_eq!(config.admin, None);
     assert_eq!(
-        config.upstream.address,
+        config.upstream.addresses[0],
         UpstreamAddress::Tcp {
             host: "other".into(),
             port: 81

@@ -97,12 +97,15 @@ mirror! {
         limits: LimitsMap,
         logs: LogsMap,
         warm: List<WarmMap>,
-    } later ["upstreams", "tls"]
+    } later ["tls"]
 }
 
 mirror! {
     UpstreamMap like "`{url: http://127.0.0.1:8000}`" {
         url: Text,
+        urls: Texts,
+        ca_file: Text,
+        client_cert: ClientCertMap,
         max_connections: Text,
         queue: Text,
         connect: Text,
@@ -110,7 +113,24 @@ mirror! {
         idle: Text,
         pool_idle: Text,
         total: Text,
-    } later ["ca_file", "client_cert"]
+        silent: Text,
+        health: HealthMap,
+    } later ["http2"]
+}
+
+mirror! {
+    ClientCertMap like "`{cert: client.pem, key: client.key}`" {
+        cert: Text,
+        key: Text,
+    } later []
+}
+
+mirror! {
+    HealthMap like "`{path: /healthz/, every: 5s}`" {
+        path: Text,
+        every: Text,
+        host: Text,
+    } later []
 }
 
 mirror! {
@@ -153,7 +173,7 @@ mirror! {
         keep_parts: Text,
         honour_client_directives: Text,
         warm: Text,
-    } later ["upgrade"]
+    } later []
 }
 
 mirror! {
@@ -241,9 +261,11 @@ impl Mapping for VerifyMap {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 11] = [
+const PLACES: [(&str, &[&str]); 13] = [
     ("at the top", File::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
+    ("under `upstream.client_cert`", ClientCertMap::KEYS),
+    ("under `upstream.health`", HealthMap::KEYS),
     ("under `store`", StoreMap::KEYS),
     ("under `memory`", MemoryMap::KEYS),
     ("in a route, under `routes`", RouteMap::KEYS),
