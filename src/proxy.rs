@@ -11,6 +11,7 @@ pub mod plan;
 pub mod present;
 pub mod read;
 pub mod refresh;
+pub mod websocket;
 pub mod write;
 
 use std::future::ready;
@@ -26,6 +27,7 @@ use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName};
 use http::{Method, Request, Response};
 use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -52,6 +54,7 @@ use fetch::Answer;
 use hottest::Hottest;
 use plan::{By, Plan};
 use refresh::Refreshes;
+use websocket::Tunnels;
 
 /// A write's content up to this is read whole before anything else happens.
 const READ_WHOLE: usize = 64 * 1024;
@@ -80,6 +83,7 @@ pub struct Setup {
     pub writes: TaskTracker,
     said_untrusted_https: AtomicBool,
     pub cap: Cap,
+    pub tunnels: Tunnels,
 }
 
 /// A route at work.
@@ -147,7 +151,7 @@ impl Proxy {
     /// What needs no waiting is done at once: whatever a future holds is moved with it, and each hit is one.
     pub fn handle(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: Option<IpAddr>,
         interim: Option<Turn>,
     ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
@@ -156,6 +160,8 @@ impl Proxy {
             let path = request.uri().path().to_owned();
             (clock::stopwatch(), request.method().clone(), path)
         });
+        // There only where the client asks for another protocol.
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let mut route = None;
         let answered = match accept(&setup.config, request, peer) {
             Ok((mut client, content)) => {
@@ -166,7 +172,22 @@ impl Proxy {
                     route = Some(*under);
                 }
                 let plan = admit::with_credential(&setup, &client, plan);
-                answer(setup.clone(), client, content, plan)
+                match upgrade {
+                    Some(upgrade)
+                        if websocket::is_asked(
+                            &setup,
+                            &client,
+                            &plan,
+                            !content.is_end_stream(),
+                        ) =>
+                    {
+                        let setup = setup.clone();
+                        Either::Right(Box::pin(async move {
+                            websocket::pass(&setup, &client, upgrade).await
+                        }) as Answering)
+                    }
+                    _ => answer(setup.clone(), client, content, plan),
+                }
             }
             Err(refusal) => Either::Right(Box::pin(ready(Err(refusal.into()))) as Answering),
         };
@@ -325,6 +346,7 @@ impl Setup {
             .collect();
         Setup {
             cap: Cap::new(config.limits.copies),
+            tunnels: Tunnels::new(config.websocket.clone()),
             config,
             served,
             upstream,

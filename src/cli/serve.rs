@@ -160,6 +160,7 @@ impl Running {
     }
 
     pub async fn stop(self) {
+        let deadline = tokio::time::Instant::now() + self.drain;
         self.end.send_replace(true);
         let _ = self.serving.await;
         // Writes outlive their clients: they are finished, too, before the process ends.
@@ -173,6 +174,10 @@ impl Running {
                 writes = writes.len(),
                 "writes were still under way at the end"
             );
+        }
+        let tunnels = self.proxy.setup().tunnels.end_by(deadline).await;
+        if tunnels > 0 {
+            warn!(tunnels, "WebSockets were still open at the end");
         }
     }
 }

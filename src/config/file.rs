@@ -34,7 +34,7 @@ use self::value::Value;
 use super::nearest::nearest;
 use super::{
     Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, Policy, PurgeRule,
-    Query, Route, Secret, Verify, Warm, WhenStoreIsDown,
+    Query, Route, Secret, Verify, Warm, WebSocket, WhenStoreIsDown,
 };
 use crate::caching::origin::Choices;
 use crate::message::codings::Coding;
@@ -246,6 +246,22 @@ impl Reader<'_> {
         );
         let drop_headers = self.drop_headers(&root.key("drop_headers"), file.drop_headers);
         let limits = self.limits(&root.key("limits"), file.limits.unwrap_or_default());
+        let websocket_at = root.key("websocket");
+        let websocket = file.websocket.unwrap_or_default();
+        let websocket = WebSocket {
+            connections: self.count(
+                &websocket_at.key("connections"),
+                websocket.connections,
+                1024,
+                0..=65_536,
+            ),
+            idle: self.duration(
+                &websocket_at.key("idle"),
+                websocket.idle,
+                Duration::from_secs(300),
+                Duration::from_secs(1)..=Duration::from_secs(86_400),
+            ),
+        };
         let logs = self.logs(&root.key("logs"), file.logs.unwrap_or_default());
         let warm = self.items(&root.key("warm"), file.warm, |at, map| self.warm(at, map));
 
@@ -291,6 +307,7 @@ impl Reader<'_> {
             trusted_proxies,
             drop_headers,
             limits,
+            websocket,
             logs,
             warm,
         })

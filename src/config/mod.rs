@@ -45,6 +45,7 @@ pub struct Config {
     /// Request fields never forwarded (X-Original-URL and kin).
     pub drop_headers: Vec<HeaderName>,
     pub limits: Limits,
+    pub websocket: WebSocket,
     pub logs: Logs,
     pub warm: Vec<Warm>,
 }
@@ -317,6 +318,15 @@ pub struct Limits {
     pub drain: Duration,
     /// Copies of one family that one instance stores per ttl.
     pub copies: usize,
+}
+
+/// Connections that are switched to WebSocket, where no route names the path.
+#[derive(Debug, Clone)]
+pub struct WebSocket {
+    /// At once; with none, no connection is switched.
+    pub connections: usize,
+    /// Longest silence of both sides.
+    pub idle: Duration,
 }
 
 #[derive(Debug, Clone)]

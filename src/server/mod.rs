@@ -85,11 +85,11 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, watcher) = (answer.clone(), graceful.watcher());
+        let (answer, ending) = (answer.clone(), (graceful.watcher(), end.clone()));
         tokio::spawn(async move {
             let _place = place;
             let arrived = arriving::arrive(stream, from).await;
-            speaking::http1(arrived, manners, watcher, answer).await;
+            speaking::http1(arrived, manners, ending, answer).await;
         });
     }
     drop(listener);

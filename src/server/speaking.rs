@@ -9,6 +9,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::Watcher;
+use tokio::sync::watch;
 use tracing::debug;
 
 use super::arriving::Arrived;
@@ -17,8 +18,12 @@ use super::{Manners, Peer};
 use crate::interim::{Interim, Turn, WithInterim};
 
 /// HTTP/1.1, until the client or the end of the process ends it.
-pub async fn http1<F, Answer, B>(arrived: Arrived, manners: Manners, watcher: Watcher, answer: F)
-where
+pub async fn http1<F, Answer, B>(
+    arrived: Arrived,
+    manners: Manners,
+    (watcher, mut end): (Watcher, watch::Receiver<bool>),
+    answer: F,
+) where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
     Answer: Future<Output = Response<B>> + Send,
     B: Body + Send + 'static,
@@ -39,8 +44,21 @@ where
         .header_read_timeout(manners.header_timeout)
         .max_headers(manners.fields)
         .max_buf_size(manners.head.max(8 * 1024))
-        .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service);
-    if let Err(error) = watcher.watch(connection).await {
+        .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service)
+        .with_upgrades();
+    // By hand, as hyper-util's watcher knows no connection that may be switched.
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = &mut connection => ended,
+        () = async { drop(end.wait_for(|end| *end).await) } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    // Until here it was waited for.
+    drop(watcher);
+    if let Err(error) = ended {
         debug!(%error, "a client's connection ended early");
     }
 }

@@ -95,6 +95,7 @@ mirror! {
         trusted_proxies: Texts,
         drop_headers: Texts,
         limits: LimitsMap,
+        websocket: WebSocketMap,
         logs: LogsMap,
         warm: List<WarmMap>,
     } later ["tls"]
@@ -206,6 +207,13 @@ mirror! {
 }
 
 mirror! {
+    WebSocketMap like "`{connections: 1024, idle: 5m}`" {
+        connections: Text,
+        idle: Text,
+    } later []
+}
+
+mirror! {
     LogsMap like "`{format: json, level: info}`" {
         format: Text,
         level: Text,
@@ -261,7 +269,7 @@ impl Mapping for VerifyMap {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 13] = [
+const PLACES: [(&str, &[&str]); 14] = [
     ("at the top", File::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
     ("under `upstream.client_cert`", ClientCertMap::KEYS),
@@ -273,6 +281,7 @@ const PLACES: [(&str, &[&str]); 13] = [
     ("under a route's `access`", VerifyMap::KEYS),
     ("in a rule, under `purge`", PurgeMap::KEYS),
     ("under `limits`", LimitsMap::KEYS),
+    ("under `websocket`", WebSocketMap::KEYS),
     ("under `logs`", LogsMap::KEYS),
     ("in an entry, under `warm`", WarmMap::KEYS),
 ];
