@@ -9,7 +9,9 @@ mod checks;
 mod connection;
 mod fleet;
 mod members;
+mod sender;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -27,6 +29,7 @@ use crate::message::target::ForwardUri;
 use connection::Connection;
 use fleet::{Came, Choice, Errand};
 use members::{Members, Visit};
+use sender::Sender;
 
 pub use body::UpstreamBody;
 pub use connection::{Unconnected, dial};
@@ -101,12 +104,13 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
         let progress = request.body.progress();
         let upgrade = request.fields.get(header::UPGRADE).cloned();
-        let exchange = self.exchange(request);
+        // Pinned here and below, as a future that is handed on is held twice.
+        let mut exchange = std::pin::pin!(self.exchange(request));
         let arrived = match progress {
-            None => tokio::time::timeout(self.settings.total, exchange)
+            None => tokio::time::timeout(self.settings.total, exchange.as_mut())
                 .await
                 .map_err(|_| UpstreamFailure::TotalTimeout)??,
-            Some(progress) => self.while_streaming(exchange, &progress).await?,
+            Some(progress) => self.while_streaming(exchange.as_mut(), &progress).await?,
         };
         let Arrived {
             response,
@@ -131,10 +135,9 @@ impl Upstream {
     /// The time limits count from the content's end; before it, only from the last sign of life.
     async fn while_streaming<T>(
         &self,
-        exchange: impl Future<Output = Result<T, UpstreamFailure>>,
+        mut exchange: Pin<&mut impl Future<Output = Result<T, UpstreamFailure>>>,
         progress: &Progress,
     ) -> Result<T, UpstreamFailure> {
-        tokio::pin!(exchange);
         let mut seen = (u64::MAX, false);
         loop {
             let now = (
@@ -164,10 +167,11 @@ impl Upstream {
         while let Some(visit) = self.members.visit(errand, &asked) {
             let choice = visit.choice();
             asked.push(choice.member);
-            let attempt = self.attempt(visit, request, &draft);
+            let mut attempt = std::pin::pin!(self.attempt(visit, request, &draft));
             let came = match draft.safe && self.members.are_several() && !sent_again {
                 true => {
-                    let another = self.or_also_another(attempt, choice, &draft, &mut asked);
+                    let another =
+                        self.or_also_another(attempt.as_mut(), choice, &draft, &mut asked);
                     another.await
                 }
                 false => attempt.await,
@@ -182,7 +186,7 @@ impl Upstream {
                     (request, failure) = (draft.request(RequestBody::Empty), why);
                     sent_again = true;
                 }
-                Attempt::LostTwice(why) => return Err(why),
+                Attempt::LostForGood(why) => return Err(why),
             }
         }
         Err(failure)
@@ -194,12 +198,11 @@ impl Upstream {
     /// slot for both, as of two upstreams one is silent.
     async fn or_also_another(
         &self,
-        first: impl Future<Output = Attempt>,
+        mut first: Pin<&mut impl Future<Output = Attempt>>,
         choice: Choice,
         draft: &Draft,
         asked: &mut Asked,
     ) -> Attempt {
-        let mut first = std::pin::pin!(first);
         tokio::select! {
             biased;
             came = &mut first => return came,
@@ -224,7 +227,7 @@ impl Upstream {
             false => first.await,
         };
         match came {
-            Attempt::Lost { why, .. } => Attempt::LostTwice(why),
+            Attempt::Lost { why, .. } => Attempt::LostForGood(why),
             came => came,
         }
     }
@@ -237,21 +240,28 @@ impl Upstream {
         draft: &Draft,
     ) -> Attempt {
         loop {
-            let (mut connection, is_kept) = match visit.pooled().await {
-                Some(kept) if !draft.upgrades => (kept, true),
-                _ => match self.members.connect(&visit).await {
-                    Ok(new) => (new, false),
-                    Err(why) => {
-                        visit.heard(Came::Failure);
-                        return Attempt::Unsent(request, why);
-                    }
-                },
+            let kept = match draft.upgrades {
+                true => None,
+                false => visit.kept().await,
+            };
+            let connected = match kept {
+                Some(kept) => Ok((kept, true)),
+                None if draft.upgrades => visit.connect_alone().await.map(|own| (own, false)),
+                None => visit.connect().await,
+            };
+            let (mut connection, is_kept) = match connected {
+                Ok(connected) => connected,
+                Err(why) => {
+                    visit.heard(Came::Failure);
+                    return Attempt::Unsent(request, why);
+                }
             };
             let before = connection.received.load(Ordering::Relaxed);
-            let answer = self.first_byte(connection.sender.try_send_request(request));
-            let begun =
-                |connection: &Connection| connection.received.load(Ordering::Relaxed) != before;
-            let mut lost = match answer.await {
+            let answer = self.first_byte(connection.sender.send(request)).await;
+            // Of a connection that many share it says nothing; there, an answer has begun when its head is there.
+            let begun = matches!(connection.sender, Sender::Http1(_))
+                && connection.received.load(Ordering::Relaxed) != before;
+            let lost = match answer {
                 Ok(Ok(response)) => {
                     visit.heard(match response.status().as_u16() {
                         502..=504 => Came::Failure,
@@ -266,33 +276,39 @@ impl Upstream {
                 Ok(Err(lost)) => lost,
                 Err(why) => {
                     visit.heard(Came::Failure);
-                    let begun = begun(&connection);
                     return Attempt::Lost { why, begun };
                 }
             };
-            let begun = begun(&connection);
-            match lost.take_message() {
-                // It never left: the connection was closed before.
-                Some(unsent) if is_kept => request = unsent,
+            match lost.unsent {
+                // It cannot be said in HTTP/2, and the upstream is not to blame.
+                Some(_) if lost.why == UpstreamFailure::Malformed => {
+                    return Attempt::LostForGood(lost.why);
+                }
+                // It never left, or never ran: the connection was closed before.
+                Some(unsent) if is_kept => {
+                    request = draft.request(unsent.into_body());
+                    if matches!(connection.sender, Sender::Http2(..)) {
+                        visit.forget_kept(&connection);
+                    }
+                }
                 Some(unsent) => {
                     visit.heard(Came::Failure);
+                    let unsent = draft.request(unsent.into_body());
                     return Attempt::Unsent(unsent, UpstreamFailure::Connect);
                 }
                 // Lost to a connection that its server closed, before any byte of an answer: once more on a new one.
-                None if is_kept
-                    && draft.repeatable
-                    && !begun
-                    && connection::is_lost(lost.error()) =>
-                {
-                    visit.forget_pooled();
+                None if is_kept && draft.repeatable && !begun && lost.by_closing => {
+                    visit.forget_kept(&connection);
                     request = draft.request(RequestBody::Empty);
                 }
                 None => {
-                    let why = connection::failure(lost.error());
-                    if !matches!(why, UpstreamFailure::Content(_)) {
+                    if !matches!(lost.why, UpstreamFailure::Content(_)) {
                         visit.heard(Came::Failure);
                     }
-                    return Attempt::Lost { why, begun };
+                    return Attempt::Lost {
+                        why: lost.why,
+                        begun,
+                    };
                 }
             }
         }
@@ -330,8 +346,8 @@ enum Attempt {
         /// A part of an answer had come.
         begun: bool,
     },
-    /// By two upstreams.
-    LostTwice(UpstreamFailure),
+    /// And it is not to be sent again: two upstreams have lost it, or none would take it.
+    LostForGood(UpstreamFailure),
 }
 
 /// All of a request but its content, to be sent again where that may be.

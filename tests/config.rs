@@ -332,6 +332,31 @@ fn the_forms_of_an_upstream() {
         (vec![tcp("a", 80)], Duration::from_secs(10), 0)
     );
     assert_eq!(map.pool_idle, Duration::ZERO);
+    let secure = |host: &str, port| UpstreamAddress::Tls {
+        host: host.to_owned(),
+        port,
+    };
+    assert_eq!(address("https://api.internal"), secure("api.internal", 443));
+    let several = "upstream: {urls: [https://a, http://b:8000, http+unix:///c], http2: true,\n  \
+        health: {path: /healthz/}}\nhosts: api.example.org\n";
+    let loaded = right(several);
+    assert_eq!(
+        loaded.config.upstream.addresses,
+        [
+            secure("a", 443),
+            tcp("b", 8000),
+            UpstreamAddress::Unix("/c".into())
+        ]
+    );
+    let told = describe(&loaded.config);
+    for piece in [
+        "https://a:443 http://b:8000 http+unix:///c, ",
+        "in HTTP/2",
+        "another after 2s of silence",
+        "GET /healthz/ (Host: api.example.org) every 5s",
+    ] {
+        assert!(told.contains(piece), "{piece} is not in:\n{told}");
+    }
 }
 
 #[test]

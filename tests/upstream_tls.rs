@@ -323,3 +323,15 @@ fn a_key_of_another_certificate_is_78() {
         exit.output
     );
 }
+
+#[test]
+fn where_http_2_may_be_spoken_the_upstream_still_chooses() {
+    let authority = Authority::new();
+    let api = Secured::start(authority.certificate("localhost", |_| {}), None);
+    let more = format!("http2: true, ca_file: \"{}\"", authority.ca_file());
+    let larder = Larder::start(api.file("localhost", &more));
+    for _ in 0..3 {
+        assert!(larder.get("/other/").is_complete_success());
+    }
+    assert_eq!(api.asked(), 3);
+}

@@ -188,6 +188,9 @@ fn upstream(upstream: &Upstream) -> String {
         upstream.queue,
         duration(upstream.total)
     );
+    if upstream.http2 {
+        told.push_str(", in HTTP/2");
+    }
     if let Some(file) = &upstream.ca_file {
         let _ = write!(told, ", trusting {}", file.display());
     }

@@ -73,6 +73,8 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// Shown to an `https://` upstream that asks for it.
     pub client_cert: Option<ClientCertificate>,
+    /// HTTP/2: over `https://` where the upstream chooses it, else by prior knowledge.
+    pub http2: bool,
     /// Requests under way at once, at all addresses together; more wait in the queue.
     pub max_connections: usize,
     /// Requests that may wait for a slot; more are refused with 503.

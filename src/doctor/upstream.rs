@@ -126,7 +126,7 @@ async fn stream(
             let client = tls::client::Client::new(ca_file, own).map_err(Unconnected::Tls)?;
             Box::new(
                 client
-                    .connect(host, stream)
+                    .connect(host, stream, false)
                     .await
                     .map_err(Unconnected::Tls)?,
             )

@@ -23,7 +23,7 @@ use super::plan::Plan;
 use super::{Client, Setup, present};
 use crate::body::RequestBody;
 use crate::caching::cache_status::{Forward, Reason};
-use crate::config::WebSocket;
+use crate::config::{UpstreamAddress, WebSocket};
 use crate::error::{Error, UpstreamFailure};
 use crate::message::fields;
 use crate::reply::Reply;
@@ -95,6 +95,9 @@ pub fn is_asked(setup: &Setup, client: &Client, plan: &Plan, has_content: bool) 
     );
     of_no_route
         && setup.config.websocket.connections > 0
+        // By prior knowledge the upstream speaks HTTP/2 alone, where nothing is switched.
+        && (!setup.config.upstream.http2
+            || setup.config.upstream.addresses.iter().all(UpstreamAddress::is_tls))
         && client.method == Method::GET
         && !has_content
         && is_alone(client, header::UPGRADE, "websocket")

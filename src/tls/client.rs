@@ -16,7 +16,11 @@ use tokio_rustls::client::TlsStream;
 use super::{private_roots, public_roots};
 use crate::config::ClientCertificate;
 
-pub struct Client(TlsConnector);
+pub struct Client {
+    http1: TlsConnector,
+    /// Leaves the choice of HTTP/2 or HTTP/1.1 to the other side.
+    http2: TlsConnector,
+}
 
 impl Client {
     /// Verifies against `ca_file` alone if there is one, else against the system's roots and Mozilla's.
@@ -35,14 +39,36 @@ impl Client {
                     .map_err(io::Error::other)?
             }
         };
-        Ok(Client(TlsConnector::from(Arc::new(config))))
+        let offering = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        Ok(Client {
+            http1: offering(&[b"http/1.1"]),
+            http2: offering(&[b"h2", b"http/1.1"]),
+        })
     }
 
     /// `host` is the SNI, and the name that the certificate must have.
-    pub async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn connect(
+        &self,
+        host: &str,
+        stream: TcpStream,
+        may_be_http2: bool,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        self.0.connect(name, stream).await
+        let connector = match may_be_http2 {
+            true => &self.http2,
+            false => &self.http1,
+        };
+        connector.connect(name, stream).await
     }
+}
+
+/// Whether the other side chose HTTP/2.
+pub fn chose_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(b"h2")
 }
 
 /// What is wrong with a certificate of our own and its key. Tells nothing of the key.

@@ -7,6 +7,7 @@ use http::header::{self, HeaderValue};
 use http::{Request, Uri};
 use tokio::runtime::Handle;
 
+use super::connection::Versions;
 use super::fleet::Came;
 use super::members::Members;
 use crate::body::RequestBody;
@@ -57,10 +58,13 @@ async fn look(
     let agent = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
     fields.insert(header::HOST, host.clone());
     fields.insert(header::USER_AGENT, agent);
-    fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if members.versions() == Versions::Http1 {
+        fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let asked = async {
-        let mut connection = members.connect_to(member).await.ok()?;
-        connection.sender.send_request(request).await.ok()
+        let versions = members.versions();
+        let mut connection = members.connect_to(member, versions).await.ok()?;
+        connection.sender.send(request).await.ok()
     };
     let answer = tokio::time::timeout(PATIENCE, asked).await.ok().flatten();
     Some(match answer {

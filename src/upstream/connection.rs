@@ -1,4 +1,4 @@
-//! One connection to an upstream: how it is made, and what its loss means.
+//! One connection to an upstream: how it is made.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,29 +10,34 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use http::uri::Scheme;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use crate::body::{ContentError, RequestBody};
+use super::sender::Sender;
 use crate::config::UpstreamAddress;
-use crate::error::UpstreamFailure;
 use crate::tls;
-
-/// A slow reader must not have us buffer much of an answer.
-const READ_BUFFER: usize = 64 * 1024;
 
 /// How long an address of a name is waited for before the next one is tried as well. RFC 8305 §5.
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// One connection, free to take a request.
 pub(super) struct Connection {
-    pub sender: SendRequest<RequestBody>,
+    pub sender: Sender,
     /// Bytes that have come over it.
     pub received: Arc<AtomicU64>,
     pub made: Instant,
+}
+
+/// Which versions of HTTP may be spoken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Versions {
+    Http1,
+    /// HTTP/2, too, and so many requests at once: over TLS if the upstream chooses it, else by prior knowledge.
+    Http2 {
+        streams: usize,
+    },
 }
 
 /// Why there is none.
@@ -42,16 +47,26 @@ pub enum Unconnected {
     Tls(io::Error),
 }
 
-/// A stream to the upstream, ready for HTTP.
+/// A connection to the upstream, ready for HTTP.
 pub(super) async fn connect(
     address: &UpstreamAddress,
+    versions: Versions,
     tls: Option<&Result<tls::client::Client, io::Error>>,
     heard: &Arc<AtomicU64>,
 ) -> Result<Connection, Unconnected> {
-    match address {
+    let received = Arc::new(AtomicU64::new(0));
+    let streams = match versions {
+        Versions::Http1 => None,
+        Versions::Http2 { streams } => Some(streams),
+    };
+    let sender = match address {
         UpstreamAddress::Tcp { host, port } => {
             let stream = dial(host, *port).await.map_err(Unconnected::Io)?;
-            handshake(stream, heard).await
+            let stream = Counted::new(stream, &received, heard);
+            match streams {
+                None => Sender::http1(stream).await?,
+                Some(streams) => Sender::http2(stream, Scheme::HTTP, streams).await?,
+            }
         }
         UpstreamAddress::Tls { host, port } => {
             let client = match tls {
@@ -63,13 +78,39 @@ pub(super) async fn connect(
                 None => return Err(Unconnected::Tls(io::ErrorKind::Unsupported.into())),
             };
             let stream = dial(host, *port).await.map_err(Unconnected::Io)?;
-            let secured = client.connect(host, stream).await;
-            handshake(secured.map_err(Unconnected::Tls)?, heard).await
+            let secured = client.connect(host, stream, streams.is_some()).await;
+            let secured = secured.map_err(Unconnected::Tls)?;
+            let chosen = streams.filter(|_| tls::client::chose_http2(&secured));
+            let stream = Counted::new(secured, &received, heard);
+            match chosen {
+                None => Sender::http1(stream).await?,
+                Some(streams) => Sender::http2(stream, Scheme::HTTPS, streams).await?,
+            }
         }
         UpstreamAddress::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(Unconnected::Io)?;
-            handshake(stream, heard).await
+            let stream = Counted::new(stream, &received, heard);
+            match streams {
+                None => Sender::http1(stream).await?,
+                Some(streams) => Sender::http2(stream, Scheme::HTTP, streams).await?,
+            }
         }
+    };
+    Ok(Connection {
+        sender,
+        received,
+        made: Instant::now(),
+    })
+}
+
+impl Connection {
+    /// The same for another request, where it takes several.
+    pub fn shared(&self) -> Option<Connection> {
+        Some(Connection {
+            sender: self.sender.shared()?,
+            received: self.received.clone(),
+            made: self.made,
+        })
     }
 }
 
@@ -121,34 +162,21 @@ fn alternating(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     turns
 }
 
-async fn handshake<S>(stream: S, heard: &Arc<AtomicU64>) -> Result<Connection, Unconnected>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let received = Arc::new(AtomicU64::new(0));
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(READ_BUFFER)
-        .handshake(TokioIo::new(Counted {
-            stream,
-            received: received.clone(),
-            heard: heard.clone(),
-        }))
-        .await
-        .map_err(|error| Unconnected::Io(io::Error::other(error)))?;
-    // Its errors reach whoever waits for an answer.
-    tokio::spawn(async { drop(connection.with_upgrades().await) });
-    Ok(Connection {
-        sender,
-        received,
-        made: Instant::now(),
-    })
-}
-
 /// A stream that counts what it reads, for itself and for its upstream: whether an answer had begun is not in hyper's errors.
 struct Counted<S> {
     stream: S,
     received: Arc<AtomicU64>,
     heard: Arc<AtomicU64>,
+}
+
+impl<S> Counted<S> {
+    fn new(stream: S, received: &Arc<AtomicU64>, heard: &Arc<AtomicU64>) -> Counted<S> {
+        Counted {
+            stream,
+            received: received.clone(),
+            heard: heard.clone(),
+        }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
@@ -195,32 +223,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, from)
-    }
-}
-
-/// Lost without a byte of an answer, as a kept-alive connection is when its server closes it.
-pub(super) fn is_lost(error: &hyper::Error) -> bool {
-    error.is_incomplete_message()
-        || error.is_canceled()
-        || error.is_closed()
-        || io_source(error).is_some()
-}
-
-fn io_source(error: &hyper::Error) -> Option<&io::Error> {
-    std::error::Error::source(error)?.downcast_ref::<io::Error>()
-}
-
-/// What it means to a request that its connection ended so.
-pub(super) fn failure(error: &hyper::Error) -> UpstreamFailure {
-    let content =
-        std::error::Error::source(error).and_then(|source| source.downcast_ref::<ContentError>());
-    match content {
-        Some(ContentError(refusal)) => UpstreamFailure::Content(*refusal),
-        None if error.is_parse() => UpstreamFailure::Malformed,
-        None if io_source(error).is_some_and(tls::client::was_refused) => {
-            UpstreamFailure::TlsRefused
-        }
-        None => UpstreamFailure::Lost,
     }
 }
 

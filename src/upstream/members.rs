@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::connection::{self, Connection, Unconnected};
+use super::connection::{self, Connection, Unconnected, Versions};
 use super::fleet::{Came, Change, Choice, Errand, Fleet, Standing};
+use super::sender::Sender;
 use crate::config::{Upstream as Settings, UpstreamAddress};
 use crate::error::UpstreamFailure;
 use crate::tls;
@@ -27,12 +28,17 @@ pub(super) struct Members {
     pool_idle: Duration,
     total: Duration,
     silent: Duration,
+    versions: Versions,
 }
 
 /// One upstream.
 pub(super) struct Member {
     address: UpstreamAddress,
     idle: Mutex<Vec<Idle>>,
+    /// The one connection of HTTP/2, which all share.
+    shared: Mutex<Option<Connection>>,
+    /// Whoever makes it; the others wait for it rather than make one each.
+    making: tokio::sync::Mutex<()>,
     /// Bytes that have come from it, on all connections.
     heard: Arc<AtomicU64>,
     /// Why no connection could be made, as it was told last.
@@ -59,6 +65,8 @@ impl Members {
         let member = |address: &UpstreamAddress| Member {
             address: address.clone(),
             idle: Mutex::default(),
+            shared: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
             heard: Arc::default(),
             told: Mutex::default(),
         };
@@ -73,6 +81,12 @@ impl Members {
             pool_idle: settings.pool_idle,
             total: settings.total,
             silent: settings.silent,
+            versions: match settings.http2 {
+                false => Versions::Http1,
+                true => Versions::Http2 {
+                    streams: settings.max_connections,
+                },
+            },
         })
     }
 
@@ -109,7 +123,7 @@ impl Members {
             choice,
             began: self.are_several().then(Instant::now),
             heard: false,
-            skips_pool: false,
+            lost: None,
         })
     }
 
@@ -129,13 +143,16 @@ impl Members {
         self.conclude(choice, Came::Failure);
     }
 
-    pub async fn connect(&self, visit: &Visit) -> Result<Connection, UpstreamFailure> {
-        self.connect_to(visit.choice.member).await
-    }
-
-    pub async fn connect_to(&self, place: usize) -> Result<Connection, UpstreamFailure> {
+    /// A connection of one's own, in HTTP/1.1 where `versions` says so.
+    pub async fn connect_to(
+        &self,
+        place: usize,
+        versions: Versions,
+    ) -> Result<Connection, UpstreamFailure> {
         let member = &self.all[place];
-        let connecting = connection::connect(&member.address, self.tls.as_ref(), &member.heard);
+        let (tls, heard) = (self.tls.as_ref(), &member.heard);
+        // Boxed: it costs round trips, and whoever finds a kept connection need not carry room for it.
+        let connecting = Box::pin(connection::connect(&member.address, versions, tls, heard));
         match tokio::time::timeout(self.connect, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(Unconnected::Io(_))) => Err(UpstreamFailure::Connect),
@@ -145,6 +162,11 @@ impl Members {
             }
             Err(_) => Err(UpstreamFailure::ConnectTimeout),
         }
+    }
+
+    /// The versions of HTTP that the operator allows.
+    pub fn versions(&self) -> Versions {
+        self.versions
     }
 
     /// What came of a health check.
@@ -177,6 +199,17 @@ impl Members {
 }
 
 impl Member {
+    /// The connection of HTTP/2 that all share, if it is still good.
+    fn shared(&self) -> Option<Connection> {
+        let mut shared = self.shared.lock();
+        let connection = shared.as_ref()?;
+        if connection.sender.is_closed() || connection.made.elapsed() >= LONGEST_USE {
+            *shared = None;
+            return None;
+        }
+        connection.shared()
+    }
+
     /// Why no secure connection can be made, once a minute.
     fn tell(&self, error: &io::Error) {
         let mut told = self.told.lock();
@@ -196,8 +229,8 @@ pub struct Visit {
     began: Option<Instant>,
     /// What came of it is told.
     heard: bool,
-    /// A kept connection was lost: a new one it shall be.
-    skips_pool: bool,
+    /// A kept connection was lost, of this age: a newer one it shall be.
+    lost: Option<Instant>,
 }
 
 impl Visit {
@@ -205,34 +238,71 @@ impl Visit {
         self.choice
     }
 
-    /// An idle connection that is still good, the latest used first.
-    pub(super) async fn pooled(&self) -> Option<Connection> {
-        if self.skips_pool {
+    /// A connection that there is already, and still good: the latest used first.
+    pub(super) async fn kept(&self) -> Option<Connection> {
+        if self.lost.is_some() {
             return None;
         }
-        let member = &self.members.all[self.choice.member];
+        let member = self.member();
+        if self.members.versions != Versions::Http1
+            && let Some(shared) = member.shared()
+        {
+            return Some(shared);
+        }
         loop {
             let mut idle = member.idle.lock().pop()?;
             if idle.since.elapsed() < self.members.pool_idle
                 && idle.connection.made.elapsed() < LONGEST_USE
-                && !idle.connection.sender.is_closed()
-                && idle.connection.sender.ready().await.is_ok()
+                && idle.connection.sender.is_ready().await
             {
                 return Some(idle.connection);
             }
         }
     }
 
-    pub(super) fn forget_pooled(&mut self) {
-        self.skips_pool = true;
+    /// A new one. Of HTTP/2 there is one for all; `true`, if it is to be taken for a kept one, as somebody else made it.
+    pub(super) async fn connect(&self) -> Result<(Connection, bool), UpstreamFailure> {
+        let (place, versions) = (self.choice.member, self.members.versions);
+        if versions == Versions::Http1 {
+            let own = self.members.connect_to(place, versions).await?;
+            return Ok((own, false));
+        }
+        let member = self.member();
+        let making = member.making.lock().await;
+        if let Some(shared) = member.shared()
+            && self.lost.is_none_or(|lost| shared.made > lost)
+        {
+            return Ok((shared, self.lost.is_none()));
+        }
+        let new = self.members.connect_to(place, versions).await?;
+        if let Some(shared) = new.shared() {
+            *member.shared.lock() = Some(shared);
+        }
+        drop(making);
+        Ok((new, false))
+    }
+
+    /// One that can be switched to another protocol.
+    pub(super) async fn connect_alone(&self) -> Result<Connection, UpstreamFailure> {
+        let place = self.choice.member;
+        self.members.connect_to(place, Versions::Http1).await
+    }
+
+    /// A kept connection was lost: the next one shall be newer, and what is lost on that is lost.
+    pub(super) fn forget_kept(&mut self, lost: &Connection) {
+        self.lost = Some(lost.made);
+    }
+
+    fn member(&self) -> &Member {
+        &self.members.all[self.choice.member]
     }
 
     pub(super) fn give_back(&self, connection: Connection) {
-        if connection.sender.is_closed() {
+        if connection.sender.is_closed() || matches!(connection.sender, Sender::Http2(..)) {
             return;
         }
         let (now, keep) = (Instant::now(), self.members.pool_idle);
-        let mut idle = self.members.all[self.choice.member].idle.lock();
+        let mut idle = self.member().idle.lock();
         idle.retain(|idle| now - idle.since < keep);
         idle.push(Idle {
             connection,

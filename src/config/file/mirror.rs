@@ -116,7 +116,8 @@ mirror! {
         total: Text,
         silent: Text,
         health: HealthMap,
-    } later ["http2"]
+        http2: Text,
+    } later []
 }
 
 mirror! {

@@ -10,6 +10,7 @@ use super::mirror::{ClientCertMap, Either, HealthMap, Text, Texts, UpstreamMap};
 use super::place::At;
 use super::problem::{Problem, Wrong, wrong};
 use super::stores::ca_file;
+use super::value;
 use crate::config::{ClientCertificate, HealthCheck, Origin, Upstream, UpstreamAddress};
 use crate::tls;
 
@@ -61,6 +62,7 @@ impl Reader<'_> {
         let idle = duration("idle", map.idle, seconds(15));
         let total = duration("total", map.total, seconds(30));
         let silent = duration("silent", map.silent, seconds(2));
+        let http2 = self.read(&at.key("http2"), map.http2, false, value::truth);
         let health = self.health(&at.key("health"), map.health);
         let (ca_at, cert_at) = (at.key("ca_file"), at.key("client_cert"));
         let ca_file = self.optional(&ca_at, map.ca_file, ca_file);
@@ -81,6 +83,7 @@ impl Reader<'_> {
             addresses,
             ca_file,
             client_cert,
+            http2,
             max_connections,
             queue,
             connect,
