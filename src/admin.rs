@@ -12,7 +12,8 @@
 //! | `POST /purge` | `{"keys": ["users:list", "users:detail:*", "/api/users/7/"]}` or `{"all": true}`; with `"soft": true`, copies are given until they are fetched anew |
 //!
 //! KEY is a key with or without the prefix, percent-encoded, or a path with its first slash (`/entries//api/users/`).
-//! Anything but the health checks asks for `Authorization: Bearer TOKEN` where `admin_token` is set, and
+//! Anything but the health checks asks for `Authorization: Bearer TOKEN` where `admin_token` is set, or for a client
+//! certificate where `admin_tls.client_ca` is (either will do), and
 //! whatever changes something for `Content-Type: application/json`, which no page in a browser can send unasked.
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::explain::Question;
 use crate::explain::ask::ask;
 use crate::operations::{self, Named, OperationError, Purging};
 use crate::proxy::{Proxy, Setup, hottest};
+use crate::server::Peer;
 use crate::store::Health;
 use crate::upstream::Stands;
 
@@ -53,9 +55,20 @@ struct Purge {
     soft: bool,
 }
 
-pub async fn answer(
+pub fn answer(
     proxy: Arc<Proxy>,
     draining: watch::Receiver<bool>,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
+    let certified = peer.tls.as_ref().is_some_and(|agreed| agreed.certified);
+    answered(proxy, draining, certified, request)
+}
+
+async fn answered(
+    proxy: Arc<Proxy>,
+    draining: watch::Receiver<bool>,
+    certified: bool,
     request: Request<Incoming>,
 ) -> Response<ReplyBody> {
     let setup = proxy.setup();
@@ -66,9 +79,9 @@ pub async fn answer(
     let (status, body) = match (&head.method, path.as_str()) {
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, json!({ "status": "ok" })),
         (&Method::GET | &Method::HEAD, "/readyz") => ready(&setup, *draining.borrow()),
-        _ if !is_allowed(&setup, &head.headers) => (
+        _ if !(certified || is_allowed(&setup, &head.headers)) => (
             StatusCode::UNAUTHORIZED,
-            json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml" }),
+            json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml, or show a certificate of `admin_tls.client_ca`" }),
         ),
         (&Method::GET, "/keys") => keys(&setup, head.uri.query()).await,
         (&Method::GET, key) if key.starts_with("/entries/") => {
@@ -269,7 +282,9 @@ fn failed(error: &OperationError) -> (StatusCode, Value) {
 /// Compared as hashes, which takes the same time wherever they differ.
 fn is_allowed(setup: &Setup, fields: &HeaderMap) -> bool {
     let Some(token) = &setup.config.admin_token else {
-        return true;
+        // Where certificates are taken, one is needed if there is no token.
+        let tls = setup.config.admin_tls.as_ref();
+        return tls.is_none_or(|tls| tls.client_ca.is_none());
     };
     let given = fields
         .get(header::AUTHORIZATION)

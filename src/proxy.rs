@@ -5,6 +5,7 @@ pub mod admit;
 pub mod cap;
 pub mod fetch;
 pub mod hottest;
+pub mod known;
 pub mod obey;
 pub mod pass;
 pub mod plan;
@@ -25,7 +26,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
@@ -44,10 +45,14 @@ use crate::config::{Config, Methods, Policy, Route};
 use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
 use crate::interim::Turn;
-use crate::message::forwarded::{self, Via};
+use crate::message::forwarded::{self, Scheme, Via};
 use crate::message::framing;
 use crate::message::target::{self, TargetUri};
 use crate::reply::{self, Reply};
+use crate::server::Peer;
+use crate::server::lane::RawHead;
+use crate::tls::certificates::Certificates;
+use crate::tls::server::Agreed;
 use crate::upstream::Upstream;
 use cap::Cap;
 use fetch::Answer;
@@ -62,10 +67,14 @@ const READ_WHOLE: usize = 64 * 1024;
 /// The proxy, whatever its configuration is at the moment.
 pub struct Proxy {
     setup: ArcSwap<Setup>,
+    /// What the public listener shows, if it speaks TLS.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 /// One configuration at work: what a reload replaces at once.
 pub struct Setup {
+    /// No other has it.
+    number: known::Number,
     pub config: Config,
     pub served: Vec<Served>,
     pub upstream: Arc<Upstream>,
@@ -99,6 +108,8 @@ pub struct Served {
     pub varied: ArcSwap<Vec<HeaderName>>,
     /// The fields by which its answers vary and that no key holds: who sends one is passed on.
     pub unkeyed: ArcSwap<Vec<HeaderName>>,
+    /// Another whenever either has grown.
+    pub learnt: known::Number,
     /// Under this name the instances tell each other of `varied`.
     noted_as: String,
     asked_others: Mutex<Option<Instant>>,
@@ -117,6 +128,8 @@ pub struct Client {
     pub via: Via,
     /// Where interim answers to it go.
     pub interim: Option<Turn>,
+    /// Its head as it came, if that may be known again.
+    pub head: Option<known::Head>,
 }
 
 impl Client {
@@ -136,9 +149,10 @@ impl Client {
 }
 
 impl Proxy {
-    pub fn new(setup: Setup) -> Proxy {
+    pub fn new(setup: Setup, certificates: Option<Arc<Certificates>>) -> Proxy {
         Proxy {
             setup: ArcSwap::from_pointee(setup),
+            certificates,
         }
     }
 
@@ -146,13 +160,13 @@ impl Proxy {
         self.setup.load_full()
     }
 
-    /// Answers one request of a client at `peer`. Never fails: what goes wrong is an answer, too.
+    /// Answers one request of `peer`. Never fails: what goes wrong is an answer, too.
     ///
     /// What needs no waiting is done at once: whatever a future holds is moved with it, and each hit is one.
     pub fn handle(
         &self,
         mut request: Request<Incoming>,
-        peer: Option<IpAddr>,
+        peer: &Peer,
         interim: Option<Turn>,
     ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
         let setup = self.setup();
@@ -162,10 +176,20 @@ impl Proxy {
         });
         // There only where the client asks for another protocol.
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+        let head = request.extensions_mut().remove::<RawHead>();
         let mut route = None;
-        let answered = match accept(&setup.config, request, peer) {
+        let answered = match accept(
+            &setup.config,
+            request,
+            Some(peer.address),
+            peer.tls.as_ref(),
+        ) {
             Ok((mut client, content)) => {
                 client.interim = interim;
+                client.head = head.map(|RawHead(bytes)| {
+                    let by = known::By::of(&setup, peer);
+                    known::Head { bytes, by }
+                });
                 let (method, target) = (&client.method, &client.target);
                 let plan = plan::plan(&setup.config, method, target, !content.is_end_stream());
                 if let Plan::Read { route: under, .. } = &plan {
@@ -195,7 +219,8 @@ impl Proxy {
             let reply = answered.unwrap_or_else(reply::error);
             if let Some((started, method, path)) = told {
                 let route = route.map_or("-", |route| setup.config.routes[route].path.as_str());
-                log(&method, &path, route, &reply, started.elapsed());
+                let answered = (reply.response.status(), reply.handling);
+                log(&method, &path, route, answered, started.elapsed());
             }
             reply.response
         })
@@ -257,11 +282,12 @@ fn content_of(setup: &Setup, content: Incoming) -> ClientBody {
     ClientBody::new(content, limits.content, limits.content_idle)
 }
 
-/// Takes a request for what it is, or refuses it.
+/// Takes a request for what it is, or refuses it. It came by TLS if something was agreed there.
 pub fn accept<C: Body>(
     config: &Config,
     request: Request<C>,
     peer: Option<IpAddr>,
+    tls: Option<&Agreed>,
 ) -> Result<(Client, C), Refusal> {
     let (head, content) = request.into_parts();
     match &config.methods {
@@ -295,10 +321,17 @@ pub fn accept<C: Body>(
     if !config.hosts.is_empty() && !is_served(&config.hosts, target.host()) {
         return Err(Refusal::WrongHost);
     }
+    if tls.is_some_and(|agreed| !agreed.is_for(target.name())) {
+        return Err(Refusal::Misdirected);
+    }
     if content.size_hint().lower() > config.limits.content {
         return Err(Refusal::ContentTooLarge);
     }
-    let via = forwarded::read(&head.headers, peer, &config.trusted_proxies);
+    let own = match tls {
+        Some(_) => Scheme::Https,
+        None => Scheme::Http,
+    };
+    let via = forwarded::read(&head.headers, peer, own, &config.trusted_proxies);
     Ok((
         Client {
             method: head.method,
@@ -306,6 +339,7 @@ pub fn accept<C: Body>(
             fields: head.headers,
             via,
             interim: None,
+            head: None,
         },
         content,
     ))
@@ -314,24 +348,27 @@ pub fn accept<C: Body>(
 /// By name alone, or by name and port where the operator wrote one.
 fn is_served(hosts: &[String], host: &str) -> bool {
     let host = host.to_ascii_lowercase();
-    let name = match host.rfind(':') {
-        Some(colon) if !host.ends_with(']') => &host[..colon],
-        _ => &host,
-    };
+    let name = target::name(&host);
     hosts.iter().any(|served| *served == host || served == name)
 }
 
-fn log(method: &Method, path: &str, route: &str, reply: &Reply, took: Duration) {
+fn log(
+    method: &Method,
+    path: &str,
+    route: &str,
+    (status, handling): (StatusCode, Handling),
+    took: Duration,
+) {
     info!(
         target: "larder::access",
         method = method.as_str(),
         path,
         route,
-        status = reply.response.status().as_u16(),
-        cache = reply.handling.word(),
-        detail = reply.handling.detail().unwrap_or("-"),
-        stored = matches!(reply.handling, Handling::Forwarded { stored: true, .. }),
-        collapsed = matches!(reply.handling, Handling::Forwarded { collapsed: true, .. }),
+        status = status.as_u16(),
+        cache = handling.word(),
+        detail = handling.detail().unwrap_or("-"),
+        stored = matches!(handling, Handling::Forwarded { stored: true, .. }),
+        collapsed = matches!(handling, Handling::Forwarded { collapsed: true, .. }),
         ms = took.as_micros() as f64 / 1000.0,
         "request"
     );
@@ -345,6 +382,7 @@ impl Setup {
             .map(|route| Served::new(&config, route))
             .collect();
         Setup {
+            number: known::Number::default(),
             cap: Cap::new(config.limits.copies),
             tunnels: Tunnels::new(config.websocket.clone()),
             config,
@@ -376,6 +414,7 @@ impl Served {
             absence: plan::absence_states(&config.purge, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),
+            learnt: known::Number::default(),
             noted_as: format!("{name}~vary"),
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
@@ -394,12 +433,17 @@ impl Served {
     }
 
     pub fn learn_here(&self, names: &[HeaderName]) -> bool {
-        add(&self.varied, names)
+        let news = add(&self.varied, names);
+        if news {
+            self.learnt.renew();
+        }
+        news
     }
 
     /// An answer was seen to vary by a field that no fill carries.
     pub fn learn_unkeyed(&self, names: &[HeaderName]) {
         if add(&self.unkeyed, names) {
+            self.learnt.renew();
             let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
             let (route, names) = (self.route.path.as_str(), names.join(", "));
             tracing::warn!(

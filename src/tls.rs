@@ -1,6 +1,12 @@
 //! TLS, and nobody else's business: which roots are trusted, and the handshake. rustls with ring.
 
+pub mod certificates;
 pub mod client;
+mod clients;
+pub mod follow;
+pub mod own;
+pub mod pair;
+pub mod server;
 
 use std::io;
 use std::path::Path;

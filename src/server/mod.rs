@@ -2,6 +2,7 @@
 
 mod arriving;
 mod head_timer;
+pub mod lane;
 mod speaking;
 
 use std::io;
@@ -17,6 +18,8 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::interim::Turn;
+use crate::proxy::Proxy;
+use crate::tls::server::{Acceptor, Agreed};
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -29,6 +32,7 @@ pub struct Manners {
     pub fields: usize,
     /// Bytes of a request's head; hyper answers 431 beyond it.
     pub head: usize,
+    pub handshake_timeout: Duration,
     pub header_timeout: Duration,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
@@ -38,6 +42,8 @@ pub struct Manners {
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub address: IpAddr,
+    /// `None`: it speaks plain HTTP.
+    pub tls: Option<Agreed>,
 }
 
 /// Takes the port; nothing is accepted yet.
@@ -52,11 +58,13 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `end` turns true, then lets what is under way finish.
+/// Serves until `end` turns true, then lets what is under way finish. `knowing`: who may know requests by their bytes.
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: Manners,
+    tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
+    knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Clone + Send + Sync + 'static,
@@ -85,11 +93,15 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, ending) = (answer.clone(), (graceful.watcher(), end.clone()));
+        let (answer, tls) = (answer.clone(), tls.clone());
+        let ending = (graceful.watcher(), end.clone());
+        let knowing = knowing.clone();
         tokio::spawn(async move {
             let _place = place;
-            let arrived = arriving::arrive(stream, from).await;
-            speaking::http1(arrived, manners, ending, answer).await;
+            let patience = manners.handshake_timeout;
+            if let Some(arrived) = arriving::arrive(stream, from, tls.as_ref(), patience).await {
+                speaking::http1(arrived, manners, ending, knowing, answer).await;
+            }
         });
     }
     drop(listener);
