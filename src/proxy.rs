@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 use url::Url;
 
+use crate::access::key_file::Keys;
 use crate::access::verdict::Verdicts;
 use crate::body::{ClientBody, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
@@ -102,6 +103,8 @@ pub struct Served {
     pub group: Option<StateKey>,
     /// Under `verify`, the state that tells its copies from others at the same key.
     pub admission: Option<StateKey>,
+    /// Under `jwt`, the keys by which tokens are verified; the same for all routes that name the same.
+    pub keys: Option<Arc<Keys>>,
     /// Whose epochs a create would drop, if the purge rules say so for every write.
     pub absence: Option<States>,
     /// The fields by which its answers have been seen to vary.
@@ -381,6 +384,7 @@ impl Setup {
             .iter()
             .map(|route| Served::new(&config, route))
             .collect();
+        let served = admit::with_keys(served);
         Setup {
             number: known::Number::default(),
             cap: Cap::new(config.limits.copies),
@@ -411,6 +415,7 @@ impl Served {
         Served {
             group: plan::group(route),
             admission: plan::admission(route),
+            keys: None,
             absence: plan::absence_states(&config.purge, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),

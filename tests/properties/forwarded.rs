@@ -15,7 +15,7 @@ pub fn holds(data: &[u8]) {
         (Some(PEER), &[]),
         (None, &trusted),
     ] {
-        let via = read(&fields, peer, trusted);
+        let via = read(&fields, peer, Scheme::Http, trusted);
         if let Some(peer) = peer {
             assert_eq!(via.chain.last(), Some(&peer));
         }

@@ -84,11 +84,12 @@ fn client(text: &str) -> Option<Client> {
     let uri: Uri = text.parse().ok()?;
     let target = target::take(&Method::GET, uri, Version::HTTP_11, &fields, 8192).ok()?;
     Some(Client {
-        via: forwarded::read(&fields, None, &[]),
+        via: forwarded::read(&fields, None, forwarded::Scheme::Http, &[]),
         method: Method::GET,
         target,
         fields,
         interim: None,
+        head: None,
     })
 }
 

@@ -72,7 +72,7 @@ fn served(bytes: &[u8], at_a_time: usize) -> Vec<Seen> {
         async move {
             let place = seen.borrow().len();
             seen.borrow_mut().push(None);
-            Ok::<_, Infallible>(match proxy::accept(&CONFIG, request, None) {
+            Ok::<_, Infallible>(match proxy::accept(&CONFIG, request, None, None) {
                 Ok((client, content)) => {
                     goes_on_as_itself(&client);
                     let mut accepted = strict::Request {
