@@ -8,6 +8,7 @@
 //! | `GET /entries/KEY` | one copy and what is known of it; `?body` gives the body alone |
 //! | `PUT /entries/KEY` | puts a JSON body there as the shared copy |
 //! | `POST /explain` | what becomes of `{"method": "GET", "target": "/api/users/", "fields": [["Accept", "*/*"]]}`, and why |
+//! | `POST /reload` | reads the configuration again: 200, or 422 and why all stays as it was |
 //! | `POST /purge` | `{"credentials": ["Authorization: Bearer …"]}`: what the API said of them is forgotten everywhere |
 //! | `POST /purge` | `{"keys": ["users:list", "users:detail:*", "/api/users/7/"]}` or `{"all": true}`; with `"soft": true`, copies are given until they are fetched anew |
 //!
@@ -33,6 +34,7 @@ use crate::explain::Question;
 use crate::explain::ask::ask;
 use crate::operations::{self, Named, OperationError, Purging};
 use crate::proxy::{Proxy, Setup, hottest};
+use crate::reload::{self, NotReloaded, Reloaded};
 use crate::server::Peer;
 use crate::store::Health;
 use crate::upstream::Stands;
@@ -78,7 +80,7 @@ async fn answered(
         .into_owned();
     let (status, body) = match (&head.method, path.as_str()) {
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, json!({ "status": "ok" })),
-        (&Method::GET | &Method::HEAD, "/readyz") => ready(&setup, *draining.borrow()),
+        (&Method::GET | &Method::HEAD, "/readyz") => ready(&proxy, &setup, *draining.borrow()),
         _ if !(certified || is_allowed(&setup, &head.headers)) => (
             StatusCode::UNAUTHORIZED,
             json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml, or show a certificate of `admin_tls.client_ca`" }),
@@ -126,13 +128,20 @@ async fn answered(
             Ok(body) => explain(&setup, &body).await,
             Err(answer) => answer,
         },
+        (&Method::POST, "/reload") if is_json(&head.headers) => {
+            // In a task: a client that leaves does not leave it half done.
+            let proxy = proxy.clone();
+            let told = tokio::spawn(async move { reloaded(&proxy).await });
+            told.await
+                .unwrap_or((StatusCode::INTERNAL_SERVER_ERROR, Value::Null))
+        }
         (&Method::POST | &Method::PUT, _) if !is_json(&head.headers) => (
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             json!({ "detail": "send `Content-Type: application/json`" }),
         ),
         _ => (
             StatusCode::NOT_FOUND,
-            json!({ "detail": "GET /healthz /readyz /keys /entries/KEY, PUT /entries/KEY, POST /purge /explain" }),
+            json!({ "detail": "GET /healthz /readyz /keys /entries/KEY, PUT /entries/KEY, POST /purge /explain /reload" }),
         ),
     };
     let mut response = Response::new(ReplyBody::whole(Bytes::from(format!("{body}\n"))));
@@ -148,7 +157,7 @@ async fn answered(
 }
 
 /// Ready as long as requests can be answered at all, store or not; but it says how the store is.
-fn ready(setup: &Setup, draining: bool) -> (StatusCode, Value) {
+fn ready(proxy: &Proxy, setup: &Setup, draining: bool) -> (StatusCode, Value) {
     let store = match setup.coherence.store().health() {
         Health::Up => json!({ "kind": setup.coherence.store().kind(), "status": "up" }),
         Health::Settling => {
@@ -177,7 +186,26 @@ fn ready(setup: &Setup, draining: bool) -> (StatusCode, Value) {
         let stands = |stands: &Stands| json!({ "address": stands.address, "status": stands.standing.word(), "under_way": stands.under_way });
         told["upstreams"] = upstreams.iter().map(stands).collect();
     }
+    if let Some(source) = proxy.source() {
+        told["reloads"] = source.told();
+    }
     (status, told)
+}
+
+async fn reloaded(proxy: &Proxy) -> (StatusCode, Value) {
+    match reload::reload(proxy, "admin").await {
+        Ok(Reloaded { dropped, held_for }) => (
+            StatusCode::OK,
+            json!({ "dropped": dropped, "held_for": held_for }),
+        ),
+        Err(why) => {
+            let mut told = json!({ "detail": why.to_string() });
+            if let NotReloaded::NeedsRestart(keys) = why {
+                told["needs_restart"] = keys.into();
+            }
+            (StatusCode::UNPROCESSABLE_ENTITY, told)
+        }
+    }
 }
 
 async fn keys(setup: &Setup, query: Option<&str>) -> (StatusCode, Value) {

@@ -12,6 +12,8 @@ pub mod plan;
 pub mod present;
 pub mod read;
 pub mod refresh;
+pub mod turnover;
+pub mod under_way;
 pub mod websocket;
 pub mod write;
 
@@ -30,7 +32,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
-use tokio_util::task::TaskTracker;
+use tokio::sync::watch;
 use tracing::info;
 use url::Url;
 
@@ -38,6 +40,7 @@ use crate::access::key_file::Keys;
 use crate::access::verdict::Verdicts;
 use crate::body::{ClientBody, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::stored::Mark;
 use crate::clock;
 use crate::coherence::flights::Flights;
 use crate::coherence::turnstile::Turnstile;
@@ -49,6 +52,7 @@ use crate::interim::Turn;
 use crate::message::forwarded::{self, Scheme, Via};
 use crate::message::framing;
 use crate::message::target::{self, TargetUri};
+use crate::reload::Source;
 use crate::reply::{self, Reply};
 use crate::server::Peer;
 use crate::server::lane::RawHead;
@@ -60,6 +64,7 @@ use fetch::Answer;
 use hottest::Hottest;
 use plan::{By, Plan};
 use refresh::Refreshes;
+use under_way::Writes;
 use websocket::Tunnels;
 
 /// A write's content up to this is read whole before anything else happens.
@@ -70,6 +75,10 @@ pub struct Proxy {
     setup: ArcSwap<Setup>,
     /// What the public listener shows, if it speaks TLS.
     pub certificates: Option<Arc<Certificates>>,
+    /// Where another configuration is read from; nowhere, if there is no file.
+    source: Option<Source>,
+    /// Tells that another configuration is in force.
+    turned: watch::Sender<u64>,
 }
 
 /// One configuration at work: what a reload replaces at once.
@@ -77,6 +86,8 @@ pub struct Setup {
     /// No other has it.
     number: known::Number,
     pub config: Config,
+    /// Which of the configurations that this process has had: see `under_way`.
+    pub generation: u64,
     pub served: Vec<Served>,
     pub upstream: Arc<Upstream>,
     pub coherence: Coherence,
@@ -85,14 +96,14 @@ pub struct Setup {
     pub turnstile: Arc<Turnstile>,
     /// What is being asked for under `policy: http`.
     pub in_flight: obey::InFlight,
-    pub groups: obey::Groups,
+    pub groups: Arc<obey::Groups>,
     /// Whom the upstream was heard to admit.
-    pub verdicts: Verdicts,
-    pub encoder: Encoder,
+    pub verdicts: Arc<Verdicts>,
+    pub encoder: Arc<Encoder>,
     /// Writes under way, with or without their clients.
-    pub writes: TaskTracker,
+    pub writes: Arc<Writes>,
     said_untrusted_https: AtomicBool,
-    pub cap: Cap,
+    pub cap: Arc<Cap>,
     pub tunnels: Tunnels,
 }
 
@@ -118,8 +129,10 @@ pub struct Served {
     asked_others: Mutex<Option<Instant>>,
     said_not_public: AtomicBool,
     said_other_origin: AtomicBool,
+    /// What tells its copies from those of other paths at the same key.
+    pub mark: Mark,
     /// What is asked for most, where that is fetched anew after a purge.
-    pub hottest: Option<Hottest>,
+    pub hottest: Option<Arc<Hottest>>,
 }
 
 /// Who asks for what: a request without its content.
@@ -152,11 +165,27 @@ impl Client {
 }
 
 impl Proxy {
-    pub fn new(setup: Setup, certificates: Option<Arc<Certificates>>) -> Proxy {
+    /// With `source` it can be told to read its file again.
+    pub fn new(
+        setup: Setup,
+        certificates: Option<Arc<Certificates>>,
+        source: Option<Source>,
+    ) -> Proxy {
         Proxy {
             setup: ArcSwap::from_pointee(setup),
             certificates,
+            source,
+            turned: watch::Sender::new(0),
         }
+    }
+
+    /// Changes with each configuration that comes into force.
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.turned.subscribe()
+    }
+
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_ref()
     }
 
     pub fn setup(&self) -> Arc<Setup> {
@@ -249,9 +278,10 @@ fn answer(
         Plan::Write { states, by } => {
             Box::pin(async move { write(&setup, client, content, states, by).await })
         }
-        Plan::Pass { why, detail } => {
+        Plan::Pass { why, detail } if client.method.is_safe() => {
             Box::pin(async move { pass(&setup, client, content, why, detail).await })
         }
+        Plan::Pass { .. } => Box::pin(async move { unheld(&setup, client, content).await }),
     })
 }
 
@@ -264,6 +294,12 @@ async fn write(
 ) -> Result<Reply, Error> {
     let body = content_of(setup, content).read(READ_WHOLE).await?;
     write::write(setup, Arc::new(client), body, states, by).await
+}
+
+/// A write that drops nothing; but by rules that come meanwhile it may.
+async fn unheld(setup: &Arc<Setup>, client: Client, content: Incoming) -> Result<Reply, Error> {
+    let body = content_of(setup, content).read(READ_WHOLE).await?;
+    write::unheld(setup, Arc::new(client), body).await
 }
 
 async fn pass(
@@ -386,21 +422,22 @@ impl Setup {
             .collect();
         let served = admit::with_keys(served);
         Setup {
+            cap: Arc::new(Cap::new(config.limits.copies)),
+            writes: Writes::new(&config),
+            generation: 0,
             number: known::Number::default(),
-            cap: Cap::new(config.limits.copies),
             tunnels: Tunnels::new(config.websocket.clone()),
             config,
             served,
             upstream,
             coherence,
-            flights: Flights::new(),
+            flights: Flights::default(),
             refreshes: Refreshes::default(),
             turnstile: Arc::default(),
             in_flight: obey::InFlight::default(),
-            groups: obey::Groups::default(),
-            verdicts: Verdicts::default(),
-            encoder: Encoder::default(),
-            writes: TaskTracker::new(),
+            groups: Arc::default(),
+            verdicts: Arc::default(),
+            encoder: Arc::default(),
             said_untrusted_https: AtomicBool::new(false),
         }
     }
@@ -424,7 +461,8 @@ impl Served {
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
             said_other_origin: AtomicBool::new(false),
-            hottest: (route.warm > 0).then(|| Hottest::new(route.warm)),
+            mark: route.mark(),
+            hottest: (route.warm > 0).then(|| Arc::new(Hottest::new(route.warm))),
             route: route.clone(),
         }
     }

@@ -1,18 +1,23 @@
 //! Logs: readable on a terminal, JSON elsewhere, to standard output.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing::Level;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{LogFormat, Logs};
 
+/// Where the level is changed while the process runs.
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 /// Starts logging as configured; RUST_LOG wins over `logs.level`.
 pub fn start(logs: &Logs) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&logs.level));
+    let (filter, level) = reload::Layer::new(filter(logs));
+    let _ = LEVEL.set(level);
     // What other crates say at debug and trace may hold what a client sent: they are heard up to info.
     let ours =
         filter_fn(|event| event.target().starts_with("larder") || *event.level() <= Level::INFO);
@@ -40,4 +45,16 @@ pub fn start(logs: &Logs) {
             )
             .try_init(),
     };
+}
+
+/// Another level from now on, unless RUST_LOG says which.
+pub fn set_level(logs: &Logs) {
+    if let Some(level) = LEVEL.get() {
+        // Err only says that logging has ended.
+        let _ = level.reload(filter(logs));
+    }
+}
+
+fn filter(logs: &Logs) -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&logs.level))
 }

@@ -156,8 +156,25 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Does what one entry of `warm:` says, for as long as the process runs.
-pub async fn run(proxy: Arc<Proxy>, listen: SocketAddr, warm: Warm) {
+/// Does what `warm:` says, for as long as the process runs, and anew when it says something else.
+pub async fn run(proxy: Arc<Proxy>, listen: SocketAddr) {
+    let mut turns = proxy.turns();
+    loop {
+        let warm = proxy.setup().config.warm.clone();
+        let mut running = JoinSet::new();
+        for one in &warm {
+            running.spawn(run_one(proxy.clone(), listen, one.clone()));
+        }
+        while proxy.setup().config.warm == warm {
+            if turns.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Does what one entry says.
+async fn run_one(proxy: Arc<Proxy>, listen: SocketAddr, warm: Warm) {
     let mut fields = HeaderMap::new();
     for (name, value) in &warm.fields {
         if let Ok(mut value) = HeaderValue::from_str(value.expose()) {

@@ -340,3 +340,31 @@ fn a_drain_waits_for_it_and_ends_it_at_its_bound() {
         exit.output
     );
 }
+
+#[test]
+fn a_reload_leaves_it_as_it_is_and_a_drain_still_waits_for_it() {
+    let upstream = Shouting::start();
+    let larder = Larder::start(upstream.file("limits: {drain: 4s}"));
+    let mut client = switched(&larder, "/ws/");
+    let yaml = std::fs::read_to_string(larder.file()).unwrap();
+    std::fs::write(larder.file(), yaml + "websocket: {connections: 0}\n").unwrap();
+    let json = [("Content-Type", "application/json")];
+    let reloaded =
+        Connection::open(larder.admin_address()).request("POST", "/reload", &json, b"{}");
+    assert_eq!(reloaded.status, 200, "{reloaded:?}");
+    assert!(head(&mut asking(&larder, "/ws/")).starts_with("http/1.1 200"));
+    client.write_all(b"still there").unwrap();
+    hears(&mut client, "STILL THERE");
+    larder.terminate();
+    eventually("nothing new is accepted", || {
+        Connection::try_open(larder.address()).is_err()
+    });
+    client.write_all(b"and now").unwrap();
+    hears(&mut client, "AND NOW");
+    client.write_all(b"leave").unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    drop(client);
+    let exit = larder.exit();
+    assert!(exit.status.success(), "{exit:?}");
+    assert!(!exit.output.contains("WebSockets were still open"));
+}

@@ -320,7 +320,7 @@ impl Admin {
         })
     }
 
-    fn json(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, Failure> {
+    pub fn json(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, Failure> {
         let (status, body) = self.ask(method, path, body)?;
         let told: Value = serde_json::from_slice(&body).unwrap_or_default();
         match status.is_success() {

@@ -938,6 +938,12 @@ impl Reader<'_> {
                 second..=hour,
             ),
             drain: self.duration(&at("drain"), map.drain, 30 * second, Duration::ZERO..=hour),
+            drain_delay: self.duration(
+                &at("drain_delay"),
+                map.drain_delay,
+                Duration::ZERO,
+                Duration::ZERO..=hour,
+            ),
             copies: self.count(&at("copies"), map.copies, 10_000, 1..=10_000_000),
         }
     }

@@ -13,8 +13,10 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::caching::origin::Choices;
+use crate::caching::stored::Mark;
 use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 
@@ -56,7 +58,7 @@ pub struct Config {
 }
 
 /// What is asked for before anybody does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Warm {
     /// Paths with their queries.
     pub targets: Vec<String>,
@@ -91,7 +93,7 @@ pub struct CertificateFiles {
 }
 
 /// Where the existing API is, and how patiently it is asked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
     /// At least one; each of several can answer any request.
     pub addresses: Vec<UpstreamAddress>,
@@ -213,7 +215,7 @@ pub enum WhenStoreIsDown {
 }
 
 /// One kind of answer to keep: which GETs, under which key, for whom, for how long.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub path: PathPattern,
     pub key: KeyTemplate,
@@ -250,6 +252,14 @@ pub struct Route {
 impl Route {
     pub fn is_by_http(&self) -> bool {
         matches!(self.policy, Policy::Http(_))
+    }
+
+    /// What tells its copies from those of other paths at the same key. By the origin's policy the key holds the target.
+    pub fn mark(&self) -> Mark {
+        match self.policy {
+            Policy::Ttl => Mark(xxh3_64(self.path.as_str().as_bytes())),
+            Policy::Http(_) => Mark::default(),
+        }
     }
 }
 
@@ -354,7 +364,7 @@ pub enum OtherParameters {
 }
 
 /// Writes to these paths drop these families.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PurgeRule {
     pub methods: Vec<Method>,
     pub path: PathPattern,
@@ -394,6 +404,8 @@ pub struct Limits {
     pub content_idle: Duration,
     /// How long SIGTERM waits for requests under way.
     pub drain: Duration,
+    /// How long `/readyz` says that we are about to end before we begin to.
+    pub drain_delay: Duration,
     /// Copies of one family that one instance stores per ttl.
     pub copies: usize,
 }

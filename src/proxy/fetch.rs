@@ -506,7 +506,12 @@ impl Incoming {
         }
         let copy = Stored {
             status: self.status,
-            head: Head::new(fields.clone(), &fetch.asked.origin, &self.varied),
+            head: Head::of(
+                fetch.served().mark,
+                fields.clone(),
+                &fetch.asked.origin,
+                &self.varied,
+            ),
             body: body.clone(),
             response_time: self.exchange.response_time,
             took: self

@@ -106,6 +106,7 @@ pub fn present(
             served.group.as_ref(),
             served.admission.as_ref(),
             plan::negative(route, served.absence.as_ref()),
+            served.mark,
         ),
         family,
         origin: origin(config, client),

@@ -51,6 +51,20 @@ impl Tunnels {
         }
     }
 
+    /// The same under other settings: those that there are go on, and are waited for in the end.
+    pub fn under(&self, settings: WebSocket) -> Tunnels {
+        let places = match settings.connections == self.settings.connections {
+            true => self.places.clone(),
+            false => Arc::new(Semaphore::new(settings.connections)),
+        };
+        Tunnels {
+            settings,
+            places,
+            under_way: self.under_way.clone(),
+            end: self.end.clone(),
+        }
+    }
+
     /// Waits until all have ended, and ends them then. How many it had to end.
     pub async fn end_by(&self, deadline: Instant) -> usize {
         self.under_way.close();

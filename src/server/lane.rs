@@ -12,7 +12,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -41,6 +41,8 @@ pub struct Exchanges {
     answered: AtomicU64,
     /// Bytes of content of the latest; `UNKNOWN` if that cannot be said.
     content: AtomicU64,
+    /// Anything has been read at all.
+    spoken: AtomicBool,
     /// The latest one's head, if it may be worth knowing again.
     head: parking_lot::Mutex<Option<Bytes>>,
 }
@@ -48,6 +50,10 @@ pub struct Exchanges {
 const UNKNOWN: u64 = u64::MAX;
 
 impl Exchanges {
+    pub fn has_spoken(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed)
+    }
+
     /// The machinery has read a request.
     pub fn begin<B: Body>(&self, request: &mut Request<B>) {
         let length = match request.headers().contains_key(header::TRANSFER_ENCODING) {
@@ -306,6 +312,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lane<S> {
             if read.is_empty() {
                 return Poll::Ready(Ok(()));
             }
+            lane.exchanges.spoken.store(true, Ordering::Relaxed);
             if lane.place != Place::Between {
                 lane.hand(read);
                 return Poll::Ready(Ok(()));

@@ -1,6 +1,7 @@
 //! Listening: connections in, requests to whoever answers them, and an orderly end.
 
 mod arriving;
+mod ending;
 mod head_timer;
 pub mod lane;
 mod speaking;
@@ -20,6 +21,7 @@ use tracing::warn;
 use crate::interim::Turn;
 use crate::proxy::Proxy;
 use crate::tls::server::{Acceptor, Agreed};
+use ending::Ending;
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -61,7 +63,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `end` turns true, then lets what is under way finish. `knowing`: who may know requests by their bytes.
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
-    manners: Manners,
+    manners: watch::Receiver<Manners>,
     tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
     knowing: Option<Arc<Proxy>>,
@@ -74,7 +76,7 @@ pub async fn serve<F, Answer, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(manners.connections));
+    let places = Arc::new(Semaphore::new(manners.borrow().connections));
     loop {
         let place = tokio::select! {
             place = places.clone().acquire_owned() => place,
@@ -93,18 +95,20 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, tls) = (answer.clone(), tls.clone());
-        let ending = (graceful.watcher(), end.clone());
+        let (answer, watcher) = (answer.clone(), Ending::new(graceful.watcher(), end.clone()));
+        // As they are now; a connection keeps those that it came under.
+        let (manners, tls) = (*manners.borrow(), tls.clone());
         let knowing = knowing.clone();
         tokio::spawn(async move {
             let _place = place;
             let patience = manners.handshake_timeout;
             if let Some(arrived) = arriving::arrive(stream, from, tls.as_ref(), patience).await {
-                speaking::http1(arrived, manners, ending, knowing, answer).await;
+                speaking::http1(arrived, manners, watcher, knowing, answer).await;
             }
         });
     }
     drop(listener);
+    let manners = *manners.borrow();
     if tokio::time::timeout(manners.drain, graceful.shutdown())
         .await
         .is_err()

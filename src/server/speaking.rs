@@ -9,11 +9,10 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::Watcher;
-use tokio::sync::watch;
 use tracing::debug;
 
 use super::arriving::Arrived;
+use super::ending::Ending;
 use super::head_timer::HeadTimer;
 use super::lane::{self, Exchanges, Lane};
 use super::{Manners, Peer};
@@ -24,7 +23,7 @@ use crate::proxy::Proxy;
 pub async fn http1<F, Answer, B>(
     arrived: Arrived,
     manners: Manners,
-    (watcher, mut end): (Watcher, watch::Receiver<bool>),
+    watcher: Ending,
     knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
@@ -38,6 +37,7 @@ pub async fn http1<F, Answer, B>(
     let interim = Interim::default();
     let own = interim.clone();
     let exchanges = Arc::new(Exchanges::default());
+    let spoken = exchanges.clone();
     let stream = Lane::new(stream, knowing, peer.clone(), exchanges.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         exchanges.begin(&mut request);
@@ -54,19 +54,10 @@ pub async fn http1<F, Answer, B>(
         .max_buf_size(manners.head.max(8 * 1024))
         .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service)
         .with_upgrades();
-    // By hand, as hyper-util's watcher knows no connection that may be switched.
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        ended = &mut connection => ended,
-        () = async { drop(end.wait_for(|end| *end).await) } => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    // Until here it was waited for.
-    drop(watcher);
-    if let Err(error) = ended {
+    if let Err(error) = watcher
+        .watch_http1(connection, || spoken.has_spoken())
+        .await
+    {
         debug!(%error, "a client's connection ended early");
     }
 }

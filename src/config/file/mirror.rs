@@ -241,6 +241,7 @@ mirror! {
         header_timeout: Text,
         content_idle: Text,
         drain: Text,
+        drain_delay: Text,
         copies: Text,
     } later []
 }
