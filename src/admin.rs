@@ -38,6 +38,7 @@ use crate::proxy::{Proxy, Setup, hottest};
 use crate::reload::{self, NotReloaded, Reloaded};
 use crate::server::Peer;
 use crate::store::Health;
+use crate::upstream::Stands;
 
 /// A request to the operator's listener holds at most this.
 const LARGEST: usize = 16 * 1024 * 1024;
@@ -184,6 +185,11 @@ fn ready(proxy: &Proxy, setup: &Setup, draining: bool) -> (StatusCode, Value) {
         (false, _) => "passing-through",
     };
     let mut told = json!({ "status": word, "store": store, "upstream": setup.upstream.load(), "connections": proxy.connections.now(), "purges_owed": setup.coherence.owed() });
+    let upstreams = setup.upstream.standings();
+    if upstreams.len() > 1 {
+        let stands = |stands: &Stands| json!({ "address": stands.address, "status": stands.standing.word(), "under_way": stands.under_way });
+        told["upstreams"] = upstreams.iter().map(stands).collect();
+    }
     if let Some(source) = proxy.source() {
         told["reloads"] = source.told();
     }

@@ -37,6 +37,10 @@ pub enum UpstreamFailure {
     /// No connection: it never left.
     Connect,
     ConnectTimeout,
+    /// No secure connection: its certificate is not accepted here, or it speaks no TLS. It never left.
+    Tls,
+    /// The upstream ended the secure connection by an alert: it does not accept our certificate, or wants one.
+    TlsRefused,
     /// The connection was lost before an answer.
     Lost,
     /// What came back is not HTTP, or switches protocols unasked.
@@ -51,8 +55,13 @@ impl UpstreamFailure {
     /// Whether the upstream cannot have seen the request.
     pub fn never_left(self) -> bool {
         match self {
-            Self::QueueFull | Self::QueueTimeout | Self::Connect | Self::ConnectTimeout => true,
-            Self::Lost
+            Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Connect
+            | Self::ConnectTimeout
+            | Self::Tls => true,
+            Self::TlsRefused
+            | Self::Lost
             | Self::Malformed
             | Self::FirstByteTimeout
             | Self::TotalTimeout
@@ -67,6 +76,8 @@ impl UpstreamFailure {
             Self::QueueTimeout => "queue-timeout",
             Self::Connect => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
+            Self::Tls => "tls-failed",
+            Self::TlsRefused => "tls-refused",
             Self::Lost => "connection-lost",
             Self::Malformed => "malformed-answer",
             Self::FirstByteTimeout => "first-byte-timeout",
@@ -208,6 +219,18 @@ impl Error {
                 UpstreamFailure::Connect => (
                     S::BAD_GATEWAY,
                     "The upstream cannot be reached.",
+                    None,
+                    false,
+                ),
+                UpstreamFailure::Tls => (
+                    S::BAD_GATEWAY,
+                    "The upstream cannot be reached securely.",
+                    None,
+                    false,
+                ),
+                UpstreamFailure::TlsRefused => (
+                    S::BAD_GATEWAY,
+                    "The upstream refused the secure connection.",
                     None,
                     false,
                 ),

@@ -15,6 +15,7 @@ pub mod read;
 pub mod refresh;
 pub mod turnover;
 pub mod under_way;
+pub mod websocket;
 pub mod write;
 
 use std::future::ready;
@@ -30,6 +31,7 @@ use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::info;
@@ -67,6 +69,7 @@ use plan::{By, Plan};
 use rate::Rate;
 use refresh::Refreshes;
 use under_way::Writes;
+use websocket::Tunnels;
 
 /// A write's content up to this is read whole before anything else happens.
 const READ_WHOLE: usize = 64 * 1024;
@@ -109,6 +112,7 @@ pub struct Setup {
     /// How many requests one may make.
     rate: Option<Arc<Rate>>,
     pub cap: Arc<Cap>,
+    pub tunnels: Tunnels,
 }
 
 /// A route at work.
@@ -221,6 +225,8 @@ impl Proxy {
             let path = request.uri().path().to_owned();
             (clock::stopwatch(), request.method().clone(), path)
         });
+        // There only where the client asks for another protocol.
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let head = request.extensions_mut().remove::<RawHead>();
         let mut route = None;
         let answered = match accept(
@@ -247,7 +253,18 @@ impl Proxy {
                 match admitted {
                     Ok(()) => {
                         let plan = admit::with_credential(&setup, &client, plan);
-                        answer(setup.clone(), client, content, plan)
+                        let has_content = !content.is_end_stream();
+                        match upgrade {
+                            Some(upgrade)
+                                if websocket::is_asked(&setup, &client, &plan, has_content) =>
+                            {
+                                let setup = setup.clone();
+                                Either::Right(Box::pin(async move {
+                                    websocket::pass(&setup, &client, upgrade).await
+                                }) as Answering)
+                            }
+                            _ => answer(setup.clone(), client, content, plan),
+                        }
                     }
                     Err(wait) => own(Error::RateLimited(wait)),
                 }
@@ -450,6 +467,7 @@ impl Setup {
             generation: 0,
             number: known::Number::default(),
             rate: config.limits.rate.clone().map(Rate::new).map(Arc::new),
+            tunnels: Tunnels::new(config.websocket.clone()),
             config,
             served,
             upstream,

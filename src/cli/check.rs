@@ -237,16 +237,44 @@ fn admin(config: &Config) -> String {
 }
 
 fn upstream(upstream: &Upstream) -> String {
-    let address = match &upstream.address {
-        UpstreamAddress::Tcp { host, port } => format!("http://{}", authority(host, *port)),
-        UpstreamAddress::Unix(path) => format!("http+unix://{}", path.display()),
-    };
-    format!(
-        "{address}, {} requests at once and {} waiting, each {} at most",
+    let addresses: Vec<String> = upstream
+        .addresses
+        .iter()
+        .map(UpstreamAddress::to_string)
+        .collect();
+    let mut told = format!(
+        "{}, {} requests at once and {} waiting, each {} at most",
+        addresses.join(" "),
         upstream.max_connections,
         upstream.queue,
         duration(upstream.total)
-    )
+    );
+    if upstream.http2 {
+        told.push_str(", in HTTP/2");
+    }
+    if let Some(file) = &upstream.ca_file {
+        let _ = write!(told, ", trusting {}", file.display());
+    }
+    if let Some(identity) = &upstream.client_cert {
+        let _ = write!(told, ", showing {}", identity.cert.display());
+    }
+    if let [_, _, ..] = upstream.addresses.as_slice() {
+        let _ = write!(
+            told,
+            "; the least busy is asked, another after {} of silence",
+            duration(upstream.silent)
+        );
+    }
+    if let Some(health) = &upstream.health {
+        let _ = write!(
+            told,
+            "; each is looked at by GET {} (Host: {}) every {}",
+            health.path,
+            health.host,
+            duration(health.every)
+        );
+    }
+    told
 }
 
 fn store(config: &Config) -> String {

@@ -236,6 +236,10 @@ impl Running {
                 "writes were still under way at the end"
             );
         }
+        let tunnels = setup.tunnels.end_by(bound).await;
+        if tunnels > 0 {
+            warn!(tunnels, "WebSockets were still open at the end");
+        }
         // What the store is owed is lost with the process.
         let paid = async {
             while setup.coherence.owed() > 0 {

@@ -11,13 +11,14 @@ mod problem;
 mod stores;
 mod tls;
 mod tokens;
+mod upstreams;
 mod value;
 
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
@@ -26,16 +27,16 @@ use url::Url;
 
 use self::mirror::{
     AccessMap, Either, File, LimitsMap, List, LogsMap, PurgeMap, QueryMap, RateMap, RouteMap, Text,
-    Texts, UpstreamMap, WarmMap,
+    Texts, WarmMap,
 };
 use self::place::{At, Position};
 use self::problem::{Problem, Source, Wrong, wrong};
+use self::upstreams::assumed_host;
 use self::value::Value;
 use super::nearest::nearest;
 use super::{
     Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, Per, Policy,
-    PurgeRule, Query, Rate, Route, Secret, Upstream, UpstreamAddress, Verify, Warm,
-    WhenStoreIsDown,
+    PurgeRule, Query, Rate, Route, Secret, Verify, Warm, WebSocket, WhenStoreIsDown,
 };
 use crate::caching::origin::Choices;
 use crate::message::codings::Coding;
@@ -152,7 +153,7 @@ fn override_with(file: &mut File, overrides: &Overrides) {
     }
     if let Some(text) = given(&overrides.upstream, "--upstream") {
         match &mut file.upstream {
-            Some(Either::Map(map)) => map.url = Some(text),
+            Some(Either::Map(map)) => (map.url, map.urls) = (Some(text), None),
             other => *other = Some(Either::Text(text)),
         }
     }
@@ -269,6 +270,22 @@ impl Reader<'_> {
         );
         let drop_headers = self.drop_headers(&root.key("drop_headers"), file.drop_headers);
         let limits = self.limits(&root.key("limits"), file.limits.unwrap_or_default());
+        let websocket_at = root.key("websocket");
+        let websocket = file.websocket.unwrap_or_default();
+        let websocket = WebSocket {
+            connections: self.count(
+                &websocket_at.key("connections"),
+                websocket.connections,
+                1024,
+                0..=65_536,
+            ),
+            idle: self.duration(
+                &websocket_at.key("idle"),
+                websocket.idle,
+                Duration::from_secs(300),
+                Duration::from_secs(1)..=Duration::from_secs(86_400),
+            ),
+        };
         let logs = self.logs(&root.key("logs"), file.logs.unwrap_or_default());
         let warm = self.items(&root.key("warm"), file.warm, |at, map| self.warm(at, map));
 
@@ -276,7 +293,12 @@ impl Reader<'_> {
         if !self.problems.borrow().is_empty() {
             return None;
         }
-        let (upstream, store) = (upstream?, store?);
+        let (mut upstream, store) = (upstream?, store?);
+        if let Some(health) = &mut upstream.health
+            && health.host.is_empty()
+        {
+            health.host = assumed_host(canonical_origin.as_ref(), &hosts, &upstream.addresses[0]);
+        }
         let takes_certificates = admin_tls
             .as_ref()
             .is_some_and(|tls| tls.client_ca.is_some());
@@ -285,7 +307,7 @@ impl Reader<'_> {
             listen,
             admin,
             admin_token.is_some() || takes_certificates,
-            &upstream.address,
+            &upstream.addresses,
         );
         checks::routes(self, &routes);
         checks::purges(self, &routes, &purge, &methods);
@@ -317,6 +339,7 @@ impl Reader<'_> {
             proxy_protocol,
             drop_headers,
             limits,
+            websocket,
             logs,
             warm,
         })
@@ -480,60 +503,6 @@ impl Reader<'_> {
             );
         }
         Some(Secret::new(token))
-    }
-
-    fn upstream(&self, at: &At, upstream: Option<Either<UpstreamMap>>) -> Option<Upstream> {
-        let (address, map) = match upstream {
-            None => {
-                let cause = "`upstream` is missing: where the API is that shall be cached";
-                self.complain(Problem::at(
-                    &At::root(),
-                    cause,
-                    "add `upstream: http://127.0.0.1:8000`",
-                ));
-                return None;
-            }
-            Some(Either::Text(text)) => (
-                self.optional(at, Some(text), upstream_address),
-                UpstreamMap::default(),
-            ),
-            Some(Either::Map(mut map)) => {
-                let url = map.url.take();
-                (
-                    self.required(at, "url", url, "http://127.0.0.1:8000", upstream_address),
-                    map,
-                )
-            }
-        };
-        let ms = Duration::from_millis(1);
-        let hour = Duration::from_secs(3600);
-        let seconds = Duration::from_secs;
-        let read = Upstream {
-            max_connections: self.count(
-                &at.key("max_connections"),
-                map.max_connections,
-                64,
-                1..=65_536,
-            ),
-            queue: self.count(&at.key("queue"), map.queue, 1024, 0..=1_000_000),
-            connect: self.duration(&at.key("connect"), map.connect, seconds(2), ms..=hour),
-            first_byte: self.duration(
-                &at.key("first_byte"),
-                map.first_byte,
-                seconds(30),
-                ms..=hour,
-            ),
-            idle: self.duration(&at.key("idle"), map.idle, seconds(15), ms..=hour),
-            pool_idle: self.duration(
-                &at.key("pool_idle"),
-                map.pool_idle,
-                seconds(1),
-                Duration::ZERO..=hour,
-            ),
-            total: self.duration(&at.key("total"), map.total, seconds(30), ms..=hour),
-            address: address?,
-        };
-        Some(read)
     }
 
     fn route(&self, at: At, map: RouteMap, ttl: Duration) -> Option<ReadRoute> {
@@ -1210,74 +1179,6 @@ fn address(text: &str) -> Result<SocketAddr, Wrong> {
                 "write an address of this machine, like `127.0.0.1:{number}`; names are not looked up here"
             ),
         )),
-    }
-}
-
-fn upstream_address(text: &str) -> Result<UpstreamAddress, Wrong> {
-    if let Some(path) = text.strip_prefix("http+unix://") {
-        return if path.starts_with('/') && path.len() > 1 {
-            Ok(UpstreamAddress::Unix(PathBuf::from(path)))
-        } else {
-            Err(wrong(
-                format!("`{text}` does not name a socket by its whole path"),
-                "write three slashes: `http+unix:///run/gunicorn.sock`",
-            ))
-        };
-    }
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(wrong(
-            format!("`{text}` is not a URL"),
-            format!(
-                "put `http://` before it: `http://{}`",
-                text.trim_start_matches('/')
-            ),
-        ));
-    };
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => {}
-        "https" => {
-            return Err(wrong(
-                "an upstream over `https` is not in this release",
-                "use `http://` within the machine or a private network",
-            ));
-        }
-        "unix" => {
-            return Err(wrong(
-                "there is no scheme `unix` for an upstream",
-                format!("write `http+unix://{rest}`"),
-            ));
-        }
-        scheme => {
-            return Err(wrong(
-                format!("there is no scheme `{scheme}` for an upstream"),
-                "write `http://127.0.0.1:8000` or `http+unix:///run/gunicorn.sock`",
-            ));
-        }
-    }
-    let help = "write `http://127.0.0.1:8000`: the host and the port";
-    let url =
-        Url::parse(text).map_err(|error| wrong(format!("`{text}` is not a URL: {error}"), help))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong(
-            "user name and password in the upstream's URL",
-            "leave them out: requests are forwarded with their own credentials",
-        ));
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(wrong(
-            "the upstream's URL has a path",
-            "write scheme, host and port alone: requests are forwarded under the path they came with",
-        ));
-    }
-    let host = match url.host() {
-        Some(url::Host::Domain(name)) => name.to_owned(),
-        Some(url::Host::Ipv4(address)) => address.to_string(),
-        Some(url::Host::Ipv6(address)) => address.to_string(),
-        None => return Err(wrong(format!("`{text}` has no host"), help)),
-    };
-    match url.port_or_known_default() {
-        Some(port) if port != 0 => Ok(UpstreamAddress::Tcp { host, port }),
-        _ => Err(wrong("`0` is not a port", help)),
     }
 }
 

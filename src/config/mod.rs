@@ -57,6 +57,7 @@ pub struct Config {
     /// Request fields never forwarded (X-Original-URL and kin).
     pub drop_headers: Vec<HeaderName>,
     pub limits: Limits,
+    pub websocket: WebSocket,
     pub logs: Logs,
     pub warm: Vec<Warm>,
 }
@@ -99,8 +100,15 @@ pub struct CertificateFiles {
 /// Where the existing API is, and how patiently it is asked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
-    pub address: UpstreamAddress,
-    /// Requests under way at once; more wait in the queue.
+    /// At least one; each of several can answer any request.
+    pub addresses: Vec<UpstreamAddress>,
+    /// Trusted alone for `https://`, in place of the system's and the webpki roots.
+    pub ca_file: Option<PathBuf>,
+    /// Shown to an `https://` upstream that asks for it.
+    pub client_cert: Option<ClientCertificate>,
+    /// HTTP/2: over `https://` where the upstream chooses it, else by prior knowledge.
+    pub http2: bool,
+    /// Requests under way at once, at all addresses together; more wait in the queue.
     pub max_connections: usize,
     /// Requests that may wait for a slot; more are refused with 503.
     pub queue: usize,
@@ -113,14 +121,56 @@ pub struct Upstream {
     pub pool_idle: Duration,
     /// From leaving the queue to the answer's head, and for an answer to be stored, to its end.
     pub total: Duration,
+    /// One of several that is asked and says nothing to anybody for so long is taken for hung.
+    pub silent: Duration,
+    /// How several are looked at beside the requests that they get.
+    pub health: Option<HealthCheck>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamAddress {
     /// `http://host:port`; a path in the URL is an error.
     Tcp { host: String, port: u16 },
+    /// `https://host:port`, verified.
+    Tls { host: String, port: u16 },
     /// `http+unix:///run/gunicorn.sock`
     Unix(PathBuf),
+}
+
+impl UpstreamAddress {
+    pub fn is_tls(&self) -> bool {
+        matches!(self, UpstreamAddress::Tls { .. })
+    }
+}
+
+impl fmt::Display for UpstreamAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, host, port) = match self {
+            UpstreamAddress::Tcp { host, port } => ("http", host, port),
+            UpstreamAddress::Tls { host, port } => ("https", host, port),
+            UpstreamAddress::Unix(path) => return write!(f, "http+unix://{}", path.display()),
+        };
+        match host.contains(':') {
+            true => write!(f, "{scheme}://[{host}]:{port}"),
+            false => write!(f, "{scheme}://{host}:{port}"),
+        }
+    }
+}
+
+/// PEM files: a certificate with its chain, and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// A GET that each upstream is asked now and then, and answers 2xx while it is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub path: String,
+    pub every: Duration,
+    /// The Host it is asked under.
+    pub host: String,
 }
 
 #[derive(Debug, Clone)]
@@ -389,6 +439,15 @@ pub enum Per {
     Address,
     /// Requests without one count for their address.
     Credential,
+}
+
+/// Connections that are switched to WebSocket, where no route names the path.
+#[derive(Debug, Clone)]
+pub struct WebSocket {
+    /// At once; with none, no connection is switched.
+    pub connections: usize,
+    /// Longest silence of both sides.
+    pub idle: Duration,
 }
 
 #[derive(Debug, Clone)]

@@ -174,6 +174,7 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
         fields: sent,
         body: RequestBody::Empty,
         interim: client.interim.clone(),
+        once: false,
     }
 }
 
@@ -189,6 +190,7 @@ pub fn question(config: &Config, client: &Client, path: &str) -> Outgoing {
         fields: sent,
         body: RequestBody::Empty,
         interim: None,
+        once: false,
     }
 }
 
@@ -245,5 +247,6 @@ pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
         fields: sent,
         body,
         interim: client.interim.clone(),
+        once: false,
     }
 }

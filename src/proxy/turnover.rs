@@ -236,6 +236,7 @@ impl Setup {
             turnstile: old.turnstile.clone(),
             encoder: old.encoder.clone(),
             writes: old.writes.clone(),
+            tunnels: old.tunnels.under(config.websocket.clone()),
             said_untrusted_https: AtomicBool::new(false),
             config,
         }

@@ -34,16 +34,16 @@ impl Ending {
     /// To its end. `has_spoken`: whether anything has come from the client.
     pub async fn watch_http1<I, B, S>(
         mut self,
-        mut connection: http1::Connection<I, S>,
+        mut connection: http1::UpgradeableConnection<I, S>,
         has_spoken: impl Fn() -> bool,
     ) -> hyper::Result<()>
     where
         S: Service<Request<Incoming>, Response = Response<B>>,
         S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        I: hyper::rt::Read + hyper::rt::Write + Unpin,
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
         B: Body + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        http1::Connection<I, S>: Unpin,
+        http1::UpgradeableConnection<I, S>: Unpin,
     {
         tokio::select! {
             biased;

@@ -107,7 +107,8 @@ async fn http1<F, Answer, B>(
         .header_read_timeout(manners.patience.header)
         .max_headers(manners.fields)
         .max_buf_size(manners.head.max(8 * 1024))
-        .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service);
+        .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service)
+        .with_upgrades();
     if let Err(error) = watcher
         .watch_http1(connection, || spoken.has_spoken())
         .await

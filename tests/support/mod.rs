@@ -114,6 +114,10 @@ impl Gate {
         *self.0.0.lock().unwrap() = false;
     }
 
+    pub fn is_open(&self) -> bool {
+        *self.0.0.lock().unwrap()
+    }
+
     pub fn wait(&self) {
         let (lock, bell) = &*self.0;
         let (open, _) = bell

@@ -18,7 +18,7 @@ pub(super) fn addresses(
     listen: SocketAddr,
     admin: Option<SocketAddr>,
     guarded: bool,
-    upstream: &UpstreamAddress,
+    upstreams: &[UpstreamAddress],
 ) {
     let (listen_at, admin_at) = (At::root().key("listen"), At::root().key("admin"));
     let upstream_at = At::root().key("upstream");
@@ -41,13 +41,17 @@ pub(super) fn addresses(
             reader.complain(Problem::at(&admin_at, cause, help));
         }
     }
-    let UpstreamAddress::Tcp { host, port } = upstream else {
-        return;
-    };
     let reaches = |own: SocketAddr| {
-        let itself = host.parse() == Ok(own.ip());
-        let locally = is_local(host) && (any(own.ip()) || own.ip().is_loopback());
-        own.port() == *port && (itself || locally)
+        upstreams.iter().any(|upstream| {
+            let (UpstreamAddress::Tcp { host, port } | UpstreamAddress::Tls { host, port }) =
+                upstream
+            else {
+                return false;
+            };
+            let itself = host.parse() == Ok(own.ip());
+            let locally = is_local(host) && (any(own.ip()) || own.ip().is_loopback());
+            own.port() == *port && (itself || locally)
+        })
     };
     for (key, at, own) in [
         ("listen", listen_at, Some(listen)),

@@ -107,9 +107,10 @@ mirror! {
         proxy_protocol: Text,
         drop_headers: Texts,
         limits: LimitsMap,
+        websocket: WebSocketMap,
         logs: LogsMap,
         warm: List<WarmMap>,
-    } later ["upstreams"]
+    } later []
 }
 
 mirror! {
@@ -130,6 +131,9 @@ mirror! {
 mirror! {
     UpstreamMap like "`{url: http://127.0.0.1:8000}`" {
         url: Text,
+        urls: Texts,
+        ca_file: Text,
+        client_cert: ClientCertMap,
         max_connections: Text,
         queue: Text,
         connect: Text,
@@ -137,7 +141,25 @@ mirror! {
         idle: Text,
         pool_idle: Text,
         total: Text,
-    } later ["ca_file", "client_cert"]
+        silent: Text,
+        health: HealthMap,
+        http2: Text,
+    } later []
+}
+
+mirror! {
+    ClientCertMap like "`{cert: client.pem, key: client.key}`" {
+        cert: Text,
+        key: Text,
+    } later []
+}
+
+mirror! {
+    HealthMap like "`{path: /healthz/, every: 5s}`" {
+        path: Text,
+        every: Text,
+        host: Text,
+    } later []
 }
 
 mirror! {
@@ -180,7 +202,7 @@ mirror! {
         keep_parts: Text,
         honour_client_directives: Text,
         warm: Text,
-    } later ["upgrade"]
+    } later []
 }
 
 mirror! {
@@ -243,6 +265,13 @@ mirror! {
 }
 
 mirror! {
+    WebSocketMap like "`{connections: 1024, idle: 5m}`" {
+        connections: Text,
+        idle: Text,
+    } later []
+}
+
+mirror! {
     LogsMap like "`{format: json, level: info}`" {
         format: Text,
         level: Text,
@@ -300,11 +329,13 @@ impl Mapping for AccessMap {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 15] = [
+const PLACES: [(&str, &[&str]); 18] = [
     ("at the top", File::KEYS),
     ("under `tls`", TlsMap::KEYS),
     ("under `admin_tls`", AdminTlsMap::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
+    ("under `upstream.client_cert`", ClientCertMap::KEYS),
+    ("under `upstream.health`", HealthMap::KEYS),
     ("under `store`", StoreMap::KEYS),
     ("under `memory`", MemoryMap::KEYS),
     ("in a route, under `routes`", RouteMap::KEYS),
@@ -314,6 +345,7 @@ const PLACES: [(&str, &[&str]); 15] = [
     ("in a rule, under `purge`", PurgeMap::KEYS),
     ("under `limits`", LimitsMap::KEYS),
     ("under `limits.rate`", RateMap::KEYS),
+    ("under `websocket`", WebSocketMap::KEYS),
     ("under `logs`", LogsMap::KEYS),
     ("in an entry, under `warm`", WarmMap::KEYS),
 ];

@@ -29,7 +29,9 @@ impl Ask {
         let why = found.reason();
         let epochs = self.setup.coherence.open(&self.depends.states).await;
         let request_time = clock::now();
-        let outgoing = present::pass(&self.setup.config, &self.client.client, RequestBody::Empty);
+        let mut outgoing =
+            present::pass(&self.setup.config, &self.client.client, RequestBody::Empty);
+        outgoing.once = true;
         let asker = self.client.client.asker(&self.setup.config);
         let slot = self.setup.upstream.slot(asker).await?;
         let sent = self.setup.upstream.send(slot, outgoing).await;
@@ -173,6 +175,7 @@ impl Ask {
     ) -> Result<(Response<UpstreamBody>, clock::Timestamp), UpstreamFailure> {
         let setup = &self.setup;
         let mut outgoing = present::pass(&setup.config, &self.client.client, RequestBody::Empty);
+        outgoing.once = true;
         if let Some(stored) = stored.filter(|stored| self.validates(stored)) {
             // The client's own conditions and range are answered from what comes of it.
             for name in conditions::CONDITIONS.iter().chain(&[header::RANGE]) {
