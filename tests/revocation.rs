@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use support::client::{Answer, Connection};
+use support::client::Answer;
 use support::larder::{Larder, run_with_input};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
