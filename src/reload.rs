@@ -155,11 +155,13 @@ async fn read_and_turn_over(proxy: &Proxy, source: &Source) -> Result<Reloaded, 
 
 /// Reloads whenever the file says something else, for as long as the process runs. By its content, and through links:
 /// Kubernetes changes a mounted ConfigMap by pointing a link elsewhere, which tells no watcher of the file.
-pub async fn watch(proxy: &Proxy) {
+///
+/// `in_force` is what stood there before the configuration in force was read: what has changed since then is not missed, and
+/// what changed just then is read once more.
+pub async fn watch(proxy: &Proxy, mut in_force: Option<Vec<u8>>) {
     let Some(source) = proxy.source() else {
         return;
     };
-    let mut in_force = std::fs::read(&source.path).ok();
     let mut seen = in_force.clone();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -179,15 +181,13 @@ pub async fn watch(proxy: &Proxy) {
 /// The keys that differ and are only read at the start.
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let (was, is) = (&old.store, &new.store);
-    let store = format!("{:?}", was.address) != format!("{:?}", is.address)
-        || !same_password(&was.address, &is.address);
     let differs = [
         ("listen", old.listen != new.listen),
         ("admin", old.admin != new.admin),
         // Its files are read again, and others may be named; whether TLS is spoken is settled with the port.
         ("tls", old.tls.is_some() != new.tls.is_some()),
         ("admin_tls", old.admin_tls != new.admin_tls),
-        ("store", store),
+        ("store", was.address != is.address),
         ("secret", was.secret != is.secret),
         ("store.prefix", was.prefix != is.prefix),
         ("store.timeout", was.timeout != is.timeout),
@@ -200,12 +200,4 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     ];
     let named = differs.iter().filter(|(_, differs)| *differs);
     named.map(|(key, _)| *key).collect()
-}
-
-fn same_password(was: &crate::config::StoreAddress, is: &crate::config::StoreAddress) -> bool {
-    use crate::config::StoreAddress::Redis;
-    match (was, is) {
-        (Redis(was), Redis(is)) => was.password == is.password,
-        _ => true,
-    }
 }

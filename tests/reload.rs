@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
-use support::client::{Answer, Connection, head};
+use support::client::{Answer, Connection, HOST, head};
 use support::larder::{Larder, run};
 use support::origin::{self, Origin};
 use support::redis::{RedisServer, signal};
+use support::tls::{Authority, Kind};
 use support::{Gate, PURGE, eventually, users_api};
 
 const LIST: &str = "/api/users/";
@@ -131,6 +132,32 @@ fn a_file_that_is_watched_is_reloaded_when_the_link_to_it_leads_elsewhere() {
     eventually("the new hosts are in force", || {
         larder.get(LIST).status == 421
     });
+}
+
+#[test]
+fn other_certificates_are_shown_after_a_reload_and_none_that_are_wrong() {
+    let (authority, origin) = (Authority::new(), Origin::start(|_| origin::json("[]")));
+    let issued = ["first", "second"].map(|name| {
+        let issued = authority.issue(Kind::Ecdsa, &[HOST]);
+        authority.write(name, &issued);
+        issued.own
+    });
+    let yaml = |name: &str| {
+        let tls = format!("tls: {}", authority.pair(name));
+        users_api(&origin, "memory:", &tls)
+    };
+    let larder = Larder::start(yaml("first"));
+    let connect = || authority.client().connect(larder.address(), HOST).unwrap();
+    let mut kept = connect();
+    assert_eq!(kept.shown(), issued[0]);
+    reload(&larder, &yaml("second"));
+    assert_eq!(connect().shown(), issued[1]);
+    write(&larder, &yaml("third"));
+    let refused = post_reload(&larder);
+    assert_eq!(refused.status, 422);
+    assert!(refused.text().contains("third"), "{}", refused.text());
+    assert_eq!(connect().shown(), issued[1]);
+    assert_eq!(kept.get(LIST).status, 200);
 }
 
 #[test]

@@ -59,6 +59,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         upstream: arguments.upstream.clone(),
         store: arguments.store.clone(),
     };
+    let watched = arguments
+        .watch
+        .then(|| std::fs::read(&arguments.file.config));
     let config = super::load_over(&arguments.file.config, &over)?;
     telemetry::start(&config.logs);
     let source = Source::new(arguments.file.config.clone(), over);
@@ -66,9 +69,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         // Before anything else: a signal that comes early must not end the process.
         let signals = Signals::heard().map_err(|error| Failure::Failed(error.to_string()))?;
         let running = Running::start(config, Some(source)).await?;
-        if arguments.watch {
+        if let Some(in_force) = watched {
             let proxy = running.proxy.clone();
-            tokio::spawn(async move { reload::watch(&proxy).await });
+            tokio::spawn(async move { reload::watch(&proxy, in_force.ok()).await });
         }
         running.until_told(signals).await
     })

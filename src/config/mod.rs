@@ -184,14 +184,14 @@ pub struct Store {
     pub secret: Option<Secret>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreAddress {
     /// `memory:`
     Memory,
     Redis(Redis),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redis {
     pub endpoint: RedisEndpoint,
     pub username: Option<String>,
@@ -199,7 +199,7 @@ pub struct Redis {
     pub database: i64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedisEndpoint {
     /// `redis://host:port`
     Tcp { host: String, port: u16 },

@@ -27,6 +27,7 @@ use crate::clock::{self, Timestamp};
 use crate::coherence::LookUp;
 use crate::config::{Access, Policy, Route};
 use crate::message::{conditions, forwarded};
+use crate::reply::Reply;
 use crate::route::Captures;
 use crate::server::Peer;
 use crate::store::Store;
@@ -147,10 +148,11 @@ pub fn terms_of(setup: &Setup, client: &Client, route: usize) -> Option<(Terms, 
     Some((terms(setup, route, by), secret))
 }
 
-/// Remembers what a head asked for that was answered from the store, if that hangs on nothing but its bytes.
+/// Remembers what a head asked for that was answered so from the store, if that hangs on nothing but its bytes.
 pub fn remember(
     setup: &Setup,
     client: &Client,
+    reply: &Reply,
     (terms, secret): (Terms, HashingSecret),
     (route, captures): (usize, &Captures),
     asked: &Asked,
@@ -158,7 +160,10 @@ pub fn remember(
     let Some(Head { bytes: head, .. }) = &client.head else {
         return;
     };
-    if !is_as_it_is(&setup.config.routes[route]) || !asks_for_all(client) {
+    // What is never written from here would only be looked up twice.
+    let is_written =
+        reply.response.status() == StatusCode::OK && matches!(reply.handling, Handling::Hit { .. });
+    if !is_written || !is_as_it_is(&setup.config.routes[route]) || !asks_for_all(client) {
         return;
     }
     let known = Known {
@@ -234,16 +239,6 @@ impl Proxy {
         }
         let started = setup.config.logs.access.then(clock::stopwatch);
         let now = clock::now();
-        if let Some(hottest) = &setup.served[known.route].hottest {
-            let access = &setup.served[known.route].route.access;
-            hottest.count(
-                &setup.config,
-                access,
-                &known.asked,
-                &known.captures,
-                &known.client,
-            );
-        }
         match &**setup.coherence.store() {
             Store::Memory(_) => {
                 let asked = &known.asked;
@@ -254,7 +249,8 @@ impl Proxy {
                 known.answered(&setup, looked, now, started).map(Found::Hit)
             }
             Store::Redis(_) => {
-                let setup = self.setup.load_full();
+                // The very one that it was found to be presented under.
+                let setup = Arc::clone(&setup);
                 let head = known.head.clone();
                 let looking_up = Box::pin(async move {
                     let asked = &known.asked;
@@ -317,6 +313,10 @@ impl Known {
             || !stored.head.is_plain()
         {
             return None;
+        }
+        if let Some(hottest) = &setup.served[self.route].hottest {
+            let (config, access) = (&setup.config, &route.access);
+            hottest.count(config, access, &self.asked, &self.captures, &self.client);
         }
         let (age, ttl) = (stored.age(now).as_secs(), left.as_secs());
         if let Some(started) = started {

@@ -39,7 +39,7 @@ pub fn read(
         match look_up(&setup, route, &captures, &client, &presented).await? {
             Looked::Hit(reply) => {
                 if let (Some(terms), Presented::Asked(asked)) = (terms, &presented) {
-                    known::remember(&setup, &client, terms, (route, &captures), asked);
+                    known::remember(&setup, &client, &reply, terms, (route, &captures), asked);
                 }
                 Ok(reply)
             }

@@ -278,6 +278,12 @@ impl Larder {
         self.purge_by(&serde_json::json!({ "all": true }));
     }
 
+    /// `line`: a credential as its field is, `Authorization: …`.
+    #[track_caller]
+    pub fn revoke(&self, line: &str) {
+        self.purge_by(&serde_json::json!({ "credentials": [line] }));
+    }
+
     #[track_caller]
     fn purge_by(&self, asked: &serde_json::Value) {
         let fields = [("Content-Type", "application/json")];
