@@ -87,9 +87,9 @@ async fn step(
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let hold = (1u64..4).prop_map(HoldId);
-    // Overdue at once, or not for the length of the test.
-    let lasting = prop_oneof![Just(Duration::ZERO), Just(HOLD)];
+    let hold = (1u64..6).prop_map(HoldId);
+    // Overdue at once, or not for the length of the test; and not in the order in which they come.
+    let lasting = prop_oneof![Just(Duration::ZERO), Just(HOLD), Just(HOLD * 2)];
     let outcome = prop_oneof![
         Just(Outcome::Changed),
         Just(Outcome::Unchanged),
@@ -99,7 +99,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (1u32..3, any::<u32>()).prop_map(|(life, fresh)| Step::Open { incarnation: Incarnation(life), fresh }),
         2 => (hold.clone(), lasting.clone()).prop_map(|(hold, lasting)| Step::Begin { hold, lasting }),
         3 => (hold, outcome, lasting).prop_map(|(hold, outcome, lasting)| Step::Finish { hold, outcome, lasting }),
-        2 => (1u64..4, 1u32..3, any::<u32>()).prop_map(|(hold, life, fresh)| Step::Renew { hold: HoldId(hold), incarnation: Incarnation(life), fresh }),
+        2 => (1u64..6, 1u32..3, any::<u32>()).prop_map(|(hold, life, fresh)| Step::Renew { hold: HoldId(hold), incarnation: Incarnation(life), fresh }),
         1 => Just(Step::Purge),
         2 => Just(Step::Outdate),
     ]
@@ -328,6 +328,34 @@ async fn a_state_outlives_its_copies_and_its_holds_and_all_have_a_time_to_live()
     for key in server.keys_in(1) {
         assert!(ttl(&key) > 0, "{key} has no time to live");
     }
+}
+
+#[tokio::test]
+async fn each_of_many_writes_in_flight_takes_back_its_own_hold() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let states = states(&["f~state"]);
+    for hold in 0..500 {
+        let begin = Step::Begin {
+            hold: HoldId(hold),
+            lasting: HOLD,
+        };
+        let replies = store.step(&states, begin).await.unwrap();
+        assert_eq!(replies[0].seen, Seen::Held);
+    }
+    let text = server.run_in(1, &["GET", "t:f~state"]).text();
+    assert_eq!(text.split(' ').count(), 501);
+    for hold in (0..500).rev() {
+        let finish = Step::Finish {
+            hold: HoldId(hold),
+            outcome: Outcome::Unchanged,
+            lasting: HOLD,
+        };
+        let replies = store.step(&states, finish).await.unwrap();
+        assert!(replies[0].own_hold);
+        assert_eq!(replies[0].seen == Seen::Held, hold > 0);
+    }
+    assert_eq!(server.run_in(1, &["EXISTS", "t:f~state"]).number(), 0);
 }
 
 #[tokio::test]
