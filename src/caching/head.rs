@@ -28,10 +28,13 @@ const OWN: [HeaderName; 4] = [
 const KNOWN: usize = 64;
 
 /// The fields of one copy, end to end, complete with Date and without Age; where it is from, and what splits its key.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Head {
     shared: Arc<Shared>,
     own: Own,
+    /// Its part of what it shares, in bytes: of many copies each is charged with an eighth, so that an entry's weight is about
+    /// its own, and few that are left of many do not weigh next to nothing. Settled when it is made, for a weight must not change.
+    part: u32,
 }
 
 type Own = SmallVec<[(HeaderName, HeaderValue); 1]>;
@@ -48,6 +51,12 @@ struct Shared {
     ready: HeaderMap,
     /// The same as lines, without those places and without Content-Length.
     lines: Vec<u8>,
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.shared == other.shared && self.own == other.own
+    }
 }
 
 impl PartialEq for Shared {
@@ -70,7 +79,7 @@ impl Head {
             if fields.get_all(&name).iter().nth(1).is_none()
                 && let Some(value) = fields.remove(&name)
             {
-                own.push((name, value));
+                own.push((name, alone(value)));
             }
         }
         let mut text = format!("origin={origin}\tvary=").into_bytes();
@@ -83,7 +92,7 @@ impl Head {
             write_field(&mut text, name, value);
         }
         let shared = Shared::known(&text).expect("what was written is read again");
-        Head { shared, own }
+        Head::sharing(shared, own)
     }
 
     pub fn origin(&self) -> &str {
@@ -165,17 +174,28 @@ impl Head {
             own.push(read_field(text, &rest[..end])?);
             rest = &rest[end + 1..];
         }
-        let shared = Shared::known(rest)?;
-        Some(Head { shared, own })
+        Some(Head::sharing(Shared::known(rest)?, own))
+    }
+
+    fn sharing(shared: Arc<Shared>, own: Own) -> Head {
+        // One of those who have it is the list of known ones.
+        let copies = (Arc::strong_count(&shared) - 1).clamp(1, 8);
+        let part = shared.weight().div_ceil(copies) as u32;
+        Head { shared, own, part }
     }
 
     /// Bytes it takes in memory, roughly but never less.
     pub fn weight(&self) -> usize {
-        self.shared.text.len() * 2 + self.shared.ready.len() * 128 + self.own.len() * 128
+        self.part as usize + self.own.len() * 128
     }
 }
 
 impl Shared {
+    /// Roughly but never less.
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.text.len() + self.lines.capacity() + self.ready.capacity() * 128
+    }
+
     /// The same as last time, if this thread has seen the text before.
     fn known(text: &[u8]) -> Option<Arc<Shared>> {
         thread_local! {
@@ -230,6 +250,21 @@ impl Shared {
             text,
         })
     }
+}
+
+/// The value without the buffer that it was read into, all of which a slice would keep. Dates are mostly the last one.
+fn alone(value: HeaderValue) -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<Option<HeaderValue>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| match last {
+        Some(last) if *last == value => last.clone(),
+        _ => {
+            let copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
+            *last = Some(copy.clone());
+            copy
+        }
+    })
 }
 
 fn write_line(into: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
@@ -313,6 +348,25 @@ mod tests {
         assert_eq!(
             (one.origin(), one.varied()),
             ("http://h", &[header::ORIGIN][..])
+        );
+    }
+
+    #[test]
+    fn a_copy_keeps_no_buffer_that_its_answer_was_read_into() {
+        let buffer = Bytes::from(vec![b'1'; 8192]);
+        let value = HeaderValue::from_maybe_shared(buffer.slice(..29)).unwrap();
+        let fields = HeaderMap::from_iter([
+            (header::DATE, value),
+            (header::ALLOW, "GET".parse().unwrap()),
+        ]);
+        let head = Head::new(fields, "http://h", &[]);
+        assert!(buffer.is_unique());
+        let many: Vec<Head> = (0..8)
+            .map(|_| Head::read(&written(&head)).unwrap())
+            .collect();
+        assert!(
+            many[7].weight() < head.weight() / 2,
+            "they share what is the same"
         );
     }
 

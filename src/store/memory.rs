@@ -19,12 +19,14 @@ use crate::coherence::{StateKey, States, fresh_bits};
 
 const SHARDS: usize = 64;
 
-/// States kept per shard; beyond it those without a hold are forgotten, which is a purge and so always safe.
+/// States kept per shard, or as many as there is room for copies of a few hundred bytes; beyond it those without a hold are
+/// forgotten, which is a purge and so always safe.
 const STATES_PER_SHARD: usize = 8_192;
 
 pub struct Memory {
     copies: Cache<String, Arc<Stored>, ByBytes>,
     states: Vec<RwLock<HashMap<StateKey, State>>>,
+    states_per_shard: usize,
     hasher: RandomState,
     /// Marked names, each until when.
     marks: Mutex<HashMap<String, Timestamp>>,
@@ -53,6 +55,8 @@ impl Memory {
                 ByBytes,
             ),
             states: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            // Each copy may have a family of its own: fewer states than copies, and copies are kept that are never valid.
+            states_per_shard: STATES_PER_SHARD.max((bytes / 1_000) as usize / SHARDS),
             hasher: RandomState::new(),
             marks: Mutex::default(),
             secret: HashingSecret::random(),
@@ -171,8 +175,8 @@ impl Memory {
         let reply = entry.apply(step, clock::now());
         if entry.is_empty() {
             shard.remove(state);
-        } else if shard.len() > STATES_PER_SHARD {
-            let mut forget = STATES_PER_SHARD / 2;
+        } else if shard.len() > self.states_per_shard {
+            let mut forget = self.states_per_shard / 2;
             shard.retain(|key, other| {
                 let keep = key == state || other.seen() == Seen::Held || forget == 0;
                 forget -= usize::from(!keep);
