@@ -197,8 +197,11 @@ async fn go_on(
     mut looked: Looked,
 ) -> Result<Reply, Error> {
     let served = &setup.served[route];
-    let alone =
-        |why: Forward, detail| pass::pass(setup, &client, RequestBody::Empty, why, Some(detail));
+    // What is rare is boxed, here and below, or every miss would carry room for it, and zero and copy it.
+    let alone = |why: Forward, detail| {
+        let body = RequestBody::Empty;
+        Box::pin(pass::pass(setup, &client, body, why, Some(detail)))
+    };
     let mut why = Reason::Absent;
     // The first question whether a client is admitted is no attempt.
     let attempts = ATTEMPTS + usize::from(matches!(looked, Looked::Unverified));
@@ -208,7 +211,7 @@ async fn go_on(
             Looked::Pass(reason) => return alone(Forward::Bypass, reason).await,
             Looked::Again => (false, None),
             Looked::Unverified => {
-                if let Err(reason) = admit::ask(setup, served, &client).await {
+                if let Err(reason) = Box::pin(admit::ask(setup, served, &client)).await {
                     return alone(Forward::Bypass, reason).await;
                 }
                 (false, None)
@@ -305,7 +308,7 @@ impl Ask<'_> {
         // its own request.
         let is_own = leads && !matches!(answer, Some(Answer::Found(_) | Answer::StandIn(..)));
         if let (Some(verdict), false) = (&asked.admitted, is_own)
-            && !admit::still(setup, verdict).await
+            && !Box::pin(admit::still(setup, verdict)).await
         {
             return Ok(None);
         }
@@ -332,7 +335,7 @@ impl Ask<'_> {
             Some(Answer::Varied(_) | Answer::Unsent) => Ok(None),
             Some(Answer::NotForACache) => {
                 let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
-                pass::pass(setup, client, body, Forward::Bypass, detail)
+                Box::pin(pass::pass(setup, client, body, Forward::Bypass, detail))
                     .await
                     .map(Some)
             }
@@ -345,11 +348,11 @@ impl Ask<'_> {
             Some(Answer::Coming(coming)) if leads => {
                 Ok(Some(read_along(&coming, &follower, why, collapsed)))
             }
-            Some(Answer::Coming(coming)) if coming.others == Others::GoAlone => {
-                pass::fill_alone(setup, served, client, &asked, Reason::TooLarge)
-                    .await
-                    .map(Some)
-            }
+            Some(Answer::Coming(coming)) if coming.others == Others::GoAlone => Box::pin(
+                pass::fill_alone(setup, served, client, &asked, Reason::TooLarge),
+            )
+            .await
+            .map(Some),
             Some(Answer::Coming(coming)) if follower.may_share_status || !coming.for_its_status => {
                 Ok(Some(read_along(&coming, &follower, why, collapsed)))
             }
@@ -362,7 +365,7 @@ impl Ask<'_> {
                         forward_word(why),
                         Some(reason),
                     ))),
-                    None => pass::fill_alone(setup, served, client, &asked, reason)
+                    None => Box::pin(pass::fill_alone(setup, served, client, &asked, reason))
                         .await
                         .map(Some),
                 }

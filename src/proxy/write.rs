@@ -52,7 +52,7 @@ pub async fn unheld(
 ) -> Result<Reply, Error> {
     let (under_way, newer) = setup.writes.enter(setup.generation, client.clone(), &[]);
     if let Some((states, by)) = newer.and_then(|newer| dropped_by(setup, &newer, &client)) {
-        return held_write(setup, client, body, states, by, under_way).await;
+        return Box::pin(held_write(setup, client, body, states, by, under_way)).await;
     }
     let passed = pass::pass(setup, &client, body, Forward::Method, None).await;
     under_way.came_to(match &passed {
@@ -114,8 +114,9 @@ async fn held(
         WhenStoreIsDown::RefuseWrites => WithoutStore::Refuse,
         WhenStoreIsDown::Forward => WithoutStore::Forward,
     };
+    // What is rare is boxed, here and below, or every write would carry room for it, and zero and copy it.
     let keeping = match by {
-        By::Http => obey::Keeping::prepare(setup, client).await,
+        By::Http => Box::pin(obey::Keeping::prepare(setup, client)).await,
         By::Operator => None,
     };
     let writing = setup.coherence.begin(states.clone(), without_store);
@@ -144,10 +145,8 @@ async fn held(
     });
     let (finished, renewed) = match &keeping {
         Some(keeping) => {
-            setup
-                .coherence
-                .finish_renewed(writing, &keeping.before)
-                .await
+            let before = &keeping.before;
+            Box::pin(setup.coherence.finish_renewed(writing, before)).await
         }
         None => (setup.coherence.finish(writing, outcome).await, None),
     };
@@ -156,7 +155,10 @@ async fn held(
         hottest::purged(setup, &states);
     }
     match (keeping, renewed) {
-        (Some(keeping), Some(epochs)) => Ok(Answered::Kept(keeping.keep(answered?, epochs).await?)),
+        (Some(keeping), Some(epochs)) => {
+            let kept = Box::pin(keeping.keep(answered?, epochs)).await?;
+            Ok(Answered::Kept(kept))
+        }
         _ => Ok(Answered::Passed(answered?)),
     }
 }
@@ -183,7 +185,7 @@ async fn drop_named(
         }
     }
     states.retain(|state| !already.contains(state));
-    if !states.is_empty() && setup.coherence.purge(&states).await.is_err() {
+    if !states.is_empty() && Box::pin(setup.coherence.purge(&states)).await.is_err() {
         warn!(
             path = client.target.path(),
             "what an answer named (Location, Content-Location, Cache-Group-Invalidation) is not dropped: the store is away"
