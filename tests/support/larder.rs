@@ -20,6 +20,7 @@ pub struct LarderBuilder {
     yaml: String,
     environment: Vec<(OsString, OsString)>,
     arguments: Vec<String>,
+    under: Vec<OsString>,
 }
 
 /// A running `larder serve`; killed with the value.
@@ -46,6 +47,12 @@ impl LarderBuilder {
 
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Started by another program, which is given its command line and becomes it.
+    pub fn under(mut self, program: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.under = program.into_iter().map(Into::into).collect();
         self
     }
 
@@ -143,7 +150,14 @@ impl LarderBuilder {
         };
         std::fs::write(&file, before + &self.yaml).expect("write proxy.yaml");
 
-        let mut command = command(&self.environment);
+        let mut command = match self.under.split_first() {
+            None => command(&self.environment),
+            Some((program, arguments)) => {
+                let mut command = command_of(Path::new(program), &self.environment);
+                command.args(arguments).arg(binary());
+                command
+            }
+        };
         command
             .env("LISTEN", listen.to_string())
             .env("ADMIN", admin.to_string());
@@ -177,6 +191,7 @@ impl Larder {
             yaml: yaml.into(),
             environment: Vec::new(),
             arguments: Vec::new(),
+            under: Vec::new(),
         }
     }
 
@@ -415,7 +430,11 @@ pub fn binary() -> &'static Path {
 
 /// With this environment and no other: a REDIS_URL or RUST_LOG of the developer's must not decide a test.
 pub fn command(environment: &[(OsString, OsString)]) -> Command {
-    let mut command = Command::new(binary());
+    command_of(binary(), environment)
+}
+
+fn command_of(program: &Path, environment: &[(OsString, OsString)]) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"));
