@@ -3,9 +3,13 @@
 //! Everything is a ratio to something that is measured in the same round: CPU time per request of all processes that answer,
 //! the store among them. Those that are not installed are left out, and named.
 
+#[path = "peers/django.rs"]
+mod django;
 mod rig;
+#[path = "peers/scale.rs"]
+mod scale;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -14,6 +18,7 @@ use rig::generator::{Order, Ready, Report, Work};
 use rig::peers::{self, Peer};
 use rig::processes::{self, Part, Process, Server};
 use rig::servers::{self, Takes};
+use rig::svg::{self, Panel};
 use rig::table::Table;
 
 /// Users that are read in turn, and users that Zipf's law draws from.
@@ -35,7 +40,7 @@ struct Arguments {
     /// How often all is measured, interleaved
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// Only the parts whose name begins so: 300 B, 10 KB, 100 KB, 1 MB, work, scale
+    /// Only the parts whose name begins so: 300 B, 10 KB, 100 KB, 1 MB, work, scale, django
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
     /// One short round: does it all work?
@@ -44,6 +49,9 @@ struct Arguments {
     /// Print tables for a README
     #[arg(long)]
     markdown: bool,
+    /// Draw the hits into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Cargo says so to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -59,7 +67,7 @@ fn main() -> ExitCode {
     }
     introduce(&arguments);
     let wanted = |part: &str| part.starts_with(&arguments.only);
-    let mut goals = Vec::new();
+    let (mut goals, mut panels) = (Vec::new(), Vec::new());
     for (name, bytes) in [
         ("300 B", servers::BODY),
         ("10 KB", 10_000),
@@ -67,22 +75,29 @@ fn main() -> ExitCode {
         ("1 MB", 1_000_000),
     ] {
         if wanted(name) {
-            goals.extend(hits(name, bytes, &arguments));
+            goals.extend(hits(name, bytes, &arguments, &mut panels));
         }
     }
     if wanted("work") {
         goals.extend(work(&arguments));
     }
     if wanted("scale") {
-        goals.extend(scale(&arguments));
+        goals.extend(scale::scale(&arguments));
+    }
+    if wanted("django") {
+        goals.extend(django::django(&arguments));
+    }
+    if let Some(file) = &arguments.svg {
+        let told = "CPU time per hit, µs, of all processes that answer (64 connections)";
+        std::fs::write(file, svg::chart(told, &panels)).expect("the drawing can be written");
     }
     let mut table = Table::new(&["goal", "measured", "at most", "hoped for"]);
     for goal in goals {
         table.row(vec![
             goal.name,
-            format!("{:.2}", goal.measured),
-            format!("{:.2}", goal.at_most),
-            format!("{:.2}", goal.hoped),
+            figure(goal.measured),
+            figure(goal.at_most),
+            figure(goal.hoped),
         ]);
     }
     show(&table, &arguments);
@@ -237,7 +252,7 @@ fn order(contestant: &Contestant, arguments: &Arguments, work: Work, from: u64) 
 }
 
 /// Hits of bodies of this size.
-fn hits(name: &str, bytes: usize, arguments: &Arguments) -> Vec<Goal> {
+fn hits(name: &str, bytes: usize, arguments: &Arguments, panels: &mut Vec<Panel>) -> Vec<Goal> {
     let stage = Stage::build(bytes, true);
     let read = || Work::Read { users: READ };
     let mut rounds: Vec<Vec<Measured>> = Vec::new();
@@ -275,6 +290,7 @@ fn hits(name: &str, bytes: usize, arguments: &Arguments) -> Vec<Goal> {
         ))
     };
     let mut calls = Vec::new();
+    let mut bars = Vec::new();
     for (n, one) in stage.contestants.iter().enumerate() {
         let of =
             |figure: fn(&Measured) -> f64| median(rounds.iter().map(|round| figure(&round[n])));
@@ -291,6 +307,7 @@ fn hits(name: &str, bytes: usize, arguments: &Arguments) -> Vec<Goal> {
             counted.map_or_else(|| "-".to_owned(), |counted| format!("{counted:.2}")),
         ]);
         calls.push(counted);
+        bars.push((one.name.to_owned(), of(|m| m.cpu)));
         let forwarded = of(|m| m.origin);
         if one.name != BARE && forwarded > 1.0 {
             println!(
@@ -300,6 +317,10 @@ fn hits(name: &str, bytes: usize, arguments: &Arguments) -> Vec<Goal> {
         }
     }
     show(&table, arguments);
+    panels.push(Panel {
+        title: name.to_owned(),
+        bars,
+    });
     let mut goals = Vec::new();
     let mut goal = |ours: &str, theirs: &str, at_most, hoped| {
         if let Some(theirs_at) = stage.find(theirs)
@@ -433,68 +454,6 @@ fn work(arguments: &Arguments) -> Vec<Goal> {
     goals
 }
 
-/// Hits among many entries beside hits among few, and the memory that an entry takes.
-fn scale(arguments: &Arguments) -> Vec<Goal> {
-    let (few, many) = match arguments.quick {
-        true => (1_000, 10_000),
-        false => (10_000, 1_000_000),
-    };
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    let origin = Part::serving("origin", "");
-    let [small, large] = [few, many].map(|users| {
-        let file = folder.path().join("proxy.yaml");
-        let text = rig::proxy_yaml(origin.address, "memory:") + "memory: {size: 4GiB}\n";
-        std::fs::write(&file, text).expect("it can be written");
-        let server = processes::larder(&file);
-        let one = Contestant {
-            name: MEMORY,
-            server,
-            over_redis: false,
-        };
-        let before = one.server.process.resident();
-        // Warming up reads each once.
-        let filling = Order {
-            seconds: 0.1,
-            ..order(&one, arguments, Work::Read { users }, 0)
-        };
-        let _ = Ready::for_order(&filling).go();
-        let each = (one.server.process.resident() - before) as f64 / users as f64;
-        (one, users, each)
-    });
-    // Always the same few are warmed up, and then all are read in turn.
-    let ratios = (0..arguments.rounds).map(|round| {
-        let [one, other] = [&small, &large].map(|(one, users, _)| {
-            let work = Work::Among { users: *users };
-            let order = order(one, arguments, work, FRESH * round as u64);
-            let ready = Ready::for_order(&order);
-            let before = one.server.process.cpu();
-            let (report, _) = ready.go();
-            (one.server.process.cpu() - before).as_secs_f64() / report.requests as f64
-        });
-        other / one
-    });
-    let ratio = median(ratios);
-    println!(
-        "{} bytes of memory for an entry of 300, among {}\n",
-        (large.2 * 1024.0) as u64,
-        large.1
-    );
-    vec![
-        Goal {
-            name: format!("hit, 300 B: {many} entries / {few} entries"),
-            measured: ratio,
-            at_most: 1.10,
-            hoped: 1.02,
-        },
-        Goal {
-            name: "KB of memory for an entry of 300 B".to_owned(),
-            measured: large.2 * 1024.0 / 1000.0,
-            at_most: 1.4,
-            hoped: 1.0,
-        },
-    ]
-}
-
 /// How many system calls each request costs, counted by `perf` from outside, not while anything is timed.
 fn system_calls(process: &Process, order: &Order) -> Option<f64> {
     let ids: Vec<String> = process.family().iter().map(u32::to_string).collect();
@@ -521,6 +480,14 @@ fn interrupted(counting: Child) -> Option<f64> {
     let told = String::from_utf8(told.stderr).ok()?;
     let line = told.lines().find(|line| line.contains("sys_enter"))?;
     line.split(',').next()?.parse().ok()
+}
+
+/// Two digits behind the point, or as many as tell a small one from another.
+fn figure(figure: f64) -> String {
+    match figure < 0.1 {
+        true => format!("{figure:.3}"),
+        false => format!("{figure:.2}"),
+    }
 }
 
 fn show(table: &Table, arguments: &Arguments) {

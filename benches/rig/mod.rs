@@ -9,6 +9,7 @@ pub mod naive;
 pub mod peers;
 pub mod processes;
 pub mod servers;
+pub mod svg;
 pub mod table;
 
 use std::io::{Read, Write};
