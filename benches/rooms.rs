@@ -197,6 +197,7 @@ fn client(target: &'static str, fields: HeaderMap) -> Client {
         via: forwarded::read(&fields, None, &[]),
         fields,
         interim: None,
+        notes: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `GET /healthz` | 200 while the process runs |
 //! | `GET /readyz` | how store and upstream are, in JSON; 503 only while draining |
+//! | `GET /metrics` | what is counted, as Prometheus reads it |
 //! | `GET /keys?start=users:` | the keys in the store |
 //! | `GET /entries/KEY` | one copy and what is known of it; `?body` gives the body alone |
 //! | `PUT /entries/KEY` | puts a JSON body there as the shared copy |
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 use crate::body::ReplyBody;
 use crate::explain::Question;
 use crate::explain::ask::ask;
+use crate::metrics;
 use crate::operations::{self, Named, OperationError, Purging};
 use crate::proxy::{Proxy, Setup, hottest};
 use crate::store::Health;
@@ -69,6 +71,9 @@ pub async fn answer(
             StatusCode::UNAUTHORIZED,
             json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml" }),
         ),
+        (&Method::GET, "/metrics") => {
+            return text(metrics::CONTENT_TYPE, metrics::exposition(&setup));
+        }
         (&Method::GET, "/keys") => keys(&setup, head.uri.query()).await,
         (&Method::GET, key) if key.starts_with("/entries/") => {
             match operations::get(&setup.config, &setup.coherence, &key["/entries/".len()..]).await
@@ -118,7 +123,7 @@ pub async fn answer(
         ),
         _ => (
             StatusCode::NOT_FOUND,
-            json!({ "detail": "GET /healthz /readyz /keys /entries/KEY, PUT /entries/KEY, POST /purge /explain" }),
+            json!({ "detail": "GET /healthz /readyz /metrics /keys /entries/KEY, PUT /entries/KEY, POST /purge /explain" }),
         ),
     };
     let mut response = Response::new(ReplyBody::whole(Bytes::from(format!("{body}\n"))));
@@ -293,6 +298,14 @@ async fn whole(content: Incoming) -> Result<Bytes, (StatusCode, Value)> {
             json!({ "detail": error.to_string() }),
         )),
     }
+}
+
+fn text(kind: &'static str, text: String) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(text.into()));
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 fn raw(body: Bytes) -> Response<ReplyBody> {

@@ -35,4 +35,6 @@ pub mod doctor;
 pub mod explain;
 
 pub mod clock;
+pub mod metrics;
+pub mod purges;
 pub mod telemetry;

@@ -20,6 +20,7 @@ use crate::coherence::{Coherence, Depends, LookUp, StateKey, States};
 use crate::config::{Access, Config, Route};
 use crate::message::{conditions, date};
 use crate::proxy::plan;
+use crate::purges::{self, Cause};
 use crate::route::{Decoded, FamilyPattern};
 use crate::store::{Away, Listed};
 
@@ -138,17 +139,14 @@ pub async fn purge(
                 .await?
         }
     };
-    let soft = match purging {
-        Purging::Hard => coherence.purge(&states).await.map(|()| false),
-        Purging::Soft => coherence.outdate(&states).await.map(|()| true),
+    let cause = match purging {
+        Purging::Hard => coherence.purge(&states).await.map(|()| Cause::Operator),
+        Purging::Soft => coherence
+            .outdate(&states)
+            .await
+            .map(|()| Cause::OperatorSoft),
     };
-    let names: Vec<&str> = states.iter().map(StateKey::as_str).collect();
-    tracing::info!(
-        states = names.join(" "),
-        cause = "by hand",
-        soft = soft?,
-        "purged"
-    );
+    purges::by_hand(cause?, &states);
     Ok(states)
 }
 
@@ -186,11 +184,7 @@ pub async fn revoke(
         return Err(wrong("no credential is named"));
     }
     coherence.purge(&states).await?;
-    tracing::info!(
-        parts = states.len(),
-        cause = "by hand",
-        "credential revoked"
-    );
+    purges::by_hand(Cause::Credential, &states);
     Ok(states.len())
 }
 

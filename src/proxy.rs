@@ -11,6 +11,7 @@ pub mod plan;
 pub mod present;
 pub mod read;
 pub mod refresh;
+pub mod told;
 pub mod write;
 
 use std::future::ready;
@@ -28,12 +29,11 @@ use http::{Method, Request, Response};
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
-use tracing::info;
 use url::Url;
 
 use crate::access::verdict::Verdicts;
 use crate::body::{ClientBody, ReplyBody, RequestBody};
-use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::cache_status::{Forward, Reason};
 use crate::clock;
 use crate::coherence::flights::Flights;
 use crate::coherence::turnstile::Turnstile;
@@ -45,6 +45,7 @@ use crate::interim::Turn;
 use crate::message::forwarded::{self, Via};
 use crate::message::framing;
 use crate::message::target::{self, TargetUri};
+use crate::metrics::{self, OfRoute};
 use crate::reply::{self, Reply};
 use crate::upstream::Upstream;
 use cap::Cap;
@@ -52,6 +53,7 @@ use fetch::Answer;
 use hottest::Hottest;
 use plan::{By, Plan};
 use refresh::Refreshes;
+use told::Notes;
 
 /// A write's content up to this is read whole before anything else happens.
 const READ_WHOLE: usize = 64 * 1024;
@@ -80,6 +82,9 @@ pub struct Setup {
     pub writes: TaskTracker,
     said_untrusted_https: AtomicBool,
     pub cap: Cap,
+    /// Somebody can ask what was counted.
+    pub is_counting: bool,
+    pub unrouted: Arc<OfRoute>,
 }
 
 /// A route at work.
@@ -102,6 +107,7 @@ pub struct Served {
     said_other_origin: AtomicBool,
     /// What is asked for most, where that is fetched anew after a purge.
     pub hottest: Option<Hottest>,
+    pub counts: Arc<OfRoute>,
 }
 
 /// Who asks for what: a request without its content.
@@ -113,6 +119,8 @@ pub struct Client {
     pub via: Via,
     /// Where interim answers to it go.
     pub interim: Option<Turn>,
+    /// For its event in the log.
+    pub notes: Option<Arc<Notes>>,
 }
 
 impl Client {
@@ -152,14 +160,14 @@ impl Proxy {
         interim: Option<Turn>,
     ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
         let setup = self.setup();
-        let told = setup.config.logs.access.then(|| {
-            let path = request.uri().path().to_owned();
-            (clock::stopwatch(), request.method().clone(), path)
-        });
+        let logs = setup.config.logs.access;
+        let started = (logs || setup.is_counting).then(clock::stopwatch);
+        let notes = logs.then(|| Arc::new(Notes::of(&request)));
         let mut route = None;
         let answered = match accept(&setup.config, request, peer) {
             Ok((mut client, content)) => {
                 client.interim = interim;
+                client.notes = notes.clone();
                 let (method, target) = (&client.method, &client.target);
                 let plan = plan::plan(&setup.config, method, target, !content.is_end_stream());
                 if let Plan::Read { route: under, .. } = &plan {
@@ -171,10 +179,9 @@ impl Proxy {
             Err(refusal) => Either::Right(Box::pin(ready(Err(refusal.into()))) as Answering),
         };
         answered.map(move |answered| {
-            let reply = answered.unwrap_or_else(reply::error);
-            if let Some((started, method, path)) = told {
-                let route = route.map_or("-", |route| setup.config.routes[route].path.as_str());
-                log(&method, &path, route, &reply, started.elapsed());
+            let mut reply = answered.unwrap_or_else(reply::error);
+            if let Some(started) = started {
+                told::tell(&setup, route, &mut reply, notes.as_deref(), started);
             }
             reply.response
         })
@@ -285,6 +292,7 @@ pub fn accept<C: Body>(
             fields: head.headers,
             via,
             interim: None,
+            notes: None,
         },
         content,
     ))
@@ -300,22 +308,6 @@ fn is_served(hosts: &[String], host: &str) -> bool {
     hosts.iter().any(|served| *served == host || served == name)
 }
 
-fn log(method: &Method, path: &str, route: &str, reply: &Reply, took: Duration) {
-    info!(
-        target: "larder::access",
-        method = method.as_str(),
-        path,
-        route,
-        status = reply.response.status().as_u16(),
-        cache = reply.handling.word(),
-        detail = reply.handling.detail().unwrap_or("-"),
-        stored = matches!(reply.handling, Handling::Forwarded { stored: true, .. }),
-        collapsed = matches!(reply.handling, Handling::Forwarded { collapsed: true, .. }),
-        ms = took.as_micros() as f64 / 1000.0,
-        "request"
-    );
-}
-
 impl Setup {
     pub fn new(config: Config, upstream: Arc<Upstream>, coherence: Coherence) -> Setup {
         let served = config
@@ -325,6 +317,8 @@ impl Setup {
             .collect();
         Setup {
             cap: Cap::new(config.limits.copies),
+            is_counting: config.admin.is_some(),
+            unrouted: metrics::of_route(metrics::NO_ROUTE),
             config,
             served,
             upstream,
@@ -358,6 +352,7 @@ impl Served {
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
             said_other_origin: AtomicBool::new(false),
+            counts: metrics::of_route(route.path.as_str()),
             hottest: (route.warm > 0).then(|| Hottest::new(route.warm)),
             route: route.clone(),
         }

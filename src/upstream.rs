@@ -21,11 +21,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::body::{Broken, ContentError, Progress, RequestBody, Silence};
+use crate::clock;
 use crate::config::{Upstream as Settings, UpstreamAddress};
 use crate::error::UpstreamFailure;
 use crate::interim::Turn;
 use crate::message::framing;
 use crate::message::target::ForwardUri;
+use crate::metrics::COUNTED;
+use crate::proxy::told::Notes;
 
 /// A slow reader must not have us buffer much of an answer.
 const READ_BUFFER: usize = 64 * 1024;
@@ -60,6 +63,17 @@ pub struct Outgoing {
     pub body: RequestBody,
     /// Where interim answers go, if anywhere.
     pub interim: Option<Turn>,
+    /// Where the time that it takes is noted.
+    pub notes: Option<Arc<Notes>>,
+}
+
+/// How much there is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub in_flight: usize,
+    pub queued: usize,
+    /// What may be in flight at once.
+    pub most: usize,
 }
 
 impl Upstream {
@@ -76,8 +90,22 @@ impl Upstream {
         &self.settings
     }
 
+    pub fn load(&self) -> Load {
+        let most = self.settings.max_connections;
+        Load {
+            in_flight: most.saturating_sub(self.slots.available_permits()),
+            queued: self.queued.load(Ordering::Relaxed),
+            most,
+        }
+    }
+
     /// Waits in the queue for the right to send.
     pub async fn slot(&self) -> Result<Slot, UpstreamFailure> {
+        let slot = self.place().await;
+        slot.inspect_err(|failure| COUNTED.upstream.failures.count([failure.word()]))
+    }
+
+    async fn place(&self) -> Result<Slot, UpstreamFailure> {
         if let Ok(permit) = self.slots.clone().try_acquire_owned() {
             return Ok(Slot(permit));
         }
@@ -91,6 +119,24 @@ impl Upstream {
 
     /// Sends a request and waits for the head of its answer.
     pub async fn send(
+        self: &Arc<Self>,
+        slot: Slot,
+        request: Outgoing,
+    ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
+        let (sent, notes) = (clock::stopwatch(), request.notes.clone());
+        let answered = self.answer(slot, request).await;
+        let took = sent.elapsed();
+        match &answered {
+            Ok(response) => COUNTED.upstream.answered(response.status(), took),
+            Err(failure) => COUNTED.upstream.failures.count([failure.word()]),
+        }
+        if let Some(notes) = notes {
+            notes.upstream_took(took);
+        }
+        answered
+    }
+
+    async fn answer(
         self: &Arc<Self>,
         slot: Slot,
         request: Outgoing,
@@ -155,6 +201,7 @@ impl Upstream {
             fields,
             body,
             interim,
+            notes: _,
         } = request;
         let build = |body: RequestBody| {
             let mut request = Request::new(body);

@@ -257,7 +257,7 @@ fn a_command_that_is_no_request_is_told_so_and_repeats_no_secret() {
 
 // Each word, three times.
 
-/// A real Larder, and requests whose word is compared: in its answer, in its log, and in `larder explain`.
+/// A real Larder, and requests whose word is compared: in its answer, in its log, in what it counts, and in `larder explain`.
 struct Asked {
     larder: Larder,
 }
@@ -308,8 +308,8 @@ impl Asked {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// What explain says before the request, the request's own Cache-Status, and its event in the log all have
-    /// this word.
+    /// What explain says before the request, the request's own Cache-Status, its event in the log and what is counted
+    /// all have this word.
     #[track_caller]
     fn earns(
         &self,
@@ -320,9 +320,23 @@ impl Asked {
         body: &str,
     ) -> Answer {
         let told = self.explain(method, target, fields, body, true);
+        let before = self.counted(word);
         let answer = self.larder.request(method, target, fields, body.as_bytes());
+        assert_eq!(self.counted(word), before + 1, "counted as {word}");
         self.agree(word, &told, &answer, target);
         answer
+    }
+
+    /// How many requests were counted with this word.
+    fn counted(&self, word: &str) -> u64 {
+        let text = self.larder.admin("GET", "/metrics").text();
+        let label = format!("detail=\"{word}\"");
+        let of_it =
+            |line: &&str| line.starts_with("larder_requests_total{") && line.contains(&label);
+        let lines = text.lines().filter(of_it);
+        lines
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
     }
 
     #[track_caller]

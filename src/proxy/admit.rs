@@ -17,6 +17,7 @@ use crate::clock;
 use crate::coherence::Epochs;
 use crate::config::{Access, Config, Verify};
 use crate::error::UpstreamFailure;
+use crate::metrics::COUNTED;
 use crate::upstream::UpstreamBody;
 
 /// A larger answer to the question is not read for its scope.
@@ -64,6 +65,11 @@ pub async fn ask(setup: &Setup, verify: &Verify, client: &Client) -> Result<(), 
             Ok(_) => said(setup, verify, client).await,
             Err(reason) => Said::NotAdmitted(reason),
         };
+        let word = match said {
+            Said::Admitted(_) => "admitted",
+            Said::NotAdmitted(reason) => reason.word(),
+        };
+        COUNTED.verdicts.count([word]);
         debug!(
             admitted = matches!(said, Said::Admitted(_)),
             path = verify.path,

@@ -107,7 +107,12 @@ async fn look_up(
     if let Some(hottest) = &served.hottest {
         hottest.count(&setup.config, &served.route.access, asked, captures, client);
     }
-    let found = match find(setup, served, client, asked).await {
+    let asked_at = client.notes.as_ref().map(|_| clock::stopwatch());
+    let found = find(setup, served, client, asked).await;
+    if let (Some(notes), Some(asked_at)) = (&client.notes, asked_at) {
+        notes.store_took(asked_at.elapsed());
+    }
+    let found = match found {
         Ok(found) => found,
         Err(other) => return Ok(other),
     };
