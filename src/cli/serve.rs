@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{ConfigFile, Failure};
+use crate::admin::Admin;
 use crate::coherence::{Coherence, Journal, hold_for};
 use crate::config::{Access, Config, Route, StoreAddress};
 use crate::proxy::{Proxy, Setup, plan};
@@ -97,7 +98,11 @@ impl Running {
             admin.as_ref().map(address).transpose()?,
         );
         if let Some(admin) = admin {
-            let (proxy, ended) = (proxy.clone(), ended.clone());
+            let operator = Admin {
+                proxy: proxy.clone(),
+                listen,
+                draining: ended.clone(),
+            };
             // The operator's listener stays until the process ends: it tells that we are draining.
             let stays = watch::channel(false);
             let own = Manners {
@@ -107,7 +112,7 @@ impl Running {
             tokio::spawn(async move {
                 let _stays = &stays.0;
                 server::serve(admin, own, stays.1.clone(), move |request, _, _| {
-                    admin::answer(proxy.clone(), ended.clone(), request)
+                    admin::answer(operator.clone(), request)
                 })
                 .await;
             });

@@ -3,7 +3,7 @@
 //!
 //! It belongs to the process and not to a configuration: a reload loses no count.
 
-pub mod counting;
+mod counting;
 mod exposition;
 mod overview;
 

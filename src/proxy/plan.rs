@@ -221,20 +221,21 @@ pub fn admission(route: &Route) -> Option<StateKey> {
 
 /// The states that every copy of this configuration depends on: dropping them all purges everything.
 pub fn every_state(config: &Config) -> Vec<StateKey> {
-    let mut states: Vec<StateKey> = config
-        .routes
-        .iter()
-        .filter_map(|route| match route.key.group() {
-            Some(group) => Some(StateKey::new(group_state(&group))),
-            None => route
-                .key
-                .family(&Captures::default())
-                .map(|family| StateKey::new(family_state(family.as_str()))),
-        })
-        .collect();
+    let mut states: Vec<StateKey> = config.routes.iter().filter_map(whole_route).collect();
     states.sort();
     states.dedup();
     states
+}
+
+/// The state that all copies of one route depend on.
+pub fn whole_route(route: &Route) -> Option<StateKey> {
+    match route.key.group() {
+        Some(group) => Some(StateKey::new(group_state(&group))),
+        None => route
+            .key
+            .family(&Captures::default())
+            .map(|family| StateKey::new(family_state(family.as_str()))),
+    }
 }
 
 /// The states beyond a route's own that a write would drop that makes one of its things appear, if every
