@@ -123,7 +123,7 @@ impl Running {
                 listener,
                 manners,
                 ended,
-                move |request, peer, interim| proxy.handle(request, Some(peer), interim),
+                move |request, peer, interim| proxy.handle(request, Some(peer.address), interim),
             ))
         };
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());

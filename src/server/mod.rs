@@ -1,26 +1,22 @@
 //! Listening: connections in, requests to whoever answers them, and an orderly end.
 
+mod arriving;
 mod head_timer;
+mod speaking;
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
-use tracing::{debug, warn};
+use tracing::warn;
 
-use crate::interim::{Interim, Turn, WithInterim};
-use head_timer::HeadTimer;
+use crate::interim::Turn;
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -36,6 +32,12 @@ pub struct Manners {
     pub header_timeout: Duration,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub address: IpAddr,
 }
 
 /// Takes the port; nothing is accepted yet.
@@ -57,7 +59,7 @@ pub async fn serve<F, Answer, B>(
     mut end: watch::Receiver<bool>,
     answer: F,
 ) where
-    F: Fn(Request<Incoming>, IpAddr, Option<Turn>) -> Answer + Clone + Send + Sync + 'static,
+    F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Clone + Send + Sync + 'static,
     Answer: Future<Output = Response<B>> + Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -74,7 +76,7 @@ pub async fn serve<F, Answer, B>(
             accepted = listener.accept() => accepted,
             _ = end.wait_for(|end| *end) => break,
         };
-        let (stream, peer) = match accepted {
+        let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: waiting helps, spinning does not.
@@ -83,27 +85,11 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
-        let (answer, interim) = (answer.clone(), Interim::default());
-        let own = interim.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            // RFC 9110 §15.2: never to an HTTP/1.0 client.
-            let turn = (request.version() == Version::HTTP_11).then(|| own.turn());
-            let answered = own.clone().before(answer(request, peer.ip(), turn));
-            answered.map(Ok::<_, Infallible>)
-        });
-        let connection = http1::Builder::new()
-            .timer(HeadTimer::default())
-            .header_read_timeout(manners.header_timeout)
-            .max_headers(manners.fields)
-            .max_buf_size(manners.head.max(8 * 1024))
-            .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service);
-        let connection = graceful.watch(connection);
+        let (answer, watcher) = (answer.clone(), graceful.watcher());
         tokio::spawn(async move {
             let _place = place;
-            if let Err(error) = connection.await {
-                debug!(%error, "a client's connection ended early");
-            }
+            let arrived = arriving::arrive(stream, from).await;
+            speaking::http1(arrived, manners, watcher, answer).await;
         });
     }
     drop(listener);
