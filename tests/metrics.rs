@@ -190,6 +190,12 @@ fn a_hit_a_miss_and_a_write_are_counted_where_they_belong() {
         2.0
     );
     assert_eq!(total(&larder, "larder_memory_copies", &[]), 1.0);
+    let open = "larder_client_connections";
+    eventually("no connection is open", || total(&larder, open, &[]) == 0.0);
+    let client = larder.connect();
+    eventually("one is", || total(&larder, open, &[]) == 1.0);
+    drop(client);
+    eventually("and is not any more", || total(&larder, open, &[]) == 0.0);
     assert!(total(&larder, "larder_memory_used_bytes", &[]) > 100.0);
 }
 

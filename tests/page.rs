@@ -31,8 +31,12 @@ fn the_page_shows_what_happens_and_purges_and_explains() {
         "GET" => origin::json(format!("{:?}", request.target)).after(Duration::from_millis(3)),
         _ => origin::json("{}"),
     });
-    let yaml = support::users_api(&origin, "memory:", "admin_token: sesame")
-        .replace("key: users:list}", "key: users:list, warm: 5}");
+    let yaml = support::users_api(
+        &origin,
+        "memory:",
+        "admin_token: sesame\ncanonical_origin: http://api.example.org",
+    )
+    .replace("key: users:list}", "key: users:list, warm: 5}");
     let larder = Arc::new(Larder::start(yaml));
     let mut browser = Browser::start(&chromium);
     browser.open(&format!("http://{}/", larder.admin_address()));
@@ -53,7 +57,7 @@ fn the_page_shows_what_happens_and_purges_and_explains() {
         "parseFloat($('rate').textContent) > 0 && parseFloat($('ratio').textContent) > 0",
     );
     browser.until("what is hot is known", "$('hottest').children.length > 0");
-    browser.until("the curves have some length", "series.hits.length >= 8");
+    browser.until("the curves have some length", "series.hits.length >= 12");
 
     // It explains.
     browser.eval("$('target').value = 'GET /api/users/7/', $('explain').requestSubmit()");
@@ -239,8 +243,7 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log"] {
             self.call(&format!("{domain}.enable"), json!({}));
         }
-        let size =
-            json!({ "width": 1280, "height": 1180, "deviceScaleFactor": 1, "mobile": false });
+        let size = json!({ "width": 1180, "height": 960, "deviceScaleFactor": 1, "mobile": false });
         self.call("Emulation.setDeviceMetricsOverride", size);
         self.call("Page.navigate", json!({ "url": url }));
         self.until(

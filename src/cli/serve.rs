@@ -14,6 +14,7 @@ use super::{ConfigFile, Failure};
 use crate::admin::Admin;
 use crate::coherence::{Coherence, Journal, hold_for};
 use crate::config::{Access, Config, Route, StoreAddress};
+use crate::metrics::COUNTED;
 use crate::proxy::{Proxy, Setup, plan};
 use crate::server::{self, Manners};
 use crate::store::Store;
@@ -83,6 +84,7 @@ impl Running {
             head: limits.head,
             header_timeout: limits.header_timeout,
             drain: limits.drain,
+            open: Some(&COUNTED.connections),
         };
         let upstream = Upstream::new(config.upstream.clone());
         let warm = config.warm.clone();
@@ -107,6 +109,7 @@ impl Running {
             let stays = watch::channel(false);
             let own = Manners {
                 connections: 256,
+                open: None,
                 ..manners
             };
             tokio::spawn(async move {

@@ -15,7 +15,8 @@ use http::StatusCode;
 use parking_lot::Mutex;
 
 use crate::caching::cache_status::Handling;
-use counting::{CLASSES, Classes, Counter, Gauge, Histogram, Words, class};
+pub use counting::Gauge;
+use counting::{CLASSES, Classes, Counter, Histogram, Words, class};
 
 pub use exposition::{CONTENT_TYPE, exposition, state};
 pub use overview::overview;

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::interim::Turn;
+use crate::metrics::Gauge;
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -32,6 +33,8 @@ pub struct Manners {
     pub header_timeout: Duration,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
+    /// Where open connections are counted.
+    pub open: Option<&'static Gauge>,
 }
 
 /// Who is at the other end of a connection.
@@ -88,6 +91,7 @@ pub async fn serve<F, Answer, B>(
         let (answer, watcher) = (answer.clone(), graceful.watcher());
         tokio::spawn(async move {
             let _place = place;
+            let _open = manners.open.map(Gauge::one);
             let arrived = arriving::arrive(stream, from).await;
             speaking::http1(arrived, manners, watcher, answer).await;
         });
