@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 use support::client::{Answer, Connection};
@@ -122,6 +122,31 @@ fn is_openmetrics(text: &str) {
         let count = format!("{series} {last}");
         assert!(text.lines().any(|line| line == count), "{count}");
     }
+}
+
+#[test]
+fn the_documentation_names_what_is_counted_and_nothing_else() {
+    let (origin, redis) = (api(), RedisServer::start());
+    let mut counted = BTreeSet::new();
+    for store in ["memory:", &redis.url()] {
+        let text = scrape(&Larder::start(users_api(&origin, store, "")));
+        let declared = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        counted.extend(declared.map(|line| line.split(' ').next().unwrap().to_owned()));
+    }
+    let documented: BTreeSet<String> = include_str!("../docs/METRICS.md")
+        .lines()
+        .filter(|line| line.starts_with("| `larder_") || line.starts_with("| `process_"))
+        .flat_map(|line| {
+            line.split('|')
+                .nth(1)
+                .unwrap()
+                .split('`')
+                .skip(1)
+                .step_by(2)
+        })
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(documented, counted);
 }
 
 #[test]
