@@ -5,6 +5,8 @@ mod support;
 
 use std::io::Read;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use support::client::{Answer, Connection};
@@ -339,14 +341,9 @@ impl Asked {
             .sum()
     }
 
+    /// The event of the request, which has this word.
     #[track_caller]
-    fn agree(&self, word: &str, told: &Value, answer: &Answer, target: &str) {
-        let ours = answer.cache_status();
-        let detail = format!("detail={word}");
-        assert!(
-            ours.ends_with(&detail),
-            "Cache-Status: {ours}, expected {word}"
-        );
+    fn logged(&self, target: &str, word: &str) -> Value {
         let path = target.split('?').next().unwrap();
         let mut logged = None;
         eventually("the request is in the log", || {
@@ -358,7 +355,18 @@ impl Asked {
             logged = event;
             logged.as_ref().is_some_and(|event| event["detail"] == word)
         });
-        let logged = logged.unwrap();
+        logged.unwrap()
+    }
+
+    #[track_caller]
+    fn agree(&self, word: &str, told: &Value, answer: &Answer, target: &str) {
+        let ours = answer.cache_status();
+        let detail = format!("detail={word}");
+        assert!(
+            ours.ends_with(&detail),
+            "Cache-Status: {ours}, expected {word}"
+        );
+        let logged = self.logged(target, word);
         assert_eq!(told["detail"], word, "{told:#}");
         assert_eq!(told["cache"], logged["cache"], "{told:#}");
         assert!(told["because"].is_string(), "{told:#}");
@@ -583,6 +591,123 @@ fn a_head_earns_the_word_of_its_look_up() {
     let origin = kept();
     let asked = Asked::with(yaml(&origin, "memory:", ""));
     asked.earns("absent", "HEAD", LIST, &[], "");
+}
+
+#[test]
+fn words_of_copies_that_are_served_past_their_time() {
+    let failing = Arc::new(AtomicBool::new(false));
+    let fails = failing.clone();
+    let origin = Origin::start(
+        move |request| match request.parameter("failing").is_some() {
+            true if fails.load(Ordering::Relaxed) => origin::status(503, "{}"),
+            _ => origin::json("[]").field("Cache-Control", "max-age=1"),
+        },
+    );
+    let stale = ", stale_while_revalidate: 1h";
+    let asked = Asked::with(yaml(&origin, "memory:", stale));
+    asked.larder.get(LIST);
+    let past = |target: &str, word: &str| {
+        eventually("its time is over", || {
+            asked.explain("GET", target, &[], "", true)["detail"] == word
+        });
+    };
+    past(LIST, "stale-while-revalidate");
+    asked.earns("stale-while-revalidate", "GET", LIST, &[], "");
+
+    let stands_in = ", stale_if_error: 1h";
+    let asked = Asked::with(yaml(&origin, "memory:", stands_in));
+    let target = "/api/users/?failing=1";
+    asked.larder.get(target);
+    failing.store(true, Ordering::Relaxed);
+    eventually("its time is over", || {
+        asked.explain("GET", target, &[], "", true)["detail"] == "stale-if-error"
+    });
+    let answer = asked.earns("stale-if-error", "GET", target, &[], "");
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn the_word_after_a_soft_purge() {
+    let origin = kept();
+    let asked = Asked::with(yaml(&origin, "memory:", ""));
+    asked.larder.get(LIST);
+    asked.larder.purge_softly(&["users:list"]);
+    asked.earns("soft-purge", "GET", LIST, &[], "");
+}
+
+#[test]
+fn words_of_whom_the_api_does_not_admit() {
+    let origin = Origin::start(|request| {
+        let token = request.fields.get("authorization").unwrap_or_default();
+        match (request.target.as_str(), token) {
+            ("/api/users/me/", "Token bad") => origin::status(401, "{}"),
+            ("/api/users/me/", _) => origin::json("no JSON at all"),
+            _ => origin::json("[]"),
+        }
+    });
+    let verify = ", access: {verify: /api/users/me/, for: 60s, refuse_for: 60s, scope: [/role]}";
+    let asked = Asked::with(yaml(&origin, "memory:", verify));
+    for (word, token) in [
+        ("verify-refused", "Token bad"),
+        ("verify-failed", "Token odd"),
+    ] {
+        let fields = [("Authorization", token)];
+        // `explain` asks nobody whom the API admits: it is known once somebody has asked.
+        asked.larder.get_with(LIST, &fields);
+        asked.earns(word, "GET", LIST, &fields, "");
+    }
+}
+
+/// Under `policy: http` the origin alone decides, and `explain` says so instead of a word.
+#[test]
+fn words_of_the_origins_own_policy() {
+    let origin = Origin::start(|request| {
+        let answer = origin::json("[]").field("Cache-Control", "max-age=60");
+        match request.target.as_str() {
+            "/o/varied" => answer.field("Vary", "X-Tenant"),
+            // Said with the answer that the stored one is still good, or it goes out before it is kept.
+            "/o/grouped" if request.fields.has("if-none-match") => origin::status(304, "")
+                .field("ETag", "\"a\"")
+                .field("Cache-Groups", "\"users\""),
+            "/o/grouped" => origin::json("[]")
+                .field("ETag", "\"a\"")
+                .field("Cache-Control", "no-cache"),
+            _ => answer,
+        }
+    });
+    let yaml = format!(
+        "upstream: {}\nstore: {{url: \"memory:\"}}\nroutes: [{{path: \"/o/<path:rest>\", policy: http}}]\n",
+        origin.url()
+    );
+    let asked = Asked::with(yaml);
+    asked.larder.get_with("/o/varied", &[("X-Tenant", "a")]);
+    asked.larder.get("/o/grouped");
+    for (word, target, fields) in [
+        ("other-variant", "/o/varied", &[("X-Tenant", "b")]),
+        (
+            "authorization",
+            "/o/plain",
+            &[("Authorization", "Token hush")],
+        ),
+        ("new-group", "/o/grouped", &[("X-Tenant", "a")]),
+    ] {
+        let before = asked.counted(word);
+        let answer = asked.larder.get_with(target, fields);
+        let ours = answer.cache_status();
+        assert!(
+            ours.ends_with(&format!("detail={word}")),
+            "{target}: {ours}"
+        );
+        assert_eq!(asked.counted(word), before + 1, "counted as {word}");
+        asked.logged(target, word);
+        let told = asked.explain("GET", target, fields, "", true);
+        assert!(
+            told["route"]["access"]
+                .as_str()
+                .unwrap()
+                .contains("policy: http")
+        );
+    }
 }
 
 // Looking further.
