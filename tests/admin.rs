@@ -274,3 +274,44 @@ fn the_page_asks_nobody_else_and_holds_nothing_secret() {
         assert_eq!(larder.admin("GET", path).status, 401, "{path}");
     }
 }
+
+#[test]
+fn without_a_token_a_site_whose_name_leads_here_is_told_nothing() {
+    let (_origin, larder) = start("memory:");
+    let ask = |path: &str, host: &str| {
+        let mut admin = Connection::open(larder.admin_address());
+        admin.request("GET", path, &[("Host", host)], b"").status
+    };
+    for host in [
+        "evil.example",
+        "evil.example:9180",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "",
+    ] {
+        for path in [
+            "/keys",
+            "/overview",
+            "/metrics",
+            "/entries/users:list",
+            "/nothing",
+        ] {
+            assert_eq!(ask(path, host), 421, "{path} of {host:?}");
+        }
+        assert_eq!(ask("/readyz", host), 200);
+    }
+    for host in [
+        "localhost",
+        "LocalHost:9180",
+        "127.0.0.1:9180",
+        "[::1]:9180",
+        "10.0.0.1",
+    ] {
+        assert_eq!(ask("/keys", host), 200, "{host}");
+    }
+    let origin = Origin::start(|_| origin::json("[]"));
+    let larder = Larder::start(users_api(&origin, "memory:", "admin_token: hush"));
+    let mut admin = Connection::open(larder.admin_address());
+    let fields = [("Host", "larder:9180"), ("Authorization", "Bearer hush")];
+    assert_eq!(admin.request("GET", "/keys", &fields, b"").status, 200);
+}

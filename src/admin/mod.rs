@@ -4,16 +4,17 @@
 //!
 //! Anything but the health checks, the page and the description asks for `Authorization: Bearer TOKEN` where
 //! `admin_token` is set. Whatever changes something asks for `Content-Type: application/json` or is a PURGE, neither of which
-//! a page in a browser can send elsewhere unasked.
+//! a page in a browser can send elsewhere unasked. Without a token it answers to localhost and to addresses alone.
 
 mod changing;
 mod looking;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -158,6 +159,12 @@ fn find<'p>(
             json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml" }),
         ));
     }
+    if needs != Needs::Nothing && !is_named_here(setup, fields) {
+        return Err((
+            StatusCode::MISDIRECTED_REQUEST,
+            json!({ "detail": "without `admin_token` this listener is asked as localhost or by its address: else a page of a site whose name leads here could ask it" }),
+        ));
+    }
     let Some((operation, rest, _)) = named else {
         let all: Vec<String> = SERVED
             .iter()
@@ -231,6 +238,20 @@ fn is_allowed(setup: &Setup, fields: &HeaderMap) -> bool {
         .get(header::AUTHORIZATION)
         .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     given.is_some_and(|given| blake3::hash(given) == blake3::hash(token.expose().as_bytes()))
+}
+
+/// DNS rebinding: to a browser a page of a name that leads to this machine is of the same origin as what is answered here.
+/// It has no token; where none is asked for, such a name is nobody's.
+fn is_named_here(setup: &Setup, fields: &HeaderMap) -> bool {
+    if setup.config.admin_token.is_some() {
+        return true;
+    }
+    let host = fields.get(header::HOST).and_then(|host| host.to_str().ok());
+    let Some(host) = host.and_then(|host| host.parse::<Authority>().ok()) else {
+        return false;
+    };
+    let name = host.host().trim_matches(['[', ']']);
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 fn is_json(fields: &HeaderMap) -> bool {
