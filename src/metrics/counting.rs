@@ -52,6 +52,12 @@ impl Counter {
 #[derive(Debug)]
 pub struct Gauge(AtomicI64);
 
+impl Default for Gauge {
+    fn default() -> Self {
+        Gauge::new()
+    }
+}
+
 /// One of what a gauge counts; it is one less when this is dropped.
 pub struct One(&'static Gauge);
 
