@@ -223,6 +223,7 @@ fn client(target: &'static str, fields: HeaderMap) -> Client {
         fields,
         interim: None,
         notes: None,
+        head: None,
     }
 }
 

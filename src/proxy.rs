@@ -5,6 +5,7 @@ pub mod admit;
 pub mod cap;
 pub mod fetch;
 pub mod hottest;
+pub mod known;
 pub mod obey;
 pub mod pass;
 pub mod plan;
@@ -47,6 +48,7 @@ use crate::message::framing;
 use crate::message::target::{self, TargetUri};
 use crate::metrics::{self, OfRoute};
 use crate::reply::{self, Reply};
+use crate::server::lane::RawHead;
 use crate::upstream::Upstream;
 use cap::Cap;
 use fetch::Answer;
@@ -65,6 +67,8 @@ pub struct Proxy {
 
 /// One configuration at work: what a reload replaces at once.
 pub struct Setup {
+    /// No other has it.
+    number: known::Number,
     pub config: Config,
     pub served: Vec<Served>,
     pub upstream: Arc<Upstream>,
@@ -100,6 +104,8 @@ pub struct Served {
     pub varied: ArcSwap<Vec<HeaderName>>,
     /// The fields by which its answers vary and that no key holds: who sends one is passed on.
     pub unkeyed: ArcSwap<Vec<HeaderName>>,
+    /// Another whenever either has grown.
+    pub learnt: known::Number,
     /// Under this name the instances tell each other of `varied`.
     noted_as: String,
     asked_others: Mutex<Option<Instant>>,
@@ -121,6 +127,8 @@ pub struct Client {
     pub interim: Option<Turn>,
     /// For its event in the log.
     pub notes: Option<Arc<Notes>>,
+    /// Its head as it came, if that may be known again.
+    pub head: Option<known::Head>,
 }
 
 impl Client {
@@ -155,19 +163,27 @@ impl Proxy {
     /// What needs no waiting is done at once: whatever a future holds is moved with it, and each hit is one.
     pub fn handle(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: Option<IpAddr>,
         interim: Option<Turn>,
     ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
         let setup = self.setup();
         let logs = setup.config.logs.access;
         let started = (logs || setup.is_counting).then(clock::stopwatch);
-        let notes = logs.then(|| Arc::new(Notes::of(&request)));
+        let notes = logs.then(|| {
+            let (method, path) = (request.method(), request.uri().path());
+            Arc::new(Notes::of(method, path, request.headers()))
+        });
+        let head = request.extensions_mut().remove::<RawHead>();
         let mut route = None;
         let answered = match accept(&setup.config, request, peer) {
             Ok((mut client, content)) => {
                 client.interim = interim;
                 client.notes = notes.clone();
+                client.head = head.map(|RawHead(bytes)| known::Head {
+                    is_trusted: known::trusts(&setup, peer),
+                    bytes,
+                });
                 let (method, target) = (&client.method, &client.target);
                 let plan = plan::plan(&setup.config, method, target, !content.is_end_stream());
                 if let Plan::Read { route: under, .. } = &plan {
@@ -293,6 +309,7 @@ pub fn accept<C: Body>(
             via,
             interim: None,
             notes: None,
+            head: None,
         },
         content,
     ))
@@ -316,6 +333,7 @@ impl Setup {
             .map(|route| Served::new(&config, route))
             .collect();
         Setup {
+            number: known::Number::default(),
             cap: Cap::new(config.limits.copies),
             is_counting: config.admin.is_some(),
             unrouted: metrics::of_route(metrics::NO_ROUTE),
@@ -348,6 +366,7 @@ impl Served {
             absence: plan::absence_states(&config.purge, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),
+            learnt: known::Number::default(),
             noted_as: format!("{name}~vary"),
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
@@ -367,12 +386,17 @@ impl Served {
     }
 
     pub fn learn_here(&self, names: &[HeaderName]) -> bool {
-        add(&self.varied, names)
+        let news = add(&self.varied, names);
+        if news {
+            self.learnt.renew();
+        }
+        news
     }
 
     /// An answer was seen to vary by a field that no fill carries.
     pub fn learn_unkeyed(&self, names: &[HeaderName]) {
         if add(&self.unkeyed, names) {
+            self.learnt.renew();
             let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
             let (route, names) = (self.route.path.as_str(), names.join(", "));
             tracing::warn!(

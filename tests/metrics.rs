@@ -411,6 +411,53 @@ fn a_fill_is_not_called_what_a_client_says_as_its_answer_is_for_others() {
 }
 
 #[test]
+fn a_request_that_is_known_by_its_bytes_is_counted_and_logged_as_any_other() {
+    let origin = Origin::start(|_| origin::json("[]").field("X-Request-Id", "the API's own"));
+    let redis = RedisServer::start();
+    for store in ["memory:", &redis.url()] {
+        let larder = Larder::with(json_logs(&origin, store))
+            .env("RUST_LOG", "trace")
+            .start();
+        let mut client = larder.connect();
+        let mut ids = Vec::new();
+        eventually("it is known", || {
+            let answer = client.get("/api/users/7/");
+            let [id] = answer.fields.all("x-request-id")[..] else {
+                panic!("{:?}", answer.fields);
+            };
+            ids.push(id.to_owned());
+            larder.output().contains("known again")
+        });
+        let requests = ids.len();
+        eventually("all are logged", || {
+            let output = larder.output();
+            ids.iter().all(|id| output.contains(id.as_str()))
+        });
+        let logged = event(&larder, "/api/users/7/");
+        assert_eq!(
+            (&logged["cache"], &logged["bytes"]),
+            (&"hit".into(), &2.into())
+        );
+        assert!(
+            logged["store_ms"].as_f64().is_some_and(|ms| ms > 0.0),
+            "{logged}"
+        );
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), requests, "each has an id of its own");
+        let counted = total(&larder, "larder_requests_total", &[("route", ROUTE)]);
+        assert_eq!(counted, requests as f64);
+
+        // The client's own id is in its bytes.
+        let fields = [("X-Request-Id", "from-nginx")];
+        for _ in 0..8 {
+            let answer = client.request("GET", "/api/users/7/", &fields, b"");
+            assert_eq!(answer.fields.all("x-request-id"), ["from-nginx"]);
+        }
+    }
+}
+
+#[test]
 fn without_an_access_log_no_id_is_made() {
     let origin = api();
     let larder = Larder::start(users_api(&origin, "memory:", "logs: {access: false}"));

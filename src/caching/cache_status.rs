@@ -134,6 +134,9 @@ pub enum Handling {
 }
 
 impl Handling {
+    /// How a fresh hit begins; its ttl follows.
+    pub const HIT: &'static str = "larder; hit; ttl=";
+
     pub fn forwarded(why: Forward) -> Handling {
         Handling::Forwarded {
             why,
@@ -169,7 +172,7 @@ impl Handling {
         let _ = match self {
             // What a hit says is short and said often.
             Handling::Hit { ttl } => {
-                text.push_str("larder; hit; ttl=");
+                text.push_str(Handling::HIT);
                 write!(text, "{ttl}")
             }
             other => write!(text, "{other}"),
@@ -181,7 +184,7 @@ impl Handling {
 impl fmt::Display for Handling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Handling::Hit { ttl } => write!(f, "larder; hit; ttl={ttl}"),
+            Handling::Hit { ttl } => write!(f, "{}{ttl}", Handling::HIT),
             Handling::StaleHit { stale } => write!(
                 f,
                 "larder; hit; ttl=-{stale}; detail={}",

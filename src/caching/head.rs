@@ -44,6 +44,8 @@ struct Shared {
     varied: Vec<HeaderName>,
     /// With Via, and with places for Date, Age and Cache-Status.
     ready: HeaderMap,
+    /// The same as lines, without those places and without Content-Length.
+    lines: Vec<u8>,
 }
 
 impl PartialEq for Shared {
@@ -116,6 +118,24 @@ impl Head {
         fields
     }
 
+    /// Whether a hit's fields are those of `ready`, its own and Age alone: what it has twice needs a second look.
+    pub fn is_plain(&self) -> bool {
+        self.own.iter().any(|(name, _)| *name == header::DATE)
+    }
+
+    /// Appends the lines of a hit's fields: those of `of_a_hit` without Cache-Status, and Content-Length.
+    pub fn write_hit(&self, into: &mut Vec<u8>, length: usize, age: u64) {
+        into.extend_from_slice(&self.shared.lines);
+        for (name, value) in &self.own {
+            write_line(into, name, value.as_bytes());
+        }
+        let mut number = itoa::Buffer::new();
+        let length = number.format(length);
+        write_line(into, &header::CONTENT_LENGTH, length.as_bytes());
+        let age = number.format(age);
+        write_line(into, &header::AGE, age.as_bytes());
+    }
+
     /// Appends ` ⇥name: value` for each field of its own, and then the shared text.
     pub fn write(&self, into: &mut Vec<u8>) {
         for (name, value) in &self.own {
@@ -139,7 +159,7 @@ impl Head {
 
     /// Bytes it takes in memory, roughly but never less.
     pub fn weight(&self) -> usize {
-        self.shared.text.len() + self.shared.ready.len() * 128 + self.own.len() * 128
+        self.shared.text.len() * 2 + self.shared.ready.len() * 128 + self.own.len() * 128
     }
 }
 
@@ -176,6 +196,14 @@ impl Shared {
             let (name, value) = read_field(&text, word)?;
             ready.append(name, value);
         }
+        let mut lines = Vec::new();
+        let mut sent = ready.clone();
+        append_via(&mut sent);
+        for (name, value) in &sent {
+            if !matches!(*name, header::CONTENT_LENGTH | header::AGE) {
+                write_line(&mut lines, name, value.as_bytes());
+            }
+        }
         ready.append(header::DATE, HeaderValue::from_static(""));
         ready.append(header::AGE, HeaderValue::from_static(""));
         append_via(&mut ready);
@@ -184,9 +212,17 @@ impl Shared {
             origin,
             varied,
             ready,
+            lines,
             text,
         })
     }
+}
+
+fn write_line(into: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    into.extend_from_slice(name.as_str().as_bytes());
+    into.extend_from_slice(b": ");
+    into.extend_from_slice(value);
+    into.extend_from_slice(b"\r\n");
 }
 
 /// A tab may stand in a field's value, but is our separator.

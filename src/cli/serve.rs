@@ -114,7 +114,7 @@ impl Running {
             };
             tokio::spawn(async move {
                 let _stays = &stays.0;
-                server::serve(admin, own, stays.1.clone(), move |request, _, _| {
+                server::serve(admin, own, stays.1.clone(), None, move |request, _, _| {
                     admin::answer(operator.clone(), request)
                 })
                 .await;
@@ -126,6 +126,7 @@ impl Running {
                 listener,
                 manners,
                 ended,
+                Some(proxy.clone()),
                 move |request, peer, interim| proxy.handle(request, Some(peer.address), interim),
             ))
         };

@@ -55,9 +55,14 @@ impl Scheme {
     }
 }
 
+/// Whether what `ip` says of others counts.
+pub fn trusts(trusted: &[IpNet], ip: IpAddr) -> bool {
+    trusted.iter().any(|net| net.contains(&ip.to_canonical()))
+}
+
 /// Reads the way here off a request's fields. `peer` is `None` on a unix socket, which is trusted.
 pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, trusted: &[IpNet]) -> Via {
-    let trusts = |ip: &IpAddr| trusted.iter().any(|net| net.contains(&ip.to_canonical()));
+    let trusts = |ip: &IpAddr| trusts(trusted, *ip);
     let claims_https = fields
         .get(X_FORWARDED_PROTO)
         .is_some_and(|proto| last(proto).eq_ignore_ascii_case("https"));

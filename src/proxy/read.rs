@@ -9,7 +9,7 @@ use tracing::{debug, trace, warn};
 
 use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
 use super::present::{self, Asked, Presented};
-use super::{Client, Served, Setup, admit, pass, refresh};
+use super::{Client, Served, Setup, admit, known, pass, refresh};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::reuse::{self, Reuse, Terms, reuse};
@@ -32,10 +32,17 @@ pub fn read(
     captures: Captures,
     client: Client,
 ) -> impl Future<Output = Result<Reply, Error>> + Send {
+    // Before it is presented: what is learnt meanwhile makes it unknown.
+    let terms = known::terms_of(&setup, &client, route);
     let presented = present(&setup, &setup.served[route], &captures, &client);
     async move {
         match look_up(&setup, route, &captures, &client, &presented).await? {
-            Looked::Hit(reply) => Ok(reply),
+            Looked::Hit(reply) => {
+                if let (Some(terms), Presented::Asked(asked)) = (terms, &presented) {
+                    known::remember(&setup, &client, terms, (route, &captures), asked);
+                }
+                Ok(reply)
+            }
             // Boxed, or a hit would carry room for all that it does not need.
             other => {
                 let client = Arc::new(client);

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderName, HeaderValue};
-use http::{Method, Request};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
 use hyper::body::Body;
 use tracing::info;
 
@@ -38,8 +38,7 @@ pub struct Notes {
 }
 
 impl Notes {
-    pub fn of<B>(request: &Request<B>) -> Notes {
-        let fields = request.headers();
+    pub fn of(method: &Method, path: &str, fields: &HeaderMap) -> Notes {
         let given = fields.get(X_REQUEST_ID).filter(|id| is_sane(id));
         let trace = fields.get(TRACEPARENT).and_then(trace_of);
         Notes {
@@ -47,8 +46,8 @@ impl Notes {
             id: given.cloned().unwrap_or_else(made),
             fill: OnceLock::new(),
             trace,
-            method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            method: method.clone(),
+            path: path.to_owned(),
             store: AtomicU64::new(0),
             upstream: AtomicU64::new(0),
         }
@@ -110,55 +109,79 @@ pub fn tell(
     notes: Option<&Notes>,
     started: Instant,
 ) {
-    let took = started.elapsed();
-    if setup.is_counting {
-        let counts = match route {
-            Some(route) => &setup.served[route].counts,
-            None => &setup.unrouted,
-        };
-        counts.answered(reply.handling, reply.response.status(), took);
-    }
+    let told = Told {
+        status: reply.response.status(),
+        handling: reply.handling,
+        bytes: reply.response.body().size_hint().exact(),
+        took: started.elapsed(),
+    };
+    told.of(setup, route, notes);
     if let Some(notes) = notes {
-        let route = route.map_or(NO_ROUTE, |route| setup.config.routes[route].path.as_str());
-        log(notes, route, reply, took);
         let fields = reply.response.headers_mut();
         fields.insert(X_REQUEST_ID, notes.id.clone());
     }
 }
 
-fn log(notes: &Notes, route: &str, reply: &Reply, took: Duration) {
-    let ms = |nanos: u64| (nanos > 0).then(|| (nanos / 1000) as f64 / 1000.0);
-    info!(
-        target: "larder::access",
-        method = notes.method.as_str(),
-        path = notes.path,
-        route,
-        status = reply.response.status().as_u16(),
-        cache = reply.handling.word(),
-        detail = reply.handling.detail().unwrap_or("-"),
-        stored = matches!(reply.handling, Handling::Forwarded { stored: true, .. }),
-        collapsed = matches!(reply.handling, Handling::Forwarded { collapsed: true, .. }),
-        bytes = reply.response.body().size_hint().exact(),
-        ms = took.as_micros() as f64 / 1000.0,
-        store_ms = ms(notes.store.load(Relaxed)),
-        upstream_ms = ms(notes.upstream.load(Relaxed)),
-        id = notes.id_text(),
-        fill_id = notes.fill.get().and_then(|id| id.to_str().ok()),
-        trace = notes.trace.as_deref(),
-        "request"
-    );
+/// An answer, as it is counted and logged.
+pub struct Told {
+    pub status: StatusCode,
+    pub handling: Handling,
+    pub bytes: Option<u64>,
+    pub took: Duration,
+}
+
+impl Told {
+    pub fn of(&self, setup: &Setup, route: Option<usize>, notes: Option<&Notes>) {
+        if setup.is_counting {
+            let counts = match route {
+                Some(route) => &setup.served[route].counts,
+                None => &setup.unrouted,
+            };
+            counts.answered(self.handling, self.status, self.took);
+        }
+        if let Some(notes) = notes {
+            let pattern = |route: usize| setup.config.routes[route].path.as_str();
+            self.log(notes, route.map_or(NO_ROUTE, pattern));
+        }
+    }
+
+    fn log(&self, notes: &Notes, route: &str) {
+        let ms = |nanos: u64| (nanos > 0).then(|| (nanos / 1000) as f64 / 1000.0);
+        let handling = self.handling;
+        info!(
+            target: "larder::access",
+            method = notes.method.as_str(),
+            path = notes.path,
+            route,
+            status = self.status.as_u16(),
+            cache = handling.word(),
+            detail = handling.detail().unwrap_or("-"),
+            stored = matches!(handling, Handling::Forwarded { stored: true, .. }),
+            collapsed = matches!(handling, Handling::Forwarded { collapsed: true, .. }),
+            bytes = self.bytes,
+            ms = self.took.as_micros() as f64 / 1000.0,
+            store_ms = ms(notes.store.load(Relaxed)),
+            upstream_ms = ms(notes.upstream.load(Relaxed)),
+            id = notes.id_text(),
+            fill_id = notes.fill.get().and_then(|id| id.to_str().ok()),
+            trace = notes.trace.as_deref(),
+            "request"
+        );
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Request;
 
     fn notes(fields: &[(&str, &str)]) -> Notes {
         let mut request = Request::builder().uri("/api/users/?token=hush");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        Notes::of(&request.body(()).unwrap())
+        let request = request.body(()).unwrap();
+        Notes::of(request.method(), request.uri().path(), request.headers())
     }
 
     #[test]

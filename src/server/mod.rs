@@ -2,6 +2,7 @@
 
 mod arriving;
 mod head_timer;
+pub mod lane;
 mod speaking;
 
 use std::io;
@@ -18,6 +19,7 @@ use tracing::warn;
 
 use crate::interim::Turn;
 use crate::metrics::Gauge;
+use crate::proxy::Proxy;
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -55,11 +57,12 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `end` turns true, then lets what is under way finish.
+/// Serves until `end` turns true, then lets what is under way finish. `knowing`: who may know requests by their bytes.
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: Manners,
     mut end: watch::Receiver<bool>,
+    knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
     F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Clone + Send + Sync + 'static,
@@ -89,11 +92,12 @@ pub async fn serve<F, Answer, B>(
             }
         };
         let (answer, watcher) = (answer.clone(), graceful.watcher());
+        let knowing = knowing.clone();
         tokio::spawn(async move {
             let _place = place;
             let _open = manners.open.map(Gauge::one);
             let arrived = arriving::arrive(stream, from).await;
-            speaking::http1(arrived, manners, watcher, answer).await;
+            speaking::http1(arrived, manners, watcher, knowing, answer).await;
         });
     }
     drop(listener);

@@ -1,0 +1,366 @@
+//! Requests known again by their bytes. What the first half of a request's way makes of a head (accept → route → present) is
+//! a pure function of its bytes, of how its connection came and of the configuration: so a head that led to a hit need not be
+//! read twice. What is remembered is what to look up, never an answer; each request looks up anew.
+//!
+//! Each thread remembers for itself, so that no core waits for another. Nothing is remembered that depends on anything else:
+//! no route whose upstream decides who is admitted, no condition, no range, no coding.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::HeaderValue;
+use http::{Method, StatusCode, header};
+use tracing::trace;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::present::Asked;
+use super::told::{Notes, Told};
+use super::{Client, Proxy, Setup};
+use crate::caching::cache_status::Handling;
+use crate::caching::key::HashingSecret;
+use crate::caching::reuse::{Reuse, reuse};
+use crate::caching::stored::Stored;
+use crate::clock::{self, Timestamp};
+use crate::coherence::LookUp;
+use crate::config::{Access, Policy, Route};
+use crate::message::{conditions, forwarded};
+use crate::route::Captures;
+use crate::server::Peer;
+use crate::store::Store;
+
+/// Heads that a thread remembers: so many in each of so many sets, where the newest takes the oldest one's place.
+const WAYS: usize = 4;
+const SETS: usize = 1024;
+
+/// Heads of which a thread knows that it has seen them.
+const MARKS: usize = 4 * SETS * WAYS;
+
+/// Bytes of a head that is remembered.
+const LONGEST: usize = 2048;
+
+/// A request that led to a hit.
+pub struct Known {
+    hash: u64,
+    head: Bytes,
+    terms: Terms,
+    route: usize,
+    captures: Captures,
+    client: Client,
+    asked: Asked,
+    secret: HashingSecret,
+}
+
+/// Under what it was presented: under anything else it may be another request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// The configuration, and what was learnt of the route's answers.
+    setup: u64,
+    learnt: u64,
+    /// Whether the peer counts as a proxy of ours.
+    is_trusted: bool,
+}
+
+/// A request's head as it came.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub bytes: Bytes,
+    pub is_trusted: bool,
+}
+
+/// A number that is given out once.
+#[derive(Debug)]
+pub struct Number(AtomicU64);
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+impl Number {
+    pub fn renew(&self) {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.0.store(next, Ordering::Release);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Default for Number {
+    fn default() -> Self {
+        Number(AtomicU64::new(NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+/// A copy that is sent as it is.
+pub struct Hit {
+    stored: Arc<Stored>,
+    age: u64,
+    ttl: u64,
+    id: Option<HeaderValue>,
+}
+
+pub type LookingUp = Pin<Box<dyn Future<Output = Option<Hit>> + Send>>;
+
+pub enum Found {
+    Hit(Hit),
+    /// The store takes its time. With the bytes, should it come to nothing.
+    LookingUp(Bytes, LookingUp),
+}
+
+type Set = [Option<Arc<Known>>; WAYS];
+
+thread_local! {
+    static KNOWN: RefCell<Vec<Set>> = const { RefCell::new(Vec::new()) };
+    /// By which a head is recognised that comes for the second time.
+    static SEEN: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A head's own bytes, if it is not the first time that this thread sees them.
+pub fn worth_knowing(head: &[u8]) -> Option<Bytes> {
+    if head.len() > LONGEST || !head.starts_with(b"GET ") {
+        return None;
+    }
+    let hash = xxh3_64(head);
+    let mark = (hash >> 32) as u32;
+    SEEN.with_borrow_mut(|seen| {
+        if seen.is_empty() {
+            seen.resize(MARKS, 0);
+        }
+        let place = &mut seen[hash as usize % MARKS];
+        (std::mem::replace(place, mark) == mark).then(|| Bytes::copy_from_slice(head))
+    })
+}
+
+/// The terms under which a request is about to be presented, if it is to be remembered.
+pub fn terms_of(setup: &Setup, client: &Client, route: usize) -> Option<(Terms, HashingSecret)> {
+    let is_trusted = client.head.as_ref()?.is_trusted;
+    let secret = setup.coherence.store().secret()?;
+    Some((terms(setup, route, is_trusted), secret))
+}
+
+/// Remembers what a head asked for that was answered from the store, if that hangs on nothing but its bytes.
+pub fn remember(
+    setup: &Setup,
+    client: &Client,
+    (terms, secret): (Terms, HashingSecret),
+    (route, captures): (usize, &Captures),
+    asked: &Asked,
+) {
+    let Some(Head { bytes: head, .. }) = &client.head else {
+        return;
+    };
+    if !is_as_it_is(&setup.config.routes[route]) || !asks_for_all(client) {
+        return;
+    }
+    let known = Known {
+        hash: xxh3_64(head),
+        head: head.clone(),
+        terms,
+        route,
+        captures: captures.clone(),
+        client: Client {
+            interim: None,
+            head: None,
+            notes: None,
+            ..client.clone()
+        },
+        asked: asked.clone(),
+        secret,
+    };
+    KNOWN.with_borrow_mut(|sets| {
+        if sets.is_empty() {
+            sets.resize(SETS, [const { None }; WAYS]);
+        }
+        let set = &mut sets[known.hash as usize % SETS];
+        let same = set
+            .iter()
+            .position(|other| other.as_ref().is_some_and(|other| other.head == known.head));
+        set[..=same.unwrap_or(WAYS - 1)].rotate_right(1);
+        set[0] = Some(Arc::new(known));
+    });
+}
+
+/// Whether a hit on this route is its copy, for as long as that is fresh.
+fn is_as_it_is(route: &Route) -> bool {
+    let by_bytes = match &route.access {
+        Access::PerCredential | Access::Public => true,
+        Access::Verify(_) => false,
+    };
+    by_bytes && route.policy == Policy::Ttl && route.compress.is_empty() && !route.early_refresh
+}
+
+fn asks_for_all(client: &Client) -> bool {
+    let fields = &client.fields;
+    let stays = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+    client.method == Method::GET
+        && !conditions::are_in(fields)
+        && !fields.contains_key(header::RANGE)
+        && !fields.contains_key(header::EXPECT)
+        && !fields.contains_key(header::UPGRADE)
+        && fields.get_all(header::CONNECTION).iter().all(stays)
+}
+
+impl Proxy {
+    /// Looks up what these bytes ask for, if they are known.
+    pub fn known(&self, read: &[u8], peer: &Peer) -> Option<Found> {
+        if read.len() > LONGEST {
+            return None;
+        }
+        let hash = xxh3_64(read);
+        let is_it = |known: &&Arc<Known>| known.hash == hash && known.head == read;
+        let known = KNOWN.with_borrow(|sets| {
+            let set = sets.get(hash as usize % SETS)?;
+            set.iter().flatten().find(is_it).cloned()
+        })?;
+        let setup = self.setup.load();
+        // First the configuration: a route's place means nothing in another.
+        if known.terms.setup != setup.number.get()
+            || known.terms != terms(&setup, known.route, trusts(&setup, Some(peer.address)))
+            || setup.coherence.store().secret() != Some(known.secret)
+        {
+            return None;
+        }
+        let started = (setup.is_counting || setup.config.logs.access).then(clock::stopwatch);
+        let now = clock::now();
+        if let Some(hottest) = &setup.served[known.route].hottest {
+            let access = &setup.served[known.route].route.access;
+            hottest.count(
+                &setup.config,
+                access,
+                &known.asked,
+                &known.captures,
+                &known.client,
+            );
+        }
+        match &**setup.coherence.store() {
+            Store::Memory(_) => {
+                let asked = &known.asked;
+                let looked = setup
+                    .coherence
+                    .look_up(&asked.copy, &asked.depends, &asked.origin)
+                    .now_or_never()?;
+                known.answered(&setup, looked, now, started).map(Found::Hit)
+            }
+            Store::Redis(_) => {
+                let setup = self.setup.load_full();
+                let head = known.head.clone();
+                let looking_up = Box::pin(async move {
+                    let asked = &known.asked;
+                    let looked =
+                        setup
+                            .coherence
+                            .look_up(&asked.copy, &asked.depends, &asked.origin);
+                    let looked = looked.await;
+                    known.answered(&setup, looked, now, started)
+                });
+                Some(Found::LookingUp(head, looking_up))
+            }
+        }
+    }
+}
+
+fn terms(setup: &Setup, route: usize, is_trusted: bool) -> Terms {
+    Terms {
+        setup: setup.number.get(),
+        learnt: setup.served[route].learnt.get(),
+        is_trusted,
+    }
+}
+
+/// Whether a peer counts as a proxy of ours. `None` is a unix socket's.
+pub fn trusts(setup: &Setup, peer: Option<IpAddr>) -> bool {
+    let trusted = &setup.config.trusted_proxies;
+    peer.is_none_or(|peer| !trusted.is_empty() && forwarded::trusts(trusted, peer))
+}
+
+impl Known {
+    /// The hit that a look-up came to, if it is one that needs no second thought.
+    fn answered(
+        &self,
+        setup: &Setup,
+        looked: LookUp,
+        now: Timestamp,
+        started: Option<Instant>,
+    ) -> Option<Hit> {
+        let LookUp::Valid(stored) = looked else {
+            return None;
+        };
+        let route = &setup.served[self.route].route;
+        let Reuse::Serve { left } = reuse(&stored, super::read::terms(route), now, || u64::MAX)
+        else {
+            return None;
+        };
+        if stored.status != StatusCode::OK
+            || !self.asked.holds(stored.head.varied())
+            || !stored.head.is_plain()
+        {
+            return None;
+        }
+        let (age, ttl) = (stored.age(now).as_secs(), left.as_secs());
+        let id = started.and_then(|started| self.tell(setup, &stored, ttl, started));
+        trace!(copy = %self.asked.copy, "served, known again");
+        let hit = Hit {
+            stored,
+            age,
+            ttl,
+            id,
+        };
+        Some(hit)
+    }
+
+    /// Counts and logs the hit. Gives what it is called, if it is logged: each request anew, though the bytes are the same.
+    fn tell(
+        &self,
+        setup: &Setup,
+        stored: &Stored,
+        ttl: u64,
+        started: Instant,
+    ) -> Option<HeaderValue> {
+        let (client, took) = (&self.client, started.elapsed());
+        let notes = setup.config.logs.access.then(|| {
+            let notes = Notes::of(&client.method, client.target.path(), &client.fields);
+            notes.store_took(took);
+            notes
+        });
+        let told = Told {
+            status: stored.status,
+            handling: Handling::Hit { ttl },
+            bytes: Some(stored.body.len() as u64),
+            took,
+        };
+        told.of(setup, Some(self.route), notes.as_ref());
+        notes.map(|notes| notes.id().clone())
+    }
+}
+
+impl Hit {
+    pub fn body(&self) -> &Bytes {
+        &self.stored.body
+    }
+}
+
+/// The head of a hit as it goes over the wire, in bytes that are used again and again.
+pub fn with_head<T>(hit: &Hit, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    HEAD.with_borrow_mut(|head| {
+        head.clear();
+        head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        hit.stored
+            .head
+            .write_hit(head, hit.stored.body.len(), hit.age);
+        head.extend_from_slice(b"cache-status: ");
+        head.extend_from_slice(Handling::HIT.as_bytes());
+        head.extend_from_slice(itoa::Buffer::new().format(hit.ttl).as_bytes());
+        if let Some(id) = &hit.id {
+            head.extend_from_slice(b"\r\nx-request-id: ");
+            head.extend_from_slice(id.as_bytes());
+        }
+        head.extend_from_slice(b"\r\n\r\n");
+        write(head)
+    })
+}

@@ -1,0 +1,365 @@
+//! The short way of a hit: beneath HTTP's own machinery, between two of its requests.
+//!
+//! A client that asks again mostly sends the very bytes that it, or another like it, has sent before. Where they are known
+//! (`proxy::known`), what they ask for is looked up at once, and a hit is written from here; whatever else they come to, the
+//! machinery is handed the bytes as if it had read them itself. It knows nothing of requests that were answered here.
+//!
+//! All hangs on one question: is this the first byte of a request? It is, if of what the machinery was handed nothing can be
+//! left in its buffers: every request so far was one head, read off its own bytes without any doubt, and as much content as it
+//! declares; each was answered, and its answer is written. A single read that does not fit, and the connection is the
+//! machinery's alone until it ends.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::{Request, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Peer;
+use crate::proxy::Proxy;
+use crate::proxy::known::{self, Hit, LookingUp};
+
+/// Bodies up to this are copied behind their heads: one piece is cheaper to send than two.
+const COPIED: usize = 4 * 1024;
+
+/// The bytes of a request's head, for whoever wants to know it again.
+#[derive(Debug, Clone)]
+pub struct RawHead(pub Bytes);
+
+/// What the machinery's side says of its requests.
+#[derive(Debug, Default)]
+pub struct Exchanges {
+    /// How many it has begun.
+    begun: AtomicU64,
+    /// How many answers it has let go of, written or on their way.
+    answered: AtomicU64,
+    /// Bytes of content of the latest; `UNKNOWN` if that cannot be said.
+    content: AtomicU64,
+    /// The latest one's head, if it may be worth knowing again.
+    head: parking_lot::Mutex<Option<Bytes>>,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+impl Exchanges {
+    /// The machinery has read a request.
+    pub fn begin<B: Body>(&self, request: &mut Request<B>) {
+        let length = match request.headers().contains_key(header::TRANSFER_ENCODING) {
+            true => None,
+            false => request.body().size_hint().exact(),
+        };
+        self.content
+            .store(length.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        if let Some(head) = self.head.lock().take() {
+            request.extensions_mut().insert(RawHead(head));
+        }
+    }
+}
+
+pin_project! {
+    /// An answer's body, which says when it is let go of.
+    pub struct Answering<B> {
+        #[pin]
+        body: B,
+        until: Until,
+    }
+}
+
+struct Until(Arc<Exchanges>);
+
+impl Drop for Until {
+    fn drop(&mut self) {
+        self.0.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer as the machinery is given it.
+pub fn answering<B>(answer: Response<B>, exchanges: Arc<Exchanges>) -> Response<Answering<B>> {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // What follows is no request.
+        exchanges.content.store(UNKNOWN, Ordering::Relaxed);
+    }
+    let until = Until(exchanges);
+    answer.map(|body| Answering { body, until })
+}
+
+impl<B: Body> Body for Answering<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Where the connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// What is read next is the first byte of a request.
+    Between,
+    /// The machinery was handed one whole head, and so many bytes behind it; `begun` had said so many before.
+    Handed { begun: u64, beyond: u64 },
+    /// Nobody here can tell any more where a request begins.
+    Lost,
+}
+
+/// A client's stream.
+pub struct Lane<S> {
+    stream: S,
+    /// Who may know requests; nobody, on the operator's listener.
+    knowing: Option<Arc<Proxy>>,
+    peer: Peer,
+    exchanges: Arc<Exchanges>,
+    place: Place,
+    under_way: Option<UnderWay>,
+}
+
+/// What became of known bytes, while it takes its time.
+enum UnderWay {
+    LookingUp(Bytes, LookingUp),
+    Writing { head: Bytes, body: Bytes },
+}
+
+impl<S> Lane<S> {
+    pub fn new(
+        stream: S,
+        knowing: Option<Arc<Proxy>>,
+        peer: Peer,
+        exchanges: Arc<Exchanges>,
+    ) -> Self {
+        Lane {
+            stream,
+            place: match knowing {
+                Some(_) => Place::Between,
+                None => Place::Lost,
+            },
+            knowing,
+            peer,
+            exchanges,
+            under_way: None,
+        }
+    }
+
+    /// The machinery is handed what was read.
+    fn hand(&mut self, read: &[u8]) {
+        self.place = match self.place {
+            Place::Between => match head_of(read) {
+                Some(head) => {
+                    *self.exchanges.head.lock() = match head == read.len() {
+                        true => known::worth_knowing(read),
+                        false => None,
+                    };
+                    Place::Handed {
+                        begun: self.exchanges.begun.load(Ordering::Relaxed),
+                        beyond: (read.len() - head) as u64,
+                    }
+                }
+                None => Place::Lost,
+            },
+            Place::Handed { begun, beyond } => Place::Handed {
+                begun,
+                beyond: beyond + read.len() as u64,
+            },
+            Place::Lost => Place::Lost,
+        };
+    }
+
+    /// The machinery has nothing left to write.
+    fn flushed(&mut self) {
+        let Place::Handed { begun, beyond } = self.place else {
+            return;
+        };
+        let exchanges = &self.exchanges;
+        let has_begun = exchanges.begun.load(Ordering::Relaxed);
+        if has_begun == begun || exchanges.answered.load(Ordering::Relaxed) != has_begun {
+            return;
+        }
+        let content = exchanges.content.load(Ordering::Relaxed);
+        self.place = match has_begun == begun + 1 && content == beyond {
+            true => Place::Between,
+            false => Place::Lost,
+        };
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Lane<S> {
+    /// Writes a hit, as much as goes at once; the rest is under way.
+    fn write(&mut self, hit: Hit, cx: &mut Context<'_>) -> io::Result<()> {
+        known::with_head(&hit, |head| {
+            let body = hit.body();
+            let written = match body.len() <= COPIED {
+                true => {
+                    head.extend_from_slice(body);
+                    Pin::new(&mut self.stream).poll_write(cx, head)
+                }
+                false => {
+                    let both = [IoSlice::new(head), IoSlice::new(body)];
+                    Pin::new(&mut self.stream).poll_write_vectored(cx, &both)
+                }
+            };
+            let written = match written {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => 0,
+            };
+            let body = match body.len() <= COPIED {
+                true => Bytes::new(),
+                false => body.slice(written.saturating_sub(head.len())..),
+            };
+            let head = &head[written.min(head.len())..];
+            if !head.is_empty() || !body.is_empty() {
+                let head = Bytes::copy_from_slice(head);
+                self.under_way = Some(UnderWay::Writing { head, body });
+            }
+            Ok(())
+        })
+    }
+
+    /// Goes on with what is under way. `Some`: bytes that are the machinery's after all.
+    fn poll_under_way(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        loop {
+            match &mut self.under_way {
+                None => return Poll::Ready(Ok(None)),
+                Some(UnderWay::LookingUp(_, looking_up)) => {
+                    let hit = ready!(looking_up.as_mut().poll(cx));
+                    let Some(UnderWay::LookingUp(head, _)) = self.under_way.take() else {
+                        return Poll::Ready(Ok(None));
+                    };
+                    match hit {
+                        Some(hit) => self.write(hit, cx)?,
+                        None => return Poll::Ready(Ok(Some(head))),
+                    }
+                }
+                Some(UnderWay::Writing { head, body }) => {
+                    while head.has_remaining() || body.has_remaining() {
+                        let both = [IoSlice::new(head), IoSlice::new(body)];
+                        let stream = Pin::new(&mut self.stream);
+                        let written = ready!(stream.poll_write_vectored(cx, &both))?;
+                        if written == 0 {
+                            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                        }
+                        let of_head = written.min(head.len());
+                        head.advance(of_head);
+                        body.advance(written - of_head);
+                    }
+                    self.under_way = None;
+                }
+            }
+        }
+    }
+}
+
+/// How long the head is that these bytes begin with, if every reader must find the same: its lines end in CRLF and nothing
+/// else is a line's end.
+fn head_of(read: &[u8]) -> Option<usize> {
+    let end = memchr::memmem::find(read, b"\r\n\r\n")? + 4;
+    let head = &read[..end];
+    let mut at = 0;
+    while let Some(found) = memchr::memchr2(b'\r', b'\n', &head[at..]) {
+        at += found;
+        if head.get(at..at + 2) != Some(b"\r\n") || at == 0 {
+            return None;
+        }
+        at += 2;
+    }
+    Some(end)
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lane<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let lane = self.get_mut();
+        let before = into.filled().len();
+        loop {
+            if let Some(head) = ready!(lane.poll_under_way(cx))? {
+                if into.remaining() < head.len() {
+                    return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+                }
+                into.put_slice(&head);
+                lane.hand(&head);
+                return Poll::Ready(Ok(()));
+            }
+            ready!(Pin::new(&mut lane.stream).poll_read(cx, into))?;
+            let read = &into.filled()[before..];
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if lane.place != Place::Between {
+                lane.hand(read);
+                return Poll::Ready(Ok(()));
+            }
+            let known = |proxy: &Arc<Proxy>| proxy.known(read, &lane.peer);
+            match lane.knowing.as_ref().and_then(known) {
+                Some(known::Found::Hit(hit)) => {
+                    lane.write(hit, cx)?;
+                    into.set_filled(before);
+                }
+                Some(known::Found::LookingUp(head, looking_up)) => {
+                    lane.under_way = Some(UnderWay::LookingUp(head, looking_up));
+                    into.set_filled(before);
+                }
+                None => {
+                    lane.hand(read);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lane<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, from)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let lane = self.get_mut();
+        lane.flushed();
+        Pin::new(&mut lane.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let lane = self.get_mut();
+        // Who asked before we were told to end has its answer, if we have it.
+        ready!(lane.poll_under_way(cx))?;
+        Pin::new(&mut lane.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, from)
+    }
+}
