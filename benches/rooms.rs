@@ -21,7 +21,7 @@ use larder::caching::storing::{self, Policy};
 use larder::clock::{self, Timestamp};
 use larder::coherence::{Epoch, States};
 use larder::config::{Config, file};
-use larder::message::forwarded;
+use larder::message::forwarded::{self, Scheme};
 use larder::message::target::{self, TargetUri};
 use larder::metrics::OfRoute;
 use larder::proxy::plan::{self, Plan};
@@ -219,7 +219,7 @@ fn client(target: &'static str, fields: HeaderMap) -> Client {
     Client {
         method: Method::GET,
         target: take(&Uri::from_static(target), &fields),
-        via: forwarded::read(&fields, None, &[]),
+        via: forwarded::read(&fields, None, Scheme::Http, &[]),
         fields,
         interim: None,
         notes: None,

@@ -20,6 +20,8 @@ pub enum Refusal {
     ContentTooLarge,
     ContentTimeout,
     WrongHost,
+    /// The connection was made for another host (SNI).
+    Misdirected,
     MethodNotImplemented,
     MethodNotAllowed,
 }
@@ -173,6 +175,12 @@ impl Error {
                     None,
                     false,
                 ),
+                Refusal::Misdirected => (
+                    S::MISDIRECTED_REQUEST,
+                    "This connection was made for another host.",
+                    None,
+                    false,
+                ),
                 Refusal::MethodNotImplemented => (
                     S::NOT_IMPLEMENTED,
                     "This method is not served here.",
@@ -251,6 +259,7 @@ impl Error {
     /// The word for the log and `Cache-Status`.
     pub fn word(self) -> &'static str {
         match self {
+            Error::Refused(Refusal::Misdirected) => "misdirected",
             Error::Refused(_) => "refused",
             Error::Upstream(failure) => failure.word(),
             Error::OnlyIfCached => "only-if-cached",

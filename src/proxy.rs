@@ -43,12 +43,15 @@ use crate::config::{Config, Methods, Policy, Route};
 use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
 use crate::interim::Turn;
-use crate::message::forwarded::{self, Via};
+use crate::message::forwarded::{self, Scheme, Via};
 use crate::message::framing;
 use crate::message::target::{self, TargetUri};
 use crate::metrics::{self, OfRoute};
 use crate::reply::{self, Reply};
+use crate::server::Peer;
 use crate::server::lane::RawHead;
+use crate::tls::certificates::Certificates;
+use crate::tls::server::Agreed;
 use crate::upstream::Upstream;
 use cap::Cap;
 use fetch::Answer;
@@ -63,6 +66,8 @@ const READ_WHOLE: usize = 64 * 1024;
 /// The proxy, whatever its configuration is at the moment.
 pub struct Proxy {
     setup: ArcSwap<Setup>,
+    /// What the public listener shows, if it speaks TLS.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 /// One configuration at work: what a reload replaces at once.
@@ -148,9 +153,10 @@ impl Client {
 }
 
 impl Proxy {
-    pub fn new(setup: Setup) -> Proxy {
+    pub fn new(setup: Setup, certificates: Option<Arc<Certificates>>) -> Proxy {
         Proxy {
             setup: ArcSwap::from_pointee(setup),
+            certificates,
         }
     }
 
@@ -158,13 +164,13 @@ impl Proxy {
         self.setup.load_full()
     }
 
-    /// Answers one request of a client at `peer`. Never fails: what goes wrong is an answer, too.
+    /// Answers one request of `peer`. Never fails: what goes wrong is an answer, too.
     ///
     /// What needs no waiting is done at once: whatever a future holds is moved with it, and each hit is one.
     pub fn handle(
         &self,
         mut request: Request<Incoming>,
-        peer: Option<IpAddr>,
+        peer: &Peer,
         interim: Option<Turn>,
     ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
         let setup = self.setup();
@@ -176,13 +182,18 @@ impl Proxy {
         });
         let head = request.extensions_mut().remove::<RawHead>();
         let mut route = None;
-        let answered = match accept(&setup.config, request, peer) {
+        let answered = match accept(
+            &setup.config,
+            request,
+            Some(peer.address),
+            peer.tls.as_ref(),
+        ) {
             Ok((mut client, content)) => {
                 client.interim = interim;
                 client.notes = notes.clone();
-                client.head = head.map(|RawHead(bytes)| known::Head {
-                    is_trusted: known::trusts(&setup, peer),
-                    bytes,
+                client.head = head.map(|RawHead(bytes)| {
+                    let by = known::By::of(&setup, peer);
+                    known::Head { bytes, by }
                 });
                 let (method, target) = (&client.method, &client.target);
                 let plan = plan::plan(&setup.config, method, target, !content.is_end_stream());
@@ -259,11 +270,12 @@ fn content_of(setup: &Setup, content: Incoming) -> ClientBody {
     ClientBody::new(content, limits.content, limits.content_idle)
 }
 
-/// Takes a request for what it is, or refuses it.
+/// Takes a request for what it is, or refuses it. It came by TLS if something was agreed there.
 pub fn accept<C: Body>(
     config: &Config,
     request: Request<C>,
     peer: Option<IpAddr>,
+    tls: Option<&Agreed>,
 ) -> Result<(Client, C), Refusal> {
     let (head, content) = request.into_parts();
     match &config.methods {
@@ -297,10 +309,17 @@ pub fn accept<C: Body>(
     if !config.hosts.is_empty() && !is_served(&config.hosts, target.host()) {
         return Err(Refusal::WrongHost);
     }
+    if tls.is_some_and(|agreed| !agreed.is_for(target.name())) {
+        return Err(Refusal::Misdirected);
+    }
     if content.size_hint().lower() > config.limits.content {
         return Err(Refusal::ContentTooLarge);
     }
-    let via = forwarded::read(&head.headers, peer, &config.trusted_proxies);
+    let own = match tls {
+        Some(_) => Scheme::Https,
+        None => Scheme::Http,
+    };
+    let via = forwarded::read(&head.headers, peer, own, &config.trusted_proxies);
     Ok((
         Client {
             method: head.method,
@@ -318,10 +337,7 @@ pub fn accept<C: Body>(
 /// By name alone, or by name and port where the operator wrote one.
 fn is_served(hosts: &[String], host: &str) -> bool {
     let host = host.to_ascii_lowercase();
-    let name = match host.rfind(':') {
-        Some(colon) if !host.ends_with(']') => &host[..colon],
-        _ => &host,
-    };
+    let name = target::name(&host);
     hosts.iter().any(|served| *served == host || served == name)
 }
 

@@ -1,5 +1,12 @@
 //! TLS, and nobody else's business: which roots are trusted, and the handshake. rustls with ring.
 
+pub mod certificates;
+mod clients;
+pub mod follow;
+pub mod own;
+pub mod pair;
+pub mod server;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;

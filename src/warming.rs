@@ -10,6 +10,7 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -18,13 +19,18 @@ use tracing::{debug, info, warn};
 use crate::caching::cache_status::CACHE_STATUS;
 use crate::config::{Config, Warm};
 use crate::explain::assumed_host;
+use crate::message::target;
 use crate::proxy::Proxy;
+use crate::tls::certificates::Certificates;
+use crate::tls::own;
 
 /// The running proxy, and how it is asked.
 #[derive(Clone)]
 pub struct Warmer {
     pub address: SocketAddr,
     fields: HeaderMap,
+    /// What it shows, if it speaks TLS.
+    certificates: Option<Arc<Certificates>>,
     patience: Duration,
 }
 
@@ -38,7 +44,12 @@ pub struct Told {
 
 impl Warmer {
     /// Asks at `listen`, under the host that clients most likely use, if `fields` name none.
-    pub fn new(config: &Config, listen: SocketAddr, mut fields: HeaderMap) -> Warmer {
+    pub fn new(
+        config: &Config,
+        listen: SocketAddr,
+        certificates: Option<Arc<Certificates>>,
+        mut fields: HeaderMap,
+    ) -> Warmer {
         if !fields.contains_key(header::HOST)
             && let Ok(host) = HeaderValue::from_str(&assumed_host(config))
         {
@@ -47,6 +58,7 @@ impl Warmer {
         Warmer {
             address: reachable(listen),
             fields,
+            certificates,
             patience: config.upstream.total * 2 + Duration::from_secs(5),
         }
     }
@@ -84,6 +96,25 @@ impl Warmer {
         let stream = TcpStream::connect(self.address)
             .await
             .map_err(|error| error.to_string())?;
+        match &self.certificates {
+            None => self.ask_on(stream, target).await,
+            Some(certificates) => {
+                let host = self
+                    .fields
+                    .get(header::HOST)
+                    .and_then(|host| host.to_str().ok());
+                let host = target::name(host.unwrap_or_default());
+                let stream = own::connect(certificates, host, stream).await;
+                let stream = stream.map_err(|error| format!("TLS: {error}"))?;
+                self.ask_on(stream, target).await
+            }
+        }
+    }
+
+    async fn ask_on<S>(&self, stream: S, target: &str) -> Result<Told, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| error.to_string())?;
@@ -134,7 +165,9 @@ pub async fn run(proxy: Arc<Proxy>, listen: SocketAddr, warm: Warm) {
             fields.append(name, value);
         }
     }
-    let warmer = Warmer::new(&proxy.setup().config, listen, fields);
+    let (setup, certificates) = (proxy.setup(), proxy.certificates.clone());
+    let warmer = Warmer::new(&setup.config, listen, certificates, fields);
+    drop(setup);
     if warm.at_start {
         once(&proxy, &warmer, &warm).await;
     }

@@ -14,6 +14,7 @@ use crate::explain::Question;
 use crate::explain::ask::ask;
 use crate::operations::{self, Named, OperationError, Purging};
 use crate::proxy::{Setup, hottest};
+use crate::tls::certificates::Certificates;
 use crate::warming::Warmer;
 
 /// Of the copies that a purge would drop so many are named.
@@ -172,7 +173,12 @@ pub(super) async fn explain(setup: &Arc<Setup>, body: &[u8]) -> Told {
 }
 
 /// Asks for these as any client would.
-pub(super) async fn warm(setup: &Setup, listen: SocketAddr, body: &[u8]) -> Told {
+pub(super) async fn warm(
+    setup: &Setup,
+    certificates: Option<Arc<Certificates>>,
+    listen: SocketAddr,
+    body: &[u8],
+) -> Told {
     let Ok(asked) = serde_json::from_slice::<Warm>(body) else {
         return wrong("{\"targets\": [\"/api/users/\"]} is expected".to_owned());
     };
@@ -192,7 +198,7 @@ pub(super) async fn warm(setup: &Setup, listen: SocketAddr, body: &[u8]) -> Told
         value.set_sensitive(name != header::HOST);
         fields.append(name, value);
     }
-    let warmer = Warmer::new(&setup.config, listen, fields);
+    let warmer = Warmer::new(&setup.config, listen, certificates, fields);
     let at_once = asked.concurrency.unwrap_or(4).clamp(1, 64);
     let mut each = Vec::new();
     let warmed = warmer.warm(asked.targets, at_once, |target, told| {

@@ -3,7 +3,7 @@
 //! `SERVED` is all that it answers, and `openapi.json` describes it, for `GET /openapi.json`; a test holds the two together.
 //!
 //! Anything but the health checks, the page and the description asks for `Authorization: Bearer TOKEN` where
-//! `admin_token` is set. Whatever changes something asks for `Content-Type: application/json` or is a PURGE, neither of which
+//! `admin_token` is set, or for a client certificate where `admin_tls.client_ca` is (either will do). Whatever changes something asks for `Content-Type: application/json` or is a PURGE, neither of which
 //! a page in a browser can send elsewhere unasked. Without a token it answers to localhost and to addresses alone.
 
 mod changing;
@@ -26,6 +26,7 @@ use crate::body::ReplyBody;
 use crate::metrics;
 use crate::operations::OperationError;
 use crate::proxy::{Proxy, Setup};
+use crate::server::Peer;
 
 /// A request to the operator's listener holds at most this.
 const LARGEST: usize = 16 * 1024 * 1024;
@@ -100,13 +101,27 @@ const SERVED: [(&str, &str, Operation, Needs); 15] = {
 /// A status and JSON.
 type Told = (StatusCode, Value);
 
-pub async fn answer(admin: Admin, request: Request<Incoming>) -> Response<ReplyBody> {
+pub fn answer(
+    admin: &Admin,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
+    let certified = peer.tls.as_ref().is_some_and(|agreed| agreed.certified);
+    answered(admin.clone(), certified, request)
+}
+
+async fn answered(
+    admin: Admin,
+    certified: bool,
+    request: Request<Incoming>,
+) -> Response<ReplyBody> {
     let setup = admin.proxy.setup();
     let (head, content) = request.into_parts();
     let path = percent_decode_str(head.uri.path())
         .decode_utf8_lossy()
         .into_owned();
-    let (operation, rest) = match find(&head.method, &path, &setup, &head.headers) {
+    let asked = (&head.method, path.as_str());
+    let (operation, rest) = match find(asked, &setup, certified, &head.headers) {
         Ok(found) => found,
         Err(told) => return as_json(told),
     };
@@ -121,7 +136,7 @@ pub async fn answer(admin: Admin, request: Request<Incoming>) -> Response<ReplyB
         _ => Bytes::new(),
     };
     as_json(match operation {
-        Operation::Page => return page(&setup),
+        Operation::Page => return page(setup.config.admin_token.is_some() && !certified),
         Operation::OpenApi => return text("application/json", OPENAPI.into()),
         Operation::Metrics => {
             return text(metrics::CONTENT_TYPE, metrics::exposition(&setup).into());
@@ -140,23 +155,26 @@ pub async fn answer(admin: Admin, request: Request<Incoming>) -> Response<ReplyB
         Operation::Purge => changing::purge(&setup, &body).await,
         Operation::PurgePath => changing::purge_path(&setup, rest, &head.headers).await,
         Operation::Explain => changing::explain(&setup, &body).await,
-        Operation::Warm => changing::warm(&setup, admin.listen, &body).await,
+        Operation::Warm => {
+            let (proxy, listen) = (&admin.proxy, admin.listen);
+            changing::warm(&setup, proxy.certificates.clone(), listen, &body).await
+        }
     })
 }
 
 /// What is asked for, and the rest of its path; or why not.
 fn find<'p>(
-    method: &Method,
-    path: &'p str,
+    (method, path): (&Method, &'p str),
     setup: &Setup,
+    certified: bool,
     fields: &HeaderMap,
 ) -> Result<(Operation, &'p str), Told> {
     let named = served(method, path);
     let needs = named.map_or(Needs::Token, |(_, _, needs)| needs);
-    if needs != Needs::Nothing && !is_allowed(setup, fields) {
+    if needs != Needs::Nothing && !(certified || is_allowed(setup, fields)) {
         return Err((
             StatusCode::UNAUTHORIZED,
-            json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml" }),
+            json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml, or show a certificate of `admin_tls.client_ca`" }),
         ));
     }
     if needs != Needs::Nothing && !is_named_here(setup, fields) {
@@ -232,7 +250,8 @@ fn failed(error: &OperationError) -> Told {
 /// Compared as hashes, which takes the same time wherever they differ.
 fn is_allowed(setup: &Setup, fields: &HeaderMap) -> bool {
     let Some(token) = &setup.config.admin_token else {
-        return true;
+        // Where certificates are taken, one is needed if there is no token.
+        return !takes_certificates(setup);
     };
     let given = fields
         .get(header::AUTHORIZATION)
@@ -240,10 +259,15 @@ fn is_allowed(setup: &Setup, fields: &HeaderMap) -> bool {
     given.is_some_and(|given| blake3::hash(given) == blake3::hash(token.expose().as_bytes()))
 }
 
+fn takes_certificates(setup: &Setup) -> bool {
+    let tls = setup.config.admin_tls.as_ref();
+    tls.is_some_and(|tls| tls.client_ca.is_some())
+}
+
 /// DNS rebinding: to a browser a page of a name that leads to this machine is of the same origin as what is answered here.
-/// It has no token; where none is asked for, such a name is nobody's.
+/// It has no token and no certificate; where none is asked for, such a name is nobody's.
 fn is_named_here(setup: &Setup, fields: &HeaderMap) -> bool {
-    if setup.config.admin_token.is_some() {
+    if setup.config.admin_token.is_some() || takes_certificates(setup) {
         return true;
     }
     let host = fields.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -299,10 +323,10 @@ fn text(kind: &'static str, text: Bytes) -> Response<ReplyBody> {
 }
 
 /// It knows from the start whether to ask for the token, and so is never refused.
-fn page(setup: &Setup) -> Response<ReplyBody> {
-    let html = match setup.config.admin_token {
-        Some(_) => PAGE.replacen("<html", "<html data-token", 1).into(),
-        None => PAGE.into(),
+fn page(asks_for_token: bool) -> Response<ReplyBody> {
+    let html = match asks_for_token {
+        true => PAGE.replacen("<html", "<html data-token", 1).into(),
+        false => PAGE.into(),
     };
     let mut response = text("text/html; charset=utf-8", html);
     let fields = response.headers_mut();

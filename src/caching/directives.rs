@@ -141,6 +141,42 @@ fn directives<'f>(
     })
 }
 
+/// Whether every directive of an answer's Cache-Control is one: a token, and at most one argument that is a token or a whole
+/// quoted string. Of one that is not, nobody knows what it would have forbidden; nor of `'no-store'`, a token by the letter.
+pub fn are_readable(fields: &HeaderMap) -> bool {
+    let is_token = |text: &[u8]| !text.is_empty() && text.iter().all(|&byte| is_of_a_token(byte));
+    let is_name = |name: &[u8]| is_token(name) && !name.contains(&b'\'');
+    directives(fields, &header::CACHE_CONTROL).all(|(name, argument)| match argument {
+        None => name.is_empty() || is_name(&name),
+        Some(argument) => is_name(&name) && (is_token(argument) || is_quoted_string(argument)),
+    })
+}
+
+/// RFC 9110 §5.6.2.
+fn is_of_a_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// RFC 9110 §5.6.4: it ends where its argument does.
+fn is_quoted_string(text: &[u8]) -> bool {
+    let [b'"', inner @ .., b'"'] = text else {
+        return false;
+    };
+    let mut escaped = false;
+    let ends_early = inner.iter().any(|&byte| match byte {
+        _ if escaped => {
+            escaped = false;
+            false
+        }
+        b'\\' => {
+            escaped = true;
+            false
+        }
+        byte => byte == b'"',
+    });
+    !ends_early && !escaped
+}
+
 /// The fields that a directive's argument names; `None` if it names none, or something that is no field.
 fn field_names(argument: &[u8]) -> Option<Vec<HeaderName>> {
     let list = std::str::from_utf8(unquoted(argument)).ok()?;
@@ -221,6 +257,43 @@ mod tests {
         let found = of(&["foo, NO-Store", "Private, max-age=60"]);
         assert!(found.no_store && found.private);
         assert_eq!(found.max_age, Some(Seconds::Valid(60)));
+    }
+
+    #[test]
+    fn what_is_no_directive_is_told_from_one_that_is_not_known() {
+        let readable = |line: &str| {
+            are_readable(&HeaderMap::from_iter([(
+                header::CACHE_CONTROL,
+                http::HeaderValue::from_bytes(line.as_bytes()).unwrap(),
+            )]))
+        };
+        for line in [
+            "",
+            ",, max-age=60 ,",
+            "max-age = 60",
+            "x",
+            "x-y='z', no-cache=\"a, \\\"b\", private",
+            "max-age=\"60\"",
+        ] {
+            assert!(readable(line), "{line}");
+        }
+        for line in [
+            "no-store;",
+            "no store",
+            "\"no-store\"",
+            "'no-store'",
+            "no-store\"",
+            "x=\"a, no-store",
+            "x=\"a\\\"",
+            "x=\"a\"b\"",
+            "max-age=",
+            "=60",
+            "max-age==60",
+            "max-age=60 60",
+            "priv\u{e4}t",
+        ] {
+            assert!(!readable(line), "{line}");
+        }
     }
 
     #[test]

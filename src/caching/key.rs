@@ -12,7 +12,8 @@ use crate::route::{FamilyKey, GroupKey};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HashingSecret(pub [u8; 32]);
 
-/// Gathers what splits a family, each part with its kind and length, so that no two sets of parts read alike.
+/// Gathers what splits a family, each part with its kind, how many pieces it has and their lengths, so that no two sets of
+/// parts read alike.
 #[derive(Clone)]
 pub struct CopyKey<'s> {
     secret: &'s HashingSecret,
@@ -149,7 +150,7 @@ impl<'s> CopyKey<'s> {
         let hasher = self
             .hasher
             .get_or_insert_with(|| blake3::Hasher::new_keyed(&self.secret.0));
-        hasher.update(&[part as u8]);
+        hasher.update(&[part as u8, pieces.len() as u8]);
         for piece in pieces {
             hasher.update(&(piece.len() as u64).to_le_bytes());
             hasher.update(piece);
@@ -251,6 +252,30 @@ mod tests {
             );
             assert!(keys.iter().skip(i + 1).all(|b| a != b));
         }
+    }
+
+    #[test]
+    fn a_scope_that_is_absent_and_one_that_reads_like_what_follows_are_two_keys() {
+        let (first, second) = ("x".repeat(119), "y".repeat(120));
+        // The bytes that followed the pointer, had its pieces not been counted.
+        let part = |kind: u8, piece: &str| {
+            let length = (piece.len() as u64).to_le_bytes();
+            [&[kind][..], &length, piece.as_bytes()].concat()
+        };
+        let follows = [part(3, "q"), part(4, &first), part(4, &second)].concat();
+        let (length, value) = follows.split_at(8);
+        assert_eq!(
+            u64::from_le_bytes(length.try_into().unwrap()),
+            value.len() as u64
+        );
+        let value = std::str::from_utf8(value).unwrap();
+        let absent = key(|k| {
+            k.scope("/role", None);
+            k.query("q");
+            k.accept(&first);
+            k.accept(&second);
+        });
+        assert_ne!(absent, key(|k| k.scope("/role", Some(value))));
     }
 
     #[test]

@@ -110,9 +110,11 @@ impl Part {
     }
 }
 
+/// Below 2^63, so that there is always one more.
 fn number(digits: &str) -> Option<u64> {
     let all = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    all.then(|| digits.parse().ok()).flatten()
+    let number: i64 = all.then(|| digits.parse().ok()).flatten()?;
+    u64::try_from(number).ok()
 }
 
 #[cfg(test)]
@@ -165,6 +167,15 @@ mod tests {
             (header::CONTENT_RANGE, "bytes 4-9/10"),
         ]);
         assert_eq!(Part::of(&twice), None);
+    }
+
+    #[test]
+    fn a_content_range_up_to_the_last_of_all_numbers_is_none() {
+        for last in ["18446744073709551615", "9223372036854775808"] {
+            assert_eq!(part(&format!("bytes 0-{last}/*")), None);
+        }
+        let largest = part("bytes 0-9223372036854775807/*").unwrap();
+        assert_eq!(largest.rest().unwrap(), "bytes=9223372036854775808-");
     }
 
     #[test]

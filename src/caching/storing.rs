@@ -7,9 +7,10 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName};
 
 use super::cache_status::Reason;
+use super::directives::are_readable;
 use super::freshness::{self, Exchange, OriginLifetime};
 use super::stored::is_negative;
-use super::targeted;
+use super::targeted::{self, By};
 use super::validation::can_be_validated;
 use crate::message::date;
 use crate::message::fields::list_members;
@@ -94,6 +95,9 @@ pub fn storable(
         (_, Some(ttl)) if policy.override_origin => (ttl, true),
         _ if directives.no_cache || !directives.no_cache_fields.is_empty() => {
             return Err(Reason::NoCache);
+        }
+        _ if said.by == By::CacheControl && !are_readable(fields) => {
+            return Err(Reason::BadFreshness);
         }
         (OriginLifetime::Unsaid, Some(ttl)) => (ttl, true),
         (OriginLifetime::Unsaid, None) => return Err(Reason::Status),

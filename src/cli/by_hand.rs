@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,11 +15,14 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio_util::either::Either;
 
 use super::{ConfigFile, Failure, serve};
 use crate::coherence::Coherence;
 use crate::config::{Access, Config, Secret, StoreAddress};
 use crate::operations::{self, Named, Purging};
+use crate::tls::certificates::Certificates;
+use crate::tls::own;
 
 /// How long a running instance may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -288,6 +292,8 @@ fn entry_path(key: &str) -> String {
 pub struct Admin {
     pub address: SocketAddr,
     pub token: Option<Secret>,
+    /// What it shows, if it speaks TLS.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 impl Admin {
@@ -305,9 +311,11 @@ impl Admin {
             };
             address.set_ip(loopback);
         }
+        let tls = config.admin_tls.as_ref().map(|tls| &tls.own);
         Ok(Admin {
             address,
             token: config.admin_token.clone(),
+            certificates: serve::certificates("admin_tls", tls)?,
         })
     }
 
@@ -340,6 +348,14 @@ impl Admin {
             let stream = TcpStream::connect(self.address)
                 .await
                 .map_err(|error| error.to_string())?;
+            let stream = match &self.certificates {
+                None => Either::Left(stream),
+                Some(certificates) => {
+                    let host = self.address.ip().to_string();
+                    let stream = own::connect(certificates, &host, stream).await;
+                    Either::Right(stream.map_err(|error| format!("TLS: {error}"))?)
+                }
+            };
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream))
                     .await

@@ -18,7 +18,16 @@ pub fn describe(config: &Config) -> String {
     let mut line = |name: &str, text: String| {
         let _ = writeln!(told, "{name:<10} {text}");
     };
-    line("listen", format!("http://{}", config.listen));
+    match &config.tls {
+        None => line("listen", format!("http://{}", config.listen)),
+        Some(tls) => {
+            line("listen", format!("https://{}", config.listen));
+            for files in &tls.pairs {
+                let (cert, key) = (files.cert.display(), files.key.display());
+                line("", format!("with the certificate {cert} and the key {key}"));
+            }
+        }
+    }
     line("admin", admin(config));
     line("upstream", upstream(&config.upstream));
     line("store", store(config));
@@ -170,8 +179,18 @@ fn timing(route: &Route) -> Vec<String> {
 fn admin(config: &Config) -> String {
     match (config.admin, &config.admin_token) {
         (None, _) => "off".to_owned(),
-        (Some(address), Some(_)) => format!("http://{address}, with a token"),
-        (Some(address), None) => format!("http://{address}, without a token"),
+        (Some(address), token) => {
+            let tls = config.admin_tls.as_ref();
+            let scheme = tls.map_or("http", |_| "https");
+            let certificates = tls.is_some_and(|tls| tls.client_ca.is_some());
+            let guard = match (token, certificates) {
+                (Some(_), true) => "with a token or a client certificate",
+                (Some(_), false) => "with a token",
+                (None, true) => "with a client certificate",
+                (None, false) => "without a token",
+            };
+            format!("{scheme}://{address}, {guard}")
+        }
     }
 }
 

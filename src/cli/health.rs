@@ -22,6 +22,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(address) => by_hand::Admin {
             address,
             token: None,
+            certificates: None,
         },
         None => by_hand::Admin::of(&super::load(&arguments.file.config)?)?,
     };

@@ -13,13 +13,16 @@ use tracing::{info, warn};
 use super::{ConfigFile, Failure};
 use crate::admin::Admin;
 use crate::coherence::{Coherence, Journal, hold_for};
-use crate::config::{Access, Config, Route, StoreAddress};
+use crate::config::{Access, Config, Route, StoreAddress, Tls};
 use crate::metrics::COUNTED;
 use crate::proxy::{Proxy, Setup, plan};
 use crate::server::{self, Manners};
 use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::redis::{Lifetimes, Redis};
+use crate::tls::certificates::Certificates;
+use crate::tls::follow::follow;
+use crate::tls::server::{Acceptor, Protocol};
 use crate::upstream::Upstream;
 use crate::{admin, telemetry, warming};
 
@@ -70,6 +73,8 @@ pub struct Running {
 impl Running {
     /// Takes the ports and connects to the store, or says why not; nothing is half-started.
     pub async fn start(config: Config) -> Result<Running, Failure> {
+        let certificates = certificates("tls", config.tls.as_ref())?;
+        let admin_tls = admin_tls(&config)?;
         // The store first: a port that opens says that everything is right.
         let coherence = coherence(&config).await?;
         let listener = bind("listen", config.listen)?;
@@ -82,13 +87,18 @@ impl Running {
             connections: room_for(limits.connections),
             fields: limits.fields,
             head: limits.head,
+            handshake_timeout: limits.handshake_timeout,
             header_timeout: limits.header_timeout,
             drain: limits.drain,
             open: Some(&COUNTED.connections),
         };
         let upstream = Upstream::new(config.upstream.clone());
         let warm = config.warm.clone();
-        let proxy = Arc::new(Proxy::new(Setup::new(config, upstream, coherence)));
+        let acceptor = certificates
+            .clone()
+            .map(|certificates| Acceptor::new(certificates, &[Protocol::Http1]));
+        let setup = Setup::new(config, upstream, coherence);
+        let proxy = Arc::new(Proxy::new(setup, certificates.clone()));
         let (end, ended) = watch::channel(false);
         let address = |listener: &TcpListener| {
             listener
@@ -114,9 +124,14 @@ impl Running {
             };
             tokio::spawn(async move {
                 let _stays = &stays.0;
-                server::serve(admin, own, stays.1.clone(), None, move |request, _, _| {
-                    admin::answer(operator.clone(), request)
-                })
+                server::serve(
+                    admin,
+                    own,
+                    admin_tls,
+                    stays.1.clone(),
+                    None,
+                    move |request, peer, _| admin::answer(&operator, peer, request),
+                )
                 .await;
             });
         }
@@ -125,13 +140,17 @@ impl Running {
             tokio::spawn(server::serve(
                 listener,
                 manners,
+                acceptor,
                 ended,
                 Some(proxy.clone()),
-                move |request, peer, interim| proxy.handle(request, Some(peer.address), interim),
+                move |request, peer, interim| proxy.handle(request, peer, interim),
             ))
         };
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());
         info!(%listen, admin = at, "larder serves");
+        if let Some(certificates) = certificates {
+            tokio::spawn(follow(certificates));
+        }
         for warm in warm {
             tokio::spawn(warming::run(proxy.clone(), listen, warm));
         }
@@ -215,6 +234,26 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
         }
     };
     Ok(Coherence::new(Arc::new(store), journal, hold))
+}
+
+/// What `listen` shows, read once more: the file was checked before the store was asked.
+pub fn certificates(key: &str, tls: Option<&Tls>) -> Result<Option<Arc<Certificates>>, Failure> {
+    let read = tls.map(Certificates::read).transpose();
+    let read = read.map_err(|why| Failure::Config(format!("{key}: {why}")))?;
+    Ok(read.map(Arc::new))
+}
+
+fn admin_tls(config: &Config) -> Result<Option<Acceptor>, Failure> {
+    let Some(tls) = config.admin_tls.as_ref().filter(|_| config.admin.is_some()) else {
+        return Ok(None);
+    };
+    let Some(own) = certificates("admin_tls", Some(&tls.own))? else {
+        return Ok(None);
+    };
+    let acceptor = Acceptor::for_admin(own.clone(), tls.client_ca.as_deref());
+    tokio::spawn(follow(own));
+    let wrong = |why| Failure::Config(format!("admin_tls.client_ca: {why}"));
+    acceptor.map(Some).map_err(wrong)
 }
 
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -6,7 +6,7 @@ use clap::Args;
 use http::header::HeaderValue;
 use http::{HeaderMap, HeaderName};
 
-use super::{ConfigFile, Failure, explain};
+use super::{ConfigFile, Failure, explain, serve};
 use crate::config::Config;
 use crate::warming::{Told, Warmer};
 
@@ -45,7 +45,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         };
         fields.append(name, value);
     }
-    let warmer = Warmer::new(&config, config.listen, fields);
+    let certificates = serve::certificates("tls", config.tls.as_ref())?;
+    let warmer = Warmer::new(&config, config.listen, certificates, fields);
     let tell = |target: &str, told: &Told| {
         println!("{}\t{target}\t{}", told.status, told.cache_status);
     };

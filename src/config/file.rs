@@ -9,6 +9,7 @@ mod mirror;
 mod place;
 mod problem;
 mod stores;
+mod tls;
 mod value;
 
 use std::cell::RefCell;
@@ -193,6 +194,8 @@ impl Reader<'_> {
                 text => address(text).map(Some),
             },
         );
+        let tls = self.tls(&root.key("tls"), file.tls);
+        let admin_tls = self.admin_tls(&root.key("admin_tls"), file.admin_tls);
         let admin_token = self.admin_token(&root.key("admin_token"), file.admin_token);
         let upstream = self.upstream(&root.key("upstream"), file.upstream);
         let store = self.store(&root.key("store"), file.store.unwrap_or_default());
@@ -252,11 +255,14 @@ impl Reader<'_> {
             return None;
         }
         let (upstream, store) = (upstream?, store?);
+        let takes_certificates = admin_tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some());
         checks::addresses(
             self,
             listen,
             admin,
-            admin_token.is_some(),
+            admin_token.is_some() || takes_certificates,
             &upstream.address,
         );
         checks::routes(self, &routes);
@@ -268,7 +274,9 @@ impl Reader<'_> {
         }
         Some(Config {
             listen,
+            tls,
             admin,
+            admin_tls,
             admin_token,
             upstream,
             store,
@@ -909,6 +917,12 @@ impl Reader<'_> {
             head: bytes("head", map.head, 32 << 10, (8 << 10)..=(1 << 20)),
             content: self.size(&at("content"), map.content, 1 << 30, 0..=(1 << 50)),
             connections: self.count(&at("connections"), map.connections, 20_000, 1..=1_000_000),
+            handshake_timeout: self.duration(
+                &at("handshake_timeout"),
+                map.handshake_timeout,
+                10 * second,
+                second..=hour,
+            ),
             header_timeout: self.duration(
                 &at("header_timeout"),
                 map.header_timeout,

@@ -21,9 +21,13 @@ use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
+    /// What `listen` shows of itself; `None`: it speaks plain HTTP.
+    pub tls: Option<Tls>,
     /// Health, looking at entries, purging. `None` with `admin: off`.
     pub admin: Option<SocketAddr>,
-    /// Asked of every admin request but the health checks, if set; needed when `admin` is not on loopback.
+    pub admin_tls: Option<AdminTls>,
+    /// Asked of every admin request but the health checks, if set; needed when `admin` is not on loopback, unless
+    /// clients show certificates there.
     pub admin_token: Option<Secret>,
     pub upstream: Upstream,
     pub store: Store,
@@ -61,6 +65,27 @@ pub struct Warm {
     pub every: Option<Duration>,
     /// Requests at once.
     pub concurrency: u16,
+}
+
+/// The certificates of a listener, each with its key; at least one. A client is shown the one for the name it asks
+/// for, and the first if it names none, or none that is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    pub pairs: Vec<CertificateFiles>,
+}
+
+/// What `admin` shows of itself, and whose certificates it takes for the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminTls {
+    pub own: Tls,
+    pub client_ca: Option<PathBuf>,
+}
+
+/// In PEM: the server's own certificate and those that signed it, and its key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CertificateFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Where the existing API is, and how patiently it is asked.
@@ -262,6 +287,8 @@ pub struct Limits {
     pub content: u64,
     /// Open client connections.
     pub connections: usize,
+    /// For a TLS handshake.
+    pub handshake_timeout: Duration,
     /// For a request's head to arrive.
     pub header_timeout: Duration,
     /// Longest silence within a request's content.

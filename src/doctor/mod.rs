@@ -1,7 +1,8 @@
 //! What is wrong with the surroundings, and what to do about it: a list of checks, each with a stable code, what was
-//! seen and the remedy. `store`, `upstream` and `ports` look; what they saw is judged by functions of it.
+//! seen and the remedy. `store`, `upstream`, `certificates` and `ports` look; what they saw is judged by functions of it.
 //! No secret is in any of it, and no name or value of a key.
 
+pub mod certificates;
 pub mod ports;
 pub mod store;
 pub mod upstream;
@@ -95,5 +96,6 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
         StoreAddress::Redis(settings) => store::examine(config, settings, tell).await,
     }
     upstream::examine(config, requests, tell).await;
+    certificates::examine(config, tell);
     ports::examine(config, tell).await;
 }

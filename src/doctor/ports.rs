@@ -18,7 +18,12 @@ pub async fn examine(config: &Config, tell: &mut impl FnMut(Finding)) {
     tell(port("listen", config.listen, to_listen, "cache-status: larder").await);
     if let Some(admin) = config.admin {
         let to_admin = "GET /healthz HTTP/1.1\r\nHost: larder\r\nConnection: close\r\n\r\n";
-        tell(port("admin", admin, to_admin, "{\"status\":\"ok\"}").await);
+        let sign = match &config.admin_tls {
+            None => "{\"status\":\"ok\"}",
+            // Plain HTTP it refuses in our words.
+            Some(_) => "cache-status: larder",
+        };
+        tell(port("admin", admin, to_admin, sign).await);
     }
 }
 

@@ -25,6 +25,7 @@ use crate::proxy::plan::{self, Claim, Drops, Plan};
 use crate::proxy::present::{self, Presented};
 use crate::proxy::{self, Client, Served};
 use crate::route::{Captures, Decoded, Mismatch};
+use crate::tls::server::{Agreed, Protocol};
 
 pub use question::{Question, assumed_host};
 pub use told::{Copy, Dropper, Explanation, PassedOver, Rule, Under, Verdict, Write};
@@ -67,7 +68,12 @@ pub fn explain(
         ..Explanation::default()
     };
     let peer = question.from.unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let (client, content) = match proxy::accept(config, request, Some(peer)) {
+    let tls = config.tls.as_ref().map(|_| Agreed {
+        host: None,
+        protocol: Protocol::Http1,
+        certified: false,
+    });
+    let (client, content) = match proxy::accept(config, request, Some(peer), tls.as_ref()) {
         Ok(accepted) => accepted,
         Err(refusal) => {
             told.refuse(refusal);

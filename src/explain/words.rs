@@ -66,7 +66,7 @@ pub fn because(reason: Reason) -> &'static str {
             "the answer's time is over as it comes (max-age, Expires, Age): `override_origin: true` on the route lets its `ttl` win"
         }
         Reason::BadFreshness => {
-            "the API's max-age or s-maxage is no number of seconds: correct it, or `override_origin: true` on the route"
+            "the API's max-age or s-maxage is no number of seconds, or its Cache-Control holds what is no directive: correct it, or `override_origin: true` on the route"
         }
         Reason::VaryUnkeyed => {
             "the answer varies by a field that the key does not hold: list it in the route's `vary`"

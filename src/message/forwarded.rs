@@ -60,17 +60,17 @@ pub fn trusts(trusted: &[IpNet], ip: IpAddr) -> bool {
     trusted.iter().any(|net| net.contains(&ip.to_canonical()))
 }
 
-/// Reads the way here off a request's fields. `peer` is `None` on a unix socket, which is trusted.
-pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, trusted: &[IpNet]) -> Via {
+/// Reads the way here off a request's fields. `own`: how it came from the peer to us. `peer` is `None` on a unix
+/// socket, which is trusted.
+pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, own: Scheme, trusted: &[IpNet]) -> Via {
     let trusts = |ip: &IpAddr| trusts(trusted, *ip);
-    let claims_https = fields
-        .get(X_FORWARDED_PROTO)
-        .is_some_and(|proto| last(proto).eq_ignore_ascii_case("https"));
+    let claimed = fields.get(X_FORWARDED_PROTO).map(last);
+    let claims_https = claimed.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
     if !peer.is_none_or(|peer| trusts(&peer)) {
         return Via {
             chain: peer.into_iter().collect(),
-            scheme: Scheme::Http,
-            untrusted_https: claims_https,
+            scheme: own,
+            untrusted_https: claims_https && own == Scheme::Http,
         };
     }
     // From the right: each address was written by the one after it; the first that is not trusted is the
@@ -91,10 +91,11 @@ pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, trusted: &[IpNet]) -> Via 
         }
     }
     chain.reverse();
-    let scheme = if claims_https {
-        Scheme::Https
-    } else {
-        Scheme::Http
+    // A trusted proxy knows better than we how the client came, if it says so.
+    let scheme = match claimed {
+        Some(_) if claims_https => Scheme::Https,
+        Some(_) => Scheme::Http,
+        None => own,
     };
     Via {
         chain,
@@ -179,6 +180,7 @@ mod tests {
         let via = read(
             &fields,
             Some(ip("203.0.113.9")),
+            Scheme::Http,
             &["127.0.0.0/8".parse().unwrap()],
         );
         assert_eq!(
@@ -215,6 +217,7 @@ mod tests {
         let via = read(
             &fields,
             Some(ip("127.0.0.1")),
+            Scheme::Http,
             &[
                 "127.0.0.0/8".parse().unwrap(),
                 "10.0.0.0/8".parse().unwrap(),
@@ -225,5 +228,20 @@ mod tests {
             [ip("198.51.100.7"), ip("10.0.0.2"), ip("127.0.0.1")]
         );
         assert_eq!(via.scheme, Scheme::Https);
+    }
+
+    #[test]
+    fn who_comes_by_tls_comes_by_https_unless_a_trusted_proxy_says_how_its_client_came() {
+        let trusted = ["127.0.0.0/8".parse().unwrap()];
+        let by_tls = |peer: &str, fields: &HeaderMap| {
+            let via = read(fields, Some(ip(peer)), Scheme::Https, &trusted);
+            assert!(!via.untrusted_https);
+            via.scheme
+        };
+        let (none, http) = (HeaderMap::new(), map(&[("x-forwarded-proto", "http")]));
+        assert_eq!(by_tls("203.0.113.9", &none), Scheme::Https);
+        assert_eq!(by_tls("203.0.113.9", &http), Scheme::Https, "its own word");
+        assert_eq!(by_tls("127.0.0.1", &none), Scheme::Https);
+        assert_eq!(by_tls("127.0.0.1", &http), Scheme::Http);
     }
 }

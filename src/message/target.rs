@@ -23,6 +23,11 @@ impl TargetUri {
         self.uri.query()
     }
 
+    /// The host without its port.
+    pub fn name(&self) -> &str {
+        name(self.host())
+    }
+
     /// host or host:port, as the client wrote it.
     pub fn host(&self) -> &str {
         self.host.to_str().unwrap_or_default()
@@ -48,6 +53,14 @@ impl ForwardUri {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// The host in `host[:port]`.
+pub fn name(host: &str) -> &str {
+    match host.rfind(':') {
+        Some(colon) if !host.ends_with(']') => &host[..colon],
+        _ => host,
     }
 }
 

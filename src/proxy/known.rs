@@ -6,7 +6,6 @@
 //! no route whose upstream decides who is admitted, no condition, no range, no coding.
 
 use std::cell::RefCell;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,15 +61,22 @@ pub struct Terms {
     /// The configuration, and what was learnt of the route's answers.
     setup: u64,
     learnt: u64,
-    /// Whether the peer counts as a proxy of ours.
+    by: By,
+}
+
+/// What a peer is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct By {
+    /// Whether it counts as a proxy of ours.
     is_trusted: bool,
+    is_tls: bool,
 }
 
 /// A request's head as it came.
 #[derive(Debug, Clone)]
 pub struct Head {
     pub bytes: Bytes,
-    pub is_trusted: bool,
+    pub by: By,
 }
 
 /// A number that is given out once.
@@ -139,9 +145,9 @@ pub fn worth_knowing(head: &[u8]) -> Option<Bytes> {
 
 /// The terms under which a request is about to be presented, if it is to be remembered.
 pub fn terms_of(setup: &Setup, client: &Client, route: usize) -> Option<(Terms, HashingSecret)> {
-    let is_trusted = client.head.as_ref()?.is_trusted;
+    let by = client.head.as_ref()?.by;
     let secret = setup.coherence.store().secret()?;
-    Some((terms(setup, route, is_trusted), secret))
+    Some((terms(setup, route, by), secret))
 }
 
 /// Remembers what a head asked for that was answered from the store, if that hangs on nothing but its bytes.
@@ -218,10 +224,13 @@ impl Proxy {
             let set = sets.get(hash as usize % SETS)?;
             set.iter().flatten().find(is_it).cloned()
         })?;
+        if !is_for(peer, &known.client) {
+            return None;
+        }
         let setup = self.setup.load();
         // First the configuration: a route's place means nothing in another.
         if known.terms.setup != setup.number.get()
-            || known.terms != terms(&setup, known.route, trusts(&setup, Some(peer.address)))
+            || known.terms != terms(&setup, known.route, By::of(&setup, peer))
             || setup.coherence.store().secret() != Some(known.secret)
         {
             return None;
@@ -265,18 +274,28 @@ impl Proxy {
     }
 }
 
-fn terms(setup: &Setup, route: usize, is_trusted: bool) -> Terms {
+fn terms(setup: &Setup, route: usize, by: By) -> Terms {
     Terms {
         setup: setup.number.get(),
         learnt: setup.served[route].learnt.get(),
-        is_trusted,
+        by,
     }
 }
 
-/// Whether a peer counts as a proxy of ours. `None` is a unix socket's.
-pub fn trusts(setup: &Setup, peer: Option<IpAddr>) -> bool {
-    let trusted = &setup.config.trusted_proxies;
-    peer.is_none_or(|peer| !trusted.is_empty() && forwarded::trusts(trusted, peer))
+/// By TLS, a request for another host than the connection was made for is misdirected.
+fn is_for(peer: &Peer, client: &Client) -> bool {
+    let agreed = peer.tls.as_ref();
+    agreed.is_none_or(|agreed| agreed.is_for(client.target.name()))
+}
+
+impl By {
+    pub fn of(setup: &Setup, peer: &Peer) -> By {
+        let trusted = &setup.config.trusted_proxies;
+        By {
+            is_trusted: !trusted.is_empty() && forwarded::trusts(trusted, peer.address),
+            is_tls: peer.tls.is_some(),
+        }
+    }
 }
 
 impl Known {

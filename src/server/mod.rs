@@ -20,6 +20,7 @@ use tracing::warn;
 use crate::interim::Turn;
 use crate::metrics::Gauge;
 use crate::proxy::Proxy;
+use crate::tls::server::{Acceptor, Agreed};
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
@@ -32,6 +33,7 @@ pub struct Manners {
     pub fields: usize,
     /// Bytes of a request's head; hyper answers 431 beyond it.
     pub head: usize,
+    pub handshake_timeout: Duration,
     pub header_timeout: Duration,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
@@ -43,6 +45,8 @@ pub struct Manners {
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub address: IpAddr,
+    /// `None`: it speaks plain HTTP.
+    pub tls: Option<Agreed>,
 }
 
 /// Takes the port; nothing is accepted yet.
@@ -61,6 +65,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
     manners: Manners,
+    tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
     knowing: Option<Arc<Proxy>>,
     answer: F,
@@ -91,13 +96,15 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, watcher) = (answer.clone(), graceful.watcher());
+        let (answer, watcher, tls) = (answer.clone(), graceful.watcher(), tls.clone());
         let knowing = knowing.clone();
         tokio::spawn(async move {
             let _place = place;
             let _open = manners.open.map(Gauge::one);
-            let arrived = arriving::arrive(stream, from).await;
-            speaking::http1(arrived, manners, watcher, knowing, answer).await;
+            let patience = manners.handshake_timeout;
+            if let Some(arrived) = arriving::arrive(stream, from, tls.as_ref(), patience).await {
+                speaking::http1(arrived, manners, watcher, knowing, answer).await;
+            }
         });
     }
     drop(listener);

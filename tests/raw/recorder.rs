@@ -12,6 +12,7 @@ pub struct Recorded {
     pub target: String,
     pub host: String,
     pub names: Vec<String>,
+    pub values: Vec<String>,
     pub content: Vec<u8>,
     /// Arrived to the end that its framing promised.
     pub whole: bool,
@@ -109,7 +110,7 @@ fn serve(mut stream: TcpStream, record: &Mutex<Record>) {
         let length = body.len();
         let shown = if request.method == "HEAD" { "" } else { &body };
         let answer = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{shown}"
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: max-age=3600\r\nContent-Length: {length}\r\n\r\n{shown}"
         );
         if stream.write_all(answer.as_bytes()).is_err() {
             return;
@@ -139,6 +140,7 @@ fn read_head(head: &[u8]) -> Result<(Recorded, Framing), &'static str> {
         return Err("a target with a control byte, a fragment or a backslash");
     }
     let (mut hosts, mut lengths, mut codings, mut names) = (vec![], vec![], vec![], vec![]);
+    let mut values = vec![];
     for line in lines {
         let (name, value) = line.split_once(':').ok_or("a line that is no field")?;
         if name.is_empty() || !name.bytes().all(|byte| is_token(byte) && byte != b'_') {
@@ -152,12 +154,13 @@ fn read_head(head: &[u8]) -> Result<(Recorded, Framing), &'static str> {
         }
         let (name, value) = (name.to_ascii_lowercase(), value.trim().to_owned());
         match &name[..] {
-            "host" => hosts.push(value),
-            "content-length" => lengths.push(value),
-            "transfer-encoding" => codings.push(value),
+            "host" => hosts.push(value.clone()),
+            "content-length" => lengths.push(value.clone()),
+            "transfer-encoding" => codings.push(value.clone()),
             _ => {}
         }
         names.push(name);
+        values.push(value);
     }
     let [host] = &hosts[..] else {
         return Err("not one Host");
@@ -176,6 +179,7 @@ fn read_head(head: &[u8]) -> Result<(Recorded, Framing), &'static str> {
         target: target.to_owned(),
         host: host.clone(),
         names,
+        values,
         ..Recorded::default()
     };
     Ok((request, framing))

@@ -20,8 +20,8 @@ pub fn is_an_operators(address: SocketAddr) {
     OPERATORS.lock().unwrap().push(address);
 }
 
-pub struct Connection {
-    wire: Wire<TcpStream>,
+pub struct Connection<S = TcpStream> {
+    wire: Wire<S>,
     /// What requests name unless they bring their own.
     host: &'static str,
 }
@@ -56,6 +56,46 @@ impl Connection {
             wire: Wire::new(stream),
             host,
         })
+    }
+
+    /// How long to wait for the next byte.
+    pub fn patience(&self, patience: Duration) {
+        self.wire
+            .stream
+            .set_read_timeout(Some(patience))
+            .expect("a read timeout");
+        self.wire
+            .stream
+            .set_write_timeout(Some(patience))
+            .expect("a write timeout");
+    }
+
+    pub fn finish_sending(&self) {
+        self.wire
+            .stream
+            .shutdown(Shutdown::Write)
+            .expect("shut down");
+    }
+
+    /// Leaves as a crashed client does, by RST.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.wire.stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("linger");
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// On a stream that is there already.
+    pub fn on(stream: S) -> Connection<S> {
+        Connection {
+            wire: Wire::new(stream),
+            host: HOST,
+        }
+    }
+
+    pub fn stream(&mut self) -> &mut S {
+        &mut self.wire.stream
     }
 
     pub fn get(&mut self, target: &str) -> Answer {
@@ -162,32 +202,6 @@ impl Connection {
             return Ok(buffered);
         }
         self.wire.stream.read(bytes)
-    }
-
-    /// How long to wait for the next byte.
-    pub fn patience(&self, patience: Duration) {
-        self.wire
-            .stream
-            .set_read_timeout(Some(patience))
-            .expect("a read timeout");
-        self.wire
-            .stream
-            .set_write_timeout(Some(patience))
-            .expect("a write timeout");
-    }
-
-    pub fn finish_sending(&self) {
-        self.wire
-            .stream
-            .shutdown(Shutdown::Write)
-            .expect("shut down");
-    }
-
-    /// Leaves as a crashed client does, by RST.
-    pub fn reset(self) {
-        socket2::SockRef::from(&self.wire.stream)
-            .set_linger(Some(Duration::ZERO))
-            .expect("linger");
     }
 
     /// Whether the other side has closed it and sent nothing more.

@@ -93,6 +93,16 @@ impl LarderBuilder {
         panic!("larder finds no free port:\n{last}");
     }
 
+    /// Starts it and waits until it says so: where its listeners are not asked by plain HTTP.
+    #[track_caller]
+    pub fn start_unasked(self) -> Larder {
+        let larder = self.launch();
+        eventually("larder serves", || {
+            larder.output().contains("larder serves")
+        });
+        larder
+    }
+
     /// Starts it and expects that it ends by itself, and that no port was open before it did.
     #[track_caller]
     pub fn fails(self) -> Exit {

@@ -9,6 +9,7 @@ pub mod larder;
 pub mod origin;
 pub mod redis;
 pub mod relay;
+pub mod tls;
 
 use std::fmt;
 use std::io;

@@ -16,7 +16,7 @@ pub(super) fn addresses(
     reader: &Reader,
     listen: SocketAddr,
     admin: Option<SocketAddr>,
-    token: bool,
+    guarded: bool,
     upstream: &UpstreamAddress,
 ) {
     let (listen_at, admin_at) = (At::root().key("listen"), At::root().key("admin"));
@@ -33,10 +33,10 @@ pub(super) fn addresses(
             );
             reader.complain(problem.beside(&listen_at));
         }
-        if !admin.ip().is_loopback() && !token {
+        if !admin.ip().is_loopback() && !guarded {
             let cause =
                 "can be reached from elsewhere, and `admin_token` is not set: anybody could purge";
-            let help = "set `admin_token: ${ADMIN_TOKEN}`, or bind `admin` to 127.0.0.1, or write `admin: off`";
+            let help = "set `admin_token: ${ADMIN_TOKEN}` or `admin_tls.client_ca`, or bind `admin` to 127.0.0.1, or write `admin: off`";
             reader.complain(Problem::at(&admin_at, cause, help));
         }
     }

@@ -31,6 +31,13 @@ pub enum Either<T> {
     Map(T),
 }
 
+/// A mapping, or a list of them.
+#[derive(Debug)]
+pub enum OneOrMore<T> {
+    One(T),
+    More(Vec<T>),
+}
+
 /// A mapping with its keys: those that are built, and those of the design that are not yet.
 macro_rules! mirror {
     ($(#[$doc:meta])* $name:ident like $like:literal {
@@ -78,7 +85,9 @@ macro_rules! mirror {
 mirror! {
     File like "`listen: 127.0.0.1:8080`, one `key: value` to a line" {
         listen: Text,
+        tls: OneOrMore<TlsMap>,
         admin: Text,
+        admin_tls: AdminTlsMap,
         admin_token: Text,
         upstream: Either<UpstreamMap>,
         store: StoreMap,
@@ -97,7 +106,22 @@ mirror! {
         limits: LimitsMap,
         logs: LogsMap,
         warm: List<WarmMap>,
-    } later ["upstreams", "tls"]
+    } later ["upstreams"]
+}
+
+mirror! {
+    TlsMap like "`{cert: fullchain.pem, key: privkey.pem}`" {
+        cert: Text,
+        key: Text,
+    } later []
+}
+
+mirror! {
+    AdminTlsMap like "`{cert: admin.pem, key: admin.key, client_ca: operators.pem}`" {
+        cert: Text,
+        key: Text,
+        client_ca: Text,
+    } later []
 }
 
 mirror! {
@@ -178,6 +202,7 @@ mirror! {
         head: Text,
         content: Text,
         connections: Text,
+        handshake_timeout: Text,
         header_timeout: Text,
         content_idle: Text,
         drain: Text,
@@ -241,8 +266,10 @@ impl Mapping for VerifyMap {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 11] = [
+const PLACES: [(&str, &[&str]); 13] = [
     ("at the top", File::KEYS),
+    ("under `tls`", TlsMap::KEYS),
+    ("under `admin_tls`", AdminTlsMap::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
     ("under `store`", StoreMap::KEYS),
     ("under `memory`", MemoryMap::KEYS),
@@ -602,4 +629,44 @@ impl<'de, T: Mapping> Visitor<'de> for EitherVisitor<T> {
     scalars_as_text!(self, |raw: String| Either::Text(Text::of(raw)));
     refuse!(nothing);
     refuse!(list);
+}
+
+struct OneOrMoreVisitor<T>(PhantomData<T>);
+
+impl<T: Mapping> OneOrMoreVisitor<T> {
+    fn refuse<E: de::Error>(self, found: &str) -> E {
+        Complaint::about(
+            format!("{found} where a mapping or a list of them is expected"),
+            format!("write it like {}", T::LIKE),
+        )
+    }
+}
+
+impl<'de, T: Mapping + Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OneOrMoreVisitor(PhantomData))
+    }
+}
+
+impl<'de, T: Mapping + Deserialize<'de>> Visitor<'de> for OneOrMoreVisitor<T> {
+    type Value = OneOrMore<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping or a list of them")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMore<T>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(OneOrMore::More(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OneOrMore<T>, A::Error> {
+        T::read(map).map(OneOrMore::One)
+    }
+
+    refuse!(scalars);
+    refuse!(nothing);
 }

@@ -319,7 +319,7 @@ fn prefix(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
-fn ca_file(text: &str) -> Result<PathBuf, Wrong> {
+pub(super) fn ca_file(text: &str) -> Result<PathBuf, Wrong> {
     let path = PathBuf::from(text);
     let help =
         "name a file with certificates in PEM, which begins with `-----BEGIN CERTIFICATE-----`";

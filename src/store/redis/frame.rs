@@ -8,7 +8,7 @@ const LONGEST_LINE: usize = 4096;
 
 /// Bytes that are no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 impl From<Malformed> for std::io::Error {
     fn from(Malformed: Malformed) -> Self {
@@ -18,7 +18,7 @@ impl From<Malformed> for std::io::Error {
 
 /// Where the first reply in a buffer ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
+pub enum Extent {
     /// It is so many bytes long, and all there.
     Whole(usize),
     /// It is at least so many bytes long, and not all there.
@@ -26,12 +26,12 @@ pub(super) enum Extent {
 }
 
 /// Begins a command of so many arguments.
-pub(super) fn command(into: &mut BytesMut, arguments: usize) {
+pub fn command(into: &mut BytesMut, arguments: usize) {
     line(into, b'*', arguments);
 }
 
 /// One argument, of several pieces.
-pub(super) fn argument(into: &mut BytesMut, pieces: &[&[u8]]) {
+pub fn argument(into: &mut BytesMut, pieces: &[&[u8]]) {
     line(into, b'$', pieces.iter().map(|piece| piece.len()).sum());
     for piece in pieces {
         into.put_slice(piece);
@@ -46,7 +46,7 @@ fn line(into: &mut BytesMut, kind: u8, number: usize) {
 }
 
 /// Finds the end of the first reply in `read`.
-pub(super) fn extent(read: &[u8]) -> Result<Extent, Malformed> {
+pub fn extent(read: &[u8]) -> Result<Extent, Malformed> {
     let (mut at, mut owed) = (0, 1usize);
     while owed > 0 {
         let Some(line) = line_at(read, at)? else {
@@ -72,7 +72,7 @@ pub(super) fn extent(read: &[u8]) -> Result<Extent, Malformed> {
 
 /// A whole reply, by its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply<'r> {
+pub enum Reply<'r> {
     Text(&'r [u8]),
     /// An error, by its first word.
     Error(&'r str),
@@ -81,14 +81,14 @@ pub(super) enum Reply<'r> {
 
 /// The values of an array; one that is not there, or no text, is `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Values<'r> {
+pub struct Values<'r> {
     reply: &'r [u8],
     at: usize,
     left: usize,
 }
 
 /// Reads what `extent` found to be whole.
-pub(super) fn reply(reply: &[u8]) -> Result<Reply<'_>, Malformed> {
+pub fn reply(reply: &[u8]) -> Result<Reply<'_>, Malformed> {
     let Line { kind, text, behind } = line_at(reply, 0)?.ok_or(Malformed)?;
     match kind {
         b'-' => {
@@ -116,6 +116,14 @@ impl<'r> Iterator for Values<'r> {
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         let line = line_at(self.reply, self.at).ok().flatten()?;
+        if line.kind == b'*' {
+            // One value, however many it holds: those behind it keep their places.
+            let Ok(Extent::Whole(length)) = extent(&self.reply[self.at..]) else {
+                return None;
+            };
+            self.at += length;
+            return Some(None);
+        }
         self.at = line.behind;
         if line.kind != b'$' {
             return Some(None);
@@ -247,6 +255,14 @@ mod tests {
             Ok(Reply::Error("NOAUTH"))
         );
         assert_eq!(reply(b"-OOM\r\n"), Ok(Reply::Error("OOM")));
+    }
+
+    #[test]
+    fn an_array_in_an_array_is_one_value_and_moves_no_other() {
+        let Ok(Reply::Values(values)) = reply(b"*3\r\n*1\r\n:7\r\n+OK\r\n$1\r\na\r\n") else {
+            panic!("no values")
+        };
+        assert_eq!(values.collect::<Vec<_>>(), [None, None, Some(&b"a"[..])]);
     }
 
     proptest! {

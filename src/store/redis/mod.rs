@@ -2,7 +2,7 @@
 //! `link` is one connection, `keeper` makes and keeps it.
 
 mod batched;
-mod frame;
+pub mod frame;
 mod keeper;
 mod link;
 mod pipe;
