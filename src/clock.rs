@@ -48,6 +48,20 @@ pub fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
+/// Both clocks at once: one for what lasts, one for what ends at a time that others have named.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    pub stopwatch: Instant,
+    pub now: Timestamp,
+}
+
+pub fn moment() -> Moment {
+    Moment {
+        stopwatch: stopwatch(),
+        now: now(),
+    }
+}
+
 /// A stopwatch that no clock adjustment disturbs, for the times in the log.
 pub fn stopwatch() -> Instant {
     Instant::now()

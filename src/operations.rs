@@ -10,10 +10,10 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
-use crate::access::credential;
+use crate::access::{credential, token};
 use crate::caching::cache_status::Reason;
 use crate::caching::head::Head;
-use crate::caching::key::{family_state, group_state};
+use crate::caching::key::{family_state, group_state, revoked_token};
 use crate::caching::stored::{ANY_ORIGIN, Freshness, Stored};
 use crate::clock;
 use crate::coherence::{Coherence, Depends, LookUp, StateKey, States};
@@ -206,7 +206,7 @@ pub async fn purge(
     Ok(states)
 }
 
-/// Revokes what the upstream has said of these credentials: lines as a request has them, `Authorization: …`. Gives how
+/// Revokes what the upstream has said of these credentials, and, until they expire, the tokens among them: lines as a request has them, `Authorization: …`. Gives how
 /// many parts they have.
 pub async fn revoke(
     config: &Config,
@@ -231,6 +231,8 @@ pub async fn revoke(
         fields.append(name, value);
     }
     coherence.store().settled().await;
+    // Under another than all others have, nobody would hear of it.
+    coherence.store().confirm_secret().await?;
     let secret = coherence
         .store()
         .secret()
@@ -238,6 +240,23 @@ pub async fn revoke(
     let states = credential::states(config, &fields, &secret);
     if states.is_empty() {
         return Err(wrong("no credential is named"));
+    }
+    // A token is good by itself, so that it is not is kept; before what was said of it is dropped, or it could be said again.
+    let now = clock::now();
+    for token in { fields.get_all(header::AUTHORIZATION).iter() }
+        .filter_map(|line| token::of_line(line.as_bytes()))
+    {
+        let Some(until) = token::claimed_end(token) else {
+            continue;
+        };
+        if now < until {
+            let name = revoked_token(&secret, token);
+            let kept = coherence.store().mark(&name, until.since(now)).await;
+            kept.map_err(|reason| match reason {
+                Reason::StoreAway => OperationError::StoreAway,
+                reason => OperationError::NotKept(reason.word()),
+            })?;
+        }
     }
     coherence.purge(&states).await?;
     purges::by_hand(Cause::Credential, &states);

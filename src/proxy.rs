@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
+use crate::access::key_file::Keys;
 use crate::access::verdict::Verdicts;
 use crate::body::{ClientBody, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Reason};
@@ -103,6 +104,8 @@ pub struct Served {
     pub group: Option<StateKey>,
     /// Under `verify`, the state that tells its copies from others at the same key.
     pub admission: Option<StateKey>,
+    /// Under `jwt`, the keys by which tokens are verified; the same for all routes that name the same.
+    pub keys: Option<Arc<Keys>>,
     /// Whose epochs a create would drop, if the purge rules say so for every write.
     pub absence: Option<States>,
     /// The fields by which its answers have been seen to vary.
@@ -348,6 +351,7 @@ impl Setup {
             .iter()
             .map(|route| Served::new(&config, route))
             .collect();
+        let served = admit::with_keys(served);
         Setup {
             number: known::Number::default(),
             cap: Cap::new(config.limits.copies),
@@ -379,6 +383,7 @@ impl Served {
         Served {
             group: plan::group(route),
             admission: plan::admission(route),
+            keys: None,
             absence: plan::absence_states(&config.purge, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),

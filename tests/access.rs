@@ -62,7 +62,7 @@ fn api(users: &Users) -> Origin {
 
 fn larder(origin: &Origin, store: &str, access: &str) -> Larder {
     Larder::start(format!(
-        "upstream: {}\nstore: {{url: \"{store}\", prefix: t}}\nroutes:\n\
+        "upstream: {}\nstore: {{url: \"{store}\", database: 1, prefix: t}}\nroutes:\n\
         \x20 - {{path: /api/users/, key: users:list, access: {access}}}\n\
         purge:\n\
         \x20 - {{methods: POST, path: /api/users/, keys: [users:list]}}\n",
@@ -269,7 +269,7 @@ fn every_mode_gives_nobody_what_the_origin_would_not(store: &str) {
         .enumerate()
     {
         let larder = Larder::start(format!(
-            "upstream: {}\nstore: {{url: \"{store}\", prefix: t{n}}}\nroutes:\n  - {{path: /api/users/, key: users:list, access: {access}}}\npurge: []\n",
+            "upstream: {}\nstore: {{url: \"{store}\", database: 1, prefix: t{n}}}\nroutes:\n  - {{path: /api/users/, key: users:list, access: {access}}}\npurge: []\n",
             origin.url()
         ));
         for first in clients {
@@ -308,7 +308,9 @@ fn a_logout_through_one_instance_ends_what_another_has_heard() {
     users.lock().unwrap().clear();
     one.request("POST", "/api/logout/", &[("Authorization", "Token a")], b"");
     assert_eq!(list(&other, "Token a").status, 401);
-    for key in redis.keys() {
+    let keys = redis.keys();
+    assert!(keys.contains(&"t:users:list".to_owned()), "{keys:?}");
+    for key in keys {
         assert!(!key.contains("Token"), "{key}");
     }
 }

@@ -513,3 +513,33 @@ fn check_tells_what_the_proxy_would_do() {
     }
     assert!(!told.contains("hunter2"));
 }
+
+#[test]
+fn check_tells_whose_token_is_good() {
+    let jwt = |what: &str| {
+        let text = format!(
+            "upstream: http://127.0.0.1:8000\nroutes:\n  - path: /api/users/\n    key: users:list\n    access: {what}\n"
+        );
+        describe(&right(&text).config)
+    };
+    let secret = "{jwt: {secret: 0123456789abcdef0123456789abcdef}}";
+    let told = jwt(secret);
+    assert!(!told.contains("0123456789"), "{told}");
+    for (what, piece) in [
+        (
+            secret,
+            "one copy for all whose token is good: HS256 by the secret;",
+        ),
+        (
+            "{jwt: {jwks_file: tests/config/jwks.json, algorithms: [ES256, RS256], issuer: [a, b], audience: users}, scope: [/role, /tenant]}",
+            "one copy for each /role and /tenant for all whose token is good: ES256 or RS256 by tests/config/jwks.json, issued by a or b, for users;",
+        ),
+        (
+            "{jwt: {key_file: tests/config/public.pem, algorithms: [ES256]}}",
+            "one copy for all whose token is good: ES256 by tests/config/public.pem;",
+        ),
+    ] {
+        let told = jwt(what);
+        assert!(told.contains(piece), "{piece} is not in:\n{told}");
+    }
+}

@@ -42,6 +42,7 @@ async fn redis(server: &RedisServer) -> Store {
         address: StoreAddress::Redis(settings.clone()),
         prefix: "t".to_owned(),
         timeout: Duration::from_secs(5),
+        secret: None,
     };
     let lifetimes = Lifetimes {
         hold: HOLD,

@@ -11,6 +11,7 @@ use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
 use support::relay::{Relay, Said, Way};
+use support::tokens::{Issuer, from_now};
 use support::{eventually, users_api};
 
 const LIST: &str = "/api/users/";
@@ -107,6 +108,43 @@ fn a_hit_takes_one_round_trip_and_a_write_two() {
     assert_eq!(larder.write("PATCH", USER).status, 401);
     let said = relay.said();
     assert_eq!(round_trips(&said), 2, "refused: {said:?}");
+}
+
+#[test]
+fn a_hit_by_a_verdict_takes_one_round_trip_too() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let origin = Origin::start(|_| origin::json("{}"));
+    let secret = "0123456789abcdef0123456789abcdef";
+    let claims = serde_json::json!({"exp": from_now(3600)});
+    let line = |n: u32| {
+        let claims = serde_json::json!({"n": n, "exp": claims["exp"]});
+        format!("Bearer {}", Issuer::secret(secret).token(&claims))
+    };
+    for access in [
+        "{verify: /api/users/me/, for: 1h}".to_owned(),
+        format!("{{jwt: {{secret: {secret}}}}}"),
+    ] {
+        let yaml = users_api(&origin, &relay.url(), "").replace(
+            "key: users:list",
+            &format!("key: users:list, access: {access}"),
+        );
+        let larder = Larder::start(yaml);
+        let ask = |n| larder.get_with(LIST, &[("Authorization", &line(n))]);
+        eventually("it is a hit", || ask(1).is_hit());
+        relay.said();
+        assert!(ask(1).is_hit());
+        let said = relay.said();
+        assert_eq!(round_trips(&said), 1, "{access}: {said:?}");
+        // The first request of another: its states are read and made, the secret and (of a token) the mark looked at.
+        assert!(ask(2).is_hit());
+        let said = relay.said();
+        println!(
+            "{access}: {} round trips before the first hit of a credential",
+            round_trips(&said)
+        );
+        assert!(round_trips(&said) <= 5, "{access}: {said:?}");
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod admission;
 mod side;
 #[path = "django/support.rs"]
 mod support;
+#[path = "django/tokens.rs"]
+mod tokens;
 
 use serde_json::{Value, json};
 use support::{

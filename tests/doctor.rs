@@ -744,6 +744,74 @@ fn a_public_route_that_asks_for_a_login() {
     );
 }
 
+/// Who is admitted, by the path that is asked.
+fn admitting(origin: &Origin, scope: &str) -> Patient {
+    let access = format!("key: users:list, access: {{verify: /api/users/me/{scope}}}");
+    let yaml = users_api(origin, "memory:", "").replace("key: users:list", &access);
+    Patient::with(impatient(yaml, origin))
+}
+
+#[test]
+fn a_verify_path_that_admits_everybody_or_nobody() {
+    let to_me = |status: u16| {
+        Origin::start(move |request| match request.fields.get("Authorization") {
+            Some("Token a") => origin::json("{}"),
+            _ if request.target == "/api/users/me/" && status == 301 => {
+                origin::status(301, "").field("Location", "/api/users/me")
+            }
+            _ if request.target == "/api/users/me/" => origin::status(status, "{}"),
+            _ => origin::status(401, "{}"),
+        })
+    };
+    for (status, level, remedy) in [
+        (401, "ok", ""),
+        (403, "ok", ""),
+        (200, "warning", "access: public"),
+        (301, "wrong", "urls.py"),
+        (404, "wrong", "urls.py"),
+        (500, "warning", "log"),
+    ] {
+        let origin = to_me(status);
+        let seen = admitting(&origin, "").seen();
+        let check = seen.is("route-verify", level);
+        let said = check["remedy"].as_str().unwrap_or_default();
+        assert!(said.contains(remedy), "{status}: {said}");
+    }
+    let origin = to_me(401);
+    for (scope, who, level, remedy) in [
+        ("", "Token a", "ok", ""),
+        (", scope: [/role]", "Token a", "warning", "`scope`"),
+        ("", "Token b", "warning", "curl"),
+    ] {
+        let field = format!("Authorization: {who}");
+        let seen = admitting(&origin, scope).told(&["-H", &field]).seen();
+        let check = seen.is("route-verify", level);
+        let said = check["remedy"].as_str().unwrap_or_default();
+        assert!(said.contains(remedy), "{who}: {said}");
+        assert!(!seen.text.contains(who), "{}", seen.text);
+    }
+}
+
+#[test]
+fn keys_of_tokens_are_named_and_never_shown() {
+    let origin = saying(|| origin::json("[]"));
+    let with = |jwt: &str| {
+        let access = format!("key: users:list, access: {{jwt: {jwt}}}");
+        let yaml = users_api(&origin, "memory:", "").replace("key: users:list", &access);
+        Patient::with(impatient(yaml, &origin)).seen()
+    };
+    let set = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/config/jwks.json");
+    let seen = with(&format!("{{jwks_file: {set}}}"));
+    let said = seen.is("route-jwt", "ok")["seen"].as_str().unwrap();
+    assert!(said.contains("ES256 2026-11"), "{said}");
+    let seen = with(&format!("{{jwks_file: {set}, algorithms: [RS256]}}"));
+    seen.is_wrong("route-jwt", "algorithms");
+    let secret = "0123456789abcdef0123456789abcdef";
+    let seen = with(&format!("{{secret: {secret}}}"));
+    seen.is("route-jwt", "ok");
+    assert!(!seen.text.contains(secret));
+}
+
 #[test]
 fn answers_that_are_never_kept() {
     type Change = fn(Answer) -> Answer;

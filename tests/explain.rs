@@ -13,6 +13,7 @@ use support::client::{Answer, Connection};
 use support::larder::{Larder, command, run};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
+use support::tokens::{Issuer, from_now};
 use support::{Gate, eventually, users_api};
 
 const LIST: &str = "/api/users/";
@@ -409,6 +410,73 @@ fn words_of_requests_that_are_not_looked_up() {
         let told = asked.explain("GET", target, fields, body, false);
         assert_eq!(told["detail"], word, "{told:#}");
     }
+}
+
+#[test]
+fn words_of_who_is_not_admitted() {
+    let origin = Origin::start(|request| match request.fields.get("Authorization") {
+        Some("Token a") if request.target.ends_with("/me/") => origin::json("{}"),
+        Some("Token text") if request.target.ends_with("/me/") => origin::json("no json"),
+        _ if request.target.ends_with("/me/") => origin::status(401, ""),
+        _ => origin::json("[]"),
+    });
+    let verify = ", access: {verify: /api/users/me/, scope: [/role]}";
+    let asked = Asked::with(yaml(&origin, "memory:", verify));
+    for (word, who) in [
+        ("verify-refused", "Token b"),
+        ("verify-failed", "Token text"),
+    ] {
+        asked.earns(word, "GET", LIST, &[("Authorization", who)], "");
+    }
+    let fields = [("Authorization", "Token a")];
+    let told = asked.explain("GET", LIST, &fields, "", true);
+    assert_eq!(
+        told["admitted"],
+        "`GET /api/users/me/` says so now, asked with this credential"
+    );
+    assert_eq!(
+        told["copy"]["split_by"][0],
+        "/role of what `access` goes by"
+    );
+    assert_eq!(told["detail"], "absent", "{told:#}");
+
+    let issuer = Issuer::secret("0123456789abcdef0123456789abcdef");
+    let token = |seconds| {
+        let claims = serde_json::json!({"role": "x", "exp": from_now(seconds)});
+        format!("Bearer {}", issuer.token(&claims))
+    };
+    let (good, late, revoked) = (token(3600), token(-1), token(3601));
+    let jwt = ", access: {jwt: {secret: 0123456789abcdef0123456789abcdef}, scope: [/role]}";
+    let asked = Asked::with(yaml(&origin, "memory:", jwt));
+    let purge = serde_json::json!({"credentials": [format!("Authorization: {revoked}")]});
+    let fields = [("Content-Type", "application/json")];
+    let purged = support::client::Connection::open(asked.larder.admin_address()).request(
+        "POST",
+        "/purge",
+        &fields,
+        purge.to_string().as_bytes(),
+    );
+    assert_eq!(purged.status, 200);
+    for (word, fields) in [
+        ("jwt-absent", &[][..]),
+        ("jwt-refused", &[("Authorization", "Bearer a.b.c")]),
+        ("jwt-expired", &[("Authorization", &late)]),
+        ("jwt-mixed", &[("Authorization", &good), ("Cookie", "a=b")]),
+        ("jwt-revoked", &[("Authorization", &revoked)]),
+    ] {
+        asked.earns(word, "GET", LIST, fields, "");
+        // The file alone is enough, but for what only the store knows.
+        let told = asked.explain("GET", LIST, fields, "", false);
+        let expected = (word != "jwt-revoked").then_some(word);
+        assert_eq!(told["detail"].as_str(), expected, "{told:#}");
+    }
+    let told = asked.explain("GET", LIST, &[("Authorization", &good)], "", true);
+    assert_eq!(told["admitted"], "by its token, which nobody has revoked");
+    assert_eq!(
+        told["copy"]["whose"],
+        "whoever has a good token with the same /role"
+    );
+    assert!(!told.to_string().contains(&good[7..]), "{told:#}");
 }
 
 #[test]

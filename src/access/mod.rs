@@ -5,8 +5,13 @@
 //!   hit ratio, never privacy.
 //! * `public`: one copy for all. Its fills are sent without any credential, so it cannot leak.
 //! * `verify`: one copy for all whom the upstream admits, or for each scope of them: `verdict`, `credential`.
+//! * `jwt`: the same for all whose token is good, which is looked at here: `token`, `keys`, `key_file`, `signature`.
 
 pub mod credential;
+pub mod key_file;
+pub mod keys;
+mod signature;
+pub mod token;
 pub mod verdict;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -25,7 +30,7 @@ pub fn partition(
 ) {
     match access {
         Access::Public => {}
-        Access::Verify(_) => {
+        Access::Verify(_) | Access::Jwt(_) => {
             for (pointer, value) in scope.iter().flat_map(|scope| &scope.0) {
                 key.scope(pointer, value.as_deref());
             }
@@ -54,7 +59,7 @@ pub fn fill_credentials(
 ) {
     match access {
         Access::Public => {}
-        Access::PerCredential | Access::Verify(_) => {
+        Access::PerCredential | Access::Verify(_) | Access::Jwt(_) => {
             for name in std::iter::once(&header::AUTHORIZATION).chain(&config.credential_headers) {
                 copy(name, client, fill);
             }

@@ -1,4 +1,5 @@
-//! The upstream's own word on a credential, asked with that credential and kept for seconds in this process.
+//! The word on a credential, kept in this process: the upstream's own, asked with that credential and good for seconds;
+//! or that of its token, verified here and good until the token expires.
 //!
 //! A verdict is a copy like any other: it carries the epochs of its credential's states, read before the question was
 //! sent, and admits only while all of them are current, which the look-up asks in the same round trip as for the copy. So
@@ -13,8 +14,9 @@ use quick_cache::sync::Cache;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
+use super::keys::KeySet;
 use crate::caching::cache_status::Reason;
-use crate::clock;
+use crate::clock::{self, Moment, Timestamp};
 use crate::coherence::Epochs;
 use crate::config::Verify;
 
@@ -31,9 +33,21 @@ pub struct Verdict {
     pub said: Said,
     /// The epochs of its credential's states.
     pub epochs: Epochs,
-    /// Before the question was sent.
-    pub asked: Instant,
-    pub lasting: Duration,
+    pub good: Good,
+}
+
+/// For how long a verdict counts.
+#[derive(Debug, Clone)]
+pub enum Good {
+    /// By the upstream's word: for so long after the moment before the question was sent.
+    For { asked: Instant, lasting: Duration },
+    /// By a token: until it expires, and while the keys that verified it are those in use.
+    Until {
+        expires: Timestamp,
+        keys: Arc<KeySet>,
+    },
+    /// Nothing is kept.
+    Once,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +58,14 @@ pub enum Said {
 }
 
 impl Verdict {
-    pub fn is_in_time(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.asked) < self.lasting
+    pub fn is_in_time(&self, moment: Moment) -> bool {
+        match &self.good {
+            Good::For { asked, lasting } => {
+                moment.stopwatch.saturating_duration_since(*asked) < *lasting
+            }
+            Good::Until { expires, keys } => moment.now < *expires && !keys.is_replaced(),
+            Good::Once => false,
+        }
     }
 
     /// What sets the copy of the one admitted apart.
@@ -68,11 +88,15 @@ impl Scope {
             return Some(Scope::default());
         }
         let value: Value = serde_json::from_slice(body).ok()?;
+        Some(Scope::at(pointers, &value))
+    }
+
+    pub fn at(pointers: &[String], value: &Value) -> Scope {
         let at = |pointer: &String| {
             let found = value.pointer(pointer).map(Value::to_string);
             (pointer.clone(), found)
         };
-        Some(Scope(pointers.iter().map(at).collect()))
+        Scope(pointers.iter().map(at).collect())
     }
 }
 
@@ -101,10 +125,10 @@ impl Default for Verdicts {
 
 impl Verdicts {
     /// One that is still in time; whether its credential was revoked meanwhile, the look-up asks.
-    pub fn known(&self, key: VerdictKey, now: Instant) -> Option<Arc<Verdict>> {
+    pub fn known(&self, key: VerdictKey, moment: Moment) -> Option<Arc<Verdict>> {
         self.kept
             .get(&key)
-            .filter(|verdict| verdict.is_in_time(now))
+            .filter(|verdict| verdict.is_in_time(moment))
     }
 
     /// Forgets it, as its credential was revoked. Another that has taken its place stays.
@@ -126,11 +150,11 @@ impl Verdicts {
         };
         let answer = async {
             // Look again: a question may have ended between the caller's look and its place here.
-            if let Some(verdict) = self.known(key, clock::stopwatch()) {
+            if let Some(verdict) = self.known(key, clock::moment()) {
                 return verdict;
             }
             let verdict = Arc::new(question.await);
-            if !verdict.lasting.is_zero() {
+            if !matches!(verdict.good, Good::Once) {
                 self.kept.insert(key, verdict.clone());
             }
             verdict
@@ -168,8 +192,17 @@ mod tests {
         Verdict {
             said,
             epochs: Epochs::new(),
-            asked: Instant::now(),
-            lasting: Duration::from_secs(30),
+            good: Good::For {
+                asked: Instant::now(),
+                lasting: Duration::from_secs(30),
+            },
+        }
+    }
+
+    fn after(start: Instant, span: Duration) -> Moment {
+        Moment {
+            stopwatch: start + span,
+            now: Timestamp::default(),
         }
     }
 
@@ -202,8 +235,31 @@ mod tests {
     #[test]
     fn a_verdict_counts_from_before_its_question_was_sent() {
         let verdict = verdict(Said::Admitted(Scope::default()));
-        assert!(verdict.is_in_time(verdict.asked + Duration::from_millis(29_999)));
-        assert!(!verdict.is_in_time(verdict.asked + Duration::from_secs(30)));
+        let Good::For { asked, .. } = verdict.good else {
+            unreachable!("it was made so");
+        };
+        assert!(verdict.is_in_time(after(asked, Duration::from_millis(29_999))));
+        assert!(!verdict.is_in_time(after(asked, Duration::from_secs(30))));
+    }
+
+    #[test]
+    fn a_token_counts_until_it_expires_and_while_its_keys_are_in_use() {
+        let (keys, second) = (Arc::<KeySet>::default(), 1_000_000);
+        let verdict = Verdict {
+            good: Good::Until {
+                expires: Timestamp::from_micros(7 * second),
+                keys: keys.clone(),
+            },
+            ..verdict(Said::Admitted(Scope::default()))
+        };
+        let at = |micros| Moment {
+            stopwatch: Instant::now(),
+            now: Timestamp::from_micros(micros),
+        };
+        assert!(verdict.is_in_time(at(7 * second - 1)));
+        assert!(!verdict.is_in_time(at(7 * second)));
+        keys.replace();
+        assert!(!verdict.is_in_time(at(0)));
     }
 
     #[tokio::test]
@@ -220,7 +276,7 @@ mod tests {
         tokio::join!(one(), one(), one());
         assert_eq!(asked.into_inner(), 1);
         assert!(verdicts.asking.lock().is_empty());
-        assert!(verdicts.known(key, Instant::now()).is_some());
+        assert!(verdicts.known(key, clock::moment()).is_some());
     }
 
     #[tokio::test]

@@ -18,6 +18,11 @@ pub enum Reason {
     // Not admitted:
     VerifyRefused,
     VerifyFailed,
+    JwtAbsent,
+    JwtRefused,
+    JwtExpired,
+    JwtRevoked,
+    JwtMixed,
     // Looked up and not served:
     Absent,
     Expired,
@@ -59,6 +64,11 @@ impl Reason {
             Reason::Html => "html",
             Reason::VerifyRefused => "verify-refused",
             Reason::VerifyFailed => "verify-failed",
+            Reason::JwtAbsent => "jwt-absent",
+            Reason::JwtRefused => "jwt-refused",
+            Reason::JwtExpired => "jwt-expired",
+            Reason::JwtRevoked => "jwt-revoked",
+            Reason::JwtMixed => "jwt-mixed",
             Reason::Absent => "absent",
             Reason::Expired => "expired",
             Reason::Purged => "purged",

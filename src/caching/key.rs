@@ -6,11 +6,52 @@
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::config::Secret;
 use crate::route::{FamilyKey, GroupKey};
 
 /// The deployment's own secret: all its instances share it, nobody else has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HashingSecret(pub [u8; 32]);
+
+impl HashingSecret {
+    pub fn random() -> Self {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).expect("the system has random bits");
+        HashingSecret(secret)
+    }
+
+    /// Of the words that the operator has given to all instances.
+    pub fn of(words: &Secret) -> Self {
+        HashingSecret(blake3::derive_key(
+            "larder 2026-11 hashing secret",
+            words.expose().as_bytes(),
+        ))
+    }
+
+    /// By which it is known, and from which it cannot be had.
+    pub fn fingerprint(&self) -> String {
+        let hash = blake3::keyed_hash(&self.0, b"larder fingerprint of this secret");
+        hash.to_hex()[..32].to_owned()
+    }
+
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let mut secret = [0; 32];
+        if hex.len() != 64 {
+            return None;
+        }
+        for (n, byte) in secret.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(hex.get(2 * n..2 * n + 2)?, 16).ok()?;
+        }
+        Some(HashingSecret(secret))
+    }
+}
+
+/// The state on which every verdict depends: dropped by whoever puts another secret in the place of ours.
+pub const SECRET_STATE: &str = "~secret~all";
 
 /// Gathers what splits a family, each part with its kind, how many pieces it has and their lengths, so that no two sets of
 /// parts read alike.
@@ -29,7 +70,7 @@ pub enum Split {
     Query,
     Accept,
     Field(HeaderName),
-    /// A value of the verify answer, by its pointer.
+    /// A value of the verify answer or of a token's claims, by its pointer.
     Scope(String),
 }
 
@@ -95,7 +136,7 @@ impl<'s> CopyKey<'s> {
         });
     }
 
-    /// What the upstream says of the client at this pointer; an absent value is one of its own.
+    /// What the upstream, or its token, says of the client at this pointer; an absent value is one of its own.
     pub fn scope(&mut self, pointer: &str, value: Option<&str>) {
         let pieces = [pointer, value.unwrap_or_default()].map(str::as_bytes);
         self.part(Part::Scope, &pieces[..1 + usize::from(value.is_some())]);
@@ -197,6 +238,29 @@ pub fn admission_state(path: &str) -> String {
         "~verify:{}~all",
         utf8_percent_encode(path, NON_ALPHANUMERIC)
     )
+}
+
+/// The same, for those whose token is by one of these issuers and for one of these audiences.
+pub fn token_state(issuer: &[String], audience: &[String]) -> String {
+    let encoded = |names: &[String]| {
+        let names = names
+            .iter()
+            .map(|name| utf8_percent_encode(name, NON_ALPHANUMERIC).to_string());
+        names.collect::<Vec<_>>().join(",")
+    };
+    format!("~jwt:{}:{}~all", encoded(issuer), encoded(audience))
+}
+
+/// The name under which it is kept that a token was revoked, below the prefix.
+pub fn revoked_token(secret: &HashingSecret, token: &[u8]) -> String {
+    let mut hasher = blake3::Hasher::new_keyed(&secret.0);
+    for piece in [&b"larder revoked token"[..], token] {
+        hasher.update(&(piece.len() as u64).to_le_bytes());
+        hasher.update(piece);
+    }
+    let mut hash = [0; 16];
+    hasher.finalize_xof().fill(&mut hash);
+    format!("~revoked:{:032x}", u128::from_be_bytes(hash))
 }
 
 /// The name of the state that all families of a group share.

@@ -123,6 +123,7 @@ pub fn set(arguments: &Set) -> Result<(), Failure> {
     let seen_by = match operations::access(&config, &arguments.key).map_err(failed)? {
         Access::Public => "everybody is given it",
         Access::Verify(_) => "whoever the API admits is given it, where the route has no `scope`",
+        Access::Jwt(_) => "whoever has a good token is given it, where the route has no `scope`",
         Access::PerCredential => "whoever asks without a credential is given it, and nobody else",
     };
     let seconds = match Place::of(config)? {

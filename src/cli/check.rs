@@ -7,8 +7,8 @@ use http::{HeaderName, Method};
 
 use crate::caching::origin::Choices;
 use crate::config::{
-    Access, Config, Methods, OtherParameters, Policy, Query, Redis, RedisEndpoint, Route, Store,
-    StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
+    Access, Config, Jwt, KeySource, Methods, OtherParameters, Policy, Query, Redis, RedisEndpoint,
+    Route, Store, StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
 use crate::explain;
 
@@ -82,6 +82,7 @@ pub fn describe(config: &Config) -> String {
                     duration(verify.lasting)
                 )
             }
+            Access::Jwt(jwt) => by_token(jwt),
         };
         let _ = writeln!(
             told,
@@ -113,6 +114,31 @@ pub fn describe(config: &Config) -> String {
         let _ = writeln!(told, "    drops {}", keys.join(", "));
     }
     told
+}
+
+/// Who is given which copy by a token.
+fn by_token(jwt: &Jwt) -> String {
+    let each = match jwt.scope.as_slice() {
+        [] => "one copy".to_owned(),
+        scope => format!("one copy for each {}", scope.join(" and ")),
+    };
+    let algorithms: Vec<String> = { jwt.algorithms.iter() }
+        .map(|algorithm| format!("{algorithm:?}"))
+        .collect();
+    let keys = match &jwt.keys {
+        KeySource::Secret(_) => "the secret".to_owned(),
+        KeySource::Pem(path) | KeySource::Jwks(path) => path.display().to_string(),
+    };
+    let of = |word: &str, names: &[String]| match names {
+        [] => String::new(),
+        names => format!(", {word} {}", names.join(" or ")),
+    };
+    format!(
+        "{each} for all whose token is good: {} by {keys}{}{}",
+        algorithms.join(" or "),
+        of("issued by", &jwt.issuer),
+        of("for", &jwt.audience)
+    )
 }
 
 /// A route that obeys the origin.
@@ -212,16 +238,21 @@ fn store(config: &Config) -> String {
         address,
         prefix,
         timeout,
+        secret,
     } = &config.store;
+    let keyed = match secret {
+        Some(_) => ", credentials hashed by the file's secret",
+        None => "",
+    };
     match address {
         StoreAddress::Memory => {
             format!(
-                "in this process, {} at most, keys under {prefix}:",
+                "in this process, {} at most, keys under {prefix}:{keyed}",
                 size(config.memory_size)
             )
         }
         StoreAddress::Redis(redis) => format!(
-            "{}, keys under {prefix}:, {} for a command",
+            "{}, keys under {prefix}:, {} for a command{keyed}",
             endpoint(redis),
             duration(*timeout)
         ),

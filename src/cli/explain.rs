@@ -173,6 +173,9 @@ fn text(told: &Explanation, by: Option<&str>) -> String {
             &format!("no write or purge has touched {}", copy.states.join(" or ")),
         );
     }
+    if let Some(admitted) = &told.admitted {
+        page.line("admitted", admitted);
+    }
     verdict("looked up", told.look_up.as_ref(), &mut page);
     verdict("kept", told.store.as_ref(), &mut page);
     for (n, dropper) in told.dropped_by.iter().enumerate() {

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::{ConfigFile, Failure};
 use crate::admin::Admin;
+use crate::caching::key::HashingSecret;
 use crate::coherence::{Coherence, Journal, hold_for};
 use crate::config::{Access, Config, Route, StoreAddress, Tls};
 use crate::metrics::COUNTED;
@@ -212,13 +213,17 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
         hold_for(config.upstream.total),
     );
     let store = match &config.store.address {
-        StoreAddress::Memory => Store::Memory(Memory::new(config.memory_size)),
+        StoreAddress::Memory => {
+            let secret = config.store.secret.as_ref().map(HashingSecret::of);
+            Store::Memory(Memory::new(config.memory_size).keyed(secret))
+        }
         StoreAddress::Redis(settings) => {
             let lasting = |route: &Route| {
                 let ttl = route.ttl.max(route.negative_ttl.unwrap_or_default());
                 let verdict = match &route.access {
                     Access::Verify(verify) => verify.lasting,
-                    Access::PerCredential | Access::Public => Duration::ZERO,
+                    // A token may be good for longer: then its state is made anew, which costs one verification.
+                    Access::PerCredential | Access::Public | Access::Jwt(_) => Duration::ZERO,
                 };
                 (ttl + route.stale_while_revalidate.max(route.stale_if_error)).max(verdict)
             };

@@ -168,6 +168,16 @@ impl Coherence {
         is_admitted.then(|| judge(found, depends.own, origin))
     }
 
+    /// Whether whoever was admitted under these epochs still is, as the store says now. `nothing`: a key without a copy.
+    pub async fn is_admitted(&self, nothing: &str, admitted: &Epochs) -> bool {
+        let states: States = admitted.iter().map(|(state, _)| state.clone()).collect();
+        if states.is_empty() {
+            return true;
+        }
+        let looked = self.store.look_up(nothing, &states).await;
+        looked.is_ok_and(|found| protocol::validity(admitted, &found.states) == Validity::Valid)
+    }
+
     /// The epochs to fetch under, made where absent. `Err` says why there are none: held, or the store away.
     pub async fn open(&self, states: &States) -> Result<Epochs, Reason> {
         let seen = self

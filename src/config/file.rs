@@ -10,6 +10,7 @@ mod place;
 mod problem;
 mod stores;
 mod tls;
+mod tokens;
 mod value;
 
 use std::cell::RefCell;
@@ -24,8 +25,8 @@ use ipnet::IpNet;
 use url::Url;
 
 use self::mirror::{
-    Either, File, LimitsMap, List, LogsMap, PurgeMap, QueryMap, RouteMap, Text, Texts, UpstreamMap,
-    VerifyMap, WarmMap,
+    AccessMap, Either, File, LimitsMap, List, LogsMap, PurgeMap, QueryMap, RouteMap, Text, Texts,
+    UpstreamMap, WarmMap,
 };
 use self::place::{At, Position};
 use self::problem::{Problem, Source, Wrong, wrong};
@@ -198,7 +199,15 @@ impl Reader<'_> {
         let admin_tls = self.admin_tls(&root.key("admin_tls"), file.admin_tls);
         let admin_token = self.admin_token(&root.key("admin_token"), file.admin_token);
         let upstream = self.upstream(&root.key("upstream"), file.upstream);
-        let store = self.store(&root.key("store"), file.store.unwrap_or_default());
+        let mut store = self.store(&root.key("store"), file.store.unwrap_or_default());
+        let secret = self.long_secret(
+            &root.key("secret"),
+            file.secret,
+            "write one of `openssl rand -hex 32`, the same for all instances, or leave `secret` out",
+        );
+        if let Some(store) = &mut store {
+            store.secret = secret;
+        }
         let when_store_is_down = self.read(
             &root.key("when_store_is_down"),
             file.when_store_is_down,
@@ -577,7 +586,7 @@ impl Reader<'_> {
             Some(Either::Text(text)) => {
                 self.read(&at.key("access"), Some(text), Access::PerCredential, access)
             }
-            Some(Either::Map(map)) => self.verify(&at.key("access"), map),
+            Some(Either::Map(map)) => self.by_verdict(&at.key("access"), map),
         };
         let query = map
             .query
@@ -656,7 +665,30 @@ impl Reader<'_> {
         Some(ReadRoute { route, at })
     }
 
-    fn verify(&self, at: &At, map: VerifyMap) -> Access {
+    /// `{verify: …}` or `{jwt: …}`.
+    fn by_verdict(&self, at: &At, mut map: AccessMap) -> Access {
+        let Some(jwt) = map.jwt.take() else {
+            return self.verify(at, map);
+        };
+        for (key, written) in [
+            ("verify", map.verify.is_some()),
+            ("for", map.lasting.is_some()),
+            ("refuse_for", map.refusing.is_some()),
+        ] {
+            if written {
+                let (cause, help) = (
+                    "counts for nothing beside `jwt`, where the token itself says for how long",
+                    "leave it out, or leave out `jwt`",
+                );
+                self.complain(Problem::at(&at.key(key), cause, help).beside(&at.key("jwt")));
+            }
+        }
+        let scope = self.texts(&at.key("scope"), map.scope, &[], pointer);
+        let jwt = self.jwt(&at.key("jwt"), jwt, scope);
+        jwt.map_or(Access::PerCredential, Access::Jwt)
+    }
+
+    fn verify(&self, at: &At, map: AccessMap) -> Access {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let seconds = Duration::from_secs;
         let path = self.required(at, "verify", map.verify, "/api/users/me/", verify_path);
@@ -1043,7 +1075,7 @@ fn pointer(text: &str) -> Result<String, Wrong> {
     is_pointer.then(|| text.to_owned()).ok_or_else(|| {
         wrong(
             format!("`{text}` is not a JSON pointer"),
-            "write where the value stands in the answer to `verify`, like `/role` or `/profile/tenant`",
+            "write where the value stands in the answer to `verify`, or in the token's claims, like `/role` or `/profile/tenant`",
         )
     })
 }
@@ -1055,6 +1087,10 @@ fn access(text: &str) -> Result<Access, Wrong> {
         "verify" => Err(wrong(
             "`verify` alone does not say whom to ask",
             "write `access: {verify: /api/users/me/, for: 30s}`",
+        )),
+        "jwt" => Err(wrong(
+            "`jwt` alone does not say which tokens are good",
+            "write `access: {jwt: {jwks_file: jwks.json, audience: users-api}}`",
         )),
         text => {
             let known = ["per-credential", "public"];

@@ -7,11 +7,12 @@ pub mod nearest;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderName, Method};
 use ipnet::IpNet;
+use jsonwebtoken::Algorithm;
 
 use crate::caching::origin::Choices;
 use crate::message::codings::Coding;
@@ -122,6 +123,8 @@ pub struct Store {
     pub prefix: String,
     /// How long one store command may take.
     pub timeout: Duration,
+    /// By which credentials are hashed in keys; `None`: one made at random and kept in the store.
+    pub secret: Option<Secret>,
 }
 
 #[derive(Debug, Clone)]
@@ -217,6 +220,52 @@ pub enum Access {
     Public,
     /// One copy for all whom the upstream admits.
     Verify(Verify),
+    /// One copy for all whose token is good.
+    Jwt(Jwt),
+}
+
+impl Access {
+    /// Whether a shared copy is given by a verdict on each credential.
+    pub fn is_by_verdict(&self) -> bool {
+        match self {
+            Access::Verify(_) | Access::Jwt(_) => true,
+            Access::PerCredential | Access::Public => false,
+        }
+    }
+}
+
+/// Which tokens are good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jwt {
+    pub keys: KeySource,
+    pub algorithms: Vec<Algorithm>,
+    /// Whoever may have issued it; empty: anybody with the key.
+    pub issuer: Vec<String>,
+    /// For whom it may be; empty: for nobody in particular.
+    pub audience: Vec<String>,
+    /// How far the issuer's clock may be ahead of ours. It lengthens no token's life.
+    pub leeway: Duration,
+    /// JSON pointers into the claims: who differs in their values has a copy apart.
+    pub scope: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// For HS256 and its kin.
+    Secret(Secret),
+    /// One public key in PEM.
+    Pem(PathBuf),
+    /// A set of public keys, RFC 7517.
+    Jwks(PathBuf),
+}
+
+impl KeySource {
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            KeySource::Secret(_) => None,
+            KeySource::Pem(path) | KeySource::Jwks(path) => Some(path),
+        }
+    }
 }
 
 /// The upstream's own word on who is admitted.

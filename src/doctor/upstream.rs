@@ -1,6 +1,7 @@
 //! The API behind Larder: reached, in time, and with answers that can be kept. It is asked with GETs alone, exactly as
 //! a fill asks, and without any credential unless the operator gives one. Nothing is kept.
 
+mod access;
 mod judge;
 
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
 use super::{Finding, Requests, ok, skipped, warning, wrong};
+use crate::access::verdict::Said;
 use crate::coherence::{Coherence, Journal, hold_for};
 use crate::config::{Config, UpstreamAddress};
 use crate::explain::{self, Knowledge, Question, Reading, ask};
-use crate::proxy::Setup;
 use crate::proxy::present::{self, Presented};
+use crate::proxy::{Setup, admit};
 use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::upstream::Upstream;
@@ -91,6 +93,7 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
     if !answers {
         return;
     }
+    access::examine(&setup, requests, tell).await;
     let host = host.unwrap_or_else(|| explain::assumed_host(config));
     let path = paths.first().map_or("/", String::as_str);
     if let Some(finding) = keep_alive(config, &host, path).await {
@@ -164,7 +167,22 @@ async fn route(
         return Vec::new();
     };
     let captures = &reading.captures;
-    let presented = present::present(&setup.config, served, captures, client, &[], &secret, None);
+    let admitted = match served.route.access.is_by_verdict() {
+        false => None,
+        true => {
+            let verdict = admit::judge(setup, served, client, &secret).await;
+            if let Said::NotAdmitted(reason) = verdict.said {
+                let seen = format!(
+                    "{path} is not kept for this client ({}); to see more: -H 'Authorization: …'",
+                    reason.word()
+                );
+                return vec![skipped("route", seen)];
+            }
+            Some(Arc::new(verdict))
+        }
+    };
+    let (config, varied) = (&setup.config, &[]);
+    let presented = present::present(config, served, captures, client, varied, &secret, admitted);
     let Presented::Asked(asked) = presented else {
         return Vec::new();
     };

@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
 use super::{Explanation, Knowledge, Question, Reading, Verdict, because, explain, words};
+use crate::access::verdict::Said;
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::freshness::Exchange;
 use crate::caching::head::Head;
@@ -20,11 +21,11 @@ use crate::caching::stored::{Freshness, Stored};
 use crate::caching::storing;
 use crate::clock;
 use crate::coherence::{LookUp, Seen};
-use crate::config::Route;
+use crate::config::{Access, Route};
 use crate::error::{Error, UpstreamFailure};
 use crate::message::fields;
 use crate::proxy::present::{self, Asked, Presented};
-use crate::proxy::{Client, Served, Setup, fetch, read};
+use crate::proxy::{Client, Served, Setup, admit, fetch, read};
 
 /// What was found in the store.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -94,7 +95,10 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
                 told.pass(Forward::Bypass, Some(reason));
                 return Ok(told);
             }
-            Presented::Unverified => return Ok(told),
+            Presented::Unverified => match told.judged(setup, reading).await {
+                Some(asked) => asked,
+                None => return Ok(told),
+            },
             Presented::Refused(refusal) => {
                 told.refuse(refusal);
                 return Ok(told);
@@ -116,9 +120,9 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
             break;
         }
         knowledge.secret = store.secret();
-        let found = told.found.take();
+        let (found, admitted) = (told.found.take(), told.admitted.take());
         (told, _) = explain(&setup.config, question, knowledge)?;
-        told.found = found;
+        (told.found, told.admitted) = (found, admitted);
     }
     let (Some(reading), Some((asked, result))) = (reading.take(), looked) else {
         return Ok(told);
@@ -234,6 +238,46 @@ fn kept(copy: &Stored, now: clock::Timestamp) -> Kept {
 }
 
 impl Explanation {
+    /// Where the route goes by a verdict on each client: it is asked for as a request would, and nobody keeps it.
+    async fn judged(&mut self, setup: &Arc<Setup>, reading: &Reading) -> Option<Asked> {
+        let (served, client) = (&setup.served[reading.route], &reading.client);
+        let Some(secret) = setup.coherence.store().secret() else {
+            self.pass(Forward::Bypass, Some(Reason::StoreAway));
+            return None;
+        };
+        let verdict = Arc::new(admit::judge(setup, served, client, &secret).await);
+        if let Said::NotAdmitted(reason) = verdict.said {
+            // A token's own fault has been told already, in more words.
+            if self.detail.as_deref() != Some(reason.word()) {
+                self.pass(Forward::Bypass, Some(reason));
+            }
+            return None;
+        }
+        self.admitted = Some(match &served.route.access {
+            Access::Verify(verify) => format!(
+                "`GET {}` says so now, asked with this credential",
+                verify.path
+            ),
+            _ => "by its token, which nobody has revoked".to_owned(),
+        });
+        let (config, captures) = (&setup.config, &reading.captures);
+        let varied = served.varied.load();
+        let presented = present::present(
+            config,
+            served,
+            captures,
+            client,
+            &varied,
+            &secret,
+            Some(verdict),
+        );
+        let Presented::Asked(asked) = presented else {
+            return None;
+        };
+        self.presented(config, &served.route, reading, &asked, Some(secret));
+        Some(asked)
+    }
+
     /// A miss for that reason: what the API says, and whether it is kept.
     async fn fill(
         &mut self,

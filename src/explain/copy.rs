@@ -76,6 +76,13 @@ fn whose(access: &Access, splits: &[Split]) -> String {
             verify.path,
             verify.scope.join(" and ")
         ),
+        (Access::Jwt(jwt), _) if jwt.scope.is_empty() => "whoever has a good token".to_owned(),
+        (Access::Jwt(jwt), _) => {
+            format!(
+                "whoever has a good token with the same {}",
+                jwt.scope.join(" and ")
+            )
+        }
         (Access::PerCredential, []) => "whoever asks without a credential".to_owned(),
         (Access::PerCredential, _) => {
             format!("whoever sends the same {}", credentials.join(" and "))

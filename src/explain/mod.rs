@@ -10,6 +10,7 @@ mod told;
 mod words;
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
@@ -22,8 +23,8 @@ use crate::coherence::protocol::{self, Outcome};
 use crate::config::{Access, Config, PurgeRule, Route};
 use crate::error::{Error, Refusal};
 use crate::proxy::plan::{self, Claim, Drops, Plan};
-use crate::proxy::present::{self, Presented};
-use crate::proxy::{self, Client, Served};
+use crate::proxy::present::{self, Asked, Presented};
+use crate::proxy::{self, Client, Served, admit};
 use crate::route::{Captures, Decoded, Mismatch};
 use crate::tls::server::{Agreed, Protocol};
 
@@ -242,15 +243,42 @@ impl Explanation {
         // Without the store's secret the key is right but for its suffix.
         let secret = knowledge.secret.unwrap_or(HashingSecret([0; 32]));
         let captures = &reading.captures;
-        let asked = match present::present(config, served, captures, client, &varied, &secret, None)
-        {
+        let admitted = match admit::by_its_token(config, served, client) {
+            None => None,
+            Some(Ok(verdict)) => Some(Arc::new(verdict)),
+            Some(Err(unverified)) => {
+                self.pass(Forward::Bypass, Some(unverified.reason));
+                self.because = Some(format!(
+                    "{}: {}",
+                    because(unverified.reason),
+                    unverified.why
+                ));
+                return;
+            }
+        };
+        let presented =
+            present::present(config, served, captures, client, &varied, &secret, admitted);
+        let asked = match presented {
             Presented::Asked(asked) => asked,
             Presented::Pass(reason) => return self.pass(Forward::Bypass, Some(reason)),
             Presented::Unverified => return self.unverified(route),
             Presented::Refused(refusal) => return self.refuse(refusal),
         };
-        self.copy = Some(copy::copy(config, route, client, &asked, knowledge.secret));
-        self.dropped_by = copy::droppers(config, route, client, captures, &asked);
+        self.presented(config, route, reading, &asked, knowledge.secret);
+    }
+
+    /// The copy it is given or fills.
+    fn presented(
+        &mut self,
+        config: &Config,
+        route: &Route,
+        reading: &Reading,
+        asked: &Asked,
+        secret: Option<HashingSecret>,
+    ) {
+        let (client, captures) = (&reading.client, &reading.captures);
+        self.copy = Some(copy::copy(config, route, client, asked, secret));
+        self.dropped_by = copy::droppers(config, route, client, captures, asked);
         self.look_up = Some(Verdict {
             may: true,
             reason: None,

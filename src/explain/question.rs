@@ -31,7 +31,7 @@ pub struct Question {
 
 impl Question {
     /// As hyper would hand it to the proxy; and whether its host had to be assumed.
-    pub(super) fn request(&self, config: &Config) -> Result<(Request<Announced>, bool), String> {
+    pub(crate) fn request(&self, config: &Config) -> Result<(Request<Announced>, bool), String> {
         let method = Method::from_bytes(self.method.as_bytes())
             .map_err(|_| format!("`{}` is not a method", self.method))?;
         let neither = "the target is neither a path nor a URL: write `/api/users/?page=2`";
@@ -106,7 +106,7 @@ pub fn assumed_host(config: &Config) -> String {
 }
 
 /// Content that is announced and never comes.
-pub(super) struct Announced {
+pub(crate) struct Announced {
     length: u64,
     chunked: bool,
 }

@@ -35,6 +35,9 @@ pub struct Explanation {
     pub canonical: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy: Option<Copy>,
+    /// By whose word the client is given a shared copy; only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub admitted: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub look_up: Option<Verdict>,
     #[serde(skip_serializing_if = "Option::is_none")]

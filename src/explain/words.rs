@@ -31,6 +31,21 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::VerifyFailed => {
             "whether the API admits this credential could not be learnt (no answer, a `scope` that cannot be read, or too many cookies): it is forwarded uncached"
         }
+        Reason::JwtAbsent => {
+            "the route's `access: {jwt: …}` asks for `Authorization: Bearer …`: without it, a request is forwarded uncached"
+        }
+        Reason::JwtRefused => {
+            "the token cannot be verified by the route's `access: {jwt: …}`: it is forwarded uncached, and the API decides"
+        }
+        Reason::JwtExpired => {
+            "the token's time is over (`exp`): it is forwarded uncached, and the API decides"
+        }
+        Reason::JwtRevoked => {
+            "the token was revoked (`larder purge --credential -`): it is forwarded uncached, and the API decides"
+        }
+        Reason::JwtMixed => {
+            "beside the token there is another credential, by which the API might go: it is forwarded uncached; list cookies that are none in `ignore_cookies`"
+        }
         Reason::Absent => "there is no copy yet: it is fetched, and kept if it may be",
         Reason::Expired => "there is a copy, but its time is over",
         Reason::Purged => "there is a copy, but a write or a purge has dropped it since",
@@ -106,6 +121,7 @@ pub(super) fn access(route: &Route) -> &'static str {
         Access::PerCredential => "per-credential",
         Access::Public => "public",
         Access::Verify(_) => "verify",
+        Access::Jwt(_) => "jwt",
     }
 }
 
@@ -179,7 +195,7 @@ pub(super) fn split(split: &Split, query: Option<&str>, accept: &AcceptClass) ->
         (Split::Credential(name) | Split::Field(name), _) => field(name),
         (Split::Cookie(name), _) if name.is_empty() => "cookie without a name".to_owned(),
         (Split::Cookie(name), _) => format!("cookie {name}"),
-        (Split::Scope(pointer), _) => format!("{pointer} of the verify answer"),
+        (Split::Scope(pointer), _) => format!("{pointer} of what `access` goes by"),
         (Split::Query, _) => format!("query {}", query.unwrap_or_default()),
         (Split::Accept, AcceptClass::Other(accept)) => format!("Accept: {accept}"),
         (Split::Accept, AcceptClass::Json | AcceptClass::Html) => "Accept".to_owned(),

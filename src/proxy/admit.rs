@@ -1,23 +1,27 @@
-//! Whom the upstream admits: `access: {verify: …}`. A known verdict, or the question that makes one; and the states of
-//! a credential, which every write with it holds.
+//! Who is admitted to a shared copy: `access: {verify: …}` and `access: {jwt: …}`. A known verdict, or the question that
+//! makes one; and the states of a credential, which every write with it holds.
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use tracing::debug;
 
 use super::plan::{By, Plan};
-use super::{Client, Setup, present};
+use super::{Client, Served, Setup, present};
 use crate::access::credential;
-use crate::access::verdict::{self, Said, Scope, Verdict, VerdictKey};
+use crate::access::key_file::Keys;
+use crate::access::keys::KeySet;
+use crate::access::token;
+use crate::access::verdict::{self, Good, Said, Scope, Verdict, VerdictKey};
 use crate::caching::cache_status::Reason;
-use crate::caching::key::HashingSecret;
+use crate::caching::key::{HashingSecret, SECRET_STATE, revoked_token};
 use crate::clock;
-use crate::coherence::Epochs;
-use crate::config::{Access, Config, Verify};
+use crate::coherence::{Epochs, StateKey};
+use crate::config::{Access, Config, Jwt, Verify};
 use crate::error::UpstreamFailure;
 use crate::metrics::COUNTED;
+use crate::store::Away;
 use crate::upstream::UpstreamBody;
 
 /// A larger answer to the question is not read for its scope.
@@ -28,17 +32,33 @@ pub enum Known {
     Admitted(Arc<Verdict>),
     /// It goes upstream uncached.
     NotAdmitted(Reason),
-    /// The upstream is to be asked.
+    /// The upstream is to be asked, or the token verified.
     Unasked,
 }
 
-/// The verdict on this client that is in time.
-pub fn known(setup: &Setup, verify: &Verify, client: &Client, secret: &HashingSecret) -> Known {
-    if credential::parts(&setup.config, &client.fields).count() > credential::MOST {
-        return Known::NotAdmitted(Reason::VerifyFailed);
+/// Gives each route under `jwt` its keys, one value to all that name the same.
+pub fn with_keys(mut all: Vec<Served>) -> Vec<Served> {
+    for n in 0..all.len() {
+        let Access::Jwt(jwt) = &all[n].route.access else {
+            continue;
+        };
+        let same = all[..n].iter().find_map(|other| match &other.route.access {
+            Access::Jwt(theirs) if theirs.keys == jwt.keys => other.keys.clone(),
+            _ => None,
+        });
+        let keys = same.unwrap_or_else(|| Arc::new(Keys::new(&jwt.keys)));
+        all[n].keys = Some(keys);
     }
-    let key = key(&setup.config, verify, client, secret);
-    match setup.verdicts.known(key, clock::stopwatch()) {
+    all
+}
+
+/// The verdict on this client that is in time.
+pub fn known(setup: &Setup, served: &Served, client: &Client, secret: &HashingSecret) -> Known {
+    let key = match key(setup, served, client, secret) {
+        Ok(key) => key,
+        Err(reason) => return Known::NotAdmitted(reason),
+    };
+    match setup.verdicts.known(key, clock::moment()) {
         None => Known::Unasked,
         Some(verdict) => match &verdict.said {
             Said::Admitted(_) => Known::Admitted(verdict),
@@ -47,45 +67,20 @@ pub fn known(setup: &Setup, verify: &Verify, client: &Client, secret: &HashingSe
     }
 }
 
-/// Asks the upstream. `Err` says why this client is not admitted, or why what was said cannot be kept.
-pub async fn ask(setup: &Setup, verify: &Verify, client: &Client) -> Result<(), Reason> {
+/// Asks the upstream, or verifies the token. `Err` says why this client is not admitted, or why what was said cannot be
+/// kept.
+pub async fn ask(setup: &Setup, served: &Served, client: &Client) -> Result<(), Reason> {
     let Some(secret) = setup.coherence.store().secret() else {
         return Err(Reason::StoreAway);
     };
-    let key = key(&setup.config, verify, client, &secret);
+    let key = key(setup, served, client, &secret)?;
     let question = async {
-        let asked = clock::stopwatch();
-        let states = credential::states(&setup.config, &client.fields, &secret);
-        // Before the question: what is said afterwards is not older than they are.
-        let epochs = match states.is_empty() {
-            true => Ok(Epochs::new()),
-            false => setup.coherence.open(&states).await,
-        };
-        let said = match epochs {
-            Ok(_) => said(setup, verify, client).await,
-            Err(reason) => Said::NotAdmitted(reason),
-        };
-        let word = match said {
+        let verdict = judge(setup, served, client, &secret).await;
+        COUNTED.verdicts.count([match &verdict.said {
             Said::Admitted(_) => "admitted",
             Said::NotAdmitted(reason) => reason.word(),
-        };
-        COUNTED.verdicts.count([word]);
-        debug!(
-            admitted = matches!(said, Said::Admitted(_)),
-            path = verify.path,
-            "asked whether to admit"
-        );
-        let lasting = match &epochs {
-            Ok(_) => verdict::lasting(verify, &said),
-            // Nothing was asked: the next one tries again.
-            Err(_) => std::time::Duration::ZERO,
-        };
-        Verdict {
-            said,
-            epochs: epochs.unwrap_or_default(),
-            asked,
-            lasting,
-        }
+        }]);
+        verdict
     };
     match &setup.verdicts.ask(key, question).await.said {
         Said::Admitted(_) => Ok(()),
@@ -93,12 +88,171 @@ pub async fn ask(setup: &Setup, verify: &Verify, client: &Client) -> Result<(), 
     }
 }
 
+/// What is said of this client, which nobody keeps.
+pub async fn judge(
+    setup: &Setup,
+    served: &Served,
+    client: &Client,
+    secret: &HashingSecret,
+) -> Verdict {
+    match (&served.route.access, &served.keys) {
+        (Access::Verify(verify), _) => by_upstream(setup, verify, client, secret).await,
+        (Access::Jwt(jwt), Some(keys)) => by_token(setup, jwt, keys, client, secret).await,
+        _ => not_admitted(Reason::JwtRefused),
+    }
+}
+
+/// Whether it counts still, for who has waited since.
+pub async fn still(setup: &Setup, verdict: &Verdict) -> bool {
+    // No copy is wanted.
+    let nothing = format!("{}:~none", setup.config.store.prefix);
+    let admitted = setup.coherence.is_admitted(&nothing, &verdict.epochs);
+    let counts = admitted.await;
+    counts && verdict.is_in_time(clock::moment())
+}
+
 /// The credential was revoked since: nobody is admitted by this verdict any more.
-pub fn forget(setup: &Setup, verify: &Verify, client: &Client, verdict: &Arc<Verdict>) {
-    if let Some(secret) = setup.coherence.store().secret() {
-        let key = key(&setup.config, verify, client, &secret);
+pub fn forget(setup: &Setup, served: &Served, client: &Client, verdict: &Arc<Verdict>) {
+    if let Some(secret) = setup.coherence.store().secret()
+        && let Ok(key) = key(setup, served, client, &secret)
+    {
         setup.verdicts.forget(key, verdict);
     }
+}
+
+/// Nothing of it is kept: the next one tries again.
+fn not_admitted(reason: Reason) -> Verdict {
+    Verdict {
+        said: Said::NotAdmitted(reason),
+        epochs: Epochs::new(),
+        good: Good::Once,
+    }
+}
+
+/// The epochs of the credential's states, to be had before anything is said: what is said afterwards is not older. And,
+/// after them, that the secret that names these states is still that of all instances.
+async fn epochs(setup: &Setup, client: &Client, secret: &HashingSecret) -> Result<Epochs, Reason> {
+    let mut states = credential::states(&setup.config, &client.fields, secret);
+    if states.is_empty() {
+        return Ok(Epochs::new());
+    }
+    states.push(StateKey::new(SECRET_STATE));
+    let epochs = setup.coherence.open(&states).await?;
+    match setup.coherence.store().confirm_secret().await {
+        Ok(true) => Ok(epochs),
+        Ok(false) | Err(Away) => Err(Reason::StoreAway),
+    }
+}
+
+async fn by_upstream(
+    setup: &Setup,
+    verify: &Verify,
+    client: &Client,
+    secret: &HashingSecret,
+) -> Verdict {
+    let asked = clock::stopwatch();
+    let epochs = match epochs(setup, client, secret).await {
+        Ok(epochs) => epochs,
+        Err(reason) => return not_admitted(reason),
+    };
+    let said = said(setup, verify, client).await;
+    debug!(
+        admitted = matches!(said, Said::Admitted(_)),
+        path = verify.path,
+        "asked whether to admit"
+    );
+    let lasting = verdict::lasting(verify, &said);
+    Verdict {
+        said,
+        epochs,
+        good: Good::For { asked, lasting },
+    }
+}
+
+/// A token that is refused costs no more than looking at it: nothing is kept, so that nobody can fill the room for those
+/// that are good.
+async fn by_token(
+    setup: &Setup,
+    jwt: &Jwt,
+    keys: &Arc<Keys>,
+    client: &Client,
+    secret: &HashingSecret,
+) -> Verdict {
+    keys.watch();
+    let keys = keys.current();
+    let (bytes, token) = match verified(&setup.config, jwt, &keys, client) {
+        Ok(verified) => verified,
+        Err(unverified) => {
+            debug!(
+                detail = unverified.reason.word(),
+                why = unverified.why,
+                "token not good"
+            );
+            return not_admitted(unverified.reason);
+        }
+    };
+    let epochs = match epochs(setup, client, secret).await {
+        Ok(epochs) => epochs,
+        Err(reason) => return not_admitted(reason),
+    };
+    // After the epochs: whoever revokes it marks it first and drops the epoch then, so one of the two is seen.
+    let mark = revoked_token(secret, bytes);
+    match setup.coherence.store().is_marked(&mark).await {
+        Ok(false) => Verdict {
+            said: Said::Admitted(token.scope),
+            epochs,
+            good: Good::Until {
+                expires: token.expires,
+                keys,
+            },
+        },
+        // Kept, so that this instance refuses it even if the store forgets.
+        Ok(true) => Verdict {
+            said: Said::NotAdmitted(Reason::JwtRevoked),
+            epochs,
+            good: Good::Until {
+                expires: token.expires,
+                keys,
+            },
+        },
+        Err(_) => not_admitted(Reason::StoreAway),
+    }
+}
+
+/// What is said by the token alone, for who explains: whether it was revoked only the store knows. `None`: the route goes
+/// by no token.
+pub fn by_its_token(
+    config: &Config,
+    served: &Served,
+    client: &Client,
+) -> Option<Result<Verdict, token::Unverified>> {
+    let Access::Jwt(jwt) = &served.route.access else {
+        return None;
+    };
+    // One without keys was made for explaining.
+    let own = || Arc::new(Keys::new(&jwt.keys));
+    let keys = served.keys.clone().unwrap_or_else(own).current();
+    let verified = verified(config, jwt, &keys, client);
+    Some(verified.map(|(_, token)| Verdict {
+        said: Said::Admitted(token.scope),
+        epochs: Epochs::new(),
+        good: Good::Until {
+            expires: token.expires,
+            keys,
+        },
+    }))
+}
+
+/// The client's token, and what it says if it is good.
+pub fn verified<'c>(
+    config: &'c Config,
+    jwt: &Jwt,
+    keys: &KeySet,
+    client: &'c Client,
+) -> Result<(&'c [u8], token::Token), token::Unverified> {
+    let bytes = token::bearer(config, &client.fields)?;
+    let token = token::verify(jwt, keys, bytes, clock::now())?;
+    Ok((bytes, token))
 }
 
 /// A write with a credential may be a logout or a new password: it holds the credential's states, too.
@@ -133,15 +287,27 @@ fn is_used(config: &Config) -> bool {
 }
 
 async fn said(setup: &Setup, verify: &Verify, client: &Client) -> Said {
-    match answer(setup, verify, client).await {
-        Ok(response) if !response.status().is_success() => Said::NotAdmitted(Reason::VerifyRefused),
-        Ok(_) if verify.scope.is_empty() => Said::Admitted(Scope::default()),
-        Ok(response) => match scope(setup, verify, response).await {
-            Some(scope) => Said::Admitted(scope),
-            None => Said::NotAdmitted(Reason::VerifyFailed),
-        },
-        Err(_) => Said::NotAdmitted(Reason::VerifyFailed),
+    match ask_upstream(setup, verify, client).await {
+        Ok((status, _)) if !status.is_success() => Said::NotAdmitted(Reason::VerifyRefused),
+        Ok((_, Some(scope))) => Said::Admitted(scope),
+        Ok((_, None)) | Err(_) => Said::NotAdmitted(Reason::VerifyFailed),
     }
+}
+
+/// The status of the answer and, of a 2xx, the scope, if it can be read.
+pub async fn ask_upstream(
+    setup: &Setup,
+    verify: &Verify,
+    client: &Client,
+) -> Result<(StatusCode, Option<Scope>), UpstreamFailure> {
+    let response = answer(setup, verify, client).await?;
+    let status = response.status();
+    let scope = match (status.is_success(), verify.scope.is_empty()) {
+        (false, _) => None,
+        (true, true) => Some(Scope::default()),
+        (true, false) => scope(setup, verify, response).await,
+    };
+    Ok((status, scope))
 }
 
 async fn answer(
@@ -162,24 +328,49 @@ async fn scope(setup: &Setup, verify: &Verify, response: Response<UpstreamBody>)
     Scope::of(&verify.scope, &body)
 }
 
-fn key(config: &Config, verify: &Verify, client: &Client, secret: &HashingSecret) -> VerdictKey {
+/// By which a verdict on this client is known; or why there can be none.
+fn key(
+    setup: &Setup,
+    served: &Served,
+    client: &Client,
+    secret: &HashingSecret,
+) -> Result<VerdictKey, Reason> {
+    let config = &setup.config;
     let mut hasher = blake3::Hasher::new_keyed(&secret.0);
     let mut piece = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    piece(b"larder verdict");
-    piece(verify.path.as_bytes());
-    for pointer in &verify.scope {
-        piece(pointer.as_bytes());
-    }
-    piece(b"of");
-    piece(present::origin(config, client).as_bytes());
-    for (name, value) in credential::parts(config, &client.fields) {
-        piece(name.as_bytes());
-        piece(value);
+    match &served.route.access {
+        Access::Verify(verify) => {
+            if credential::parts(config, &client.fields).count() > credential::MOST {
+                return Err(Reason::VerifyFailed);
+            }
+            piece(b"larder verdict");
+            piece(verify.path.as_bytes());
+            for pointer in &verify.scope {
+                piece(pointer.as_bytes());
+            }
+            piece(b"of");
+            piece(present::origin(config, client).as_bytes());
+            for (name, value) in credential::parts(config, &client.fields) {
+                piece(name.as_bytes());
+                piece(value);
+            }
+        }
+        Access::Jwt(jwt) => {
+            let token = token::bearer(config, &client.fields).map_err(|why| why.reason)?;
+            piece(b"larder token");
+            // What is good on one route is not on another with other rules.
+            let same =
+                |route: &&Served| matches!(&route.route.access, Access::Jwt(other) if other == jwt);
+            let first = setup.served.iter().position(|other| same(&other));
+            piece(&first.unwrap_or_default().to_le_bytes());
+            piece(token);
+        }
+        Access::PerCredential | Access::Public => return Err(Reason::VerifyFailed),
     }
     let mut hash = [0; 16];
     hasher.finalize_xof().fill(&mut hash);
-    VerdictKey(u128::from_be_bytes(hash))
+    Ok(VerdictKey(u128::from_be_bytes(hash)))
 }

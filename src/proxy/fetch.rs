@@ -259,8 +259,7 @@ impl Fetch {
             // One user's refusal, or limit, is nobody else's, although the copy would be.
             Err(reason)
                 if validated.is_some()
-                    || (storing::shareable(reason)
-                        && !matches!(route.access, Access::Verify(_))) =>
+                    || (storing::shareable(reason) && !route.access.is_by_verdict()) =>
             {
                 (None, Some(reason))
             }

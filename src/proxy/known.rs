@@ -196,7 +196,7 @@ pub fn remember(
 fn is_as_it_is(route: &Route) -> bool {
     let by_bytes = match &route.access {
         Access::PerCredential | Access::Public => true,
-        Access::Verify(_) => false,
+        Access::Verify(_) | Access::Jwt(_) => false,
     };
     by_bytes && route.policy == Policy::Ttl && route.compress.is_empty() && !route.early_refresh
 }

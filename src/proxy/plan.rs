@@ -4,7 +4,7 @@ use http::Method;
 use smallvec::SmallVec;
 
 use crate::caching::cache_status::{Forward, Reason};
-use crate::caching::key::{admission_state, family_state, group_state};
+use crate::caching::key::{admission_state, family_state, group_state, token_state};
 use crate::coherence::{Depends, StateKey, States};
 use crate::config::{Access, Config, PurgeRule, Route};
 use crate::message::target::TargetUri;
@@ -211,10 +211,11 @@ pub fn group(route: &Route) -> Option<StateKey> {
         .map(|group| StateKey::new(group_state(&group)))
 }
 
-/// The state that tells the copies of those whom a verify path admits from all others at the same key.
+/// The state that tells the copies of those whom a verify path, or a token, admits from all others at the same key.
 pub fn admission(route: &Route) -> Option<StateKey> {
     match &route.access {
         Access::Verify(verify) => Some(StateKey::new(admission_state(&verify.path))),
+        Access::Jwt(jwt) => Some(StateKey::new(token_state(&jwt.issuer, &jwt.audience))),
         Access::PerCredential | Access::Public => None,
     }
 }

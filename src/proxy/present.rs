@@ -38,7 +38,7 @@ pub struct Asked {
     /// As it is in the key, and forwarded.
     pub query: Option<String>,
     pub accept: AcceptClass,
-    /// By which its client is admitted, where the upstream decides that.
+    /// By which its client is admitted, where the upstream or a token decides that.
     pub admitted: Option<Arc<Verdict>>,
 }
 
@@ -62,7 +62,7 @@ pub enum Presented {
     Refused(Refusal),
 }
 
-/// `varied` are the learnt fields by which this route's answers are known to vary; `admitted` is for routes under `verify`.
+/// `varied` are the learnt fields by which this route's answers are known to vary; `admitted` is for routes under `verify` or `jwt`.
 pub fn present(
     config: &Config,
     served: &Served,
@@ -86,7 +86,7 @@ pub fn present(
         return Presented::Pass(Reason::Spelling);
     };
     let scope = admitted.as_ref().and_then(|verdict| verdict.scope());
-    if scope.is_none() && matches!(route.access, Access::Verify(_)) {
+    if scope.is_none() && route.access.is_by_verdict() {
         return Presented::Unverified;
     }
     let mut key = CopyKey::new(secret);

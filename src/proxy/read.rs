@@ -79,7 +79,7 @@ pub fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Cli
         return Presented::Pass(Reason::VaryUnkeyed);
     }
     let admitted = match &served.route.access {
-        Access::Verify(verify) => match admit::known(setup, verify, client, &secret) {
+        Access::Verify(_) | Access::Jwt(_) => match admit::known(setup, served, client, &secret) {
             admit::Known::Admitted(verdict) => Some(verdict),
             admit::Known::NotAdmitted(reason) => return Presented::Pass(reason),
             admit::Known::Unasked => None,
@@ -177,7 +177,7 @@ async fn find(
     asked: &Asked,
 ) -> Result<LookUp, Looked> {
     let (coherence, depends) = (&setup.coherence, &asked.depends);
-    let (Access::Verify(verify), Some(verdict)) = (&served.route.access, &asked.admitted) else {
+    let Some(verdict) = &asked.admitted else {
         return Ok(coherence.look_up(&asked.copy, depends, &asked.origin).await);
     };
     let looked = coherence.look_up_admitted(&asked.copy, depends, &asked.origin, &verdict.epochs);
@@ -186,7 +186,7 @@ async fn find(
         Some(LookUp::Miss(Reason::StoreAway)) => Err(Looked::Pass(Reason::StoreAway)),
         Some(found) => Ok(found),
         None => {
-            admit::forget(setup, verify, client, verdict);
+            admit::forget(setup, served, client, verdict);
             Err(Looked::Unverified)
         }
     }
@@ -213,9 +213,7 @@ async fn go_on(
             Looked::Pass(reason) => return alone(Forward::Bypass, reason).await,
             Looked::Again => (false, None),
             Looked::Unverified => {
-                if let Access::Verify(verify) = &served.route.access
-                    && let Err(reason) = admit::ask(setup, verify, &client).await
-                {
+                if let Err(reason) = admit::ask(setup, served, &client).await {
                     return alone(Forward::Bypass, reason).await;
                 }
                 (false, None)
@@ -304,13 +302,12 @@ impl Ask<'_> {
             return Ok(None);
         };
         let collapsed = !leads;
-        // Whoever waited for longer than the verdict lasts is given nothing but the answer to its own request.
-        let in_time = asked
-            .admitted
-            .as_ref()
-            .is_none_or(|verdict| verdict.is_in_time(clock::stopwatch()));
+        // Whoever has waited for longer than the verdict lasts, or was revoked meanwhile, is given nothing but the answer to
+        // its own request.
         let is_own = leads && !matches!(answer, Some(Answer::Found(_) | Answer::StandIn(..)));
-        if !in_time && !is_own {
+        if let (Some(verdict), false) = (&asked.admitted, is_own)
+            && !admit::still(setup, verdict).await
+        {
             return Ok(None);
         }
         match answer {

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -12,7 +13,7 @@ use super::{Found, Listed, SeenStates};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::{Freshness, Stored};
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, State, Step};
 use crate::coherence::{StateKey, States, fresh_bits};
 
@@ -25,6 +26,8 @@ pub struct Memory {
     copies: Cache<String, Arc<Stored>, ByBytes>,
     states: Vec<RwLock<HashMap<StateKey, State>>>,
     hasher: RandomState,
+    /// Marked names, each until when.
+    marks: Mutex<HashMap<String, Timestamp>>,
     secret: HashingSecret,
 }
 
@@ -41,8 +44,6 @@ impl Weighter<String, Arc<Stored>> for ByBytes {
 impl Memory {
     /// A store of at most `bytes` for copies.
     pub fn new(bytes: u64) -> Self {
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).expect("the system has random bits");
         Memory {
             copies: Cache::with_weighter(
                 (bytes / 1_500).clamp(64, 4_000_000) as usize,
@@ -51,8 +52,15 @@ impl Memory {
             ),
             states: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
-            secret: HashingSecret(secret),
+            marks: Mutex::default(),
+            secret: HashingSecret::random(),
         }
+    }
+
+    /// With the file's secret in place of a random one.
+    pub fn keyed(self, secret: Option<HashingSecret>) -> Self {
+        let secret = secret.unwrap_or(self.secret);
+        Memory { secret, ..self }
     }
 
     pub fn secret(&self) -> HashingSecret {
@@ -97,6 +105,19 @@ impl Memory {
 
     pub fn put(&self, copy: &str, stored: Arc<Stored>) {
         self.copies.insert(copy.to_owned(), stored);
+    }
+
+    /// Never forgotten before its time, as people set it: what is over makes room.
+    pub fn mark(&self, name: &str, lasting: Duration) {
+        let now = clock::now();
+        let mut marks = self.marks.lock();
+        marks.retain(|_, until| now < *until);
+        marks.insert(name.to_owned(), now.plus(lasting));
+    }
+
+    pub fn is_marked(&self, name: &str) -> bool {
+        let marks = self.marks.lock();
+        marks.get(name).is_some_and(|until| clock::now() < *until)
     }
 
     pub fn list(&self, start: &str, most: usize) -> Vec<Listed> {

@@ -122,6 +122,33 @@ impl Store {
         }
     }
 
+    /// Whether the secret in use is the one that all instances have, asked of the store now.
+    pub async fn confirm_secret(&self) -> Result<bool, Away> {
+        match self {
+            Store::Memory(_) => Ok(true),
+            Store::Redis(redis) => redis.confirm_secret().await,
+        }
+    }
+
+    /// Keeps for so long that this name was marked; confirmed.
+    pub async fn mark(&self, name: &str, lasting: Duration) -> Result<(), Reason> {
+        match self {
+            Store::Memory(memory) => {
+                memory.mark(name, lasting);
+                Ok(())
+            }
+            Store::Redis(redis) => redis.mark(name, lasting).await,
+        }
+    }
+
+    /// Whether it is marked. A store that has lost it says no.
+    pub async fn is_marked(&self, name: &str) -> Result<bool, Away> {
+        match self {
+            Store::Memory(memory) => Ok(memory.is_marked(name)),
+            Store::Redis(redis) => redis.is_marked(name).await,
+        }
+    }
+
     /// Waits while nothing in it is trusted yet: for the notice time at most.
     pub async fn settled(&self) {
         while self.health() == Health::Settling {

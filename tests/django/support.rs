@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+/// By which one of them signs its tokens.
+pub const JWT_SECRET: &str = "of-the-tests-alone-0123456789abcdef";
+
 /// One of the Djangos that the tests need; each is started once, by the first test that asks for it.
 #[derive(Clone, Copy)]
 pub enum Variant {
@@ -37,6 +40,7 @@ impl Variant {
                 ("DJANGO_ANONYMOUS_READ", "0"),
                 ("SESSION_COOKIE_NAME", "it360acad_sid"),
                 ("DJANGO_ETAGS", "1"),
+                ("DJANGO_JWT_SECRET", JWT_SECRET),
             ],
             Self::Uuid => &[("DJANGO_UUID_IDS", "1"), ("GUNICORN_WORKER", "sync")],
             Self::Tenants => &[("DJANGO_TENANTS", "1")],
@@ -264,11 +268,38 @@ impl Stage {
             .current_dir(project)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("DJANGO_DATABASE", self.scratch.join("db.sqlite3"))
+            .env("DJANGO_JWT_SECRET", JWT_SECRET)
             .env("LARDER_TIMEOUT", "30");
         if let Some(admin) = self.told_at {
             command.env("LARDER_ADMIN_URL", format!("http://127.0.0.1:{admin}"));
         }
         command
+    }
+
+    /// What this code prints, run by Django's own shell.
+    pub fn python(&self, code: &str) -> String {
+        let ran = self.manage(&["shell", "-c", code]).output().unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
+    /// All keys of Redis and all that stands at them, of whatever type.
+    pub fn dump(&self) -> String {
+        let mut dump = String::new();
+        for database in ["0", "1"] {
+            for key in self.redis_lines(&["-n", database, "--scan"]) {
+                let value: &[&str] =
+                    match self.redis_lines(&["-n", database, "TYPE", &key])[0].as_str() {
+                        "string" => &["GET", &key],
+                        "set" => &["SMEMBERS", &key],
+                        "hash" => &["HGETALL", &key],
+                        other => panic!("{key} is a {other}"),
+                    };
+                let value = self.redis_cli(&[&["-n", database, "--raw"], value].concat());
+                dump += &format!("{key}={}\n", String::from_utf8_lossy(&value));
+            }
+        }
+        dump
     }
 
     /// The lines of Django's log with these words in them, once there are any.
@@ -408,6 +439,8 @@ fn free_port() -> u16 {
 pub enum Credential {
     Anonymous,
     Token(String),
+    /// A token that says itself who it is.
+    Bearer(String),
     /// The cookies of a login, and the CSRF token that a write with them needs.
     Session {
         cookies: String,
@@ -509,6 +542,7 @@ impl Request {
         match credential {
             Credential::Anonymous => self,
             Credential::Token(token) => self.field("Authorization", &format!("Token {token}")),
+            Credential::Bearer(token) => self.field("Authorization", &format!("Bearer {token}")),
             Credential::Session { cookies, csrf } => self
                 .field("Cookie", cookies)
                 .field("X-CSRFToken", csrf)

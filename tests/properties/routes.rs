@@ -90,6 +90,7 @@ fn client(text: &str) -> Option<Client> {
         fields,
         interim: None,
         head: None,
+        notes: None,
     })
 }
 

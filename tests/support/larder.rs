@@ -1,7 +1,7 @@
 //! The real binary under test: started from a proxy.yaml, watched, signalled, measured.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -369,14 +369,27 @@ impl Drop for Larder {
 
 /// Runs another command of the binary to its end.
 pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Exit {
+    run_with_input(arguments, environment, b"")
+}
+
+/// As `run`, with this on its standard input.
+pub fn run_with_input(arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Exit {
     let environment: Vec<_> = environment
         .iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
-    let output = command(&environment)
+    let mut process = command(&environment)
         .args(arguments)
-        .output()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("run larder");
+    let mut stdin = process.stdin.take().expect("a pipe");
+    // It need not read what it is given.
+    let _ = stdin.write_all(input);
+    drop(stdin);
+    let output = process.wait_with_output().expect("run larder");
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     Exit {
         status: output.status,

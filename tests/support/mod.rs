@@ -10,6 +10,7 @@ pub mod origin;
 pub mod redis;
 pub mod relay;
 pub mod tls;
+pub mod tokens;
 
 use std::fmt;
 use std::io;

@@ -91,6 +91,7 @@ mirror! {
         admin_token: Text,
         upstream: Either<UpstreamMap>,
         store: StoreMap,
+        secret: Text,
         when_store_is_down: Text,
         memory: MemoryMap,
         ttl: Text,
@@ -158,7 +159,7 @@ mirror! {
         path: Text,
         key: Text,
         ttl: Text,
-        access: Either<VerifyMap>,
+        access: Either<AccessMap>,
         query: QueryMap,
         vary: Texts,
         max_body: Text,
@@ -178,6 +179,18 @@ mirror! {
         honour_client_directives: Text,
         warm: Text,
     } later ["upgrade"]
+}
+
+mirror! {
+    JwtMap like "`{jwks_file: jwks.json, audience: users-api}`" {
+        secret: Text,
+        key_file: Text,
+        jwks_file: Text,
+        algorithms: Texts,
+        issuer: Texts,
+        audience: Texts,
+        leeway: Text,
+    } later []
 }
 
 mirror! {
@@ -230,18 +243,19 @@ mirror! {
 
 /// `for` is a word of the language, so this one stands in full.
 #[derive(Debug, Default)]
-pub struct VerifyMap {
+pub struct AccessMap {
     pub verify: Option<Text>,
+    pub jwt: Option<JwtMap>,
     pub lasting: Option<Text>,
     pub refusing: Option<Text>,
     pub scope: Option<Texts>,
 }
 
-impl VerifyMap {
-    const KEYS: &'static [&'static str] = &["verify", "for", "refuse_for", "scope"];
+impl AccessMap {
+    const KEYS: &'static [&'static str] = &["verify", "jwt", "for", "refuse_for", "scope"];
 }
 
-impl Mapping for VerifyMap {
+impl Mapping for AccessMap {
     const LIKE: &'static str = "`{verify: /api/users/me/, for: 30s}`";
 
     fn read<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
@@ -249,12 +263,13 @@ impl Mapping for VerifyMap {
         let mut seen: Vec<&'static str> = Vec::new();
         while let Some(key) = map.next_key_seed(Key {
             known: Self::KEYS,
-            later: &["jwt"],
+            later: &[],
             seen: &seen,
         })? {
             seen.push(key);
             match key {
                 "verify" => read.verify = Some(map.next_value()?),
+                "jwt" => read.jwt = Some(map.next_value()?),
                 "for" => read.lasting = Some(map.next_value()?),
                 "refuse_for" => read.refusing = Some(map.next_value()?),
                 "scope" => read.scope = Some(map.next_value()?),
@@ -266,7 +281,7 @@ impl Mapping for VerifyMap {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 13] = [
+const PLACES: [(&str, &[&str]); 14] = [
     ("at the top", File::KEYS),
     ("under `tls`", TlsMap::KEYS),
     ("under `admin_tls`", AdminTlsMap::KEYS),
@@ -275,7 +290,8 @@ const PLACES: [(&str, &[&str]); 13] = [
     ("under `memory`", MemoryMap::KEYS),
     ("in a route, under `routes`", RouteMap::KEYS),
     ("under a route's `query`", QueryMap::KEYS),
-    ("under a route's `access`", VerifyMap::KEYS),
+    ("under a route's `access`", AccessMap::KEYS),
+    ("under an access's `jwt`", JwtMap::KEYS),
     ("in a rule, under `purge`", PurgeMap::KEYS),
     ("under `limits`", LimitsMap::KEYS),
     ("under `logs`", LogsMap::KEYS),

@@ -101,6 +101,7 @@ impl Reader<'_> {
             address,
             prefix,
             timeout,
+            secret: None,
         })
     }
 }

@@ -49,7 +49,7 @@ impl Seen<'_> {
                 ),
                 "write `access: per-credential`",
             ),
-            (401 | 403, Access::PerCredential | Access::Verify(_)) => skipped(
+            (401 | 403, Access::PerCredential | Access::Verify(_) | Access::Jwt(_)) => skipped(
                 "route",
                 format!(
                     "{seen}, as without a credential it should; to see more: --path {} -H 'Authorization: …'",

@@ -28,7 +28,6 @@ use super::frame::{self, Reply};
 use super::link::{self, Link, Probe, SCRIPT, SECTIONS, SHEBANGS, text};
 use super::pipe;
 use super::{A_WEEK, Place, Shared};
-use crate::caching::key::HashingSecret;
 use crate::coherence::life::{self, How};
 use crate::coherence::{NOTICE, StateKey};
 use crate::config::RedisEndpoint;
@@ -396,44 +395,23 @@ impl Shared {
         Ok(wait)
     }
 
-    /// Makes or adopts the deployment's secret, and names this configuration's states to the other instances.
+    /// Settles the deployment's secret, and names this configuration's states to the other instances.
     async fn renew(&self, link: &Link) -> Result<(), NoLink> {
-        let (key, routes, week) = (self.key("~secret"), self.key("~routes"), A_WEEK.as_secs());
-        let own = self.secret.load().as_deref().copied().unwrap_or_else(|| {
-            let mut secret = [0; 32];
-            getrandom::fill(&mut secret).expect("the system has random bits");
-            HashingSecret(secret)
-        });
-        let hex: String = own.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut set = Cmd::new();
-        set.arg("SET").arg(&key).arg(&hex).arg("EX").arg(week);
-        let mut words = Pipeline::new();
-        words.add_command(set.clone().arg("NX").to_owned());
-        words.cmd("GET").arg(&key);
-        words.cmd("EXPIRE").arg(&key).arg(week);
-        if !self.registered.is_empty() {
-            let names: Vec<&str> = self.registered.iter().map(StateKey::as_str).collect();
-            words.cmd("SADD").arg(&routes).arg(names);
-            words.cmd("EXPIRE").arg(&routes).arg(week);
+        // At once, as a connect waits for it.
+        tokio::try_join!(self.settle_secret(link), self.register(link)).map(drop)
+    }
+
+    async fn register(&self, link: &Link) -> Result<(), NoLink> {
+        if self.registered.is_empty() {
+            return Ok(());
         }
-        let mut answers = link.ask_all(&words).await?.into_iter();
-        let mut answer = || answers.next().expect("each command has an answer");
-        self.wrote(answer())?;
-        let theirs = match answer() {
-            Err(refused) if refused.code() == Some("WRONGTYPE") => None,
-            answer => text(&answer.map_err(|e| self.refusal("GET", &e))?),
-        };
-        let secret = match theirs.as_deref().and_then(parse_secret) {
-            Some(secret) => secret,
-            None => {
-                // Nothing, or no secret of ours, stands there: replaced, or no copy could be keyed.
-                self.wrote(link.ask(&set).await)?;
-                own
-            }
-        };
-        self.secret.store(Some(Arc::new(secret)));
+        let (routes, week) = (self.key("~routes"), A_WEEK.as_secs());
+        let names: Vec<&str> = self.registered.iter().map(StateKey::as_str).collect();
+        let mut words = Pipeline::new();
+        words.cmd("SADD").arg(&routes).arg(names);
+        words.cmd("EXPIRE").arg(&routes).arg(week);
         // Else not everything could be purged.
-        for registered in answers {
+        for registered in link.ask_all(&words).await? {
             match registered {
                 Err(refused) if refused.code() == Some("NOPERM") => {
                     return Err(self.refusal("SADD", &refused));
@@ -445,7 +423,7 @@ impl Shared {
     }
 
     /// A full store takes no new key, but may hold ours, and everything else works without memory to spare.
-    fn wrote(&self, answer: Result<Value, RedisError>) -> Result<(), NoLink> {
+    pub(super) fn wrote(&self, answer: Result<Value, RedisError>) -> Result<(), NoLink> {
         match answer {
             Err(refused) if refused.code() == Some("OOM") => Ok(()),
             answer => answer.map(drop).map_err(|e| self.refusal("SET", &e)),
@@ -514,15 +492,4 @@ async fn tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-fn parse_secret(hex: &str) -> Option<HashingSecret> {
-    let mut secret = [0; 32];
-    if hex.len() != 64 {
-        return None;
-    }
-    for (n, byte) in secret.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(hex.get(2 * n..2 * n + 2)?, 16).ok()?;
-    }
-    Some(HashingSecret(secret))
 }

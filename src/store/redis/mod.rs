@@ -7,6 +7,7 @@ mod keeper;
 mod link;
 mod pipe;
 pub mod probe;
+mod secret;
 
 use std::fmt;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ struct Shared {
     journal: Arc<Journal>,
     link: ArcSwapOption<Link>,
     secret: ArcSwapOption<HashingSecret>,
+    /// The file's, if it names one.
+    by_file: Option<HashingSecret>,
     health: Mutex<Health>,
     /// Who the server was, at the last connection.
     last_who: Mutex<Option<Option<String>>>,
@@ -94,6 +97,7 @@ impl Redis {
             journal,
             link: ArcSwapOption::empty(),
             secret: ArcSwapOption::empty(),
+            by_file: store.secret.as_ref().map(HashingSecret::of),
             health: Mutex::new(Health::Down("not connected yet".to_owned())),
             last_who: Mutex::new(None),
             trusted_from: Mutex::new(tokio::time::Instant::now()),
@@ -289,6 +293,31 @@ impl Redis {
             .run_all(&self.shared, &note)
             .await
             .map(drop)
+    }
+
+    pub async fn mark(&self, name: &str, lasting: Duration) -> Result<(), Reason> {
+        let mut set = Cmd::new();
+        set.arg("SET").arg(self.shared.key(name)).arg("1");
+        set.arg("PX").arg(lasting.as_millis().max(1) as u64);
+        let link = self.shared.link().map_err(|Away| Reason::StoreAway)?;
+        match link.run(&self.shared, &set).await {
+            Ok(Value::ServerError(_)) => Err(Reason::StoreRefused),
+            Ok(_) => Ok(()),
+            Err(Away) => Err(Reason::StoreAway),
+        }
+    }
+
+    pub async fn is_marked(&self, name: &str) -> Result<bool, Away> {
+        let mut exists = Cmd::new();
+        exists.arg("EXISTS").arg(self.shared.key(name));
+        match self.shared.link()?.run(&self.shared, &exists).await? {
+            Value::Int(found) => Ok(found > 0),
+            _ => Err(Away),
+        }
+    }
+
+    pub async fn confirm_secret(&self) -> Result<bool, Away> {
+        self.shared.confirm_secret().await
     }
 
     pub async fn list(&self, start: &str, most: usize) -> Result<Vec<Listed>, Away> {

@@ -101,10 +101,14 @@ USE_TZ = True
 CORS_ALLOWED_ORIGINS = ["https://app.example.org", "https://school.example.org"]
 CORS_ALLOW_CREDENTIALS = True
 
+# Where it is set, tokens signed with it are taken, too (users/tokens.py).
+JWT_SECRET = os.environ.get("DJANGO_JWT_SECRET", "")
+
 REST_FRAMEWORK = {
     # Token first: its WWW-Authenticate makes a missing credential 401, where a session alone would say 403.
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "rest_framework.authentication.TokenAuthentication",
+        *(["users.tokens.JWTAuthentication"] if JWT_SECRET else []),
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": [
