@@ -221,6 +221,7 @@ fn client(target: &'static str, fields: HeaderMap) -> Client {
         target: take(&Uri::from_static(target), &fields),
         via: forwarded::read(&fields, None, Scheme::Http, &[]),
         fields,
+        version: http::Version::HTTP_11,
         interim: None,
         notes: None,
         head: None,

@@ -1,6 +1,5 @@
 //! Content on its way: towards the upstream, towards clients, and shared by all who wait for one fetch.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -43,7 +42,7 @@ impl ReplyBody {
     pub fn whole(bytes: Bytes) -> Self {
         match bytes.is_empty() {
             true => ReplyBody::Empty,
-            false => ReplyBody::Whole(Some(bytes)),
+            false => ReplyBody::Whole(Some(held_for_its_reader(bytes))),
         }
     }
 }
@@ -149,12 +148,33 @@ impl Body for RequestBody {
 /// A client's content, bounded in size and in silence.
 pub struct ClientBody {
     /// Read before it was known that the rest is streamed.
-    head: VecDeque<Bytes>,
+    head: Bytes,
     incoming: Incoming,
     received: u64,
     most: u64,
+    pace: Pace,
+    /// How long it was waited for, in all and now.
+    waited: Duration,
+    waits_since: Option<Instant>,
     silence: Silence,
     progress: Arc<Progress>,
+}
+
+/// How fast content must come.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The longest silence within it.
+    pub idle: Duration,
+    /// Bytes a second on the whole, once it was waited for as long as `idle` in all.
+    pub least: u64,
+}
+
+impl Pace {
+    /// Whether so much is too little for having been waited for so long.
+    fn is_too_slow(self, received: u64, waited: Duration) -> bool {
+        let owed = waited.saturating_sub(self.idle).as_secs() * self.least;
+        received < owed
+    }
 }
 
 /// Seen by whoever waits for an answer while the content still travels.
@@ -177,13 +197,16 @@ impl std::fmt::Display for ContentError {
 impl std::error::Error for ContentError {}
 
 impl ClientBody {
-    pub fn new(incoming: Incoming, most: u64, idle: Duration) -> Self {
+    pub fn new(incoming: Incoming, most: u64, pace: Pace) -> Self {
         ClientBody {
-            head: VecDeque::new(),
+            head: Bytes::new(),
             incoming,
             received: 0,
             most,
-            silence: Silence::new(idle),
+            pace,
+            waited: Duration::ZERO,
+            waits_since: None,
+            silence: Silence::new(pace.idle),
             progress: Arc::default(),
         }
     }
@@ -191,8 +214,8 @@ impl ClientBody {
     /// Reads it whole if it is at most `whole` bytes; else what was read goes first in the stream.
     /// A trickling client holds nothing meanwhile.
     pub async fn read(mut self, whole: usize) -> Result<RequestBody, Refusal> {
-        let mut read: VecDeque<Bytes> = VecDeque::new();
-        let mut length = 0;
+        // Pieces are copied: each would keep all of the buffer that it was read into, however small it is.
+        let (mut first, mut read) = (Bytes::new(), BytesMut::new());
         if self.incoming.size_hint().lower() > self.most {
             return Err(Refusal::ContentTooLarge);
         }
@@ -201,17 +224,25 @@ impl ClientBody {
         }
         while let Some(data) = std::future::poll_fn(|cx| self.poll_data(cx)).await {
             let data = data.map_err(|ContentError(refusal)| refusal)?;
-            length += data.len();
-            read.push_back(data);
-            if length > whole {
-                self.head = read;
+            if first.is_empty() && read.is_empty() {
+                first = data;
+            } else {
+                read.extend_from_slice(&std::mem::take(&mut first));
+                read.extend_from_slice(&data);
+            }
+            if first.len().max(read.len()) > whole {
+                self.head = if read.is_empty() {
+                    first
+                } else {
+                    read.freeze()
+                };
                 return Ok(RequestBody::Streamed(Box::new(self)));
             }
         }
-        Ok(match read.len() {
-            0 => RequestBody::Empty,
-            1 => RequestBody::Whole(read.pop_front()),
-            _ => RequestBody::Whole(Some(read.into_iter().flatten().collect())),
+        Ok(match (first.is_empty(), read.is_empty()) {
+            (true, true) => RequestBody::Empty,
+            (false, _) => RequestBody::Whole(Some(first)),
+            (true, false) => RequestBody::Whole(Some(read.freeze())),
         })
     }
 
@@ -220,26 +251,35 @@ impl ClientBody {
             return match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.silence.broken();
+                    if let Some(since) = self.waits_since.take() {
+                        self.waited += since.elapsed();
+                    }
                     // Trailers end here.
                     let Ok(data) = frame.into_data() else {
                         continue;
                     };
                     self.received += data.len() as u64;
-                    match self.received > self.most {
-                        true => Poll::Ready(Some(Err(ContentError(Refusal::ContentTooLarge)))),
-                        false => Poll::Ready(Some(Ok(data))),
-                    }
+                    Poll::Ready(Some(if self.received > self.most {
+                        Err(ContentError(Refusal::ContentTooLarge))
+                    } else if self.pace.is_too_slow(self.received, self.waited) {
+                        Err(ContentError(Refusal::ContentTimeout))
+                    } else {
+                        Ok(data)
+                    }))
                 }
                 Poll::Ready(Some(Err(_))) => {
                     Poll::Ready(Some(Err(ContentError(Refusal::BadContent))))
                 }
                 Poll::Ready(None) => Poll::Ready(None),
-                Poll::Pending => match self.silence.poll_over(cx) {
-                    Poll::Ready(()) => {
-                        Poll::Ready(Some(Err(ContentError(Refusal::ContentTimeout))))
+                Poll::Pending => {
+                    self.waits_since.get_or_insert_with(Instant::now);
+                    match self.silence.poll_over(cx) {
+                        Poll::Ready(()) => {
+                            Poll::Ready(Some(Err(ContentError(Refusal::ContentTimeout))))
+                        }
+                        Poll::Pending => Poll::Pending,
                     }
-                    Poll::Pending => Poll::Pending,
-                },
+                }
             };
         }
     }
@@ -254,9 +294,9 @@ impl Body for ClientBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
         let body = self.get_mut();
-        let next = match body.head.pop_front() {
-            Some(data) => Poll::Ready(Some(Ok(data))),
-            None => body.poll_data(cx),
+        let next = match body.head.is_empty() {
+            false => Poll::Ready(Some(Ok(std::mem::take(&mut body.head)))),
+            true => body.poll_data(cx),
         };
         match &next {
             Poll::Ready(Some(Ok(data))) => drop(
@@ -278,7 +318,7 @@ impl Body for ClientBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let head: u64 = self.head.iter().map(|data| data.len() as u64).sum();
+        let head = self.head.len() as u64;
         let rest = self.incoming.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(head + rest.lower());
@@ -320,6 +360,55 @@ impl Silence {
         self.timer
             .as_mut()
             .map_or(Poll::Pending, |timer| timer.as_mut().poll(cx))
+    }
+}
+
+/// A small piece would keep all of the buffer that it was read into.
+pub fn compact(piece: Bytes) -> Bytes {
+    const SMALL: usize = 2048;
+    match piece.len() < SMALL {
+        true => Bytes::copy_from_slice(&piece),
+        false => piece,
+    }
+}
+
+/// Bytes of whole answers that are held for their readers, in all of the process: no request carries a handle to it.
+static HELD: AtomicU64 = AtomicU64::new(0);
+
+/// Smaller answers fit into what the kernel takes at once.
+const COUNTED: usize = 64 * 1024;
+
+pub fn held() -> u64 {
+    HELD.load(Ordering::Relaxed)
+}
+
+/// Counts an answer until the last of it was taken, if it is a larger one.
+pub fn held_for_its_reader(bytes: Bytes) -> Bytes {
+    match bytes.len() {
+        COUNTED.. => Held::count(bytes),
+        _ => bytes,
+    }
+}
+
+/// An answer that is counted until the last of it was taken, however long that takes.
+struct Held(Bytes);
+
+impl Held {
+    fn count(bytes: Bytes) -> Bytes {
+        HELD.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Bytes::from_owner(Held(bytes))
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.0.len() as u64, Ordering::Relaxed);
     }
 }
 

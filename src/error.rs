@@ -13,6 +13,7 @@ pub enum Refusal {
     BadTarget,
     BadHost,
     BadFraming,
+    BadField,
     BadContent,
     UnlistedParameter,
     TargetTooLong,
@@ -36,6 +37,10 @@ pub enum UpstreamFailure {
     /// No connection: it never left.
     Connect,
     ConnectTimeout,
+    /// No secure connection: its certificate is not accepted here, or it speaks no TLS. It never left.
+    Tls,
+    /// The upstream ended the secure connection by an alert: it does not accept our certificate, or wants one.
+    TlsRefused,
     /// The connection was lost before an answer.
     Lost,
     /// What came back is not HTTP, or switches protocols unasked.
@@ -50,8 +55,13 @@ impl UpstreamFailure {
     /// Whether the upstream cannot have seen the request.
     pub fn never_left(self) -> bool {
         match self {
-            Self::QueueFull | Self::QueueTimeout | Self::Connect | Self::ConnectTimeout => true,
-            Self::Lost
+            Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Connect
+            | Self::ConnectTimeout
+            | Self::Tls => true,
+            Self::TlsRefused
+            | Self::Lost
             | Self::Malformed
             | Self::FirstByteTimeout
             | Self::TotalTimeout
@@ -66,6 +76,8 @@ impl UpstreamFailure {
             Self::QueueTimeout => "queue-timeout",
             Self::Connect => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
+            Self::Tls => "tls-failed",
+            Self::TlsRefused => "tls-refused",
             Self::Lost => "connection-lost",
             Self::Malformed => "malformed-answer",
             Self::FirstByteTimeout => "first-byte-timeout",
@@ -79,6 +91,8 @@ impl UpstreamFailure {
 pub enum Error {
     Refused(Refusal),
     Upstream(UpstreamFailure),
+    /// Its client has made as many requests as it may: in so long it may make another.
+    RateLimited(Duration),
     /// The client wants nothing that is not stored (RFC 9111 §5.2.1.7), and nothing is.
     OnlyIfCached,
     /// `when_store_is_down: refuse_writes`, and it is.
@@ -133,6 +147,7 @@ impl Error {
                     None,
                     true,
                 ),
+                Refusal::BadField => (S::BAD_REQUEST, "A header field is not valid.", None, true),
                 Refusal::BadContent => (
                     S::BAD_REQUEST,
                     "The request's content broke off or is malformed.",
@@ -207,6 +222,18 @@ impl Error {
                     None,
                     false,
                 ),
+                UpstreamFailure::Tls => (
+                    S::BAD_GATEWAY,
+                    "The upstream cannot be reached securely.",
+                    None,
+                    false,
+                ),
+                UpstreamFailure::TlsRefused => (
+                    S::BAD_GATEWAY,
+                    "The upstream refused the secure connection.",
+                    None,
+                    false,
+                ),
                 UpstreamFailure::Lost => (
                     S::BAD_GATEWAY,
                     "The upstream closed the connection without an answer.",
@@ -233,6 +260,12 @@ impl Error {
                 S::GATEWAY_TIMEOUT,
                 "The write was made, but the cache's store was lost before it could be told.",
                 None,
+                false,
+            ),
+            Error::RateLimited(after) => (
+                S::TOO_MANY_REQUESTS,
+                "Too many requests.",
+                Some(whole_seconds(after)),
                 false,
             ),
             Error::OnlyIfCached => (
@@ -262,11 +295,17 @@ impl Error {
             Error::Refused(Refusal::Misdirected) => "misdirected",
             Error::Refused(_) => "refused",
             Error::Upstream(failure) => failure.word(),
+            Error::RateLimited(_) => "rate-limited",
             Error::OnlyIfCached => "only-if-cached",
             Error::StoreAway => "store-away",
             Error::Unconfirmed => "unconfirmed",
         }
     }
+}
+
+/// Never too early.
+fn whole_seconds(wait: Duration) -> Duration {
+    Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
 impl fmt::Display for Error {

@@ -29,10 +29,13 @@ pub mod reply;
 
 pub mod admin;
 pub mod operations;
+pub mod reload;
+pub mod service;
 pub mod warming;
 
 pub mod doctor;
 pub mod explain;
+pub mod shadow;
 
 pub mod clock;
 pub mod metrics;

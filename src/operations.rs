@@ -121,7 +121,7 @@ pub fn named(config: &Config, text: &str) -> Result<Named, OperationError> {
 pub fn named_route(config: &Config, pattern: &str) -> Result<Named, OperationError> {
     let route = config.routes.iter();
     let mut route = route.filter(|route| route.path.as_str() == pattern);
-    let state = route.next().and_then(plan::whole_route);
+    let state = route.next().and_then(plan::whole_state);
     state
         .map(|state| Named::States(vec![state]))
         .ok_or_else(|| {
@@ -382,7 +382,7 @@ pub async fn set(
     }
     let copy = Stored {
         status: StatusCode::OK,
-        head: Head::new(fields, ANY_ORIGIN, &[]),
+        head: Head::of(route.mark(), fields, ANY_ORIGIN, &[]),
         body,
         response_time: now,
         took: Duration::ZERO,

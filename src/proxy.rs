@@ -10,9 +10,13 @@ pub mod obey;
 pub mod pass;
 pub mod plan;
 pub mod present;
+pub mod rate;
 pub mod read;
 pub mod refresh;
 pub mod told;
+pub mod turnover;
+pub mod under_way;
+pub mod websocket;
 pub mod write;
 
 use std::future::ready;
@@ -26,16 +30,18 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
-use tokio_util::task::TaskTracker;
+use tokio::sync::watch;
 use url::Url;
 
 use crate::access::key_file::Keys;
 use crate::access::verdict::Verdicts;
-use crate::body::{ClientBody, ReplyBody, RequestBody};
+use crate::body::{ClientBody, Pace, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Reason};
+use crate::caching::stored::Mark;
 use crate::clock;
 use crate::coherence::flights::Flights;
 use crate::coherence::turnstile::Turnstile;
@@ -45,21 +51,27 @@ use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
 use crate::interim::Turn;
 use crate::message::forwarded::{self, Scheme, Via};
-use crate::message::framing;
+use crate::message::subscriber::Subscriber;
 use crate::message::target::{self, TargetUri};
+use crate::message::{framing, http2};
 use crate::metrics::{self, OfRoute};
+use crate::reload::Source;
 use crate::reply::{self, Reply};
 use crate::server::Peer;
 use crate::server::lane::RawHead;
+use crate::server::places::Counts;
 use crate::tls::certificates::Certificates;
 use crate::tls::server::Agreed;
-use crate::upstream::Upstream;
+use crate::upstream::{Asker, Upstream};
 use cap::Cap;
 use fetch::Answer;
 use hottest::Hottest;
 use plan::{By, Plan};
+use rate::Rate;
 use refresh::Refreshes;
 use told::Notes;
+use under_way::Writes;
+use websocket::Tunnels;
 
 /// A write's content up to this is read whole before anything else happens.
 const READ_WHOLE: usize = 64 * 1024;
@@ -67,8 +79,14 @@ const READ_WHOLE: usize = 64 * 1024;
 /// The proxy, whatever its configuration is at the moment.
 pub struct Proxy {
     setup: ArcSwap<Setup>,
+    /// Of the public listener.
+    pub connections: Arc<Counts>,
     /// What the public listener shows, if it speaks TLS.
     pub certificates: Option<Arc<Certificates>>,
+    /// Where another configuration is read from; nowhere, if there is no file.
+    source: Option<Source>,
+    /// Tells that another configuration is in force.
+    turned: watch::Sender<u64>,
 }
 
 /// One configuration at work: what a reload replaces at once.
@@ -76,6 +94,8 @@ pub struct Setup {
     /// No other has it.
     number: known::Number,
     pub config: Config,
+    /// Which of the configurations that this process has had: see `under_way`.
+    pub generation: u64,
     pub served: Vec<Served>,
     pub upstream: Arc<Upstream>,
     pub coherence: Coherence,
@@ -84,14 +104,17 @@ pub struct Setup {
     pub turnstile: Arc<Turnstile>,
     /// What is being asked for under `policy: http`.
     pub in_flight: obey::InFlight,
-    pub groups: obey::Groups,
+    pub groups: Arc<obey::Groups>,
     /// Whom the upstream was heard to admit.
-    pub verdicts: Verdicts,
-    pub encoder: Encoder,
+    pub verdicts: Arc<Verdicts>,
+    pub encoder: Arc<Encoder>,
     /// Writes under way, with or without their clients.
-    pub writes: TaskTracker,
+    pub writes: Arc<Writes>,
     said_untrusted_https: AtomicBool,
-    pub cap: Cap,
+    /// How many requests one may make.
+    rate: Option<Arc<Rate>>,
+    pub cap: Arc<Cap>,
+    pub tunnels: Tunnels,
     /// Somebody can ask what was counted.
     pub is_counting: bool,
     pub unrouted: Arc<OfRoute>,
@@ -119,8 +142,10 @@ pub struct Served {
     asked_others: Mutex<Option<Instant>>,
     said_not_public: AtomicBool,
     said_other_origin: AtomicBool,
+    /// What tells its copies from those of other paths at the same key.
+    pub mark: Mark,
     /// What is asked for most, where that is fetched anew after a purge.
-    pub hottest: Option<Hottest>,
+    pub hottest: Option<Arc<Hottest>>,
     pub counts: Arc<OfRoute>,
 }
 
@@ -131,6 +156,8 @@ pub struct Client {
     pub target: TargetUri,
     pub fields: HeaderMap,
     pub via: Via,
+    /// In which the request came.
+    pub version: Version,
     /// Where interim answers to it go.
     pub interim: Option<Turn>,
     /// For its event in the log.
@@ -146,6 +173,14 @@ impl Client {
         format!("{scheme}://{host}").to_ascii_lowercase()
     }
 
+    /// On whose account it asks the upstream.
+    pub fn asker(&self, config: &Config) -> Asker {
+        match self.via.client(&config.trusted_proxies) {
+            Some(address) => Asker::Client(Subscriber::of(address)),
+            None => Asker::Unknown,
+        }
+    }
+
     /// The target URI, whole.
     pub fn url(&self) -> Option<Url> {
         let (scheme, host) = (self.via.scheme.as_str(), self.target.host());
@@ -156,11 +191,28 @@ impl Client {
 }
 
 impl Proxy {
-    pub fn new(setup: Setup, certificates: Option<Arc<Certificates>>) -> Proxy {
+    /// With `source` it can be told to read its file again.
+    pub fn new(
+        setup: Setup,
+        certificates: Option<Arc<Certificates>>,
+        source: Option<Source>,
+    ) -> Proxy {
         Proxy {
             setup: ArcSwap::from_pointee(setup),
+            connections: Arc::default(),
             certificates,
+            source,
+            turned: watch::Sender::new(0),
         }
+    }
+
+    /// Changes with each configuration that comes into force.
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.turned.subscribe()
+    }
+
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_ref()
     }
 
     pub fn setup(&self) -> Arc<Setup> {
@@ -183,6 +235,8 @@ impl Proxy {
             let (method, path) = (request.method(), request.uri().path());
             Arc::new(Notes::of(method, path, request.headers()))
         });
+        // There only where the client asks for another protocol.
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let head = request.extensions_mut().remove::<RawHead>();
         let mut route = None;
         let answered = match accept(
@@ -203,10 +257,30 @@ impl Proxy {
                 if let Plan::Read { route: under, .. } = &plan {
                     route = Some(*under);
                 }
-                let plan = admit::with_credential(&setup, &client, plan);
-                answer(setup.clone(), client, content, plan)
+                let admitted = match &setup.rate {
+                    None => Ok(()),
+                    Some(rate) => rate.admit(&setup.config, &client),
+                };
+                match admitted {
+                    Ok(()) => {
+                        let plan = admit::with_credential(&setup, &client, plan);
+                        let has_content = !content.is_end_stream();
+                        match upgrade {
+                            Some(upgrade)
+                                if websocket::is_asked(&setup, &client, &plan, has_content) =>
+                            {
+                                let setup = setup.clone();
+                                Either::Right(Box::pin(async move {
+                                    websocket::pass(&setup, &client, upgrade).await
+                                }) as Answering)
+                            }
+                            _ => answer(setup.clone(), client, content, plan),
+                        }
+                    }
+                    Err(wait) => own(Error::RateLimited(wait)),
+                }
             }
-            Err(refusal) => Either::Right(Box::pin(ready(Err(refusal.into()))) as Answering),
+            Err(refusal) => own(refusal.into()),
         };
         answered.map(move |answered| {
             let mut reply = answered.unwrap_or_else(reply::error);
@@ -219,6 +293,10 @@ impl Proxy {
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>;
+
+fn own<L>(error: Error) -> Either<L, Answering> {
+    Either::Right(Box::pin(ready(Err(error))))
+}
 
 /// Boxed, but for a hit's way, or a hit would carry room for all that it does not need.
 fn answer(
@@ -237,9 +315,10 @@ fn answer(
         Plan::Write { states, by } => {
             Box::pin(async move { write(&setup, client, content, states, by).await })
         }
-        Plan::Pass { why, detail } => {
+        Plan::Pass { why, detail } if client.method.is_safe() => {
             Box::pin(async move { pass(&setup, client, content, why, detail).await })
         }
+        Plan::Pass { .. } => Box::pin(async move { unheld(&setup, client, content).await }),
     })
 }
 
@@ -252,6 +331,12 @@ async fn write(
 ) -> Result<Reply, Error> {
     let body = content_of(setup, content).read(READ_WHOLE).await?;
     write::write(setup, Arc::new(client), body, states, by).await
+}
+
+/// A write that drops nothing; but by rules that come meanwhile it may.
+async fn unheld(setup: &Arc<Setup>, client: Client, content: Incoming) -> Result<Reply, Error> {
+    let body = content_of(setup, content).read(READ_WHOLE).await?;
+    write::unheld(setup, Arc::new(client), body).await
 }
 
 async fn pass(
@@ -270,7 +355,11 @@ async fn pass(
 
 fn content_of(setup: &Setup, content: Incoming) -> ClientBody {
     let limits = &setup.config.limits;
-    ClientBody::new(content, limits.content, limits.content_idle)
+    let pace = Pace {
+        idle: limits.content_idle,
+        least: limits.content_rate,
+    };
+    ClientBody::new(content, limits.content, pace)
 }
 
 /// Takes a request for what it is, or refuses it. It came by TLS if something was agreed there.
@@ -280,7 +369,11 @@ pub fn accept<C: Body>(
     peer: Option<IpAddr>,
     tls: Option<&Agreed>,
 ) -> Result<(Client, C), Refusal> {
-    let (head, content) = request.into_parts();
+    let (mut head, content) = request.into_parts();
+    // Before all that is refused and leaves the connection open: of what is unclear nobody knows where the next one begins.
+    if !framing::of_a_request_is_clear(head.version, &head.headers) {
+        return Err(Refusal::BadFraming);
+    }
     match &config.methods {
         _ if matches!(head.method, Method::CONNECT | Method::TRACE) => {
             return Err(Refusal::MethodNotAllowed);
@@ -289,6 +382,9 @@ pub fn accept<C: Body>(
             return Err(Refusal::MethodNotImplemented);
         }
         Methods::Listed(_) | Methods::Any => {}
+    }
+    if head.version == Version::HTTP_2 {
+        http2::join_cookies(&mut head.headers);
     }
     // hyper's own limit is one on its buffer, and reads past it before it looks.
     let length: usize = head
@@ -299,8 +395,8 @@ pub fn accept<C: Body>(
     if head.headers.len() > config.limits.fields || length > config.limits.head {
         return Err(Refusal::TooManyFields);
     }
-    if !framing::of_a_request_is_clear(head.version, &head.headers) {
-        return Err(Refusal::BadFraming);
+    if head.version == Version::HTTP_2 && !http2::fields_are_valid(&head.headers) {
+        return Err(Refusal::BadField);
     }
     let target = target::take(
         &head.method,
@@ -329,6 +425,7 @@ pub fn accept<C: Body>(
             target,
             fields: head.headers,
             via,
+            version: head.version,
             interim: None,
             notes: None,
             head: None,
@@ -353,22 +450,25 @@ impl Setup {
             .collect();
         let served = admit::with_keys(served);
         Setup {
+            cap: Arc::new(Cap::new(config.limits.copies)),
+            writes: Writes::new(&config),
+            generation: 0,
             number: known::Number::default(),
-            cap: Cap::new(config.limits.copies),
             is_counting: config.admin.is_some(),
             unrouted: metrics::of_route(metrics::NO_ROUTE),
+            rate: config.limits.rate.clone().map(Rate::new).map(Arc::new),
+            tunnels: Tunnels::new(config.websocket.clone()),
             config,
             served,
             upstream,
             coherence,
-            flights: Flights::new(),
+            flights: Flights::default(),
             refreshes: Refreshes::default(),
             turnstile: Arc::default(),
             in_flight: obey::InFlight::default(),
-            groups: obey::Groups::default(),
-            verdicts: Verdicts::default(),
-            encoder: Encoder::default(),
-            writes: TaskTracker::new(),
+            groups: Arc::default(),
+            verdicts: Arc::default(),
+            encoder: Arc::default(),
             said_untrusted_https: AtomicBool::new(false),
         }
     }
@@ -393,7 +493,8 @@ impl Served {
             said_not_public: AtomicBool::new(false),
             said_other_origin: AtomicBool::new(false),
             counts: metrics::of_route(route.path.as_str()),
-            hottest: (route.warm > 0).then(|| Hottest::new(route.warm)),
+            mark: route.mark(),
+            hottest: (route.warm > 0).then(|| Arc::new(Hottest::new(route.warm))),
             route: route.clone(),
         }
     }

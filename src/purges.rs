@@ -38,6 +38,8 @@ pub enum Cause {
     OperatorSoft,
     /// What the API had said of a credential.
     Credential,
+    /// The file, read again, says that writes drop it from now on.
+    Reload,
 }
 
 impl Cause {
@@ -50,6 +52,7 @@ impl Cause {
             Cause::Operator => "operator",
             Cause::OperatorSoft => "operator-soft",
             Cause::Credential => "credential",
+            Cause::Reload => "reload",
         }
     }
 }
@@ -110,7 +113,7 @@ pub fn by_write(cause: Cause, states: &[StateKey], method: &Method, write: ByWri
     note(cause, states, Some(write));
 }
 
-/// Somebody has dropped these.
+/// Somebody has dropped these, or a reload has.
 pub fn by_hand(cause: Cause, states: &[StateKey]) {
     match cause {
         // What a credential's states are called is a hash, and says nothing.

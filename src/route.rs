@@ -23,7 +23,7 @@ pub use why::Mismatch;
 const MOST_CAPTURES: usize = 8;
 
 /// A path as in Django's urls.py: `/api/users/<int:id>/`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
     text: Arc<str>,
     /// The segments before a `<path:…>`, or all of them.
@@ -35,28 +35,28 @@ pub struct PathPattern {
 
 /// `<path:…>` and the segments behind it. As it alone may hold slashes, both its ends are known
 /// from counting segments, and nothing is ever tried twice.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Rest {
     segment: Segment,
     back: Vec<Segment>,
 }
 
 /// What stands between two slashes: a literal, or one capture with literals around it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Segment {
     before: Literal,
     capture: Option<Capture>,
     after: Literal,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Literal {
     decoded: String,
     /// As the canonical spelling has it.
     encoded: String,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Capture {
     name: Arc<str>,
     converter: Converter,

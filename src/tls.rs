@@ -1,6 +1,7 @@
 //! TLS, and nobody else's business: which roots are trusted, and the handshake. rustls with ring.
 
 pub mod certificates;
+pub mod client;
 mod clients;
 pub mod follow;
 pub mod own;

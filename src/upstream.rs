@@ -1,59 +1,53 @@
-//! The existing API behind us: a pool of connections, a cap with a bounded queue, and time limits.
-//! No request is sent twice, but for a bodyless GET or HEAD that was lost to a closing connection, once;
-//! and one that provably never left.
+//! The existing API behind us: one upstream or several, pools of connections, a cap with a bounded queue, and time limits.
+//!
+//! A request is sent once. But for a bodyless GET or HEAD: once more on a new connection, if a kept one closed before any
+//! byte of an answer; and where there are several upstreams, once to another, if the first gave no byte of an answer. What
+//! provably never left goes to the next upstream, whatever it is. The cap and its queue are for all of them together.
 
-use std::io;
+mod body;
+mod checks;
+mod connection;
+mod fleet;
+mod members;
+mod sender;
+
+pub mod queue;
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64;
 
-use crate::body::{Broken, ContentError, Progress, RequestBody, Silence};
+use crate::body::{Progress, RequestBody, Silence};
 use crate::clock;
-use crate::config::{Upstream as Settings, UpstreamAddress};
+use crate::config::Upstream as Settings;
 use crate::error::UpstreamFailure;
 use crate::interim::Turn;
 use crate::message::framing;
 use crate::message::target::ForwardUri;
 use crate::metrics::COUNTED;
 use crate::proxy::told::Notes;
+use connection::Connection;
+use fleet::{Came, Choice, Errand};
+use members::{Members, Visit};
+pub use queue::{Asker, Slot};
+use queue::{Load, Queue};
+use sender::Sender;
 
-/// A slow reader must not have us buffer much of an answer.
-const READ_BUFFER: usize = 64 * 1024;
+pub use body::UpstreamBody;
+pub use connection::{Unconnected, dial};
+pub use fleet::Standing;
+pub use members::Stands;
 
 pub struct Upstream {
     settings: Settings,
-    slots: Arc<Semaphore>,
-    queued: AtomicUsize,
-    idle: Mutex<Vec<Idle>>,
+    queue: Arc<Queue>,
+    members: Arc<Members>,
 }
-
-struct Idle {
-    connection: Connection,
-    since: Instant,
-}
-
-/// One connection, free to take a request.
-struct Connection {
-    sender: SendRequest<RequestBody>,
-    /// Bytes that have come over it.
-    received: Arc<AtomicU64>,
-}
-
-/// The right to have one request under way.
-pub struct Slot(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
 
 /// A request as it will be sent: its fields are final.
 pub struct Outgoing {
@@ -65,23 +59,21 @@ pub struct Outgoing {
     pub interim: Option<Turn>,
     /// Where the time that it takes is noted.
     pub notes: Option<Arc<Notes>>,
-}
-
-/// How much there is to do.
-#[derive(Debug, Clone, Copy)]
-pub struct Load {
-    pub in_flight: usize,
-    pub queued: usize,
-    /// What may be in flight at once.
-    pub most: usize,
+    /// Never sent to a second upstream, safe as it may be.
+    pub once: bool,
 }
 
 impl Upstream {
     pub fn new(settings: Settings) -> Arc<Upstream> {
+        let members = Members::new(&settings);
+        if let Some(check) = &settings.health
+            && members.are_several()
+        {
+            checks::begin(&members, check);
+        }
         Arc::new(Upstream {
-            slots: Arc::new(Semaphore::new(settings.max_connections)),
-            queued: AtomicUsize::new(0),
-            idle: Mutex::new(Vec::new()),
+            queue: Queue::new(settings.max_connections, settings.queue),
+            members,
             settings,
         })
     }
@@ -90,34 +82,31 @@ impl Upstream {
         &self.settings
     }
 
-    pub fn load(&self) -> Load {
-        let most = self.settings.max_connections;
-        Load {
-            in_flight: most.saturating_sub(self.slots.available_permits()),
-            queued: self.queued.load(Ordering::Relaxed),
-            most,
-        }
+    /// Each address, and how it stands.
+    pub fn standings(&self) -> Vec<Stands> {
+        self.members.standings()
     }
 
     /// Waits in the queue for the right to send.
-    pub async fn slot(&self) -> Result<Slot, UpstreamFailure> {
-        let slot = self.place().await;
-        slot.inspect_err(|failure| COUNTED.upstream.failures.count([failure.word()]))
+    pub async fn slot(&self, asker: Asker) -> Result<Slot, UpstreamFailure> {
+        counted(self.queue.slot(asker, None, self.settings.total).await)
     }
 
-    async fn place(&self) -> Result<Slot, UpstreamFailure> {
-        if let Ok(permit) = self.slots.clone().try_acquire_owned() {
-            return Ok(Slot(permit));
-        }
-        let _place =
-            Place::take(&self.queued, self.settings.queue).ok_or(UpstreamFailure::QueueFull)?;
-        match tokio::time::timeout(self.settings.total, self.slots.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Slot(permit)),
-            Ok(Err(_)) | Err(_) => Err(UpstreamFailure::QueueTimeout),
-        }
+    /// The same for what others may come to wait for, too, who then say so by `is_wanted_by`.
+    pub async fn slot_for(&self, copy: &str, asker: Asker) -> Result<Slot, UpstreamFailure> {
+        let copy = Some(xxh3_64(copy.as_bytes()));
+        counted(self.queue.slot(asker, copy, self.settings.total).await)
     }
 
-    /// Sends a request and waits for the head of its answer.
+    pub fn load(&self) -> Load {
+        self.queue.load()
+    }
+
+    pub fn is_wanted_by(&self, asker: Asker, copy: &str) {
+        self.queue.is_wanted_by(asker, xxh3_64(copy.as_bytes()));
+    }
+
+    /// Sends a request and waits for the head of its answer. Only a request with an Upgrade field may be answered 101.
     pub async fn send(
         self: &Arc<Self>,
         slot: Slot,
@@ -142,37 +131,41 @@ impl Upstream {
         request: Outgoing,
     ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
         let progress = request.body.progress();
-        let exchange = self.exchange(request);
-        let response = match progress {
-            None => tokio::time::timeout(self.settings.total, exchange)
+        let upgrade = request.fields.get(header::UPGRADE).cloned();
+        // Pinned here and below, as a future that is handed on is held twice.
+        let mut exchange = std::pin::pin!(self.exchange(request));
+        let arrived = match progress {
+            None => tokio::time::timeout(self.settings.total, exchange.as_mut())
                 .await
                 .map_err(|_| UpstreamFailure::TotalTimeout)??,
-            Some(progress) => self.while_streaming(exchange, &progress).await?,
+            Some(progress) => self.while_streaming(exchange.as_mut(), &progress).await?,
         };
-        let (response, connection) = response;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        let Arrived {
+            response,
+            connection,
+            visit,
+        } = arrived;
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let as_asked = upgrade.is_some_and(|asked| {
+            let named = response.headers().get(header::UPGRADE);
+            named.is_some_and(|named| named.as_bytes().eq_ignore_ascii_case(asked.as_bytes()))
+        });
+        if (switches && !as_asked)
             || !framing::of_an_answer_is_clear(response.version(), response.headers())
         {
             return Err(UpstreamFailure::Malformed);
         }
-        Ok(response.map(|incoming| UpstreamBody {
-            incoming,
-            silence: Silence::new(self.settings.idle),
-            returning: Some(Returning {
-                upstream: self.clone(),
-                connection,
-            }),
-            _slot: slot,
-        }))
+        let connection = (!switches).then_some(connection);
+        let silence = Silence::new(self.settings.idle);
+        Ok(response.map(|incoming| UpstreamBody::new(incoming, silence, connection, visit, slot)))
     }
 
     /// The time limits count from the content's end; before it, only from the last sign of life.
     async fn while_streaming<T>(
         &self,
-        exchange: impl Future<Output = Result<T, UpstreamFailure>>,
+        mut exchange: Pin<&mut impl Future<Output = Result<T, UpstreamFailure>>>,
         progress: &Progress,
     ) -> Result<T, UpstreamFailure> {
-        tokio::pin!(exchange);
         let mut seen = (u64::MAX, false);
         loop {
             let now = (
@@ -189,68 +182,163 @@ impl Upstream {
         }
     }
 
-    async fn exchange(
-        &self,
-        request: Outgoing,
-    ) -> Result<(Response<Incoming>, Connection), UpstreamFailure> {
-        let resendable = matches!(request.method, Method::GET | Method::HEAD)
-            && matches!(request.body, RequestBody::Empty);
-        let Outgoing {
-            method,
-            target,
-            fields,
-            body,
-            interim,
-            notes: _,
-        } = request;
-        let build = |body: RequestBody| {
-            let mut request = Request::new(body);
-            *request.method_mut() = method.clone();
-            *request.uri_mut() = target
-                .as_str()
-                .parse()
-                .map_err(|_| UpstreamFailure::Malformed)?;
-            *request.headers_mut() = fields.clone();
-            if let Some(turn) = interim.clone() {
-                hyper::ext::on_informational(&mut request, move |answer| {
-                    turn.send(answer.status(), answer.headers());
-                });
-            }
-            Ok::<_, UpstreamFailure>(request)
+    /// Asks one upstream, and another where that is right.
+    async fn exchange(&self, request: Outgoing) -> Result<Arrived, UpstreamFailure> {
+        let (draft, body) = Draft::of(request)?;
+        let errand = match draft.safe {
+            true => Errand::Safe,
+            false => Errand::Write,
         };
-        let mut request = build(body)?;
-        while let Some(mut connection) = self.pooled().await {
-            let before = connection.received.load(Ordering::Relaxed);
-            match self
-                .first_byte(connection.sender.try_send_request(request))
-                .await?
-            {
-                Ok(response) => return Ok((response, connection)),
-                Err(mut lost) => match lost.take_message() {
-                    // It never left: the connection was closed before.
-                    Some(unsent) => request = unsent,
-                    // Lost to a connection that its server closed, before any byte of an answer.
-                    None if resendable
-                        && is_lost(lost.error())
-                        && connection.received.load(Ordering::Relaxed) == before =>
-                    {
-                        request = build(RequestBody::Empty)?;
-                        break;
-                    }
-                    None => return Err(failure(lost.error())),
-                },
+        let mut asked = Asked::new();
+        let (mut request, mut sent_again) = (draft.request(body), false);
+        let mut failure = UpstreamFailure::Connect;
+        while let Some(visit) = self.members.visit(errand, &asked) {
+            let choice = visit.choice();
+            asked.push(choice.member);
+            let mut attempt = std::pin::pin!(self.attempt(visit, request, &draft));
+            let came = match draft.safe && self.members.are_several() && !sent_again {
+                true => {
+                    let another =
+                        self.or_also_another(attempt.as_mut(), choice, &draft, &mut asked);
+                    another.await
+                }
+                false => attempt.await,
+            };
+            match came {
+                Attempt::Answer(arrived) => return Ok(arrived),
+                Attempt::Unsent(unsent, why) => (request, failure) = (unsent, why),
+                Attempt::Lost { why, begun } if !draft.safe || begun || sent_again => {
+                    return Err(why);
+                }
+                Attempt::Lost { why, .. } => {
+                    (request, failure) = (draft.request(RequestBody::Empty), why);
+                    sent_again = true;
+                }
+                Attempt::LostForGood(why) => return Err(why),
             }
         }
-        let mut connection = self.connect().await?;
-        match self
-            .first_byte(connection.sender.try_send_request(request))
-            .await?
-        {
-            Ok(response) => Ok((response, connection)),
-            Err(mut lost) => Err(match lost.take_message() {
-                Some(_) => UpstreamFailure::Connect,
-                None => failure(lost.error()),
-            }),
+        Err(failure)
+    }
+
+    /// A safe request whose upstream falls silent is asked of another as well, and the first answer counts.
+    ///
+    /// Only where nothing at all comes from there, to nobody: a slow answer of a living upstream is waited for. It has one
+    /// slot for both, as of two upstreams one is silent.
+    async fn or_also_another(
+        &self,
+        mut first: Pin<&mut impl Future<Output = Attempt>>,
+        choice: Choice,
+        draft: &Draft,
+        asked: &mut Asked,
+    ) -> Attempt {
+        tokio::select! {
+            biased;
+            came = &mut first => return came,
+            () = self.members.silence(choice) => {}
+        }
+        let Some(other) = self.members.visit(Errand::Spare, asked) else {
+            return first.await;
+        };
+        asked.push(other.choice().member);
+        let request = draft.request(RequestBody::Empty);
+        // Boxed, or every request would carry room for it.
+        let mut second = Box::pin(self.attempt(other, request, draft));
+        let (came, is_first) = tokio::select! {
+            came = &mut first => (came, true),
+            came = &mut second => (came, false),
+        };
+        if let Attempt::Answer(_) = came {
+            return came;
+        }
+        let came = match is_first {
+            true => second.await,
+            false => first.await,
+        };
+        match came {
+            Attempt::Lost { why, .. } => Attempt::LostForGood(why),
+            came => came,
+        }
+    }
+
+    /// Asks this upstream: on a kept connection, or on a new one.
+    async fn attempt(
+        &self,
+        mut visit: Visit,
+        mut request: Request<RequestBody>,
+        draft: &Draft,
+    ) -> Attempt {
+        loop {
+            let kept = match draft.upgrades {
+                true => None,
+                false => visit.kept().await,
+            };
+            let connected = match kept {
+                Some(kept) => Ok((kept, true)),
+                None if draft.upgrades => visit.connect_alone().await.map(|own| (own, false)),
+                None => visit.connect().await,
+            };
+            let (mut connection, is_kept) = match connected {
+                Ok(connected) => connected,
+                Err(why) => {
+                    visit.heard(Came::Failure);
+                    return Attempt::Unsent(request, why);
+                }
+            };
+            let before = connection.received.load(Ordering::Relaxed);
+            let answer = self.first_byte(connection.sender.send(request)).await;
+            // Of a connection that many share it says nothing; there, an answer has begun when its head is there.
+            let begun = matches!(connection.sender, Sender::Http1(_))
+                && connection.received.load(Ordering::Relaxed) != before;
+            let lost = match answer {
+                Ok(Ok(response)) => {
+                    visit.heard(match response.status().as_u16() {
+                        502..=504 => Came::Failure,
+                        _ => Came::Answer,
+                    });
+                    return Attempt::Answer(Arrived {
+                        response,
+                        connection,
+                        visit,
+                    });
+                }
+                Ok(Err(lost)) => lost,
+                Err(why) => {
+                    visit.heard(Came::Failure);
+                    return Attempt::Lost { why, begun };
+                }
+            };
+            match lost.unsent {
+                // It cannot be said in HTTP/2, and the upstream is not to blame.
+                Some(_) if lost.why == UpstreamFailure::Malformed => {
+                    return Attempt::LostForGood(lost.why);
+                }
+                // It never left, or never ran: the connection was closed before.
+                Some(unsent) if is_kept => {
+                    request = draft.request(unsent.into_body());
+                    if matches!(connection.sender, Sender::Http2(..)) {
+                        visit.forget_kept(&connection);
+                    }
+                }
+                Some(unsent) => {
+                    visit.heard(Came::Failure);
+                    let unsent = draft.request(unsent.into_body());
+                    return Attempt::Unsent(unsent, UpstreamFailure::Connect);
+                }
+                // Lost to a connection that its server closed, before any byte of an answer: once more on a new one.
+                None if is_kept && draft.repeatable && !begun && lost.by_closing => {
+                    visit.forget_kept(&connection);
+                    request = draft.request(RequestBody::Empty);
+                }
+                None => {
+                    if !matches!(lost.why, UpstreamFailure::Content(_)) {
+                        visit.heard(Came::Failure);
+                    }
+                    return Attempt::Lost {
+                        why: lost.why,
+                        begun,
+                    };
+                }
+            }
         }
     }
 
@@ -263,243 +351,78 @@ impl Upstream {
                 .map_err(|_| UpstreamFailure::FirstByteTimeout),
         }
     }
-
-    /// An idle connection that is still good, the latest used first.
-    async fn pooled(&self) -> Option<Connection> {
-        loop {
-            let mut idle = self.idle.lock().pop()?;
-            if idle.since.elapsed() < self.settings.pool_idle
-                && !idle.connection.sender.is_closed()
-                && idle.connection.sender.ready().await.is_ok()
-            {
-                return Some(idle.connection);
-            }
-        }
-    }
-
-    async fn connect(&self) -> Result<Connection, UpstreamFailure> {
-        tokio::time::timeout(self.settings.connect, async {
-            match &self.settings.address {
-                UpstreamAddress::Tcp { host, port } => {
-                    let stream = TcpStream::connect((host.as_str(), *port))
-                        .await
-                        .map_err(|_| UpstreamFailure::Connect)?;
-                    let _ = stream.set_nodelay(true);
-                    handshake(stream).await
-                }
-                UpstreamAddress::Unix(path) => {
-                    handshake(
-                        UnixStream::connect(path)
-                            .await
-                            .map_err(|_| UpstreamFailure::Connect)?,
-                    )
-                    .await
-                }
-            }
-        })
-        .await
-        .map_err(|_| UpstreamFailure::ConnectTimeout)?
-    }
-
-    fn put_back(&self, connection: Connection) {
-        if connection.sender.is_closed() {
-            return;
-        }
-        let now = Instant::now();
-        let mut idle = self.idle.lock();
-        idle.retain(|idle| now - idle.since < self.settings.pool_idle);
-        idle.push(Idle {
-            connection,
-            since: now,
-        });
-    }
 }
 
-async fn handshake<S>(stream: S) -> Result<Connection, UpstreamFailure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let received = Arc::new(AtomicU64::new(0));
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(READ_BUFFER)
-        .handshake(TokioIo::new(Counted {
-            stream,
-            received: received.clone(),
-        }))
-        .await
-        .map_err(|_| UpstreamFailure::Connect)?;
-    // Its errors reach whoever waits for an answer.
-    tokio::spawn(async { drop(connection.await) });
-    Ok(Connection { sender, received })
-}
+/// The places of the upstreams that a request was sent to.
+type Asked = SmallVec<[usize; 4]>;
 
-/// A stream that counts what it reads: whether an answer had begun is not in hyper's errors.
-struct Counted<S> {
-    stream: S,
-    received: Arc<AtomicU64>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        let done = Pin::new(&mut self.stream).poll_read(cx, into);
-        self.received
-            .fetch_add((into.filled().len() - before) as u64, Ordering::Relaxed);
-        done
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        from: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, from)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        from: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, from)
-    }
-}
-
-/// Lost without a byte of an answer, as a kept-alive connection is when its server closes it.
-fn is_lost(error: &hyper::Error) -> bool {
-    error.is_incomplete_message()
-        || error.is_canceled()
-        || error.is_closed()
-        || io_kind(error).is_some()
-}
-
-fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
-    let source = std::error::Error::source(error)?;
-    source.downcast_ref::<io::Error>().map(io::Error::kind)
-}
-
-fn failure(error: &hyper::Error) -> UpstreamFailure {
-    let content =
-        std::error::Error::source(error).and_then(|source| source.downcast_ref::<ContentError>());
-    match content {
-        Some(ContentError(refusal)) => UpstreamFailure::Content(*refusal),
-        None if error.is_parse() => UpstreamFailure::Malformed,
-        None => UpstreamFailure::Lost,
-    }
-}
-
-/// A place in the queue, given back when dropped.
-struct Place<'q>(&'q AtomicUsize);
-
-impl<'q> Place<'q> {
-    fn take(queued: &'q AtomicUsize, most: usize) -> Option<Place<'q>> {
-        let place = Place(queued);
-        (queued.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// An answer's content as it comes. Holds its slot, and gives the connection back at the end.
-pub struct UpstreamBody {
-    incoming: Incoming,
-    silence: Silence,
-    returning: Option<Returning>,
-    _slot: Slot,
-}
-
-struct Returning {
-    upstream: Arc<Upstream>,
+/// An answer's head, and what it came by.
+struct Arrived {
+    response: Response<Incoming>,
     connection: Connection,
+    visit: Visit,
 }
 
-impl UpstreamBody {
-    fn give_back(&mut self) {
-        if let Some(Returning {
-            upstream,
-            connection,
-        }) = self.returning.take()
-        {
-            upstream.put_back(connection);
-        }
-    }
+/// What came of asking one upstream.
+enum Attempt {
+    Answer(Arrived),
+    /// It provably never left, and is still there.
+    Unsent(Request<RequestBody>, UpstreamFailure),
+    /// It may have been seen.
+    Lost {
+        why: UpstreamFailure,
+        /// A part of an answer had come.
+        begun: bool,
+    },
+    /// And it is not to be sent again: two upstreams have lost it, or none would take it.
+    LostForGood(UpstreamFailure),
 }
 
-impl Drop for UpstreamBody {
-    fn drop(&mut self) {
-        if self.incoming.is_end_stream() {
-            self.give_back();
-        }
-    }
+/// All of a request but its content, to be sent again where that may be.
+struct Draft {
+    method: Method,
+    uri: Uri,
+    fields: HeaderMap,
+    interim: Option<Turn>,
+    /// A GET or HEAD without content: it can be sent once more where a kept connection was lost.
+    repeatable: bool,
+    /// And to another upstream.
+    safe: bool,
+    upgrades: bool,
 }
 
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+/// Whoever gets no slot has no answer of the API.
+fn counted(slot: Result<Slot, UpstreamFailure>) -> Result<Slot, UpstreamFailure> {
+    slot.inspect_err(|failure| COUNTED.upstream.failures.count([failure.word()]))
+}
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let body = self.get_mut();
-        loop {
-            return match Pin::new(&mut body.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    body.silence.broken();
-                    match frame.is_data() {
-                        true => Poll::Ready(Some(Ok(frame))),
-                        // Trailers end here.
-                        false => continue,
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    body.returning = None;
-                    Poll::Ready(Some(Err(error.into())))
-                }
-                Poll::Ready(None) => {
-                    body.give_back();
-                    Poll::Ready(None)
-                }
-                Poll::Pending => match body.silence.poll_over(cx) {
-                    Poll::Ready(()) => {
-                        body.returning = None;
-                        Poll::Ready(Some(Err(Box::new(Broken(
-                            "the upstream fell silent in the middle of its answer",
-                        )))))
-                    }
-                    Poll::Pending => Poll::Pending,
-                },
-            };
+impl Draft {
+    fn of(outgoing: Outgoing) -> Result<(Draft, RequestBody), UpstreamFailure> {
+        let repeatable = matches!(outgoing.method, Method::GET | Method::HEAD)
+            && matches!(outgoing.body, RequestBody::Empty);
+        let uri = outgoing.target.as_str().parse();
+        let draft = Draft {
+            uri: uri.map_err(|_| UpstreamFailure::Malformed)?,
+            upgrades: outgoing.fields.contains_key(header::UPGRADE),
+            method: outgoing.method,
+            fields: outgoing.fields,
+            interim: outgoing.interim,
+            repeatable,
+            safe: repeatable && !outgoing.once,
+        };
+        Ok((draft, outgoing.body))
+    }
+
+    fn request(&self, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.fields.clone();
+        if let Some(turn) = self.interim.clone() {
+            hyper::ext::on_informational(&mut request, move |answer| {
+                turn.send(answer.status(), answer.headers());
+            });
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        request
     }
 }

@@ -10,7 +10,7 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -29,6 +29,8 @@ use crate::tls::own;
 pub struct Warmer {
     pub address: SocketAddr,
     fields: HeaderMap,
+    /// What comes before HTTP.
+    first: &'static [u8],
     /// What it shows, if it speaks TLS.
     certificates: Option<Arc<Certificates>>,
     patience: Duration,
@@ -58,6 +60,10 @@ impl Warmer {
         Warmer {
             address: reachable(listen),
             fields,
+            first: match config.proxy_protocol {
+                true => b"PROXY UNKNOWN\r\n",
+                false => b"",
+            },
             certificates,
             patience: config.upstream.total * 2 + Duration::from_secs(5),
         }
@@ -93,9 +99,10 @@ impl Warmer {
     }
 
     async fn ask(&self, target: &str) -> Result<Told, String> {
-        let stream = TcpStream::connect(self.address)
-            .await
-            .map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(self.address).await;
+        let mut stream = stream.map_err(|error| error.to_string())?;
+        let first = stream.write_all(self.first).await;
+        first.map_err(|error| error.to_string())?;
         match &self.certificates {
             None => self.ask_on(stream, target).await,
             Some(certificates) => {
@@ -156,8 +163,25 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Does what one entry of `warm:` says, for as long as the process runs.
-pub async fn run(proxy: Arc<Proxy>, listen: SocketAddr, warm: Warm) {
+/// Does what `warm:` says, for as long as the process runs, and anew when it says something else.
+pub async fn run(proxy: Arc<Proxy>, listen: SocketAddr) {
+    let mut turns = proxy.turns();
+    loop {
+        let warm = proxy.setup().config.warm.clone();
+        let mut running = JoinSet::new();
+        for one in &warm {
+            running.spawn(run_one(proxy.clone(), listen, one.clone()));
+        }
+        while proxy.setup().config.warm == warm {
+            if turns.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Does what one entry says.
+async fn run_one(proxy: Arc<Proxy>, listen: SocketAddr, warm: Warm) {
     let mut fields = HeaderMap::new();
     for (name, value) in &warm.fields {
         if let Ok(mut value) = HeaderValue::from_str(value.expose()) {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use larder::cli::check::describe;
 use larder::config::file::{EXAMPLE, Loaded, Overrides, load, parse, parse_with};
 use larder::config::{
-    Access, Methods, OtherParameters, Query, RedisEndpoint, Store, StoreAddress, UpstreamAddress,
+    Access, Methods, OtherParameters, Per, Query, Rate, RedisEndpoint, Store, StoreAddress,
+    UpstreamAddress,
 };
 
 /// Set for all of the wrong files. Whatever begins with SECRET must never be told.
@@ -205,7 +206,7 @@ fn the_shipped_file_works_as_it_stands() {
     assert_eq!(config.listen, SocketAddr::from(([127, 0, 0, 1], 8080)));
     assert_eq!(config.admin, Some(SocketAddr::from(([127, 0, 0, 1], 9180))));
     assert_eq!(
-        config.upstream.address,
+        config.upstream.addresses[0],
         UpstreamAddress::Tcp {
             host: "127.0.0.1".into(),
             port: 8000
@@ -309,7 +310,10 @@ fn the_forms_of_a_store() {
 
 #[test]
 fn the_forms_of_an_upstream() {
-    let address = |text: &str| right(&format!("upstream: {text}")).config.upstream.address;
+    let address = |text: &str| {
+        let mut upstream = right(&format!("upstream: {text}")).config.upstream;
+        upstream.addresses.remove(0)
+    };
     let tcp = |host: &str, port| UpstreamAddress::Tcp {
         host: host.to_owned(),
         port,
@@ -325,10 +329,35 @@ fn the_forms_of_an_upstream() {
         .config
         .upstream;
     assert_eq!(
-        (map.address, map.total, map.queue),
-        (tcp("a", 80), Duration::from_secs(10), 0)
+        (map.addresses, map.total, map.queue),
+        (vec![tcp("a", 80)], Duration::from_secs(10), 0)
     );
     assert_eq!(map.pool_idle, Duration::ZERO);
+    let secure = |host: &str, port| UpstreamAddress::Tls {
+        host: host.to_owned(),
+        port,
+    };
+    assert_eq!(address("https://api.internal"), secure("api.internal", 443));
+    let several = "upstream: {urls: [https://a, http://b:8000, http+unix:///c], http2: true,\n  \
+        health: {path: /healthz/}}\nhosts: api.example.org\n";
+    let loaded = right(several);
+    assert_eq!(
+        loaded.config.upstream.addresses,
+        [
+            secure("a", 443),
+            tcp("b", 8000),
+            UpstreamAddress::Unix("/c".into())
+        ]
+    );
+    let told = describe(&loaded.config);
+    for piece in [
+        "https://a:443 http://b:8000 http+unix:///c, ",
+        "in HTTP/2",
+        "another after 2s of silence",
+        "GET /healthz/ (Host: api.example.org) every 5s",
+    ] {
+        assert!(told.contains(piece), "{piece} is not in:\n{told}");
+    }
 }
 
 #[test]
@@ -415,7 +444,7 @@ fn the_command_line_wins_over_the_file() {
     assert_eq!(config.listen.port(), 7000);
     assert_eq!(config.admin, None);
     assert_eq!(
-        config.upstream.address,
+        config.upstream.addresses[0],
         UpstreamAddress::Tcp {
             host: "other".into(),
             port: 81
@@ -512,6 +541,31 @@ fn check_tells_what_the_proxy_would_do() {
         assert!(told.contains(piece), "{piece} is not in:\n{told}");
     }
     assert!(!told.contains("hunter2"));
+}
+
+#[test]
+fn limits_by_client_are_read_and_told() {
+    let limits = "limits: {connections: 100, rate: {per: credential, requests: 10, window: 1m}}";
+    let loaded = right(&shipped_and(&format!("proxy_protocol: true\n{limits}")));
+    let read = &loaded.config.limits;
+    // What is left out follows from what is there.
+    assert_eq!(read.connections_per_address, 50);
+    let rate = Rate {
+        per: Per::Credential,
+        requests: 10,
+        window: Duration::from_secs(60),
+        burst: 10,
+    };
+    assert_eq!(read.rate, Some(rate));
+    let told = describe(&loaded.config);
+    assert!(
+        told.contains("10 requests in 1m for each credential, 10 at once"),
+        "{told}"
+    );
+    assert!(
+        told.contains("each connection says first for whom it is"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -217,15 +217,31 @@ fn the_unit_starts_what_there_is_and_waits_for_the_drain() {
         .unwrap();
     assert!(stop > 30);
     assert_eq!(value("RestartPreventExitStatus="), "78");
+    assert_eq!(
+        value("ExecReload="),
+        format!("/usr/local/bin/larder reload -c {file}")
+    );
+    // The socket is where the shipped file listens.
+    let socket = fs::read_to_string(deploy("larder.socket")).unwrap();
+    let listens = socket
+        .lines()
+        .find_map(|line| line.strip_prefix("ListenStream="));
+    let listens = format!("listen: ${{LISTEN:-{}}}", listens.unwrap());
+    assert!(
+        include_str!("../proxy.yaml").contains(&listens),
+        "{listens}"
+    );
 
     // systemd's own word, where there is one; it wants the binary to exist.
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("larder.service");
     let here = unit.replace("/usr/local/bin/larder", binary().to_str().unwrap());
     fs::write(&copy, here).unwrap();
+    fs::write(directory.path().join("larder.socket"), &socket).unwrap();
     match Command::new("systemd-analyze")
         .arg("verify")
         .arg(&copy)
+        .arg(directory.path().join("larder.socket"))
         .output()
     {
         Ok(verified) => assert!(

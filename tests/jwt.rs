@@ -17,7 +17,7 @@ use larder::config::{Jwt, KeySource, Secret};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use support::client::{Answer, Connection};
+use support::client::Answer;
 use support::eventually;
 use support::larder::{Larder, run_with_input};
 use support::origin::{self, Origin};
@@ -327,18 +327,6 @@ fn list(larder: &Larder, line: &str) -> Answer {
     larder.get_with(LIST, &[("Authorization", line)])
 }
 
-fn revoke(larder: &Larder, line: &str) {
-    let body = json!({"credentials": [format!("Authorization: {line}")]}).to_string();
-    let fields = [("Content-Type", "application/json")];
-    let told = Connection::open(larder.admin_address()).request(
-        "POST",
-        "/purge",
-        &fields,
-        body.as_bytes(),
-    );
-    assert_eq!(told.status, 200, "{told:?}");
-}
-
 fn all_whose_token_is_good_share_one_copy_for_each_scope(store: &str) {
     let issuer = Issuer::secret(SECRET);
     let people = [("a", "x", 3600), ("b", "x", 3600), ("c", "y", 3600)];
@@ -460,7 +448,7 @@ fn a_revoked_token_is_refused_until_its_end(store: &str) {
     }
     users.lock().unwrap().remove(&lines["a"]);
     assert!(list(&larder, &lines["a"]).is_hit(), "nobody has said so");
-    revoke(&larder, &lines["a"]);
+    larder.revoke(&format!("Authorization: {}", lines["a"]));
     for _ in 0..3 {
         let answer = list(&larder, &lines["a"]);
         assert_eq!(answer.status, 401);
@@ -566,7 +554,7 @@ fn neither_store_nor_log_holds_a_byte_of_a_token() {
     for name in ["a", "a", "b"] {
         list(&larder, &lines[name]);
     }
-    revoke(&larder, &lines["b"]);
+    larder.revoke(&format!("Authorization: {}", lines["b"]));
     list(&larder, &lines["b"]);
     list(&larder, "Bearer forged.forged.forged");
     let mut kept = String::new();

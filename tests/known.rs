@@ -270,6 +270,38 @@ fn whatever_comes_however_it_is_cut_each_request_has_its_own_answer_in_its_turn(
     checked.unwrap();
 }
 
+/// By another configuration it may be another request.
+#[test]
+fn nothing_is_known_any_more_after_a_reload() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let larder = start(users_api(&origin, "memory:", ""));
+    let mut connection = larder.connect();
+    becomes_known(&larder, &mut connection, HEAD);
+    let file = std::fs::read_to_string(larder.file()).unwrap();
+    std::fs::write(larder.file(), format!("{file}hosts: [nobody.example]\n")).unwrap();
+    let fields = [("Content-Type", "application/json")];
+    let told = Connection::open(larder.admin_address()).request("POST", "/reload", &fields, b"");
+    assert_eq!(told.status, 200, "{told:?}");
+    assert_eq!(ask(&mut connection, HEAD).status, 421);
+}
+
+#[test]
+fn an_answer_that_is_no_plain_copy_is_never_taken_for_one() {
+    let origin =
+        Origin::start(|_| origin::status(404, "{}").field("Content-Type", "application/json"));
+    let yaml = users_api(&origin, "memory:", "").replace(
+        "key: \"users:detail:{id}\"",
+        "key: \"users:detail:{id}\", negative_ttl: 1h",
+    );
+    let larder = start(yaml);
+    let mut connection = larder.connect();
+    for _ in 0..8 {
+        assert_eq!(ask(&mut connection, HEAD).status, 404);
+    }
+    assert_eq!(origin.requests().len(), 1, "it is kept");
+    assert_eq!(known(&larder), 0);
+}
+
 #[test]
 fn one_that_is_sent_while_another_is_answered_waits_for_its_turn() {
     let gate = Gate::new();

@@ -40,6 +40,15 @@ holds_of_every_seed_and_of_what_is_made_of_it! {
     accept caching config credentials dates entries forwarded frames keys ranges routes scopes wire
 }
 
+#[test]
+fn the_seeds_of_copies_are_in_the_format_of_today() {
+    let seeds = seeds("entries");
+    let read = seeds
+        .iter()
+        .filter(|seed| properties::entries::is_read(seed));
+    assert!(read.count() >= 3);
+}
+
 fn holds(name: &str) {
     let (_, property) = properties::ALL
         .iter()

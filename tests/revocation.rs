@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use support::client::{Answer, Connection};
+use support::client::Answer;
 use support::larder::{Larder, run_with_input};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
@@ -84,18 +84,6 @@ fn larder(origin: &Origin, store: &str, access: &str, more: &str) -> Larder {
 
 fn get(larder: &Larder, target: &str, who: &str) -> Answer {
     larder.get_with(target, &[("Authorization", who)])
-}
-
-fn revoke(larder: &Larder, line: &str) {
-    let body = serde_json::json!({"credentials": [line]}).to_string();
-    let fields = [("Content-Type", "application/json")];
-    let told = Connection::open(larder.admin_address()).request(
-        "POST",
-        "/purge",
-        &fields,
-        body.as_bytes(),
-    );
-    assert_eq!(told.status, 200, "{told:?}");
 }
 
 fn the_command_line_revokes_what_was_said_of_a_token_and_of_a_cookie(store: &str) {
@@ -207,7 +195,7 @@ fn what_each_mode_serves_to_whom_the_api_has_forgotten(store: &str) {
                     assert_eq!(logout.status, 200);
                     api.forget(&token);
                 }
-                Revoked => revoke(&larder, &format!("Authorization: {token}")),
+                Revoked => larder.revoke(&format!("Authorization: {token}")),
                 Write => {
                     api.known.lock().unwrap().insert("Token admin".to_owned());
                     let admin = [("Authorization", "Token admin")];
@@ -245,7 +233,7 @@ fn who_is_revoked_while_waiting_for_anothers_fetch_is_not_given_it(store: &str) 
         };
         let (a, b, c) = (ask("Token a"), ask("Token b"), ask("Token c"));
         api.forget("Token b");
-        revoke(&larder, "Authorization: Token b");
+        larder.revoke("Authorization: Token b");
         api.gate.open();
         for (who, status) in [(a, 200), (b, 401), (c, 200)] {
             let answer = who.join().unwrap();
@@ -264,7 +252,7 @@ fn who_is_revoked_while_fetching_is_answered_by_the_api_and_nobody_else_is_hurt(
         let a = scope.spawn(|| get(&larder, LIST, "Token a"));
         origin.wait_for(2);
         api.forget("Token a");
-        revoke(&larder, "Authorization: Token a");
+        larder.revoke("Authorization: Token a");
         api.gate.open();
         // The API had let it in: that answer is its own.
         assert_eq!(a.join().unwrap().status, 200);
@@ -293,7 +281,7 @@ fn a_stale_copy_stands_in_for_whoever_is_still_admitted_alone(store: &str) {
     assert_eq!(get(&larder, LIST, "Token c").status, 401);
     assert_eq!(larder.get(LIST).status, 401);
     api.forget("Token a");
-    revoke(&larder, "Authorization: Token a");
+    larder.revoke("Authorization: Token a");
     assert_eq!(get(&larder, LIST, "Token a").status, 401);
     assert!(stale(&get(&larder, LIST, "Token b")));
 }

@@ -238,6 +238,41 @@ fn a_request_for_another_host_than_the_connection_was_made_for_is_misdirected() 
 }
 
 #[test]
+fn a_request_that_is_known_by_its_bytes_is_known_by_tls_and_misdirected_where_it_is() {
+    const OTHER: &str = "other.example.org";
+    let authority = Authority::new();
+    let origin = Origin::start(move |request| match request.target.as_str() {
+        LIST => origin::json("[]"),
+        _ => origin::json("7".repeat(3_000_000)),
+    });
+    let issued = authority.issue(Kind::Ecdsa, &[HOST, OTHER]);
+    authority.write("server", &issued);
+    let tls = format!("tls: {}", authority.pair("server"));
+    let yaml = users_api(&origin, "memory:", &tls);
+    let larder = Larder::with(yaml).env("RUST_LOG", "trace").start();
+    let known = || larder.output().matches("known again").count();
+    let connect = |name: &str| authority.client().connect(larder.address(), name).unwrap();
+    for target in [LIST, "/api/users/7/"] {
+        let whole = connect(HOST).get(target).content.length;
+        // Each thread knows for itself.
+        for _ in 0..8 {
+            let (mut connection, before) = (connect(HOST), known());
+            eventually(&format!("{target} is known again"), || {
+                let answer = connection.get(target);
+                assert!(answer.content.whole && answer.content.length == whole);
+                known() > before
+            });
+        }
+        for _ in 0..8 {
+            let mut connection = connect(OTHER);
+            for _ in 0..4 {
+                assert_eq!(connection.get(target).status, 421);
+            }
+        }
+    }
+}
+
+#[test]
 fn the_end_of_an_answer_is_told_by_close_notify_and_that_of_a_broken_one_is_not() {
     let authority = Authority::new();
     let origin = Origin::start(|request| match request.target.as_str() {

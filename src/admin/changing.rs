@@ -1,4 +1,4 @@
-//! What changes something, or asks the API: purging, setting, warming, explaining.
+//! What changes something, or asks the API: purging, setting, warming, explaining, reloading.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use super::{Told, failed, value};
 use crate::explain::Question;
 use crate::explain::ask::ask;
 use crate::operations::{self, Named, OperationError, Purging};
-use crate::proxy::{Setup, hottest};
+use crate::proxy::{Proxy, Setup, hottest};
+use crate::reload::{self, NotReloaded, Reloaded};
 use crate::tls::certificates::Certificates;
 use crate::warming::Warmer;
 
@@ -212,6 +213,28 @@ pub(super) async fn warm(
             json!({ "kept": kept, "asked": asked, "targets": each }),
         ),
         Err(why) => (StatusCode::BAD_GATEWAY, json!({ "detail": why })),
+    }
+}
+
+/// In a task: a client that leaves does not leave it half done.
+pub(super) async fn reload(proxy: Arc<Proxy>) -> Told {
+    let reloading = tokio::spawn(async move { reload::reload(&proxy, "admin").await });
+    match reloading.await {
+        Ok(Ok(Reloaded { dropped, held_for })) => (
+            StatusCode::OK,
+            json!({ "dropped": dropped, "held_for": held_for }),
+        ),
+        Ok(Err(why)) => {
+            let mut told = json!({ "detail": why.to_string() });
+            if let NotReloaded::NeedsRestart(keys) = why {
+                told["needs_restart"] = keys.into();
+            }
+            (StatusCode::UNPROCESSABLE_ENTITY, told)
+        }
+        Err(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            json!({ "detail": "the reload came to no end" }),
+        ),
     }
 }
 

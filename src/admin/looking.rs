@@ -9,15 +9,16 @@ use serde_json::{Value, json};
 use super::{Parameters, Told, failed, value};
 use crate::metrics;
 use crate::operations;
-use crate::proxy::Setup;
+use crate::proxy::{Proxy, Setup};
 use crate::purges;
 use crate::store::{Health, Listed};
+use crate::upstream::Stands;
 
 /// So many keys are looked at in one request.
 const MOST_KEYS: usize = 100_000;
 
 /// Ready as long as requests can be answered at all, store or not; but it says how the store is.
-pub(super) fn ready(setup: &Setup, draining: bool) -> Told {
+pub(super) fn ready(proxy: &Proxy, setup: &Setup, draining: bool) -> Told {
     let health = setup.coherence.store().health();
     let mut store =
         json!({ "kind": setup.coherence.store().kind(), "status": metrics::state(&health) });
@@ -35,10 +36,16 @@ pub(super) fn ready(setup: &Setup, draining: bool) -> Told {
         true => StatusCode::SERVICE_UNAVAILABLE,
         false => StatusCode::OK,
     };
-    (
-        status,
-        json!({ "status": word, "store": store, "purges_owed": setup.coherence.owed() }),
-    )
+    let mut told = json!({ "status": word, "store": store, "upstream": setup.upstream.load(), "connections": proxy.connections.now(), "purges_owed": setup.coherence.owed() });
+    let upstreams = setup.upstream.standings();
+    if upstreams.len() > 1 {
+        let stands = |stands: &Stands| json!({ "address": stands.address, "status": stands.standing.word(), "under_way": stands.under_way });
+        told["upstreams"] = upstreams.iter().map(stands).collect();
+    }
+    if let Some(source) = proxy.source() {
+        told["reloads"] = source.told();
+    }
+    (status, told)
 }
 
 pub(super) async fn keys(setup: &Setup, query: Parameters<'_>) -> Told {

@@ -11,6 +11,7 @@ mod looking;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -30,6 +31,9 @@ use crate::server::Peer;
 
 /// A request to the operator's listener holds at most this.
 const LARGEST: usize = 16 * 1024 * 1024;
+
+/// It must have arrived in this time.
+const LONGEST: Duration = Duration::from_secs(30);
 
 const PAGE: &str = include_str!("page.html");
 const OPENAPI: &str = include_str!("openapi.json");
@@ -65,6 +69,7 @@ enum Operation {
     PurgePath,
     Explain,
     Warm,
+    Reload,
 }
 
 /// Whether something is told to everybody who reaches the listener.
@@ -77,7 +82,7 @@ enum Needs {
 }
 
 /// Method, path and what it is; `{key}` and `{path}` are the rest of a path.
-const SERVED: [(&str, &str, Operation, Needs); 15] = {
+const SERVED: [(&str, &str, Operation, Needs); 16] = {
     use Needs::{Nothing, Token, TokenAndJson};
     [
         ("GET", "/", Operation::Page, Nothing),
@@ -95,6 +100,7 @@ const SERVED: [(&str, &str, Operation, Needs); 15] = {
         ("PURGE", "/{path}", Operation::PurgePath, Token),
         ("POST", "/explain", Operation::Explain, TokenAndJson),
         ("POST", "/warm", Operation::Warm, TokenAndJson),
+        ("POST", "/reload", Operation::Reload, TokenAndJson),
     ]
 };
 
@@ -139,15 +145,18 @@ async fn answered(
         Operation::Page => return page(setup.config.admin_token.is_some() && !certified),
         Operation::OpenApi => return text("application/json", OPENAPI.into()),
         Operation::Metrics => {
-            return text(metrics::CONTENT_TYPE, metrics::exposition(&setup).into());
+            return text(
+                metrics::CONTENT_TYPE,
+                metrics::exposition(&admin.proxy).into(),
+            );
         }
         Operation::Entry => match looking::entry(&setup, rest, query).await {
             looking::Looked::Body(body) => return text("application/json", body),
             looking::Looked::Told(told) => told,
         },
         Operation::Healthy => (StatusCode::OK, json!({ "status": "ok" })),
-        Operation::Ready => looking::ready(&setup, *admin.draining.borrow()),
-        Operation::Overview => (StatusCode::OK, value(metrics::overview(&setup))),
+        Operation::Ready => looking::ready(&admin.proxy, &setup, *admin.draining.borrow()),
+        Operation::Overview => (StatusCode::OK, value(metrics::overview(&admin.proxy))),
         Operation::Keys => looking::keys(&setup, query).await,
         Operation::Families => looking::families(&setup, query).await,
         Operation::Purges => looking::purges(query),
@@ -159,6 +168,7 @@ async fn answered(
             let (proxy, listen) = (&admin.proxy, admin.listen);
             changing::warm(&setup, proxy.certificates.clone(), listen, &body).await
         }
+        Operation::Reload => changing::reload(admin.proxy.clone()).await,
     })
 }
 
@@ -291,7 +301,12 @@ fn is_json(fields: &HeaderMap) -> bool {
 }
 
 async fn whole(content: Incoming) -> Result<Bytes, Told> {
-    match Limited::new(content, LARGEST).collect().await {
+    let read = Limited::new(content, LARGEST).collect();
+    let Ok(read) = tokio::time::timeout(LONGEST, read).await else {
+        let detail = json!({ "detail": "the content took too long to arrive" });
+        return Err((StatusCode::REQUEST_TIMEOUT, detail));
+    };
+    match read {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) => Err((
             StatusCode::BAD_REQUEST,

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache_status::CACHE_STATUS;
 use super::directives::Directives;
+use super::stored::Mark;
 use crate::message::fields::append_via;
 
 /// Fields that differ from one answer of a route to the next.
@@ -38,10 +39,11 @@ type Own = SmallVec<[(HeaderName, HeaderValue); 1]>;
 /// What is the same for many copies.
 #[derive(Debug)]
 struct Shared {
-    /// `origin=…⇥vary=…⇥name: value⇥…`, as it is stored.
+    /// `origin=…⇥vary=…⇥of=…⇥name: value⇥…`, as it is stored.
     text: Bytes,
     origin: String,
     varied: Vec<HeaderName>,
+    mark: Mark,
     /// With Via, and with places for Date, Age and Cache-Status.
     ready: HeaderMap,
     /// The same as lines, without those places and without Content-Length.
@@ -57,7 +59,12 @@ impl PartialEq for Shared {
 impl Head {
     /// `origin`: scheme://host under which it was asked, as its links may hold it. `varied`: the request fields by
     /// which the answer varies and its key splits.
-    pub fn new(mut fields: HeaderMap, origin: &str, varied: &[HeaderName]) -> Head {
+    pub fn new(fields: HeaderMap, origin: &str, varied: &[HeaderName]) -> Head {
+        Head::of(Mark::default(), fields, origin, varied)
+    }
+
+    /// As `new`, for a copy of the paths with this mark alone.
+    pub fn of(mark: Mark, mut fields: HeaderMap, origin: &str, varied: &[HeaderName]) -> Head {
         let mut own = Own::new();
         for name in OWN {
             if fields.get_all(&name).iter().nth(1).is_none()
@@ -71,6 +78,7 @@ impl Head {
             text.extend_from_slice(if n > 0 { b"," } else { b"" });
             text.extend_from_slice(name.as_str().as_bytes());
         }
+        text.extend_from_slice(format!("\tof={:x}", mark.0).as_bytes());
         for (name, value) in &fields {
             write_field(&mut text, name, value);
         }
@@ -86,11 +94,15 @@ impl Head {
         &self.shared.varied
     }
 
+    pub fn mark(&self) -> Mark {
+        self.shared.mark
+    }
+
     /// The fields as they came.
     pub fn fields(&self) -> HeaderMap {
         let mut fields = HeaderMap::with_capacity(self.shared.ready.len() + 2);
         fields.extend(self.own.iter().cloned());
-        let kept = self.shared.text.split(|&byte| byte == b'\t').skip(2);
+        let kept = self.shared.text.split(|&byte| byte == b'\t').skip(3);
         for (name, value) in kept.filter_map(|word| read_field(&self.shared.text, word)) {
             fields.append(name, value);
         }
@@ -186,6 +198,7 @@ impl Shared {
         let mut words = text.split(|&byte| byte == b'\t');
         let mut named = |name: &str| std::str::from_utf8(words.next()?).ok()?.strip_prefix(name);
         let (origin, varied) = (named("origin=")?.to_owned(), named("vary=")?);
+        let mark = Mark(u64::from_str_radix(named("of=")?, 16).ok()?);
         let varied = varied
             .split(',')
             .filter(|name| !name.is_empty())
@@ -211,6 +224,7 @@ impl Shared {
         Some(Shared {
             origin,
             varied,
+            mark,
             ready,
             lines,
             text,

@@ -26,6 +26,11 @@ pub struct Stored {
     pub epochs: Epochs,
 }
 
+/// Which paths a copy answers for: a hash of the route's. The key may come to mean other paths, by a reload or a
+/// restart, and what was kept under it must not. None where the key itself holds the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark(pub u64);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
     Fresh { left: Duration },

@@ -60,7 +60,7 @@ pub struct Purge {
     /// Everything under the prefix
     #[arg(long, conflicts_with = "keys")]
     all: bool,
-    /// What the API said of the credentials on standard input, each a line such as `Authorization: Bearer …`
+    /// What the API said of the credentials on standard input, each a line such as `Authorization: Bearer …`; and tokens (JWT) themselves, until they expire
     #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with_all = ["keys", "all"])]
     credential: Option<String>,
     /// Copies are given until they are fetched anew, when they are next asked for
@@ -214,7 +214,7 @@ fn revoke(config: Config) -> Result<(), Failure> {
         })?,
     };
     println!(
-        "revoked {parts}: the API is asked again before anybody with them is given a shared copy"
+        "revoked {parts}: the API is asked again before anybody with them is given a shared copy; a token (JWT) is refused until its end"
     );
     Ok(())
 }
@@ -320,7 +320,7 @@ impl Admin {
         })
     }
 
-    fn json(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, Failure> {
+    pub fn json(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, Failure> {
         let (status, body) = self.ask(method, path, body)?;
         let told: Value = serde_json::from_slice(&body).unwrap_or_default();
         match status.is_success() {

@@ -7,8 +7,8 @@ use http::{HeaderName, Method};
 
 use crate::caching::origin::Choices;
 use crate::config::{
-    Access, Config, Jwt, KeySource, Methods, OtherParameters, Policy, Query, Redis, RedisEndpoint,
-    Route, Store, StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
+    Access, Config, Jwt, KeySource, Methods, OtherParameters, Per, Policy, Query, Redis,
+    RedisEndpoint, Route, Store, StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
 use crate::explain;
 
@@ -19,6 +19,7 @@ pub fn describe(config: &Config) -> String {
         let _ = writeln!(told, "{name:<10} {text}");
     };
     match &config.tls {
+        None if config.h2c => line("listen", format!("http://{}, also HTTP/2", config.listen)),
         None => line("listen", format!("http://{}", config.listen)),
         Some(tls) => {
             line("listen", format!("https://{}", config.listen));
@@ -54,6 +55,21 @@ pub fn describe(config: &Config) -> String {
         line("methods", names(methods));
     }
     line("credential", credential(config));
+    if config.proxy_protocol {
+        let said = "each connection says first for whom it is, and comes from a trusted proxy";
+        line("clients", said.to_owned());
+    }
+    if let Some(rate) = &config.limits.rate {
+        let per = match rate.per {
+            Per::Address => "address",
+            Per::Credential => "credential",
+        };
+        let (requests, window, burst) = (rate.requests, duration(rate.window), rate.burst);
+        line(
+            "rate",
+            format!("{requests} requests in {window} for each {per}, {burst} at once; hits count"),
+        );
+    }
 
     let _ = writeln!(
         told,
@@ -221,16 +237,44 @@ fn admin(config: &Config) -> String {
 }
 
 fn upstream(upstream: &Upstream) -> String {
-    let address = match &upstream.address {
-        UpstreamAddress::Tcp { host, port } => format!("http://{}", authority(host, *port)),
-        UpstreamAddress::Unix(path) => format!("http+unix://{}", path.display()),
-    };
-    format!(
-        "{address}, {} requests at once and {} waiting, each {} at most",
+    let addresses: Vec<String> = upstream
+        .addresses
+        .iter()
+        .map(UpstreamAddress::to_string)
+        .collect();
+    let mut told = format!(
+        "{}, {} requests at once and {} waiting, each {} at most",
+        addresses.join(" "),
         upstream.max_connections,
         upstream.queue,
         duration(upstream.total)
-    )
+    );
+    if upstream.http2 {
+        told.push_str(", in HTTP/2");
+    }
+    if let Some(file) = &upstream.ca_file {
+        let _ = write!(told, ", trusting {}", file.display());
+    }
+    if let Some(identity) = &upstream.client_cert {
+        let _ = write!(told, ", showing {}", identity.cert.display());
+    }
+    if let [_, _, ..] = upstream.addresses.as_slice() {
+        let _ = write!(
+            told,
+            "; the least busy is asked, another after {} of silence",
+            duration(upstream.silent)
+        );
+    }
+    if let Some(health) = &upstream.health {
+        let _ = write!(
+            told,
+            "; each is looked at by GET {} (Host: {}) every {}",
+            health.path,
+            health.host,
+            duration(health.every)
+        );
+    }
+    told
 }
 
 fn store(config: &Config) -> String {

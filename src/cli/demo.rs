@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::Failure;
-use super::serve::Running;
+use super::serve::{Running, Signals};
 use crate::config::file;
 use crate::telemetry;
 
@@ -58,13 +58,13 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             "warn".clone_into(&mut config.logs.level);
         }
         telemetry::start(&config.logs);
-        let running = Running::start(config).await.map_err(|failure| match failure {
+        let signals = Signals::heard().map_err(|error| Failure::Failed(error.to_string()))?;
+        let running = Running::start(config, None).await.map_err(|failure| match failure {
             Failure::Failed(why) => Failure::Failed(format!("{why}\nhelp: larder demo --listen 127.0.0.1:0 --admin 127.0.0.1:0 takes free ports")),
             other => other,
         })?;
         explain(&running, &upstream);
-        running.until_told().await;
-        Ok(())
+        running.until_told(signals).await
     })
 }
 

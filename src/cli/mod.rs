@@ -1,11 +1,13 @@
 //! The commands, one file each; here is what they share.
 
+pub mod against;
 pub mod by_hand;
 pub mod check;
 pub mod demo;
 pub mod doctor;
 pub mod explain;
 pub mod health;
+pub mod reload;
 pub mod serve;
 pub mod warm;
 
@@ -41,8 +43,9 @@ enum Command {
     Demo(demo::Arguments),
     /// Run the proxy
     Serve(serve::Arguments),
-    /// Read the file as `serve` would, and say what is wrong or what it would do; connects to nothing
-    Check(ConfigFile),
+    /// Read the file as `serve` would, and say what is wrong or what it would do; connects to nothing, but for --against:
+    /// is what a running proxy keeps what the API says?
+    Check(against::Arguments),
     /// Say what becomes of a request, and why: which route and key, may it be kept, what drops it
     Explain(explain::Arguments),
     /// Look at store, API and ports, and say what is wrong with them and what to do about it
@@ -58,6 +61,8 @@ enum Command {
     Keys(by_hand::Keys),
     /// Ask a running instance for what is about to be wanted, so that its first reader is given a hit
     Warm(warm::Arguments),
+    /// Have a running instance read its file again; exit status 0 if it has, else all stays as it was
+    Reload(reload::Arguments),
     /// Ask a running instance whether it is well; exit status 0 if so
     Health(health::Arguments),
 }
@@ -92,8 +97,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Serve(arguments) => serve::run(&arguments),
-        Command::Check(file) => load_over(&file.config, &file::Overrides::default())
-            .map(|config| print!("{}", check::describe(&config))),
+        Command::Check(arguments) => against::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Get(arguments) => by_hand::get(&arguments),
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Purge(arguments) => by_hand::purge(&arguments),
         Command::Keys(arguments) => by_hand::keys(&arguments),
         Command::Warm(arguments) => warm::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
     };
     match done {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use listenfd::ListenFd;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -14,18 +15,22 @@ use super::{ConfigFile, Failure};
 use crate::admin::Admin;
 use crate::caching::key::HashingSecret;
 use crate::coherence::{Coherence, Journal, hold_for};
-use crate::config::{Access, Config, Route, StoreAddress, Tls};
-use crate::metrics::COUNTED;
+use crate::config::{Config, StoreAddress, Tls};
 use crate::proxy::{Proxy, Setup, plan};
+use crate::reload::{self, Source};
+use crate::server::places::Places;
 use crate::server::{self, Manners};
-use crate::store::Store;
 use crate::store::memory::Memory;
-use crate::store::redis::{Lifetimes, Redis};
+use crate::store::redis::Redis;
+use crate::store::{Lifetimes, Store};
 use crate::tls::certificates::Certificates;
-use crate::tls::follow::follow;
+use crate::tls::follow;
 use crate::tls::server::{Acceptor, Protocol};
 use crate::upstream::Upstream;
-use crate::{admin, telemetry, warming};
+use crate::{admin, service, telemetry, warming};
+
+/// Connections to the operator's listener.
+const ADMIN: usize = 256;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -43,6 +48,9 @@ pub struct Arguments {
     /// memory: or a Redis URL, over the file's `store.url`
     #[arg(long, value_name = "URL")]
     store: Option<String>,
+    /// Reload when the file changes
+    #[arg(long)]
+    watch: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -52,12 +60,21 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         upstream: arguments.upstream.clone(),
         store: arguments.store.clone(),
     };
+    let watched = arguments
+        .watch
+        .then(|| std::fs::read(&arguments.file.config));
     let config = super::load_over(&arguments.file.config, &over)?;
     telemetry::start(&config.logs);
+    let source = Source::new(arguments.file.config.clone(), over);
     super::runtime()?.block_on(async {
-        let running = Running::start(config).await?;
-        running.until_told().await;
-        Ok(())
+        // Before anything else: a signal that comes early must not end the process.
+        let signals = Signals::heard().map_err(|error| Failure::Failed(error.to_string()))?;
+        let running = Running::start(config, Some(source)).await?;
+        if let Some(in_force) = watched {
+            let proxy = running.proxy.clone();
+            tokio::spawn(async move { reload::watch(&proxy, in_force.ok()).await });
+        }
+        running.until_told(signals).await
     })
 }
 
@@ -65,42 +82,43 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 pub struct Running {
     pub listen: SocketAddr,
     pub admin: Option<SocketAddr>,
+    /// Says that the end is near, to whoever asks.
+    drain: watch::Sender<bool>,
+    /// From then on nothing new is accepted.
     end: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<()>,
     proxy: Arc<Proxy>,
-    drain: Duration,
 }
 
 impl Running {
     /// Takes the ports and connects to the store, or says why not; nothing is half-started.
-    pub async fn start(config: Config) -> Result<Running, Failure> {
+    pub async fn start(config: Config, source: Option<Source>) -> Result<Running, Failure> {
         let certificates = certificates("tls", config.tls.as_ref())?;
         let admin_tls = admin_tls(&config)?;
         // The store first: a port that opens says that everything is right.
         let coherence = coherence(&config).await?;
-        let listener = bind("listen", config.listen)?;
+        let mut given = ListenFd::from_env();
+        let listener = take_or_bind(&mut given, 0, "listen", config.listen)?;
         let admin = config
             .admin
-            .map(|address| bind("admin", address))
+            .map(|address| take_or_bind(&mut given, 1, "admin", address))
             .transpose()?;
-        let limits = config.limits.clone();
-        let manners = Manners {
-            connections: room_for(limits.connections),
-            fields: limits.fields,
-            head: limits.head,
-            handshake_timeout: limits.handshake_timeout,
-            header_timeout: limits.header_timeout,
-            drain: limits.drain,
-            open: Some(&COUNTED.connections),
-        };
+        let manners = watch::Sender::new(manners(&config));
+        let (limits, trusted) = (config.limits.clone(), config.trusted_proxies.clone());
         let upstream = Upstream::new(config.upstream.clone());
-        let warm = config.warm.clone();
         let acceptor = certificates
             .clone()
-            .map(|certificates| Acceptor::new(certificates, &[Protocol::Http1]));
+            .map(|certificates| Acceptor::new(certificates, &[Protocol::Http2, Protocol::Http1]));
         let setup = Setup::new(config, upstream, coherence);
-        let proxy = Arc::new(Proxy::new(setup, certificates.clone()));
+        let proxy = Arc::new(Proxy::new(setup, certificates.clone(), source));
+        let places = Arc::new(Places::new(
+            room_for(limits.connections),
+            limits.connections_per_address,
+            trusted.clone(),
+            proxy.connections.clone(),
+        ));
         let (end, ended) = watch::channel(false);
+        let (drain, draining) = watch::channel(false);
         let address = |listener: &TcpListener| {
             listener
                 .local_addr()
@@ -114,20 +132,22 @@ impl Running {
             let operator = Admin {
                 proxy: proxy.clone(),
                 listen,
-                draining: ended.clone(),
+                draining: draining.clone(),
             };
             // The operator's listener stays until the process ends: it tells that we are draining.
             let stays = watch::channel(false);
-            let own = Manners {
-                connections: 256,
-                open: None,
-                ..manners
-            };
+            let own = watch::Sender::new(Manners {
+                proxy_protocol: false,
+                h2c: false,
+                ..*manners.borrow()
+            });
+            let places = Places::new(ADMIN, ADMIN / 2, trusted, Arc::default());
             tokio::spawn(async move {
                 let _stays = &stays.0;
                 server::serve(
                     admin,
-                    own,
+                    own.subscribe(),
+                    Arc::new(places),
                     admin_tls,
                     stays.1.clone(),
                     None,
@@ -140,7 +160,8 @@ impl Running {
             let proxy = proxy.clone();
             tokio::spawn(server::serve(
                 listener,
-                manners,
+                manners.subscribe(),
+                places.clone(),
                 acceptor,
                 ended,
                 Some(proxy.clone()),
@@ -150,59 +171,158 @@ impl Running {
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());
         info!(%listen, admin = at, "larder serves");
         if let Some(certificates) = certificates {
-            tokio::spawn(follow(certificates));
+            tokio::spawn(follow::follow(certificates));
         }
-        for warm in warm {
-            tokio::spawn(warming::run(proxy.clone(), listen, warm));
-        }
+        tokio::spawn(follow_configuration(proxy.clone(), manners, places));
+        service::ready();
+        tokio::spawn(service::watchdog());
+        tokio::spawn(warming::run(proxy.clone(), listen));
         Ok(Running {
             listen,
             admin: admin_address,
+            drain,
             end,
             serving,
             proxy,
-            drain: limits.drain,
         })
     }
 
-    /// Until SIGTERM or SIGINT; then what is under way is finished.
-    pub async fn until_told(self) {
-        let told = async {
-            let (Ok(mut terminate), Ok(mut interrupt)) = (
-                signal(SignalKind::terminate()),
-                signal(SignalKind::interrupt()),
-            ) else {
-                return std::future::pending().await;
-            };
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
+    /// Until SIGTERM or SIGINT; then what is under way is finished, unless a second one comes. SIGHUP: the file is read again.
+    pub async fn until_told(self, mut signals: Signals) -> Result<(), Failure> {
+        let signal = loop {
+            match signals.next().await {
+                Told::Reload if self.proxy.source().is_some() => {
+                    let proxy = self.proxy.clone();
+                    tokio::spawn(async move {
+                        service::reloading();
+                        let _ = reload::reload(&proxy, "SIGHUP").await;
+                        service::ready();
+                    });
+                }
+                Told::Reload => break "SIGHUP",
+                Told::End(signal) => break signal,
             }
         };
-        let signal = told.await;
+        service::stopping();
         info!(
             signal,
             "draining: nothing new is accepted, what is under way is finished"
         );
-        self.stop().await;
-        info!("larder has ended");
+        let again = async {
+            loop {
+                if let Told::End(signal) = signals.next().await {
+                    return signal;
+                }
+            }
+        };
+        tokio::select! {
+            () = self.stop() => info!("larder has ended"),
+            signal = again => {
+                return Err(Failure::Failed(format!("a second signal ({signal}): ended at once, whatever was under way")));
+            }
+        }
+        Ok(())
     }
 
     pub async fn stop(self) {
+        let limits = self.proxy.setup().config.limits.clone();
+        self.drain.send_replace(true);
+        // Who asks `/readyz` has the time to send nobody here any more.
+        tokio::time::sleep(limits.drain_delay).await;
         self.end.send_replace(true);
+        let bound = tokio::time::Instant::now() + limits.drain;
         let _ = self.serving.await;
         // Writes outlive their clients: they are finished, too, before the process ends.
-        let writes = &self.proxy.setup().writes;
+        let setup = self.proxy.setup();
+        let writes = &setup.writes.tasks;
         writes.close();
-        if tokio::time::timeout(self.drain, writes.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout_at(bound, writes.wait()).await.is_err() {
             warn!(
                 writes = writes.len(),
                 "writes were still under way at the end"
             );
         }
+        let tunnels = setup.tunnels.end_by(bound).await;
+        if tunnels > 0 {
+            warn!(tunnels, "WebSockets were still open at the end");
+        }
+        // What the store is owed is lost with the process.
+        let paid = async {
+            while setup.coherence.owed() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout_at(bound, paid).await.is_err() {
+            warn!(
+                owed = setup.coherence.owed(),
+                "purges were still owed to the store at the end: what they drop may be shown until its ttl is over"
+            );
+        }
+    }
+}
+
+/// What the process is told from outside.
+pub enum Told {
+    Reload,
+    End(&'static str),
+}
+
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From now on they end nothing by themselves.
+    pub fn heard() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::End("SIGTERM"),
+            _ = self.interrupt.recv() => Told::End("SIGINT"),
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
+}
+
+fn manners(config: &Config) -> Manners {
+    let limits = &config.limits;
+    Manners {
+        h2c: config.h2c,
+        streams: limits.streams,
+        target: limits.target,
+        fields: limits.fields,
+        head: limits.head,
+        handshake_timeout: limits.handshake_timeout,
+        patience: limits.patience,
+        proxy_protocol: config.proxy_protocol,
+        held: limits.held,
+        drain: limits.drain,
+    }
+}
+
+/// The listener's manners are those of the configuration in force.
+async fn follow_configuration(
+    proxy: Arc<Proxy>,
+    told: watch::Sender<Manners>,
+    places: Arc<Places>,
+) {
+    let mut turns = proxy.turns();
+    while turns.changed().await.is_ok() {
+        let setup = proxy.setup();
+        let config = &setup.config;
+        places.are_now(
+            config.limits.connections_per_address,
+            config.trusted_proxies.clone(),
+        );
+        told.send_replace(manners(config));
     }
 }
 
@@ -218,20 +338,7 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
             Store::Memory(Memory::new(config.memory_size).keyed(secret))
         }
         StoreAddress::Redis(settings) => {
-            let lasting = |route: &Route| {
-                let ttl = route.ttl.max(route.negative_ttl.unwrap_or_default());
-                let verdict = match &route.access {
-                    Access::Verify(verify) => verify.lasting,
-                    // A token may be good for longer: then its state is made anew, which costs one verification.
-                    Access::PerCredential | Access::Public | Access::Jwt(_) => Duration::ZERO,
-                };
-                (ttl + route.stale_while_revalidate.max(route.stale_if_error)).max(verdict)
-            };
-            let longest = config.routes.iter().map(lasting).max();
-            let lifetimes = Lifetimes {
-                hold,
-                longest_ttl: longest.unwrap_or_default(),
-            };
+            let lifetimes = Lifetimes::of(config);
             let states = plan::every_state(config);
             let redis =
                 Redis::start(&config.store, settings, lifetimes, states, journal.clone()).await;
@@ -256,9 +363,30 @@ fn admin_tls(config: &Config) -> Result<Option<Acceptor>, Failure> {
         return Ok(None);
     };
     let acceptor = Acceptor::for_admin(own.clone(), tls.client_ca.as_deref());
-    tokio::spawn(follow(own));
+    tokio::spawn(follow::follow(own));
     let wrong = |why| Failure::Config(format!("admin_tls.client_ca: {why}"));
     acceptor.map(Some).map_err(wrong)
+}
+
+/// The listening socket that the service manager has passed on at this place (`listen` first, then `admin`), or one of our own.
+fn take_or_bind(
+    given: &mut ListenFd,
+    place: usize,
+    key: &str,
+    address: SocketAddr,
+) -> Result<TcpListener, Failure> {
+    let of_another_kind = |error: std::io::Error| {
+        Failure::Failed(format!(
+            "the socket that was passed on for `{key}` cannot be used: {error}"
+        ))
+    };
+    match given.take_tcp_listener(place).map_err(of_another_kind)? {
+        Some(listener) => {
+            listener.set_nonblocking(true).map_err(of_another_kind)?;
+            TcpListener::from_std(listener).map_err(of_another_kind)
+        }
+        None => bind(key, address),
+    }
 }
 
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// What to ask for.
-fn targets(config: &Config, named: &[String]) -> Result<Vec<String>, Failure> {
+pub fn targets(config: &Config, named: &[String]) -> Result<Vec<String>, Failure> {
     let mut targets = Vec::new();
     for target in named {
         if target == "-" {

@@ -112,12 +112,28 @@ pub struct Follower<A> {
 
 type Fetching = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl<A: Clone> Flights<A> {
-    pub fn new() -> Self {
+impl<A: Clone> Default for Flights<A> {
+    fn default() -> Self {
         Flights {
             shards: Arc::new((0..SHARDS).map(|_| Mutex::default()).collect()),
             hasher: RandomState::new(),
         }
+    }
+}
+
+/// The same flights.
+impl<A> Clone for Flights<A> {
+    fn clone(&self) -> Self {
+        Flights {
+            shards: self.shards.clone(),
+            hasher: self.hasher.clone(),
+        }
+    }
+}
+
+impl<A: Clone> Flights<A> {
+    pub fn new() -> Self {
+        Flights::default()
     }
 
     pub fn join(&self, key: &str, fence: &Fence) -> Turn<A> {
@@ -172,12 +188,6 @@ impl<A: Clone> Flights<A> {
             },
             follower,
         )
-    }
-}
-
-impl<A: Clone> Default for Flights<A> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

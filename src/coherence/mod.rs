@@ -66,7 +66,7 @@ pub use protocol::{Epoch, Epochs, HoldId, Outcome, Seen, StateKey};
 pub use writing::{WithoutStore, Writing};
 
 use crate::caching::cache_status::Reason;
-use crate::caching::stored::Stored;
+use crate::caching::stored::{Mark, Stored};
 use crate::clock::Timestamp;
 use crate::store::{Away, Found, Store};
 use protocol::{Step, Validity};
@@ -91,6 +91,8 @@ pub struct Depends {
     pub states: States,
     /// How many are own.
     pub own: usize,
+    /// The paths whose copies these are.
+    pub mark: Mark,
 }
 
 impl Depends {
@@ -101,7 +103,8 @@ impl Depends {
     /// None but the own states.
     pub fn on(states: States) -> Depends {
         let own = states.len();
-        Depends { states, own }
+        let mark = Mark::default();
+        Depends { states, own, mark }
     }
 }
 
@@ -132,6 +135,11 @@ impl Coherence {
         }
     }
 
+    /// The same protocol over the same store, with another time for which a hold counts.
+    pub fn holding(&self, hold: Duration) -> Coherence {
+        Coherence::new(self.store.clone(), self.journal.clone(), hold)
+    }
+
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
@@ -144,7 +152,7 @@ impl Coherence {
     /// One round trip: the copy, if it is valid and right under `origin`.
     pub async fn look_up(&self, copy: &str, depends: &Depends, origin: &str) -> LookUp {
         match self.store.look_up(copy, &depends.states).await {
-            Ok(found) => judge(found, depends.own, origin),
+            Ok(found) => judge(found, depends, origin),
             Err(Away) => LookUp::Miss(Reason::StoreAway),
         }
     }
@@ -165,7 +173,7 @@ impl Coherence {
         let (_, credential) = found.states.split_at(depends.states.len());
         let is_admitted = protocol::validity(admitted, credential) == Validity::Valid;
         found.states.truncate(depends.states.len());
-        is_admitted.then(|| judge(found, depends.own, origin))
+        is_admitted.then(|| judge(found, depends, origin))
     }
 
     /// Whether whoever was admitted under these epochs still is, as the store says now. `nothing`: a key without a copy.
@@ -336,7 +344,8 @@ pub enum Finished {
     Unconfirmed,
 }
 
-fn judge(found: Found, own: usize, origin: &str) -> LookUp {
+fn judge(found: Found, depends: &Depends, origin: &str) -> LookUp {
+    let own = depends.own;
     let missed = |reason, states: &[(StateKey, Seen)]| {
         let held = states.iter().any(|(_, seen)| *seen == Seen::Held);
         LookUp::Miss(if held { Reason::Held } else { reason })
@@ -352,6 +361,7 @@ fn judge(found: Found, own: usize, origin: &str) -> LookUp {
     let validity = protocol::validity(&copy.epochs, &found.states[..needed]);
     match validity {
         Validity::Invalid => missed(Reason::Purged, &found.states[..needed]),
+        _ if copy.head.mark() != depends.mark => LookUp::Miss(Reason::Foreign),
         _ if !copy.is_of(origin) => LookUp::Miss(Reason::OtherOrigin),
         Validity::Valid => LookUp::Valid(copy),
         Validity::Outdated => LookUp::Outdated(copy),

@@ -11,13 +11,14 @@ mod problem;
 mod stores;
 mod tls;
 mod tokens;
+mod upstreams;
 mod value;
 
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
@@ -25,20 +26,22 @@ use ipnet::IpNet;
 use url::Url;
 
 use self::mirror::{
-    AccessMap, Either, File, LimitsMap, List, LogsMap, PurgeMap, QueryMap, RouteMap, Text, Texts,
-    UpstreamMap, WarmMap,
+    AccessMap, Either, File, LimitsMap, List, LogsMap, PurgeMap, QueryMap, RateMap, RouteMap, Text,
+    Texts, WarmMap,
 };
 use self::place::{At, Position};
 use self::problem::{Problem, Source, Wrong, wrong};
+use self::upstreams::assumed_host;
 use self::value::Value;
 use super::nearest::nearest;
 use super::{
-    Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, Policy, PurgeRule,
-    Query, Route, Secret, Upstream, UpstreamAddress, Verify, Warm, WhenStoreIsDown,
+    Access, Config, Limits, LogFormat, Logs, Methods, Origin, OtherParameters, Per, Policy,
+    PurgeRule, Query, Rate, Route, Secret, Verify, Warm, WebSocket, WhenStoreIsDown,
 };
 use crate::caching::origin::Choices;
 use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
+use crate::server::pulse::Patience;
 
 pub use self::problem::ConfigError;
 pub use self::value::Env;
@@ -150,7 +153,7 @@ fn override_with(file: &mut File, overrides: &Overrides) {
     }
     if let Some(text) = given(&overrides.upstream, "--upstream") {
         match &mut file.upstream {
-            Some(Either::Map(map)) => map.url = Some(text),
+            Some(Either::Map(map)) => (map.url, map.urls) = (Some(text), None),
             other => *other = Some(Either::Text(text)),
         }
     }
@@ -196,6 +199,11 @@ impl Reader<'_> {
             },
         );
         let tls = self.tls(&root.key("tls"), file.tls);
+        let h2c = self.read(&root.key("h2c"), file.h2c, false, value::truth);
+        if h2c && tls.is_some() {
+            let choose = "changes nothing beside `tls`, where clients choose HTTP/2 by ALPN";
+            self.warn(&root.key("h2c"), choose);
+        }
         let admin_tls = self.admin_tls(&root.key("admin_tls"), file.admin_tls);
         let admin_token = self.admin_token(&root.key("admin_token"), file.admin_token);
         let upstream = self.upstream(&root.key("upstream"), file.upstream);
@@ -254,8 +262,30 @@ impl Reader<'_> {
             &["127.0.0.0/8", "::1/128"],
             network,
         );
+        let proxy_protocol = self.read(
+            &root.key("proxy_protocol"),
+            file.proxy_protocol,
+            false,
+            value::truth,
+        );
         let drop_headers = self.drop_headers(&root.key("drop_headers"), file.drop_headers);
         let limits = self.limits(&root.key("limits"), file.limits.unwrap_or_default());
+        let websocket_at = root.key("websocket");
+        let websocket = file.websocket.unwrap_or_default();
+        let websocket = WebSocket {
+            connections: self.count(
+                &websocket_at.key("connections"),
+                websocket.connections,
+                1024,
+                0..=65_536,
+            ),
+            idle: self.duration(
+                &websocket_at.key("idle"),
+                websocket.idle,
+                Duration::from_secs(300),
+                Duration::from_secs(1)..=Duration::from_secs(86_400),
+            ),
+        };
         let logs = self.logs(&root.key("logs"), file.logs.unwrap_or_default());
         let warm = self.items(&root.key("warm"), file.warm, |at, map| self.warm(at, map));
 
@@ -263,7 +293,12 @@ impl Reader<'_> {
         if !self.problems.borrow().is_empty() {
             return None;
         }
-        let (upstream, store) = (upstream?, store?);
+        let (mut upstream, store) = (upstream?, store?);
+        if let Some(health) = &mut upstream.health
+            && health.host.is_empty()
+        {
+            health.host = assumed_host(canonical_origin.as_ref(), &hosts, &upstream.addresses[0]);
+        }
         let takes_certificates = admin_tls
             .as_ref()
             .is_some_and(|tls| tls.client_ca.is_some());
@@ -272,11 +307,12 @@ impl Reader<'_> {
             listen,
             admin,
             admin_token.is_some() || takes_certificates,
-            &upstream.address,
+            &upstream.addresses,
         );
         checks::routes(self, &routes);
         checks::purges(self, &routes, &purge, &methods);
         checks::limits(self, &limits, &upstream);
+        checks::proxy_protocol(self, proxy_protocol, &trusted_proxies);
         checks::memory(self, &routes, &store, memory_size);
         if !self.problems.borrow().is_empty() {
             return None;
@@ -284,6 +320,7 @@ impl Reader<'_> {
         Some(Config {
             listen,
             tls,
+            h2c,
             admin,
             admin_tls,
             admin_token,
@@ -299,8 +336,10 @@ impl Reader<'_> {
             hosts,
             methods,
             trusted_proxies,
+            proxy_protocol,
             drop_headers,
             limits,
+            websocket,
             logs,
             warm,
         })
@@ -464,60 +503,6 @@ impl Reader<'_> {
             );
         }
         Some(Secret::new(token))
-    }
-
-    fn upstream(&self, at: &At, upstream: Option<Either<UpstreamMap>>) -> Option<Upstream> {
-        let (address, map) = match upstream {
-            None => {
-                let cause = "`upstream` is missing: where the API is that shall be cached";
-                self.complain(Problem::at(
-                    &At::root(),
-                    cause,
-                    "add `upstream: http://127.0.0.1:8000`",
-                ));
-                return None;
-            }
-            Some(Either::Text(text)) => (
-                self.optional(at, Some(text), upstream_address),
-                UpstreamMap::default(),
-            ),
-            Some(Either::Map(mut map)) => {
-                let url = map.url.take();
-                (
-                    self.required(at, "url", url, "http://127.0.0.1:8000", upstream_address),
-                    map,
-                )
-            }
-        };
-        let ms = Duration::from_millis(1);
-        let hour = Duration::from_secs(3600);
-        let seconds = Duration::from_secs;
-        let read = Upstream {
-            max_connections: self.count(
-                &at.key("max_connections"),
-                map.max_connections,
-                64,
-                1..=65_536,
-            ),
-            queue: self.count(&at.key("queue"), map.queue, 1024, 0..=1_000_000),
-            connect: self.duration(&at.key("connect"), map.connect, seconds(2), ms..=hour),
-            first_byte: self.duration(
-                &at.key("first_byte"),
-                map.first_byte,
-                seconds(30),
-                ms..=hour,
-            ),
-            idle: self.duration(&at.key("idle"), map.idle, seconds(15), ms..=hour),
-            pool_idle: self.duration(
-                &at.key("pool_idle"),
-                map.pool_idle,
-                seconds(1),
-                Duration::ZERO..=hour,
-            ),
-            total: self.duration(&at.key("total"), map.total, seconds(30), ms..=hour),
-            address: address?,
-        };
-        Some(read)
     }
 
     fn route(&self, at: At, map: RouteMap, ttl: Duration) -> Option<ReadRoute> {
@@ -943,33 +928,69 @@ impl Reader<'_> {
             |key, text, default: u64, range| self.size(&at(key), text, default, range) as usize;
         let second = Duration::from_secs(1);
         let hour = Duration::from_secs(3600);
+        let time = |key, text, default: u64| {
+            self.duration(&at(key), text, second * default as u32, second..=hour)
+        };
+        let connections = self.count(&at("connections"), map.connections, 20_000, 1..=1_000_000);
         Limits {
             target: bytes("target", map.target, 8 << 10, 256..=(64 << 10) - 2),
             fields: self.count(&at("fields"), map.fields, 100, 16..=10_000),
             head: bytes("head", map.head, 32 << 10, (8 << 10)..=(1 << 20)),
             content: self.size(&at("content"), map.content, 1 << 30, 0..=(1 << 50)),
-            connections: self.count(&at("connections"), map.connections, 20_000, 1..=1_000_000),
-            handshake_timeout: self.duration(
-                &at("handshake_timeout"),
-                map.handshake_timeout,
-                10 * second,
-                second..=hour,
+            connections,
+            connections_per_address: self.count(
+                &at("connections_per_address"),
+                map.connections_per_address,
+                connections.div_ceil(2),
+                1..=1_000_000,
             ),
-            header_timeout: self.duration(
-                &at("header_timeout"),
-                map.header_timeout,
-                10 * second,
-                second..=hour,
-            ),
-            content_idle: self.duration(
-                &at("content_idle"),
-                map.content_idle,
-                30 * second,
-                second..=hour,
-            ),
+            streams: self.count(&at("streams"), map.streams, 100, 1..=10_000) as u32,
+            handshake_timeout: time("handshake_timeout", map.handshake_timeout, 10),
+            patience: Patience {
+                header: time("header_timeout", map.header_timeout, 10),
+                keep_alive: time("keep_alive", map.keep_alive, 75),
+                write_idle: time("write_idle", map.write_idle, 30),
+            },
+            held: self.size(&at("held"), map.held, 256 << 20, (1 << 20)..=(1 << 40)),
+            content_idle: time("content_idle", map.content_idle, 30),
+            content_rate: self.size(&at("content_rate"), map.content_rate, 512, 0..=(1 << 20)),
+            rate: map.rate.and_then(|rate| self.rate(&at("rate"), rate)),
             drain: self.duration(&at("drain"), map.drain, 30 * second, Duration::ZERO..=hour),
+            drain_delay: self.duration(
+                &at("drain_delay"),
+                map.drain_delay,
+                Duration::ZERO,
+                Duration::ZERO..=hour,
+            ),
             copies: self.count(&at("copies"), map.copies, 10_000, 1..=10_000_000),
         }
+    }
+
+    fn rate(&self, at: &At, map: RateMap) -> Option<Rate> {
+        let count = |text: &str| {
+            let number = u32::try_from(value::number(text)?).unwrap_or(u32::MAX);
+            within(text, number, &(1..=1_000_000), u32::to_string)
+        };
+        let of = [("address", Per::Address), ("credential", Per::Credential)];
+        let per = self.read(&at.key("per"), map.per, Per::Address, |text| {
+            one_of(text, &of)
+        });
+        let second = Duration::from_secs(1);
+        let window = self.duration(
+            &at.key("window"),
+            map.window,
+            second,
+            second..=3600 * second,
+        );
+        let requests = self.required(at, "requests", map.requests, "100", count);
+        let burst = self.optional(&at.key("burst"), map.burst, count);
+        let requests = requests?;
+        Some(Rate {
+            per,
+            requests,
+            window,
+            burst: burst.unwrap_or(requests),
+        })
     }
 
     fn logs(&self, at: &At, map: LogsMap) -> Logs {
@@ -1158,74 +1179,6 @@ fn address(text: &str) -> Result<SocketAddr, Wrong> {
                 "write an address of this machine, like `127.0.0.1:{number}`; names are not looked up here"
             ),
         )),
-    }
-}
-
-fn upstream_address(text: &str) -> Result<UpstreamAddress, Wrong> {
-    if let Some(path) = text.strip_prefix("http+unix://") {
-        return if path.starts_with('/') && path.len() > 1 {
-            Ok(UpstreamAddress::Unix(PathBuf::from(path)))
-        } else {
-            Err(wrong(
-                format!("`{text}` does not name a socket by its whole path"),
-                "write three slashes: `http+unix:///run/gunicorn.sock`",
-            ))
-        };
-    }
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(wrong(
-            format!("`{text}` is not a URL"),
-            format!(
-                "put `http://` before it: `http://{}`",
-                text.trim_start_matches('/')
-            ),
-        ));
-    };
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => {}
-        "https" => {
-            return Err(wrong(
-                "an upstream over `https` is not in this release",
-                "use `http://` within the machine or a private network",
-            ));
-        }
-        "unix" => {
-            return Err(wrong(
-                "there is no scheme `unix` for an upstream",
-                format!("write `http+unix://{rest}`"),
-            ));
-        }
-        scheme => {
-            return Err(wrong(
-                format!("there is no scheme `{scheme}` for an upstream"),
-                "write `http://127.0.0.1:8000` or `http+unix:///run/gunicorn.sock`",
-            ));
-        }
-    }
-    let help = "write `http://127.0.0.1:8000`: the host and the port";
-    let url =
-        Url::parse(text).map_err(|error| wrong(format!("`{text}` is not a URL: {error}"), help))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong(
-            "user name and password in the upstream's URL",
-            "leave them out: requests are forwarded with their own credentials",
-        ));
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(wrong(
-            "the upstream's URL has a path",
-            "write scheme, host and port alone: requests are forwarded under the path they came with",
-        ));
-    }
-    let host = match url.host() {
-        Some(url::Host::Domain(name)) => name.to_owned(),
-        Some(url::Host::Ipv4(address)) => address.to_string(),
-        Some(url::Host::Ipv6(address)) => address.to_string(),
-        None => return Err(wrong(format!("`{text}` has no host"), help)),
-    };
-    match url.port_or_known_default() {
-        Some(port) if port != 0 => Ok(UpstreamAddress::Tcp { host, port }),
-        _ => Err(wrong("`0` is not a port", help)),
     }
 }
 

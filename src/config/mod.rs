@@ -13,10 +13,13 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::caching::origin::Choices;
+use crate::caching::stored::Mark;
 use crate::message::codings::Coding;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
+use crate::server::pulse::Patience;
 
 /// The whole of proxy.yaml.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What `listen` shows of itself; `None`: it speaks plain HTTP.
     pub tls: Option<Tls>,
+    /// Whether `listen` speaks HTTP/2 with who begins with it, unasked and without TLS.
+    pub h2c: bool,
     /// Health, looking at entries, purging. `None` with `admin: off`.
     pub admin: Option<SocketAddr>,
     pub admin_tls: Option<AdminTls>,
@@ -47,15 +52,18 @@ pub struct Config {
     pub hosts: Vec<String>,
     pub methods: Methods,
     pub trusted_proxies: Vec<IpNet>,
+    /// A trusted proxy says first for whom each connection is (PROXY protocol).
+    pub proxy_protocol: bool,
     /// Request fields never forwarded (X-Original-URL and kin).
     pub drop_headers: Vec<HeaderName>,
     pub limits: Limits,
+    pub websocket: WebSocket,
     pub logs: Logs,
     pub warm: Vec<Warm>,
 }
 
 /// What is asked for before anybody does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Warm {
     /// Paths with their queries.
     pub targets: Vec<String>,
@@ -90,10 +98,17 @@ pub struct CertificateFiles {
 }
 
 /// Where the existing API is, and how patiently it is asked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
-    pub address: UpstreamAddress,
-    /// Requests under way at once; more wait in the queue.
+    /// At least one; each of several can answer any request.
+    pub addresses: Vec<UpstreamAddress>,
+    /// Trusted alone for `https://`, in place of the system's and the webpki roots.
+    pub ca_file: Option<PathBuf>,
+    /// Shown to an `https://` upstream that asks for it.
+    pub client_cert: Option<ClientCertificate>,
+    /// HTTP/2: over `https://` where the upstream chooses it, else by prior knowledge.
+    pub http2: bool,
+    /// Requests under way at once, at all addresses together; more wait in the queue.
     pub max_connections: usize,
     /// Requests that may wait for a slot; more are refused with 503.
     pub queue: usize,
@@ -106,14 +121,56 @@ pub struct Upstream {
     pub pool_idle: Duration,
     /// From leaving the queue to the answer's head, and for an answer to be stored, to its end.
     pub total: Duration,
+    /// One of several that is asked and says nothing to anybody for so long is taken for hung.
+    pub silent: Duration,
+    /// How several are looked at beside the requests that they get.
+    pub health: Option<HealthCheck>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamAddress {
     /// `http://host:port`; a path in the URL is an error.
     Tcp { host: String, port: u16 },
+    /// `https://host:port`, verified.
+    Tls { host: String, port: u16 },
     /// `http+unix:///run/gunicorn.sock`
     Unix(PathBuf),
+}
+
+impl UpstreamAddress {
+    pub fn is_tls(&self) -> bool {
+        matches!(self, UpstreamAddress::Tls { .. })
+    }
+}
+
+impl fmt::Display for UpstreamAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, host, port) = match self {
+            UpstreamAddress::Tcp { host, port } => ("http", host, port),
+            UpstreamAddress::Tls { host, port } => ("https", host, port),
+            UpstreamAddress::Unix(path) => return write!(f, "http+unix://{}", path.display()),
+        };
+        match host.contains(':') {
+            true => write!(f, "{scheme}://[{host}]:{port}"),
+            false => write!(f, "{scheme}://{host}:{port}"),
+        }
+    }
+}
+
+/// PEM files: a certificate with its chain, and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// A GET that each upstream is asked now and then, and answers 2xx while it is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub path: String,
+    pub every: Duration,
+    /// The Host it is asked under.
+    pub host: String,
 }
 
 #[derive(Debug, Clone)]
@@ -127,14 +184,14 @@ pub struct Store {
     pub secret: Option<Secret>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreAddress {
     /// `memory:`
     Memory,
     Redis(Redis),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redis {
     pub endpoint: RedisEndpoint,
     pub username: Option<String>,
@@ -142,7 +199,7 @@ pub struct Redis {
     pub database: i64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedisEndpoint {
     /// `redis://host:port`
     Tcp { host: String, port: u16 },
@@ -163,7 +220,7 @@ pub enum WhenStoreIsDown {
 }
 
 /// One kind of answer to keep: which GETs, under which key, for whom, for how long.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub path: PathPattern,
     pub key: KeyTemplate,
@@ -200,6 +257,14 @@ pub struct Route {
 impl Route {
     pub fn is_by_http(&self) -> bool {
         matches!(self.policy, Policy::Http(_))
+    }
+
+    /// What tells its copies from those of other paths at the same key. By the origin's policy the key holds the target.
+    pub fn mark(&self) -> Mark {
+        match self.policy {
+            Policy::Ttl => Mark(xxh3_64(self.path.as_str().as_bytes())),
+            Policy::Http(_) => Mark::default(),
+        }
     }
 }
 
@@ -304,7 +369,7 @@ pub enum OtherParameters {
 }
 
 /// Writes to these paths drop these families.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PurgeRule {
     pub methods: Vec<Method>,
     pub path: PathPattern,
@@ -338,14 +403,51 @@ pub struct Limits {
     pub connections: usize,
     /// For a TLS handshake.
     pub handshake_timeout: Duration,
-    /// For a request's head to arrive.
-    pub header_timeout: Duration,
+    /// Of one client that is no trusted proxy; more are closed at once.
+    pub connections_per_address: usize,
+    /// Requests under way at once on one connection of HTTP/2.
+    pub streams: u32,
+    /// For heads to arrive, between requests, and for answers to be taken.
+    pub patience: Patience,
+    /// Bytes of answers that may be held for readers who do not take them.
+    pub held: u64,
     /// Longest silence within a request's content.
     pub content_idle: Duration,
+    /// Bytes of a request's content that must arrive in a second, on the whole, once `content_idle` is over.
+    pub content_rate: u64,
+    /// How many requests one may make; `None`: any.
+    pub rate: Option<Rate>,
     /// How long SIGTERM waits for requests under way.
     pub drain: Duration,
+    /// How long `/readyz` says that we are about to end before we begin to.
+    pub drain_delay: Duration,
     /// Copies of one family that one instance stores per ttl.
     pub copies: usize,
+}
+
+/// So many requests in each window, and so many at once; more are refused with 429.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rate {
+    pub per: Per,
+    pub requests: u32,
+    pub window: Duration,
+    pub burst: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Per {
+    Address,
+    /// Requests without one count for their address.
+    Credential,
+}
+
+/// Connections that are switched to WebSocket, where no route names the path.
+#[derive(Debug, Clone)]
+pub struct WebSocket {
+    /// At once; with none, no connection is switched.
+    pub connections: usize,
+    /// Longest silence of both sides.
+    pub idle: Duration,
 }
 
 #[derive(Debug, Clone)]

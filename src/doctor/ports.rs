@@ -14,7 +14,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 pub async fn examine(config: &Config, tell: &mut impl FnMut(Finding)) {
     // Refused by every server, and by Larder in its own words; it never reaches an API.
-    let to_listen = "GET / HTTP/1.1\r\nHost: a b\r\nConnection: close\r\n\r\n";
+    let to_listen = match config.proxy_protocol {
+        true => "PROXY UNKNOWN\r\nGET / HTTP/1.1\r\nHost: a b\r\nConnection: close\r\n\r\n",
+        false => "GET / HTTP/1.1\r\nHost: a b\r\nConnection: close\r\n\r\n",
+    };
     tell(port("listen", config.listen, to_listen, "cache-status: larder").await);
     if let Some(admin) = config.admin {
         let to_admin = "GET /healthz HTTP/1.1\r\nHost: larder\r\nConnection: close\r\n\r\n";

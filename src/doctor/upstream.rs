@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 
 use super::{Finding, Requests, ok, skipped, warning, wrong};
@@ -20,16 +20,22 @@ use crate::proxy::present::{self, Presented};
 use crate::proxy::{Setup, admit};
 use crate::store::Store;
 use crate::store::memory::Memory;
-use crate::upstream::Upstream;
+use crate::tls;
+use crate::upstream::{Unconnected, Upstream, dial};
 use judge::{Seen, no_answer};
 
 pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut(Finding)) {
-    let connected = connect(config).await;
-    let reached = connected.level == super::Level::Ok;
-    tell(connected);
-    if !reached {
-        return;
+    let mut reached = None;
+    for address in &config.upstream.addresses {
+        let connected = connect(config, address).await;
+        if connected.level == super::Level::Ok {
+            reached.get_or_insert(address);
+        }
+        tell(connected);
     }
+    let Some(reached) = reached else {
+        return;
+    };
     // A store of nobody's: what is asked here leaves no trace in the real one.
     let store = Arc::new(Store::Memory(Memory::new(1 << 20)));
     let hold = hold_for(config.upstream.total);
@@ -96,39 +102,54 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
     access::examine(&setup, requests, tell).await;
     let host = host.unwrap_or_else(|| explain::assumed_host(config));
     let path = paths.first().map_or("/", String::as_str);
-    if let Some(finding) = keep_alive(config, &host, path).await {
+    if let Some(finding) = keep_alive(config, reached, &host, path).await {
         tell(finding);
     }
 }
 
-fn place(config: &Config) -> String {
-    match &config.upstream.address {
-        UpstreamAddress::Tcp { host, port } if host.contains(':') => {
-            format!("http://[{host}]:{port}")
+/// A stream to the API, secured where that is asked for.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+async fn stream(
+    config: &Config,
+    address: &UpstreamAddress,
+) -> Result<Box<dyn Stream>, Unconnected> {
+    let (ca_file, own) = (
+        config.upstream.ca_file.as_deref(),
+        config.upstream.client_cert.as_ref(),
+    );
+    Ok(match address {
+        UpstreamAddress::Tcp { host, port } => {
+            Box::new(dial(host, *port).await.map_err(Unconnected::Io)?)
         }
-        UpstreamAddress::Tcp { host, port } => format!("http://{host}:{port}"),
-        UpstreamAddress::Unix(path) => format!("http+unix://{}", path.display()),
-    }
+        UpstreamAddress::Tls { host, port } => {
+            let stream = dial(host, *port).await.map_err(Unconnected::Io)?;
+            let client = tls::client::Client::new(ca_file, own).map_err(Unconnected::Tls)?;
+            Box::new(
+                client
+                    .connect(host, stream, false)
+                    .await
+                    .map_err(Unconnected::Tls)?,
+            )
+        }
+        UpstreamAddress::Unix(path) => {
+            Box::new(UnixStream::connect(path).await.map_err(Unconnected::Io)?)
+        }
+    })
 }
 
-async fn connect(config: &Config) -> Finding {
-    let place = place(config);
-    let connecting = async {
-        match &config.upstream.address {
-            UpstreamAddress::Tcp { host, port } => {
-                TcpStream::connect((host.as_str(), *port)).await.map(drop)
-            }
-            UpstreamAddress::Unix(path) => UnixStream::connect(path).await.map(drop),
-        }
-    };
-    let error = match timeout(config.upstream.connect, connecting).await {
-        Ok(Ok(())) => return ok("upstream-connect", place),
-        Ok(Err(error)) => error,
+async fn connect(config: &Config, place: &UpstreamAddress) -> Finding {
+    let error = match timeout(config.upstream.connect, stream(config, place)).await {
+        Ok(Ok(_)) => return ok("upstream-connect", place.to_string()),
+        Ok(Err(Unconnected::Tls(error))) => return not_secure(place, &error),
+        Ok(Err(Unconnected::Io(error))) => error,
         Err(_) => std::io::ErrorKind::TimedOut.into(),
     };
     use std::io::ErrorKind as K;
-    let (seen, remedy) = match (error.kind(), &config.upstream.address) {
-        (K::ConnectionRefused, UpstreamAddress::Tcp { .. }) => (
+    let (seen, remedy) = match (error.kind(), place) {
+        (K::ConnectionRefused, UpstreamAddress::Tcp { .. } | UpstreamAddress::Tls { .. }) => (
             format!("nobody listens at {place}"),
             "start the API there (`gunicorn --bind …`), or correct `upstream` (UPSTREAM)",
         ),
@@ -153,6 +174,20 @@ async fn connect(config: &Config) -> Finding {
         ),
     };
     wrong("upstream-connect", seen, remedy)
+}
+
+fn not_secure(place: &UpstreamAddress, error: &std::io::Error) -> Finding {
+    use tls::Trouble as T;
+    let remedy = match tls::trouble(error) {
+        T::UnknownIssuer => {
+            "its certificate is of an authority that is not trusted: put the CA that signed it into `upstream: {ca_file: …}`"
+        }
+        T::WrongName => "write the name in `upstream` that the certificate has",
+        T::OutOfTime => "renew its certificate, and look at the clocks of both machines",
+        T::NotTls => "it does not speak TLS there: write `http://`, or the port where it does",
+        T::Other => "look at its log; `openssl s_client -connect …` shows what it says",
+    };
+    wrong("upstream-tls", format!("{place}: {error}"), remedy)
 }
 
 /// One request under a route.
@@ -212,21 +247,19 @@ async fn route(
 }
 
 /// Whether the API closes idle connections sooner than Larder gives them up: then a request may meet a closing one.
-async fn keep_alive(config: &Config, host: &str, path: &str) -> Option<Finding> {
+async fn keep_alive(
+    config: &Config,
+    address: &UpstreamAddress,
+    host: &str,
+    path: &str,
+) -> Option<Finding> {
     let ours = config.upstream.pool_idle;
     let seen = async {
-        match &config.upstream.address {
-            UpstreamAddress::Tcp { host: name, port } => {
-                let stream = TcpStream::connect((name.as_str(), *port)).await?;
-                idle(stream, host, path, ours).await
-            }
-            UpstreamAddress::Unix(socket) => {
-                idle(UnixStream::connect(socket).await?, host, path, ours).await
-            }
-        }
+        let stream = stream(config, address).await.ok()?;
+        idle(stream, host, path, ours).await.ok()
     };
     let limit = config.upstream.total + ours + Duration::from_secs(5);
-    let kept = timeout(limit, seen).await.ok()?.ok()?;
+    let kept = timeout(limit, seen).await.ok()??;
     Some(match kept {
         Idle::EachClosed => ok(
             "upstream-keep-alive",

@@ -401,7 +401,7 @@ pub async fn judge(
 ) -> Result<Judged, UpstreamFailure> {
     let outgoing = present::fill(&setup.config, route, client, asked);
     let started = clock::stopwatch();
-    let slot = setup.upstream.slot().await?;
+    let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
     let request_time = clock::now();
     let mut response = setup.upstream.send(slot, outgoing).await?;
     let exchange = Exchange {

@@ -53,7 +53,7 @@ pub fn because(reason: Reason) -> &'static str {
             "a write to it is in flight, or its outcome is unknown, or the store has just come back: fetched, and not kept until that is over"
         }
         Reason::Foreign => {
-            "what stands at the key is not Larder's (another program's value, or a damaged one): never served, and replaced"
+            "what stands at the key is not Larder's (another program's value, or a damaged one), or of another path that had the key before: never served, and replaced"
         }
         Reason::OtherOrigin => {
             "the copy was fetched under another scheme or host, and its links may hold it: set `canonical_origin`"

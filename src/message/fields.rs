@@ -1,5 +1,6 @@
 //! Which fields travel end to end, and which belong to one connection only. RFC 9110 §7.6.1.
 
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -79,7 +80,16 @@ pub fn strip_request(fields: &mut HeaderMap, drop: &[HeaderName]) {
 
 /// RFC 9110 §7.6.3, appended in either direction.
 pub fn append_via(fields: &mut HeaderMap) {
-    fields.append(header::VIA, HeaderValue::from_static("1.1 larder"));
+    append_via_of(fields, Version::HTTP_11);
+}
+
+/// Likewise, of a message that came in this version.
+pub fn append_via_of(fields: &mut HeaderMap, version: Version) {
+    let via = match version {
+        Version::HTTP_2 => "2 larder",
+        _ => "1.1 larder",
+    };
+    fields.append(header::VIA, HeaderValue::from_static(via));
 }
 
 #[cfg(test)]

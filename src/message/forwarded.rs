@@ -40,6 +40,14 @@ pub struct Via {
     pub untrusted_https: bool,
 }
 
+impl Via {
+    /// The client itself; not a trusted proxy that does not say for whom it asks.
+    pub fn client(&self, trusted: &[IpNet]) -> Option<IpAddr> {
+        let client = *self.chain.first()?;
+        (!trusts(trusted, client)).then_some(client)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     Http,

@@ -86,6 +86,11 @@ pub fn take(
     if path.len() + query.map_or(0, |q| q.len() + 1) > longest {
         return Err(Refusal::TargetTooLong);
     }
+    // What is read as `/?x` was none (RFC 9113 §8.3.1). In HTTP/1, an absolute target may end with its host.
+    let both = uri.path_and_query();
+    if version == Version::HTTP_2 && both.is_some_and(|both| both.as_str().starts_with('?')) {
+        return Err(Refusal::BadTarget);
+    }
     let asterisk = path == "*" && *method == Method::OPTIONS;
     if !(path.starts_with('/') || asterisk)
         || path.bytes().any(|b| b == b'\\' || b <= b' ' || b == 0x7f)

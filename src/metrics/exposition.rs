@@ -14,16 +14,18 @@ use super::{COUNTED, Command, routes};
 use crate::caching::cache_status::Reason;
 use crate::clock::{self, Timestamp};
 use crate::config::WhenStoreIsDown;
-use crate::proxy::Setup;
+use crate::proxy::{Proxy, Setup};
+use crate::server::places::Counted;
 use crate::store::{Health, Store};
+use crate::upstream::Standing;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All of it, as it is now.
-pub fn exposition(setup: &Arc<Setup>) -> String {
+pub fn exposition(proxy: &Arc<Proxy>) -> String {
     let mut registry = Registry::default();
     let larder = registry.sub_registry_with_prefix("larder");
-    larder.register_collector(Box::new(Ours(setup.clone())));
+    larder.register_collector(Box::new(Ours(proxy.clone())));
     let process = registry.sub_registry_with_prefix("process");
     process.register_collector(Box::new(Process));
     let mut text = String::with_capacity(16 * 1024);
@@ -35,7 +37,7 @@ pub fn exposition(setup: &Arc<Setup>) -> String {
 /// When this process began.
 pub(super) static STARTED: LazyLock<Timestamp> = LazyLock::new(clock::now);
 
-struct Ours(Arc<Setup>);
+struct Ours(Arc<Proxy>);
 
 impl fmt::Debug for Ours {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,12 +50,13 @@ struct Process;
 
 impl Collector for Ours {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let mut page = Page(encoder);
+        let (mut page, setup) = (Page(encoder), self.0.setup());
         page.requests()?;
-        page.upstream(&self.0)?;
-        page.store(&self.0)?;
-        page.coherence(&self.0)?;
-        page.process(&self.0)
+        page.upstream(&setup)?;
+        page.store(&setup)?;
+        page.coherence(&setup)?;
+        page.clients(&self.0.connections.now())?;
+        page.process(&setup)
     }
 }
 
@@ -222,20 +225,34 @@ impl Page<'_> {
             (
                 "upstream_in_flight",
                 "Requests under way at the API",
-                load.in_flight,
+                load.under_way,
             ),
             (
                 "upstream_queued",
                 "Requests that wait for a place at the API",
-                load.queued,
+                load.waiting,
             ),
             (
                 "upstream_max_in_flight",
                 "Requests that may be under way at the API at once",
-                load.most,
+                setup.upstream.settings().max_connections,
             ),
         ] {
             self.gauge(name, help, None, [(Labels::new(), value as f64)])?;
+        }
+        let standings = setup.upstream.standings();
+        if standings.len() > 1 {
+            let healthy = standings.iter().map(|stands| {
+                let well = stands.standing == Standing::Well;
+                let address = ("address", stands.address.clone());
+                (vec![address], f64::from(u8::from(well)))
+            });
+            self.gauge(
+                "upstream_well",
+                "Of several addresses of the API: whether it is asked (1), or rests or is down (0)",
+                None,
+                healthy,
+            )?;
         }
         let verdicts = COUNTED.verdicts.totals().into_iter();
         self.counter(
@@ -331,13 +348,33 @@ impl Page<'_> {
         )
     }
 
-    fn process(&mut self, setup: &Setup) -> fmt::Result {
+    fn clients(&mut self, counted: &Counted) -> fmt::Result {
         self.gauge(
             "client_connections",
             "Open connections of clients",
             None,
-            [(Labels::new(), COUNTED.connections.now() as f64)],
+            [(Labels::new(), counted.open as f64)],
         )?;
+        let closed = [
+            ("too-many", counted.refused),
+            ("made-room", counted.made_room),
+            ("reader-cut", counted.readers_cut),
+            ("bad-header", counted.bad_headers),
+        ];
+        self.counter(
+            "client_connections_closed",
+            "Connections of clients that a limit or a fault of theirs closed, by reason",
+            closed.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
+        )?;
+        self.gauge(
+            "held_answers",
+            "Bytes of answers that wait for slow readers",
+            Some(Unit::Bytes),
+            [(Labels::new(), counted.held_bytes as f64)],
+        )
+    }
+
+    fn process(&mut self, setup: &Setup) -> fmt::Result {
         let reloads = COUNTED.reloads.totals().into_iter();
         self.counter(
             "config_reloads",

@@ -35,7 +35,6 @@ pub static COUNTED: Counted = Counted {
     },
     purges: Words::new(),
     verdicts: Words::new(),
-    connections: Gauge::new(),
     holds: Gauge::new(),
     reloads: Words::new(),
 };
@@ -53,8 +52,6 @@ pub struct Counted {
     pub purges: Words<1>,
     /// What `verify` asked and was told.
     pub verdicts: Words<1>,
-    /// Of clients, open.
-    pub connections: Gauge,
     /// Writes in flight under a hold.
     pub holds: Gauge,
     /// By what became of them.

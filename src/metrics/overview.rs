@@ -1,14 +1,12 @@
 //! What the page and `larder top` show: totals as they are now, and what they are of. Whoever reads it twice sees rates.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use super::counting::{BOUNDS, Took};
 use super::exposition::{STARTED, resident, state};
 use super::{COUNTED, Command, routes};
 use crate::clock;
-use crate::proxy::Setup;
+use crate::proxy::{Proxy, Setup};
 use crate::store::{Health, Store};
 
 /// So many keys are named of those that are asked for most.
@@ -19,7 +17,7 @@ pub struct Overview {
     pub version: &'static str,
     pub uptime_seconds: u64,
     pub memory_bytes: Option<u64>,
-    pub client_connections: i64,
+    pub client_connections: usize,
     /// The bounds of every `took`, in seconds; one more bucket holds what took longer.
     pub bounds: Vec<f64>,
     pub routes: Vec<Route>,
@@ -78,6 +76,16 @@ pub struct UpstreamNow {
     pub responses: Vec<(&'static str, u64)>,
     pub failures: Vec<(&'static str, u64)>,
     pub took: Times,
+    /// Where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<UpstreamStands>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct UpstreamStands {
+    pub address: String,
+    pub state: &'static str,
+    pub in_flight: usize,
 }
 
 impl From<Took> for Times {
@@ -87,7 +95,8 @@ impl From<Took> for Times {
     }
 }
 
-pub fn overview(setup: &Arc<Setup>) -> Overview {
+pub fn overview(proxy: &Proxy) -> Overview {
+    let setup = &proxy.setup();
     let by_route = routes().into_iter().map(|(route, counts)| {
         let (hits_took, others_took) = (counts.hits_took.now(), counts.others_took.now());
         let requests = counts.requests().into_iter();
@@ -114,7 +123,7 @@ pub fn overview(setup: &Arc<Setup>) -> Overview {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: clock::now().since(*STARTED).as_secs(),
         memory_bytes: resident(),
-        client_connections: COUNTED.connections.now(),
+        client_connections: proxy.connections.now().open,
         bounds: BOUNDS.iter().map(|nanos| *nanos as f64 / 1e9).collect(),
         routes: by_route.collect(),
         store: store(setup),
@@ -158,9 +167,20 @@ fn upstream(setup: &Setup) -> UpstreamNow {
         totals.map(|([word], count)| (word, count)).collect()
     };
     UpstreamNow {
-        in_flight: load.in_flight,
-        queued: load.queued,
-        most: load.most,
+        in_flight: load.under_way,
+        queued: load.waiting,
+        most: setup.upstream.settings().max_connections,
+        upstreams: match setup.upstream.standings() {
+            one if one.len() < 2 => Vec::new(),
+            several => several
+                .into_iter()
+                .map(|stands| UpstreamStands {
+                    address: stands.address,
+                    state: stands.standing.word(),
+                    in_flight: stands.under_way,
+                })
+                .collect(),
+        },
         responses: words(counted.answers.totals()),
         failures: words(counted.failures.totals()),
         took: counted.took.now().into(),

@@ -260,10 +260,21 @@ pub fn with_credential(setup: &Setup, client: &Client, plan: Plan) -> Plan {
     if client.method.is_safe() || !is_used(&setup.config) {
         return plan;
     }
-    let Some(secret) = setup.coherence.store().secret() else {
+    let secret = setup.coherence.store().secret();
+    with_credential_by(&setup.config, secret.as_ref(), client, plan)
+}
+
+/// The same by another configuration.
+pub fn with_credential_by(
+    config: &Config,
+    secret: Option<&HashingSecret>,
+    client: &Client,
+    plan: Plan,
+) -> Plan {
+    let Some(secret) = secret.filter(|_| !client.method.is_safe() && is_used(config)) else {
         return plan;
     };
-    let own = credential::states(&setup.config, &client.fields, &secret);
+    let own = credential::states(config, &client.fields, secret);
     match plan {
         plan if own.is_empty() => plan,
         Plan::Pass { .. } => Plan::Write {
@@ -316,7 +327,7 @@ async fn answer(
     client: &Client,
 ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
     let outgoing = present::question(&setup.config, client, &verify.path);
-    let slot = setup.upstream.slot().await?;
+    let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
     setup.upstream.send(slot, outgoing).await
 }
 

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::present::{self, Asked, Presented};
 use super::{Client, Served, Setup, read};
-use crate::body::SharedBody;
+use crate::body::{SharedBody, compact};
 use crate::caching::cache_status::Reason;
 use crate::caching::freshness::Exchange;
 use crate::caching::head::Head;
@@ -124,7 +124,9 @@ impl Fetch {
             }
         }
         self.keep_only_if_unwritten();
-        let slot = match self.setup.upstream.slot().await {
+        let asker = self.client.asker(&self.setup.config);
+        let upstream = &self.setup.upstream;
+        let slot = match upstream.slot_for(&self.asked.copy, asker).await {
             Ok(slot) => slot,
             Err(failure) => return self.failed(&fill, failure),
         };
@@ -375,7 +377,7 @@ impl Incoming {
                         continue;
                     };
                     total += data.len() as u64;
-                    chunks.push(data);
+                    chunks.push(compact(data));
                     if total > most {
                         // Too large to keep: it goes on to the one whose request it was, alone.
                         self.not_stored = Some(Reason::TooLarge);
@@ -506,7 +508,12 @@ impl Incoming {
         }
         let copy = Stored {
             status: self.status,
-            head: Head::new(fields.clone(), &fetch.asked.origin, &self.varied),
+            head: Head::of(
+                fetch.served().mark,
+                fields.clone(),
+                &fetch.asked.origin,
+                &self.varied,
+            ),
             body: body.clone(),
             response_time: self.exchange.response_time,
             took: self

@@ -29,6 +29,7 @@ use crate::clock::{self, Timestamp};
 use crate::coherence::LookUp;
 use crate::config::{Access, Policy, Route};
 use crate::message::{conditions, forwarded};
+use crate::reply::Reply;
 use crate::route::Captures;
 use crate::server::Peer;
 use crate::store::Store;
@@ -150,10 +151,11 @@ pub fn terms_of(setup: &Setup, client: &Client, route: usize) -> Option<(Terms, 
     Some((terms(setup, route, by), secret))
 }
 
-/// Remembers what a head asked for that was answered from the store, if that hangs on nothing but its bytes.
+/// Remembers what a head asked for that was answered so from the store, if that hangs on nothing but its bytes.
 pub fn remember(
     setup: &Setup,
     client: &Client,
+    reply: &Reply,
     (terms, secret): (Terms, HashingSecret),
     (route, captures): (usize, &Captures),
     asked: &Asked,
@@ -161,7 +163,10 @@ pub fn remember(
     let Some(Head { bytes: head, .. }) = &client.head else {
         return;
     };
-    if !is_as_it_is(&setup.config.routes[route]) || !asks_for_all(client) {
+    // What is never written from here would only be looked up twice.
+    let is_written =
+        reply.response.status() == StatusCode::OK && matches!(reply.handling, Handling::Hit { .. });
+    if !is_written || !is_as_it_is(&setup.config.routes[route]) || !asks_for_all(client) {
         return;
     }
     let known = Known {
@@ -228,8 +233,9 @@ impl Proxy {
             return None;
         }
         let setup = self.setup.load();
-        // First the configuration: a route's place means nothing in another.
+        // First the configuration: a route's place means nothing in another. Where requests are counted, who asks counts.
         if known.terms.setup != setup.number.get()
+            || setup.rate.is_some()
             || known.terms != terms(&setup, known.route, By::of(&setup, peer))
             || setup.coherence.store().secret() != Some(known.secret)
         {
@@ -237,16 +243,6 @@ impl Proxy {
         }
         let started = (setup.is_counting || setup.config.logs.access).then(clock::stopwatch);
         let now = clock::now();
-        if let Some(hottest) = &setup.served[known.route].hottest {
-            let access = &setup.served[known.route].route.access;
-            hottest.count(
-                &setup.config,
-                access,
-                &known.asked,
-                &known.captures,
-                &known.client,
-            );
-        }
         match &**setup.coherence.store() {
             Store::Memory(_) => {
                 let asked = &known.asked;
@@ -257,7 +253,8 @@ impl Proxy {
                 known.answered(&setup, looked, now, started).map(Found::Hit)
             }
             Store::Redis(_) => {
-                let setup = self.setup.load_full();
+                // The very one that it was found to be presented under.
+                let setup = Arc::clone(&setup);
                 let head = known.head.clone();
                 let looking_up = Box::pin(async move {
                     let asked = &known.asked;
@@ -320,6 +317,10 @@ impl Known {
             || !stored.head.is_plain()
         {
             return None;
+        }
+        if let Some(hottest) = &setup.served[self.route].hottest {
+            let (config, access) = (&setup.config, &route.access);
+            hottest.count(config, access, &self.asked, &self.captures, &self.client);
         }
         let (age, ttl) = (stored.age(now).as_secs(), left.as_secs());
         let id = started.and_then(|started| self.tell(setup, &stored, ttl, started));

@@ -161,7 +161,13 @@ impl Ask {
         Some(Ask {
             setup: setup.clone(),
             route,
-            depends: plan::with_group(family.as_str(), served.group.as_ref(), None, &[]),
+            depends: plan::with_group(
+                family.as_str(),
+                served.group.as_ref(),
+                None,
+                &[],
+                served.mark,
+            ),
             family,
             origin: client.client.origin(),
             client,

@@ -26,6 +26,7 @@ pub async fn pass(
 ) -> Result<Reply, Error> {
     let reply = send(
         setup,
+        client,
         present::pass(&setup.config, client, body),
         why,
         detail,
@@ -46,6 +47,7 @@ pub async fn fill_alone(
 ) -> Result<Reply, Error> {
     send(
         setup,
+        client,
         present::fill(&setup.config, &served.route, client, asked),
         Forward::Miss,
         Some(detail),
@@ -55,11 +57,12 @@ pub async fn fill_alone(
 
 async fn send(
     setup: &Arc<Setup>,
+    client: &Client,
     outgoing: Outgoing,
     why: Forward,
     detail: Option<Reason>,
 ) -> Result<Reply, Error> {
-    let slot = setup.upstream.slot().await?;
+    let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
     let response = setup.upstream.send(slot, outgoing).await?;
     Ok(streamed(response, why, detail))
 }

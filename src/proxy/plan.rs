@@ -5,10 +5,11 @@ use smallvec::SmallVec;
 
 use crate::caching::cache_status::{Forward, Reason};
 use crate::caching::key::{admission_state, family_state, group_state, token_state};
+use crate::caching::stored::Mark;
 use crate::coherence::{Depends, StateKey, States};
 use crate::config::{Access, Config, PurgeRule, Route};
 use crate::message::target::TargetUri;
-use crate::route::{Captures, Decoded, FamilyPattern, first_matches, is_plain};
+use crate::route::{Captures, Decoded, FamilyPattern, KeyTemplate, first_matches, is_plain};
 
 /// What is to be done with a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -175,6 +176,7 @@ pub fn depends(config: &Config, route: &Route, family: &str) -> Depends {
         group(route).as_ref(),
         admission(route).as_ref(),
         negative(route, absence.as_ref()),
+        route.mark(),
     )
 }
 
@@ -184,6 +186,7 @@ pub fn with_group(
     group: Option<&StateKey>,
     admission: Option<&StateKey>,
     negative: &[StateKey],
+    mark: Mark,
 ) -> Depends {
     let family = StateKey::new(family_state(family));
     let mut states: States = std::iter::once(family)
@@ -192,7 +195,7 @@ pub fn with_group(
         .collect();
     let own = states.len();
     states.extend(negative.iter().cloned());
-    Depends { states, own }
+    Depends { states, own, mark }
 }
 
 /// The states that a route's negative copies name besides its own.
@@ -222,18 +225,22 @@ pub fn admission(route: &Route) -> Option<StateKey> {
 
 /// The states that every copy of this configuration depends on: dropping them all purges everything.
 pub fn every_state(config: &Config) -> Vec<StateKey> {
-    let mut states: Vec<StateKey> = config.routes.iter().filter_map(whole_route).collect();
+    let mut states: Vec<StateKey> = config.routes.iter().filter_map(whole_state).collect();
     states.sort();
     states.dedup();
     states
 }
 
-/// The state that all copies of one route depend on.
-pub fn whole_route(route: &Route) -> Option<StateKey> {
-    match route.key.group() {
+/// The state that every copy of a route depends on.
+pub fn whole_state(route: &Route) -> Option<StateKey> {
+    state_of_all(&route.key)
+}
+
+/// The state that all families of a key share, or of its only one.
+pub fn state_of_all(key: &KeyTemplate) -> Option<StateKey> {
+    match key.group() {
         Some(group) => Some(StateKey::new(group_state(&group))),
-        None => route
-            .key
+        None => key
             .family(&Captures::default())
             .map(|family| StateKey::new(family_state(family.as_str()))),
     }

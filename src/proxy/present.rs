@@ -107,6 +107,7 @@ pub fn present(
             served.group.as_ref(),
             served.admission.as_ref(),
             plan::negative(route, served.absence.as_ref()),
+            served.mark,
         ),
         family,
         origin: origin(config, client),
@@ -178,6 +179,7 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
         body: RequestBody::Empty,
         interim: client.interim.clone(),
         notes: client.notes.clone(),
+        once: false,
     }
 }
 
@@ -194,6 +196,7 @@ pub fn question(config: &Config, client: &Client, path: &str) -> Outgoing {
         body: RequestBody::Empty,
         interim: None,
         notes: client.notes.clone(),
+        once: false,
     }
 }
 
@@ -239,7 +242,7 @@ pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
         HeaderValue::from_str(client.target.host()).expect("a valid host is a field value"),
     );
     forwarded::write(&mut sent, &client.via, scheme, client.target.host());
-    fields::append_via(&mut sent);
+    fields::append_via_of(&mut sent, client.version);
     if matches!(body, RequestBody::Whole(_)) {
         // Read whole, so its length is known, however it came; hyper writes it.
         sent.remove(header::CONTENT_LENGTH);
@@ -254,5 +257,6 @@ pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
         body,
         interim: client.interim.clone(),
         notes: client.notes.clone(),
+        once: false,
     }
 }

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::coherence::flights::{Fence, Follower, Turn};
 use crate::coherence::{Depends, Epochs, LookUp, States, fresh_bits, protocol};
 use crate::config::{Access, Route};
-use crate::error::Error;
+use crate::error::{Error, UpstreamFailure};
 use crate::reply::{self, Asking, Encoding, Reply};
 use crate::route::Captures;
 
@@ -39,7 +39,7 @@ pub fn read(
         match look_up(&setup, route, &captures, &client, &presented).await? {
             Looked::Hit(reply) => {
                 if let (Some(terms), Presented::Asked(asked)) = (terms, &presented) {
-                    known::remember(&setup, &client, terms, (route, &captures), asked);
+                    known::remember(&setup, &client, &reply, terms, (route, &captures), asked);
                 }
                 Ok(reply)
             }
@@ -290,7 +290,11 @@ impl Ask<'_> {
                 follower.carry(fetch.run(fill));
                 follower
             }
-            Turn::Follow(follower) => follower,
+            Turn::Follow(follower) => {
+                let asker = client.asker(&setup.config);
+                setup.upstream.is_wanted_by(asker, &asked.copy);
+                follower
+            }
         };
         let leads = follower.leads;
         let for_me = |answer: &Answer| {
@@ -368,6 +372,8 @@ impl Ask<'_> {
                         .map(Some),
                 }
             }
+            // Who led it had to give up its place in the queue; this one has its own.
+            Some(Answer::Failed(UpstreamFailure::QueueFull)) if !leads => Ok(None),
             Some(Answer::Failed(failure)) => Err(failure.into()),
         }
     }

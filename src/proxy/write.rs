@@ -9,34 +9,84 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::plan::{self, By};
-use super::{Client, Setup, hottest, obey, pass, present};
+use super::under_way::UnderWay;
+use super::{Client, Setup, hottest, obey, pass, present, turnover};
 use crate::body::RequestBody;
 use crate::caching::cache_status::Forward;
 use crate::caching::invalidation;
 use crate::caching::key::cache_group_state;
 use crate::coherence::turnstile::Entered;
 use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, protocol};
-use crate::config::{PurgeRule, WhenStoreIsDown};
+use crate::config::{Config, PurgeRule, WhenStoreIsDown};
 use crate::error::{Error, UpstreamFailure};
 use crate::metrics::COUNTED;
 use crate::purges::{self, ByWrite, Cause};
 use crate::reply::Reply;
 use crate::route::Decoded;
-use crate::upstream::UpstreamBody;
+use crate::upstream::{Slot, UpstreamBody};
 
 pub async fn write(
     setup: &Arc<Setup>,
     client: Arc<Client>,
     body: RequestBody,
+    mut states: Vec<StateKey>,
+    mut by: By,
+) -> Result<Reply, Error> {
+    let (under_way, newer) = setup
+        .writes
+        .enter(setup.generation, client.clone(), &states);
+    if let Some((more, by_newer)) = newer.and_then(|newer| dropped_by(setup, &newer, &client)) {
+        states.extend(more);
+        states.sort();
+        states.dedup();
+        if by_newer == By::Operator {
+            by = by_newer;
+        }
+    }
+    held_write(setup, client, body, states, by, under_way).await
+}
+
+/// A write that drops nothing, as the rules are.
+pub async fn unheld(
+    setup: &Arc<Setup>,
+    client: Arc<Client>,
+    body: RequestBody,
+) -> Result<Reply, Error> {
+    let (under_way, newer) = setup.writes.enter(setup.generation, client.clone(), &[]);
+    if let Some((states, by)) = newer.and_then(|newer| dropped_by(setup, &newer, &client)) {
+        return held_write(setup, client, body, states, by, under_way).await;
+    }
+    let passed = pass::pass(setup, &client, body, Forward::Method, None).await;
+    under_way.came_to(match &passed {
+        Ok(reply) => protocol::outcome_of_status(reply.response.status()),
+        Err(Error::Upstream(failure)) => protocol::outcome_of_failure(*failure),
+        Err(_) => Outcome::Ambiguous,
+    });
+    passed
+}
+
+/// By the configuration that was announced last, where that is not the one that planned it.
+fn dropped_by(setup: &Setup, newer: &Config, client: &Client) -> Option<(Vec<StateKey>, By)> {
+    let secret = setup.coherence.store().secret();
+    turnover::dropped_by(newer, secret.as_ref(), client)
+}
+
+async fn held_write(
+    setup: &Arc<Setup>,
+    client: Arc<Client>,
+    body: RequestBody,
     states: Vec<StateKey>,
     by: By,
+    under_way: UnderWay,
 ) -> Result<Reply, Error> {
     // Not in the task: a client that leaves while it waits here has sent nothing, and is done.
     let entered = setup.turnstile.enter(&states).await;
+    // The slot before the hold: a write that waits in the queue holds nothing.
+    let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
     let (tell, told) = oneshot::channel();
     let own = setup.clone();
-    setup.writes.spawn(async move {
-        let answered = held(&own, &client, body, states, by, entered).await;
+    setup.writes.tasks.spawn(async move {
+        let answered = held(&own, &client, body, states, by, (slot, entered), under_way).await;
         // A client that has gone does not hear of it; the write is finished all the same.
         let _ = tell.send(answered);
     });
@@ -59,10 +109,9 @@ async fn held(
     body: RequestBody,
     states: Vec<StateKey>,
     by: By,
-    mut entered: Entered,
+    (slot, mut entered): (Slot, Entered),
+    under_way: UnderWay,
 ) -> Result<Answered, Error> {
-    // The slot first: a write that waits in the queue holds nothing.
-    let slot = setup.upstream.slot().await?;
     let without_store = match setup.config.when_store_is_down {
         WhenStoreIsDown::RefuseWrites => WithoutStore::Refuse,
         WhenStoreIsDown::Forward => WithoutStore::Forward,
@@ -86,6 +135,7 @@ async fn held(
         Err(failure) => protocol::outcome_of_failure(*failure),
     };
     entered.came_to(outcome);
+    under_way.came_to(outcome);
     if let (Ok(response), Outcome::Changed) = (&answered, outcome) {
         drop_named(setup, client, by, response.headers(), &states).await;
     }

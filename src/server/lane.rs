@@ -12,7 +12,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -22,6 +22,8 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Peer;
+use super::pulse::Pulse;
+use crate::body;
 use crate::proxy::Proxy;
 use crate::proxy::known::{self, Hit, LookingUp};
 
@@ -41,6 +43,8 @@ pub struct Exchanges {
     answered: AtomicU64,
     /// Bytes of content of the latest; `UNKNOWN` if that cannot be said.
     content: AtomicU64,
+    /// Anything has been read at all.
+    spoken: AtomicBool,
     /// The latest one's head, if it may be worth knowing again.
     head: parking_lot::Mutex<Option<Bytes>>,
 }
@@ -48,6 +52,10 @@ pub struct Exchanges {
 const UNKNOWN: u64 = u64::MAX;
 
 impl Exchanges {
+    pub fn has_spoken(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed)
+    }
+
     /// The machinery has read a request.
     pub fn begin<B: Body>(&self, request: &mut Request<B>) {
         let length = match request.headers().contains_key(header::TRANSFER_ENCODING) {
@@ -124,6 +132,8 @@ enum Place {
 /// A client's stream.
 pub struct Lane<S> {
     stream: S,
+    /// It is told of requests that the machinery does not see.
+    pulse: Arc<Pulse>,
     /// Who may know requests; nobody, on the operator's listener.
     knowing: Option<Arc<Proxy>>,
     peer: Peer,
@@ -135,18 +145,25 @@ pub struct Lane<S> {
 /// What became of known bytes, while it takes its time.
 enum UnderWay {
     LookingUp(Bytes, LookingUp),
-    Writing { head: Bytes, body: Bytes },
+    Writing {
+        head: Bytes,
+        body: Bytes,
+    },
+    /// TLS may hold back some of what it has taken.
+    Flushing,
 }
 
 impl<S> Lane<S> {
     pub fn new(
         stream: S,
+        pulse: Arc<Pulse>,
         knowing: Option<Arc<Proxy>>,
         peer: Peer,
         exchanges: Arc<Exchanges>,
     ) -> Self {
         Lane {
             stream,
+            pulse,
             place: match knowing {
                 Some(_) => Place::Between,
                 None => Place::Lost,
@@ -203,6 +220,7 @@ impl<S> Lane<S> {
 impl<S: AsyncWrite + Unpin> Lane<S> {
     /// Writes a hit, as much as goes at once; the rest is under way.
     fn write(&mut self, hit: Hit, cx: &mut Context<'_>) -> io::Result<()> {
+        self.pulse.is_answered_beneath();
         known::with_head(&hit, |head| {
             let body = hit.body();
             let written = match body.len() <= COPIED {
@@ -227,8 +245,13 @@ impl<S: AsyncWrite + Unpin> Lane<S> {
             };
             let head = &head[written.min(head.len())..];
             if !head.is_empty() || !body.is_empty() {
-                let head = Bytes::copy_from_slice(head);
+                let (head, body) = (
+                    Bytes::copy_from_slice(head),
+                    body::held_for_its_reader(body),
+                );
                 self.under_way = Some(UnderWay::Writing { head, body });
+            } else if self.peer.tls.is_some() {
+                self.under_way = Some(UnderWay::Flushing);
             }
             Ok(())
         })
@@ -261,6 +284,10 @@ impl<S: AsyncWrite + Unpin> Lane<S> {
                         head.advance(of_head);
                         body.advance(written - of_head);
                     }
+                    self.under_way = Some(UnderWay::Flushing);
+                }
+                Some(UnderWay::Flushing) => {
+                    ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
                     self.under_way = None;
                 }
             }
@@ -306,6 +333,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lane<S> {
             if read.is_empty() {
                 return Poll::Ready(Ok(()));
             }
+            lane.exchanges.spoken.store(true, Ordering::Relaxed);
             if lane.place != Place::Between {
                 lane.hand(read);
                 return Poll::Ready(Ok(()));

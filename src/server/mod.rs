@@ -1,8 +1,15 @@
 //! Listening: connections in, requests to whoever answers them, and an orderly end.
 
 mod arriving;
+mod ending;
+mod frames;
 mod head_timer;
+mod http2;
 pub mod lane;
+pub mod places;
+mod preface;
+mod proxied;
+pub mod pulse;
 mod speaking;
 
 use std::io;
@@ -13,32 +20,47 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper_util::server::graceful::GracefulShutdown;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::interim::Turn;
-use crate::metrics::Gauge;
 use crate::proxy::Proxy;
 use crate::tls::server::{Acceptor, Agreed};
+use places::Places;
+use pulse::{Patience, Pulse, Watched};
 
 /// Connections that the kernel may keep for us until we accept them.
 const BACKLOG: u32 = 4096;
 
+/// How often it is seen whether too much is held for readers.
+const LOOKS: Duration = Duration::from_millis(250);
+
+/// Bytes of an answer that the kernel may keep for a reader beyond what is on its way.
+const UNSENT: u32 = 128 * 1024;
+
 /// How a listener treats its clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Manners {
-    pub connections: usize,
+    /// Whether HTTP/2 is spoken with who begins with it, unasked.
+    pub h2c: bool,
+    /// Requests under way at once on one connection of HTTP/2.
+    pub streams: u32,
+    /// Bytes of a request's target; more are refused in our words.
+    pub target: usize,
     /// Fields of a request's head; hyper answers 431 beyond it.
     pub fields: usize,
     /// Bytes of a request's head; hyper answers 431 beyond it.
     pub head: usize,
     pub handshake_timeout: Duration,
-    pub header_timeout: Duration,
+    pub patience: Patience,
+    /// A trusted proxy says first for whom a connection is, and nobody else may connect.
+    pub proxy_protocol: bool,
+    /// Bytes of answers that may be held for slow readers.
+    pub held: u64,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
-    /// Where open connections are counted.
-    pub open: Option<&'static Gauge>,
 }
 
 /// Who is at the other end of a connection.
@@ -49,6 +71,16 @@ pub struct Peer {
     pub tls: Option<Agreed>,
 }
 
+/// Sees to it that readers who do not take their answers do not fill the memory with them.
+async fn relieve(places: Arc<Places>, manners: watch::Receiver<Manners>) {
+    let mut looks = tokio::time::interval(LOOKS);
+    loop {
+        looks.tick().await;
+        let most = manners.borrow().held;
+        places.relieve(most);
+    }
+}
+
 /// Takes the port; nothing is accepted yet.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
@@ -57,6 +89,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         TcpSocket::new_v6()?
     };
     socket.set_reuseaddr(true)?;
+    // Connections have it from their listener: what a slow reader leaves in the kernel is no more than this.
+    let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -64,7 +98,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `end` turns true, then lets what is under way finish. `knowing`: who may know requests by their bytes.
 pub async fn serve<F, Answer, B>(
     listener: TcpListener,
-    manners: Manners,
+    manners: watch::Receiver<Manners>,
+    places: Arc<Places>,
     tls: Option<Acceptor>,
     mut end: watch::Receiver<bool>,
     knowing: Option<Arc<Proxy>>,
@@ -77,10 +112,10 @@ pub async fn serve<F, Answer, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(manners.connections));
+    let relief = tokio::spawn(relieve(places.clone(), manners.clone()));
     loop {
-        let place = tokio::select! {
-            place = places.clone().acquire_owned() => place,
+        let free = tokio::select! {
+            free = places.free() => free,
             _ = end.wait_for(|end| *end) => break,
         };
         let accepted = tokio::select! {
@@ -96,18 +131,27 @@ pub async fn serve<F, Answer, B>(
                 continue;
             }
         };
-        let (answer, watcher, tls) = (answer.clone(), graceful.watcher(), tls.clone());
+        let (answer, ending) = (answer.clone(), (graceful.watcher(), end.clone()));
+        // As they are now; a connection keeps those that it came under.
+        let (manners, tls) = (*manners.borrow(), tls.clone());
+        let pulse = Pulse::new(manners.patience, places.counts.clone());
+        let Ok(mut place) = places.take(free, from.ip(), pulse.clone()) else {
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let stream = Watched::new(stream, pulse);
         let knowing = knowing.clone();
         tokio::spawn(async move {
-            let _place = place;
-            let _open = manners.open.map(Gauge::one);
-            let patience = manners.handshake_timeout;
-            if let Some(arrived) = arriving::arrive(stream, from, tls.as_ref(), patience).await {
-                speaking::http1(arrived, manners, watcher, knowing, answer).await;
+            if let Some(arrived) =
+                arriving::arrive(stream, from, tls.as_ref(), &manners, &mut place).await
+            {
+                speaking::speak(arrived, manners, ending, knowing, answer).await;
             }
         });
     }
     drop(listener);
+    relief.abort();
+    let manners = *manners.borrow();
     if tokio::time::timeout(manners.drain, graceful.shutdown())
         .await
         .is_err()

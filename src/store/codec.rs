@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! {"count": 2, …}                                   the body, byte for byte
-//! ␊200⇥t=1763935200000000⇥took=1200⇥age=0⇥life=3600000000⇥epochs=users:list~state@63f…-9a…⇥date: Mon, …⇥origin=http://…⇥vary=…⇥content-type: application/json⇥…
-//! ␊larder3 <body length> <line length> <xxh3 of all before it>
+//! ␊200⇥t=1763935200000000⇥took=1200⇥age=0⇥life=3600000000⇥epochs=users:list~state@63f…-9a…⇥date: Mon, …⇥origin=http://…⇥vary=…⇥of=…⇥content-type: application/json⇥…
+//! ␊larder4 <body length> <line length> <xxh3 of all before it>
 //! ```
 //! Numbers of the footer are fixed-width hex, so it is found from the end. Whatever does not agree in magic,
 //! version, length or checksum is none of ours: a miss, never served.
@@ -20,7 +20,8 @@ use crate::clock::Timestamp;
 use crate::coherence::protocol::hex;
 use crate::coherence::{Epoch, Epochs, StateKey};
 
-const MAGIC: &[u8] = b"\nlarder3 ";
+/// With the version of the format.
+pub const MAGIC: &[u8] = b"\nlarder4 ";
 /// Magic, two lengths of 8 hex digits and a checksum of 16, with spaces between.
 const FOOTER: usize = MAGIC.len() + 8 + 1 + 8 + 1 + 16;
 
@@ -45,7 +46,7 @@ pub fn encode(stored: &Stored) -> Vec<u8> {
     stored.head.write(&mut value);
     let (body, line) = (line_start, value.len() - line_start);
     let checksum = xxh3_64(&value);
-    let _ = write!(value, "\nlarder3 {body:08x} {line:08x} {checksum:016x}");
+    let _ = write!(value, "\nlarder4 {body:08x} {line:08x} {checksum:016x}");
     value
 }
 

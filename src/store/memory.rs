@@ -1,6 +1,6 @@
 //! The embedded store: copies bounded by bytes, and the same states and steps as in Redis, in this process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,8 @@ pub struct Memory {
     /// Marked names, each until when.
     marks: Mutex<HashMap<String, Timestamp>>,
     secret: HashingSecret,
+    /// The states that all copies depend on, of every configuration that there was.
+    adopted: Mutex<BTreeSet<StateKey>>,
 }
 
 #[derive(Clone)]
@@ -54,6 +56,7 @@ impl Memory {
             hasher: RandomState::new(),
             marks: Mutex::default(),
             secret: HashingSecret::random(),
+            adopted: Mutex::default(),
         }
     }
 
@@ -138,6 +141,16 @@ impl Memory {
             .collect();
         listed.sort_by(|a, b| a.key.cmp(&b.key));
         listed
+    }
+
+    pub fn adopt(&self, states: &[StateKey]) {
+        self.adopted.lock().extend(states.iter().cloned());
+    }
+
+    pub fn all_states(&self, ours: &[StateKey]) -> Vec<StateKey> {
+        let mut all = self.adopted.lock().clone();
+        all.extend(ours.iter().cloned());
+        all.into_iter().collect()
     }
 
     /// How many bytes the copies take.

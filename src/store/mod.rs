@@ -15,7 +15,8 @@ use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
 use crate::clock;
 use crate::coherence::protocol::{Reply, Seen, Step};
-use crate::coherence::{StateKey, States};
+use crate::coherence::{StateKey, States, hold_for};
+use crate::config::{Access, Config, Route};
 use crate::metrics::{COUNTED, Command};
 
 /// The store cannot be reached, or does not answer in time.
@@ -28,6 +29,45 @@ pub struct Found {
     /// The copy, or why there is none: absent, or not one of ours.
     pub copy: Result<Arc<Stored>, Reason>,
     pub states: SeenStates,
+}
+
+/// How long what a state protects may last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    pub hold: Duration,
+    pub longest_ttl: Duration,
+}
+
+impl Lifetimes {
+    pub fn of(config: &Config) -> Lifetimes {
+        let lasting = |route: &Route| {
+            let ttl = route.ttl.max(route.negative_ttl.unwrap_or_default());
+            let verdict = match &route.access {
+                Access::Verify(verify) => verify.lasting,
+                // A token may be good for longer: then its state is made anew, which costs one verification.
+                Access::PerCredential | Access::Public | Access::Jwt(_) => Duration::ZERO,
+            };
+            (ttl + route.stale_while_revalidate.max(route.stale_if_error)).max(verdict)
+        };
+        let longest = config.routes.iter().map(lasting).max();
+        Lifetimes {
+            hold: hold_for(config.upstream.total),
+            longest_ttl: longest.unwrap_or_default(),
+        }
+    }
+
+    /// Enough for both.
+    fn and(self, other: Lifetimes) -> Lifetimes {
+        Lifetimes {
+            hold: self.hold.max(other.hold),
+            longest_ttl: self.longest_ttl.max(other.longest_ttl),
+        }
+    }
+
+    /// How long a state lives after it was last needed, in milliseconds: beyond every copy and hold.
+    fn state(&self) -> u64 {
+        (self.longest_ttl + self.hold + Duration::from_secs(60)).as_millis() as u64
+    }
 }
 
 pub type SeenStates = SmallVec<[(StateKey, Seen); 2]>;
@@ -202,10 +242,19 @@ impl Store {
         }
     }
 
+    /// Another configuration is about to be in force: what lasts longer by it does from now on, and `states`, on which
+    /// all its copies depend, are known beside those of before, whose copies may still be there.
+    pub async fn adopt(&self, lifetimes: Lifetimes, states: &[StateKey]) {
+        match self {
+            Store::Memory(memory) => memory.adopt(states),
+            Store::Redis(redis) => redis.adopt(lifetimes, states).await,
+        }
+    }
+
     /// Every state that all copies under the prefix depend on, whichever configuration made them.
     pub async fn all_states(&self, ours: &[StateKey]) -> Result<Vec<StateKey>, Away> {
         match self {
-            Store::Memory(_) => Ok(ours.to_vec()),
+            Store::Memory(memory) => Ok(memory.all_states(ours)),
             Store::Redis(redis) => redis.all_states(ours).await,
         }
     }

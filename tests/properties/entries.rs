@@ -2,7 +2,7 @@
 //! agrees with them is added, as nothing else is read at all.
 
 use bytes::Bytes;
-use larder::store::codec::{decode, encode};
+use larder::store::codec::{MAGIC, decode, encode};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub fn holds(data: &[u8]) {
@@ -28,10 +28,19 @@ pub fn holds(data: &[u8]) {
     }
 }
 
-pub fn sealed(content: &[u8], body: usize) -> Bytes {
+fn sealed(content: &[u8], body: usize) -> Bytes {
     let (line, sum) = (content.len() - body, xxh3_64(content));
-    let footer = format!("\nlarder3 {body:08x} {line:08x} {sum:016x}");
-    [content, footer.as_bytes()].concat().into()
+    let footer = format!("{body:08x} {line:08x} {sum:016x}");
+    [content, MAGIC, footer.as_bytes()].concat().into()
+}
+
+/// Whether it is read at all: seeds in a format of the past would try nothing.
+pub fn is_read(data: &[u8]) -> bool {
+    let [first, second, content @ ..] = data else {
+        return false;
+    };
+    let body = usize::from(u16::from_be_bytes([*first, *second])).min(content.len());
+    decode(&sealed(content, body), &[]).is_some()
 }
 
 /// A number in a value must not decide what is allocated: only the value's own length may.

@@ -2,14 +2,14 @@
 
 use std::sync::LazyLock;
 
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Uri, Version};
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Empty;
 use larder::caching::key::{HashingSecret, family_state};
 use larder::config::Config;
-use larder::message::{forwarded, target};
 use larder::proxy::plan::{self, Plan};
 use larder::proxy::present::{self, Asked, Presented};
-use larder::proxy::{Client, Served};
+use larder::proxy::{self, Client, Served};
 use larder::route::{Decoded, KeyTemplate, PathPattern};
 
 const SECRET: HashingSecret = HashingSecret([7; 32]);
@@ -79,19 +79,12 @@ pub fn holds(data: &[u8]) {
     }
 }
 
+/// Whose request would be let in.
 fn client(text: &str) -> Option<Client> {
-    let fields = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("a.example"))]);
-    let uri: Uri = text.parse().ok()?;
-    let target = target::take(&Method::GET, uri, Version::HTTP_11, &fields, 8192).ok()?;
-    Some(Client {
-        via: forwarded::read(&fields, None, forwarded::Scheme::Http, &[]),
-        method: Method::GET,
-        target,
-        fields,
-        interim: None,
-        head: None,
-        notes: None,
-    })
+    let request = Request::get(text).header("Host", "a.example");
+    let request = request.body(Empty::<Bytes>::new()).ok()?;
+    let (client, _) = proxy::accept(&WORLD.config, request, None, None).ok()?;
+    Some(client)
 }
 
 /// Under which route it is looked up, as what, and the target that would fill it.

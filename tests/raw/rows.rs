@@ -313,6 +313,27 @@ pub fn framing() -> Vec<Row> {
             Expected::Refused(&[400, 501]),
         ));
     }
+    // Whatever else there is to refuse, what is unclear is refused so that nothing behind it counts.
+    for line in [
+        "BREW /other/",
+        "PURGE /api/users/",
+        "TRACE /other/",
+        "POST /a%00b",
+        "POST other",
+    ] {
+        for fields in [
+            "Transfer-Encoding: identity, chunked",
+            "Transfer-Encoding: x\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: \u{e3}\r\nTransfer-Encoding: chunked",
+        ] {
+            let bytes = format!("{line} HTTP/1.1\r\n{HOST}\r\n{fields}\r\n\r\n0\r\n\r\n");
+            rows.push(row(
+                "unclear framing beside another fault",
+                bytes,
+                Expected::Refused(&[400, 405, 501]),
+            ));
+        }
+    }
     for (technique, fields, content) in [
         (
             "one framing in another case",

@@ -77,6 +77,11 @@ impl Connection {
             .expect("shut down");
     }
 
+    /// For sending from another thread.
+    pub fn try_clone(&self) -> TcpStream {
+        self.wire.stream.try_clone().expect("a second handle")
+    }
+
     /// Leaves as a crashed client does, by RST.
     pub fn reset(self) {
         socket2::SockRef::from(&self.wire.stream)
@@ -202,6 +207,14 @@ impl<S: Read + Write> Connection<S> {
             return Ok(buffered);
         }
         self.wire.stream.read(bytes)
+    }
+
+    /// Whether the other side has ended it, by closing or by RST, and sent nothing more.
+    pub fn has_ended(&mut self) -> bool {
+        match self.wire.stream.read(&mut [0]) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
     }
 
     /// Whether the other side has closed it and sent nothing more.

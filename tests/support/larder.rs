@@ -251,6 +251,13 @@ impl Larder {
         serde_json::from_str(&self.admin("GET", "/readyz").text()).expect("JSON from /readyz")
     }
 
+    /// How many requests wait for a slot at the upstream.
+    #[track_caller]
+    pub fn waiting(&self) -> usize {
+        let waiting = &self.readiness()["upstream"]["waiting"];
+        waiting.as_u64().expect("a count") as usize
+    }
+
     /// Ready, and with its store.
     pub fn is_ready(&self) -> bool {
         self.readiness()["status"] == "ready"
@@ -270,6 +277,12 @@ impl Larder {
     #[track_caller]
     pub fn purge_everything(&self) {
         self.purge_by(&serde_json::json!({ "all": true }));
+    }
+
+    /// `line`: a credential as its field is, `Authorization: …`.
+    #[track_caller]
+    pub fn revoke(&self, line: &str) {
+        self.purge_by(&serde_json::json!({ "credentials": [line] }));
     }
 
     #[track_caller]

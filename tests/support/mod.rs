@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod client;
+pub mod h2;
 pub mod larder;
 pub mod origin;
 pub mod redis;
@@ -111,6 +112,10 @@ impl Gate {
 
     pub fn close(&self) {
         *self.0.0.lock().unwrap() = false;
+    }
+
+    pub fn is_open(&self) -> bool {
+        *self.0.0.lock().unwrap()
     }
 
     pub fn wait(&self) {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::Method;
+use ipnet::IpNet;
 
 use super::place::At;
 use super::problem::Problem;
@@ -17,7 +18,7 @@ pub(super) fn addresses(
     listen: SocketAddr,
     admin: Option<SocketAddr>,
     guarded: bool,
-    upstream: &UpstreamAddress,
+    upstreams: &[UpstreamAddress],
 ) {
     let (listen_at, admin_at) = (At::root().key("listen"), At::root().key("admin"));
     let upstream_at = At::root().key("upstream");
@@ -40,13 +41,17 @@ pub(super) fn addresses(
             reader.complain(Problem::at(&admin_at, cause, help));
         }
     }
-    let UpstreamAddress::Tcp { host, port } = upstream else {
-        return;
-    };
     let reaches = |own: SocketAddr| {
-        let itself = host.parse() == Ok(own.ip());
-        let locally = is_local(host) && (any(own.ip()) || own.ip().is_loopback());
-        own.port() == *port && (itself || locally)
+        upstreams.iter().any(|upstream| {
+            let (UpstreamAddress::Tcp { host, port } | UpstreamAddress::Tls { host, port }) =
+                upstream
+            else {
+                return false;
+            };
+            let itself = host.parse() == Ok(own.ip());
+            let locally = is_local(host) && (any(own.ip()) || own.ip().is_loopback());
+            own.port() == *port && (itself || locally)
+        })
     };
     for (key, at, own) in [
         ("listen", listen_at, Some(listen)),
@@ -311,6 +316,21 @@ pub(super) fn limits(reader: &Reader, limits: &Limits, upstream: &Upstream) {
         reader.complain(
             Problem::at(&total_at, cause, "make `total` the larger one").beside(&connect_at),
         );
+    }
+}
+
+/// A connection that nobody may make.
+pub(super) fn proxy_protocol(reader: &Reader, required: bool, trusted: &[IpNet]) {
+    if required && trusted.is_empty() {
+        let (at, trusted_at) = (
+            At::root().key("proxy_protocol"),
+            At::root().key("trusted_proxies"),
+        );
+        let cause = format!(
+            "nobody could connect: `{trusted_at}` is empty, and only they may say for whom they do"
+        );
+        let help = "list the balancer's addresses in `trusted_proxies`";
+        reader.complain(Problem::at(&at, cause, help).beside(&trusted_at));
     }
 }
 

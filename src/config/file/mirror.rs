@@ -86,6 +86,7 @@ mirror! {
     File like "`listen: 127.0.0.1:8080`, one `key: value` to a line" {
         listen: Text,
         tls: OneOrMore<TlsMap>,
+        h2c: Text,
         admin: Text,
         admin_tls: AdminTlsMap,
         admin_token: Text,
@@ -103,11 +104,13 @@ mirror! {
         hosts: Texts,
         methods: Texts,
         trusted_proxies: Texts,
+        proxy_protocol: Text,
         drop_headers: Texts,
         limits: LimitsMap,
+        websocket: WebSocketMap,
         logs: LogsMap,
         warm: List<WarmMap>,
-    } later ["upstreams"]
+    } later []
 }
 
 mirror! {
@@ -128,6 +131,9 @@ mirror! {
 mirror! {
     UpstreamMap like "`{url: http://127.0.0.1:8000}`" {
         url: Text,
+        urls: Texts,
+        ca_file: Text,
+        client_cert: ClientCertMap,
         max_connections: Text,
         queue: Text,
         connect: Text,
@@ -135,7 +141,25 @@ mirror! {
         idle: Text,
         pool_idle: Text,
         total: Text,
-    } later ["ca_file", "client_cert"]
+        silent: Text,
+        health: HealthMap,
+        http2: Text,
+    } later []
+}
+
+mirror! {
+    ClientCertMap like "`{cert: client.pem, key: client.key}`" {
+        cert: Text,
+        key: Text,
+    } later []
+}
+
+mirror! {
+    HealthMap like "`{path: /healthz/, every: 5s}`" {
+        path: Text,
+        every: Text,
+        host: Text,
+    } later []
 }
 
 mirror! {
@@ -178,7 +202,7 @@ mirror! {
         keep_parts: Text,
         honour_client_directives: Text,
         warm: Text,
-    } later ["upgrade"]
+    } later []
 }
 
 mirror! {
@@ -215,11 +239,35 @@ mirror! {
         head: Text,
         content: Text,
         connections: Text,
+        connections_per_address: Text,
         handshake_timeout: Text,
+        streams: Text,
         header_timeout: Text,
+        keep_alive: Text,
+        write_idle: Text,
+        held: Text,
         content_idle: Text,
+        content_rate: Text,
+        rate: RateMap,
         drain: Text,
+        drain_delay: Text,
         copies: Text,
+    } later []
+}
+
+mirror! {
+    RateMap like "`{per: address, requests: 100, window: 1s}`" {
+        per: Text,
+        requests: Text,
+        window: Text,
+        burst: Text,
+    } later []
+}
+
+mirror! {
+    WebSocketMap like "`{connections: 1024, idle: 5m}`" {
+        connections: Text,
+        idle: Text,
     } later []
 }
 
@@ -281,11 +329,13 @@ impl Mapping for AccessMap {
 }
 
 /// Where each key belongs, to say so when it stands elsewhere.
-const PLACES: [(&str, &[&str]); 14] = [
+const PLACES: [(&str, &[&str]); 18] = [
     ("at the top", File::KEYS),
     ("under `tls`", TlsMap::KEYS),
     ("under `admin_tls`", AdminTlsMap::KEYS),
     ("under `upstream`", UpstreamMap::KEYS),
+    ("under `upstream.client_cert`", ClientCertMap::KEYS),
+    ("under `upstream.health`", HealthMap::KEYS),
     ("under `store`", StoreMap::KEYS),
     ("under `memory`", MemoryMap::KEYS),
     ("in a route, under `routes`", RouteMap::KEYS),
@@ -294,6 +344,8 @@ const PLACES: [(&str, &[&str]); 14] = [
     ("under an access's `jwt`", JwtMap::KEYS),
     ("in a rule, under `purge`", PurgeMap::KEYS),
     ("under `limits`", LimitsMap::KEYS),
+    ("under `limits.rate`", RateMap::KEYS),
+    ("under `websocket`", WebSocketMap::KEYS),
     ("under `logs`", LogsMap::KEYS),
     ("in an entry, under `warm`", WarmMap::KEYS),
 ];

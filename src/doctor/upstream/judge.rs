@@ -18,6 +18,10 @@ pub(super) fn no_answer(failure: UpstreamFailure, path: &str, config: &Config) -
         UpstreamFailure::Lost => {
             "look at the API's log: its worker may have died or been killed".to_owned()
         }
+        UpstreamFailure::TlsRefused => {
+            "it asks for a certificate of ours that it accepts: `upstream: {client_cert: {cert: …, key: …}}`"
+                .to_owned()
+        }
         UpstreamFailure::Malformed => {
             "what listens there does not speak HTTP: check `upstream` (UPSTREAM)".to_owned()
         }

@@ -29,8 +29,11 @@ impl Ask {
         let why = found.reason();
         let epochs = self.setup.coherence.open(&self.depends.states).await;
         let request_time = clock::now();
-        let outgoing = present::pass(&self.setup.config, &self.client.client, RequestBody::Empty);
-        let slot = self.setup.upstream.slot().await?;
+        let mut outgoing =
+            present::pass(&self.setup.config, &self.client.client, RequestBody::Empty);
+        outgoing.once = true;
+        let asker = self.client.client.asker(&self.setup.config);
+        let slot = self.setup.upstream.slot(asker).await?;
         let sent = self.setup.upstream.send(slot, outgoing).await;
         let same = |stored: &Stored| epochs.as_ref().is_ok_and(|epochs| *epochs == stored.epochs);
         let stored = found.result.ok().filter(|stored| same(stored));
@@ -172,6 +175,7 @@ impl Ask {
     ) -> Result<(Response<UpstreamBody>, clock::Timestamp), UpstreamFailure> {
         let setup = &self.setup;
         let mut outgoing = present::pass(&setup.config, &self.client.client, RequestBody::Empty);
+        outgoing.once = true;
         if let Some(stored) = stored.filter(|stored| self.validates(stored)) {
             // The client's own conditions and range are answered from what comes of it.
             for name in conditions::CONDITIONS.iter().chain(&[header::RANGE]) {
@@ -190,7 +194,10 @@ impl Ask {
                 outgoing.fields.insert(header::IF_RANGE, tag.clone());
             }
         }
-        let slot = setup.upstream.slot().await?;
+        let slot = setup
+            .upstream
+            .slot(self.client.client.asker(&setup.config))
+            .await?;
         let request_time = clock::now();
         let mut response = setup.upstream.send(slot, outgoing).await?;
         fields::strip_hop_by_hop(response.headers_mut());

@@ -396,17 +396,18 @@ impl Shared {
     }
 
     /// Settles the deployment's secret, and names this configuration's states to the other instances.
-    async fn renew(&self, link: &Link) -> Result<(), NoLink> {
+    pub(super) async fn renew(&self, link: &Link) -> Result<(), NoLink> {
         // At once, as a connect waits for it.
         tokio::try_join!(self.settle_secret(link), self.register(link)).map(drop)
     }
 
     async fn register(&self, link: &Link) -> Result<(), NoLink> {
-        if self.registered.is_empty() {
+        let registered = self.registered.load();
+        if registered.is_empty() {
             return Ok(());
         }
         let (routes, week) = (self.key("~routes"), A_WEEK.as_secs());
-        let names: Vec<&str> = self.registered.iter().map(StateKey::as_str).collect();
+        let names: Vec<&str> = registered.iter().map(StateKey::as_str).collect();
         let mut words = Pipeline::new();
         words.cmd("SADD").arg(&routes).arg(names);
         words.cmd("EXPIRE").arg(&routes).arg(week);
@@ -433,7 +434,7 @@ impl Shared {
     /// Puts back the holds of writes in flight and pays what is owed, before the link may serve anybody.
     async fn replay(&self, link: &Link) -> Result<(), Away> {
         let owed = self.journal.with(|book| book.owed(Instant::now()));
-        for (states, step) in owed.steps(self.lifetimes.hold, &self.registered) {
+        for (states, step) in owed.steps(self.lifetimes.load().hold, &self.registered.load()) {
             link.step(self, &states, step).await?;
         }
         if owed.ends() > 0 {

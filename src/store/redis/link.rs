@@ -290,7 +290,7 @@ impl Link {
             false => eval.arg("EVALSHA").arg(&self.script_sha),
         };
         eval.arg(1).write_arg_pair(&shared.prefix, state);
-        eval.arg(shared.lifetimes.state());
+        eval.arg(shared.lifetimes.load().state());
         match step {
             Step::Open { incarnation, fresh } => eval
                 .arg("open")

@@ -11,15 +11,16 @@ mod secret;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use redis::{Cmd, Pipeline, Value};
 use tokio::task::JoinHandle;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::{Away, Found, Health, Listed, SeenStates, codec};
+use super::{Away, Found, Health, Lifetimes, Listed, SeenStates, codec};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
@@ -48,9 +49,10 @@ struct Shared {
     settings: Settings,
     prefix: String,
     timeout: Duration,
-    lifetimes: Lifetimes,
-    /// The states that all copies of this configuration depend on, known to every instance under the prefix.
-    registered: Vec<StateKey>,
+    /// They only grow while the process runs: what was kept for longer is still there.
+    lifetimes: ArcSwap<Lifetimes>,
+    /// The states that all copies of this process's configurations depend on, known to every instance under the prefix.
+    registered: ArcSwap<Vec<StateKey>>,
     journal: Arc<Journal>,
     link: ArcSwapOption<Link>,
     secret: ArcSwapOption<HashingSecret>,
@@ -63,20 +65,6 @@ struct Shared {
     trusted_from: Mutex<tokio::time::Instant>,
     /// Since when there is no link.
     away_since: Mutex<Option<tokio::time::Instant>>,
-}
-
-/// How long what a state protects may last.
-#[derive(Debug, Clone, Copy)]
-pub struct Lifetimes {
-    pub hold: Duration,
-    pub longest_ttl: Duration,
-}
-
-impl Lifetimes {
-    /// How long a state lives after it was last needed, in milliseconds: beyond every copy and hold.
-    fn state(&self) -> u64 {
-        (self.longest_ttl + self.hold + Duration::from_secs(60)).as_millis() as u64
-    }
 }
 
 impl Redis {
@@ -92,8 +80,8 @@ impl Redis {
             settings: settings.clone(),
             prefix: store.prefix.clone(),
             timeout: store.timeout,
-            lifetimes,
-            registered,
+            lifetimes: ArcSwap::from_pointee(lifetimes),
+            registered: ArcSwap::from_pointee(registered),
             journal,
             link: ArcSwapOption::empty(),
             secret: ArcSwapOption::empty(),
@@ -255,7 +243,7 @@ impl Redis {
             expire
                 .arg("PEXPIRE")
                 .write_arg_pair(&self.shared.prefix, state);
-            expire.arg(self.shared.lifetimes.state()).arg("GT");
+            expire.arg(self.shared.lifetimes.load().state()).arg("GT");
             put.add_command(expire);
         }
         let link = self.shared.link().map_err(|Away| Reason::StoreAway)?;
@@ -370,6 +358,30 @@ impl Redis {
         listed.dedup_by(|a, b| a.key == b.key);
         listed.truncate(most);
         Ok(listed)
+    }
+
+    /// Known to the other instances at once, or as soon as the store is there.
+    pub async fn adopt(&self, lifetimes: Lifetimes, states: &[StateKey]) {
+        let shared = &self.shared;
+        shared
+            .lifetimes
+            .store(Arc::new(shared.lifetimes.load().and(lifetimes)));
+        let mut registered = shared.registered.load().as_ref().clone();
+        let known = registered.len();
+        registered.extend(states.iter().cloned());
+        registered.sort();
+        registered.dedup();
+        if registered.len() == known {
+            return;
+        }
+        shared.registered.store(Arc::new(registered));
+        if let Ok(link) = shared.link()
+            && let Err(why) = shared.renew(&link).await
+        {
+            // They are when the next link is made.
+            warn!(%why, "the routes are not made known to the other instances yet");
+            link.failing.store(true, Ordering::Relaxed);
+        }
     }
 
     pub async fn all_states(&self, ours: &[StateKey]) -> Result<Vec<StateKey>, Away> {

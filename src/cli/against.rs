@@ -1,0 +1,130 @@
+//! `larder check --against`: is what a running proxy gives from its store what the API says?
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use clap::Args;
+use url::Url;
+
+use super::{ConfigFile, Failure, check, explain, warm};
+use crate::config::Config;
+use crate::config::file::Overrides;
+use crate::shadow::{Comparison, Shadow};
+use crate::upstream::Upstream;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  larder check -c proxy.yaml                           the file alone; connects to nothing
+  larder check --against http://127.0.0.1:8080 /api/users/ '/api/users/?role=admin'
+  larder check --against http://127.0.0.1:8080 -H @token.txt --every 10s - < targets.txt
+
+With --against, each path is asked of that proxy and, if it gives a copy, of the API (`upstream` in the file) just as a client
+would ask it. A difference means that something writes past the proxy, that a write is missing under `purge`, or that the
+answer hangs on a parameter or field that the key does not hold. Exit status 1 if there is one.")]
+pub struct Arguments {
+    /// With --against: paths with their queries, or - for standard input with one a line; without any, the routes that
+    /// capture nothing
+    #[arg(requires = "against")]
+    targets: Vec<String>,
+    /// Compare what the proxy at this URL gives from its store with what the API says
+    #[arg(long, value_name = "URL")]
+    against: Option<String>,
+    /// A field of each request, as for curl: 'Name: value', or @FILE with one a line
+    #[arg(
+        short = 'H',
+        long = "header",
+        value_name = "FIELD",
+        requires = "against"
+    )]
+    fields: Vec<String>,
+    /// Again and again, until a signal ends it
+    #[arg(long, value_name = "DURATION", requires = "against", value_parser = humantime::parse_duration)]
+    every: Option<Duration>,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let config = super::load_over(&arguments.file.config, &Overrides::default())?;
+    let Some(against) = &arguments.against else {
+        print!("{}", check::describe(&config));
+        return Ok(());
+    };
+    let targets = warm::targets(&config, &arguments.targets)?;
+    let shadow = Shadow {
+        upstream: Upstream::new(config.upstream.clone()),
+        proxy: address(against)?,
+        fields: explain::read_fields(&arguments.fields)?,
+        config,
+    };
+    super::runtime()?.block_on(async {
+        loop {
+            let differ = once(&shadow, &targets).await?;
+            match arguments.every {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None if differ == 0 => return Ok(()),
+                None => return Err(Failure::Failed(remedy(&shadow.config, differ))),
+            }
+        }
+    })
+}
+
+/// Compares all targets, and says of each what came of it, then of each route how many differ. Gives how many do.
+async fn once(shadow: &Shadow, targets: &[String]) -> Result<usize, Failure> {
+    let mut routes = BTreeMap::<String, (usize, usize)>::new();
+    for target in targets {
+        let compared = shadow.compare(target).await.map_err(Failure::Failed)?;
+        let (same, differ) = routes.entry(compared.route).or_default();
+        match compared.result {
+            Comparison::Same => {
+                *same += 1;
+                println!("same\t{target}");
+            }
+            Comparison::Differs { age, copy, api, at } => {
+                *differ += 1;
+                println!(
+                    "differs\t{target}\tthe copy, {age} s old: {} with {} bytes; the API: {} with {}; from byte {at} on",
+                    copy.0.as_u16(),
+                    copy.1,
+                    api.0.as_u16(),
+                    api.1
+                );
+            }
+            Comparison::NoHit(said) => println!("no hit\t{target}\t{said}"),
+            Comparison::Unsteady => {
+                println!("unsteady\t{target}\tthe API itself answers differently each time");
+            }
+            Comparison::Changing => println!("changing\t{target}\twritten to at each attempt"),
+        }
+    }
+    for (route, (same, differ)) in &routes {
+        println!("route\t{route}\t{same} same, {differ} differ");
+    }
+    Ok(routes.values().map(|(_, differ)| differ).sum())
+}
+
+fn remedy(config: &Config, differ: usize) -> String {
+    let rules = config.purge.len();
+    format!(
+        "{differ} of what is kept is not what the API says: either something writes past the proxy (`larder purge` after it), or a \
+         write is missing among the {rules} rules under `purge`, or the answer hangs on a parameter or field that the key does not \
+         hold (`query`, `vary`, `access`). `larder explain TARGET` says what splits the copy and what drops it"
+    )
+}
+
+fn address(url: &str) -> Result<SocketAddr, Failure> {
+    let wrong = |why: &str| Failure::Failed(format!("--against `{url}`: {why}"));
+    let parsed = Url::parse(url).map_err(|_| wrong("write it as http://127.0.0.1:8080"))?;
+    if parsed.scheme() != "http" {
+        return Err(wrong(
+            "only http:// is spoken here: name a listener without TLS",
+        ));
+    }
+    let host = parsed.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let found = (host, parsed.port_or_known_default().unwrap_or(80)).to_socket_addrs();
+    let mut found = found.map_err(|error| wrong(&error.to_string()))?;
+    found.next().ok_or_else(|| wrong("no such host"))
+}

@@ -1,0 +1,33 @@
+//! `larder reload`: a running instance reads its file again, and says what came of it.
+
+use clap::Args;
+use http::Method;
+use serde_json::Value;
+
+use super::{ConfigFile, Failure, by_hand};
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    // Wrong here is wrong there, but for what stands in the instance's own environment.
+    let config = super::load(&arguments.file.config)?;
+    let told = by_hand::Admin::of(&config)?.json(Method::POST, "/reload", Vec::new())?;
+    let dropped: Vec<&str> = told["dropped"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    match dropped.is_empty() {
+        true => println!("reloaded: all copies stay"),
+        false => println!(
+            "reloaded; dropped once, as writes drop it from now on: {}",
+            dropped.join(" ")
+        ),
+    }
+    Ok(())
+}

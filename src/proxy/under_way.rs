@@ -1,0 +1,121 @@
+//! The writes that are under way, and the configuration that they must know of: what a reload has to know of writes, and
+//! writes of a reload.
+//!
+//! A write is planned by the rules of the moment in which it came. While it is under way, others may come into force that
+//! say of it that it drops more. Both sides meet under one lock: a write that enters after a configuration was announced
+//! holds what that says, too; of all that have entered before, the reload takes the holds in their place.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use super::Client;
+use crate::coherence::{Outcome, StateKey};
+use crate::config::Config;
+
+/// Outlives every configuration.
+pub struct Writes {
+    /// Those that go on without their clients.
+    pub tasks: TaskTracker,
+    book: Mutex<Book>,
+}
+
+struct Book {
+    /// Counts the configurations.
+    generation: u64,
+    latest: Arc<Config>,
+    entered: u64,
+    under_way: HashMap<u64, InFlight>,
+}
+
+/// A write as a reload sees it.
+#[derive(Clone)]
+pub struct InFlight {
+    pub client: Arc<Client>,
+    /// What it has held, or is about to.
+    pub states: Vec<StateKey>,
+    ended: watch::Receiver<Option<Outcome>>,
+}
+
+/// A write's own end of it. Dropped, it is over; nobody knows how, if it has not said so.
+pub struct UnderWay {
+    writes: Arc<Writes>,
+    id: u64,
+    ended: watch::Sender<Option<Outcome>>,
+}
+
+impl Writes {
+    pub fn new(config: &Config) -> Arc<Writes> {
+        Arc::new(Writes {
+            tasks: TaskTracker::new(),
+            book: Mutex::new(Book {
+                generation: 0,
+                latest: Arc::new(config.clone()),
+                entered: 0,
+                under_way: HashMap::new(),
+            }),
+        })
+    }
+
+    /// A write begins that was planned by the configuration of `generation`. The latest that was announced, if that is
+    /// another one.
+    pub fn enter(
+        self: &Arc<Self>,
+        generation: u64,
+        client: Arc<Client>,
+        states: &[StateKey],
+    ) -> (UnderWay, Option<Arc<Config>>) {
+        let (tell, ended) = watch::channel(None);
+        let mut book = self.book.lock();
+        book.entered += 1;
+        let id = book.entered;
+        let write = InFlight {
+            client,
+            states: states.to_vec(),
+            ended,
+        };
+        book.under_way.insert(id, write);
+        let newer = (book.generation != generation).then(|| book.latest.clone());
+        drop(book);
+        let writes = self.clone();
+        let under_way = UnderWay {
+            writes,
+            id,
+            ended: tell,
+        };
+        (under_way, newer)
+    }
+
+    /// Another configuration will be in force. Its number, and the writes that do not know of it.
+    pub fn announce(&self, config: &Config) -> (u64, Vec<InFlight>) {
+        let mut book = self.book.lock();
+        book.generation += 1;
+        book.latest = Arc::new(config.clone());
+        (book.generation, book.under_way.values().cloned().collect())
+    }
+}
+
+impl InFlight {
+    /// Waits for its end.
+    pub async fn ended(mut self) -> Outcome {
+        match self.ended.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.unwrap_or(Outcome::Ambiguous),
+            Err(_) => Outcome::Ambiguous,
+        }
+    }
+}
+
+impl UnderWay {
+    pub fn came_to(self, outcome: Outcome) {
+        self.ended.send_replace(Some(outcome));
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.writes.book.lock().under_way.remove(&self.id);
+    }
+}

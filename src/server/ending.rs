@@ -1,0 +1,65 @@
+//! The end of a connection when the process ends: what is under way on it is finished, and nothing that may be on its way
+//! to us is lost.
+//!
+//! hyper closes a connection on which nothing has come yet as soon as it is told to end. But who has just connected has
+//! most likely sent a request, which we have not read: it, and a write among them, would fail. So a connection on which
+//! nothing has come yet is given a moment for its first request.
+
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::server::graceful::Watcher;
+use tokio::sync::watch;
+
+/// How long a first request may be on its way.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
+
+/// Between two looks whether it has come.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How one connection learns of the end, and who waits for it.
+pub struct Ending {
+    watcher: Watcher,
+    end: watch::Receiver<bool>,
+}
+
+impl Ending {
+    pub fn new(watcher: Watcher, end: watch::Receiver<bool>) -> Ending {
+        Ending { watcher, end }
+    }
+
+    /// To its end. `has_spoken`: whether anything has come from the client.
+    pub async fn watch_http1<I, B, S>(
+        mut self,
+        mut connection: http1::UpgradeableConnection<I, S>,
+        has_spoken: impl Fn() -> bool,
+    ) -> hyper::Result<()>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>>,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        B: Body + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        http1::UpgradeableConnection<I, S>: Unpin,
+    {
+        tokio::select! {
+            biased;
+            done = &mut connection => return done,
+            _ = self.end.wait_for(|end| *end) => {}
+        }
+        let until = tokio::time::Instant::now() + FIRST_REQUEST;
+        while !has_spoken() && tokio::time::Instant::now() < until {
+            if let Ok(done) = tokio::time::timeout(LOOK, &mut connection).await {
+                return done;
+            }
+        }
+        std::pin::Pin::new(&mut connection).graceful_shutdown();
+        let done = connection.await;
+        // Until here it was waited for.
+        drop(self.watcher);
+        done
+    }
+}

@@ -1,0 +1,331 @@
+//! The upstreams as they are: each with its address, its idle connections and how it stands; and a request's visit to one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::connection::{self, Connection, Unconnected, Versions};
+use super::fleet::{Came, Change, Choice, Errand, Fleet, Standing};
+use super::sender::Sender;
+use crate::config::{Upstream as Settings, UpstreamAddress};
+use crate::error::UpstreamFailure;
+use crate::tls;
+
+/// No connection is used for longer, so that a name that has moved is followed.
+const LONGEST_USE: Duration = Duration::from_secs(60);
+
+pub(super) struct Members {
+    all: Vec<Member>,
+    /// What is decided about them; of one alone nothing is.
+    fleet: Mutex<Fleet>,
+    tls: Option<Result<tls::client::Client, io::Error>>,
+    connect: Duration,
+    pool_idle: Duration,
+    total: Duration,
+    silent: Duration,
+    versions: Versions,
+}
+
+/// One upstream.
+pub(super) struct Member {
+    address: UpstreamAddress,
+    idle: Mutex<Vec<Idle>>,
+    /// The one connection of HTTP/2, which all share.
+    shared: Mutex<Option<Connection>>,
+    /// Whoever makes it; the others wait for it rather than make one each.
+    making: tokio::sync::Mutex<()>,
+    /// Bytes that have come from it, on all connections.
+    heard: Arc<AtomicU64>,
+    /// Why no connection could be made, as it was told last.
+    told: Mutex<Option<Instant>>,
+}
+
+/// How one upstream stands at the moment, for whoever looks.
+pub struct Stands {
+    pub address: String,
+    pub standing: Standing,
+    /// Requests under way there; counted where there are several.
+    pub under_way: usize,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+impl Members {
+    pub fn new(settings: &Settings) -> Arc<Members> {
+        let needs_tls = settings.addresses.iter().any(UpstreamAddress::is_tls);
+        let (ca_file, own) = (settings.ca_file.as_deref(), settings.client_cert.as_ref());
+        let member = |address: &UpstreamAddress| Member {
+            address: address.clone(),
+            idle: Mutex::default(),
+            shared: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+            heard: Arc::default(),
+            told: Mutex::default(),
+        };
+        Arc::new(Members {
+            all: settings.addresses.iter().map(member).collect(),
+            fleet: Mutex::new(Fleet::new(
+                settings.addresses.len(),
+                settings.health.is_some(),
+            )),
+            tls: needs_tls.then(|| tls::client::Client::new(ca_file, own)),
+            connect: settings.connect,
+            pool_idle: settings.pool_idle,
+            total: settings.total,
+            silent: settings.silent,
+            versions: match settings.http2 {
+                false => Versions::Http1,
+                true => Versions::Http2 {
+                    streams: settings.max_connections,
+                },
+            },
+        })
+    }
+
+    pub fn are_several(&self) -> bool {
+        self.all.len() > 1
+    }
+
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    pub fn standings(&self) -> Vec<Stands> {
+        let fleet = self.fleet.lock();
+        let standing = |(place, member): (usize, &Member)| Stands {
+            address: member.address.to_string(),
+            standing: fleet.standing(place),
+            under_way: fleet.under_way(place),
+        };
+        self.all.iter().enumerate().map(standing).collect()
+    }
+
+    /// Begins a visit to the upstream that is to be asked next, none that was `asked` already.
+    pub fn visit(self: &Arc<Self>, errand: Errand, asked: &[usize]) -> Option<Visit> {
+        let choice = match self.are_several() {
+            true => self.fleet.lock().choose(errand, asked, Instant::now())?,
+            false if asked.is_empty() => Choice {
+                member: 0,
+                trial: None,
+            },
+            false => return None,
+        };
+        Some(Visit {
+            members: self.clone(),
+            choice,
+            began: self.are_several().then(Instant::now),
+            heard: false,
+            lost: None,
+        })
+    }
+
+    /// Until this upstream, of which something is asked, has said nothing to anybody for the whole of a `silent`. That
+    /// counts as a failure.
+    pub async fn silence(&self, choice: Choice) {
+        let member = &self.all[choice.member];
+        let mut heard = member.heard.load(Ordering::Relaxed);
+        loop {
+            tokio::time::sleep(self.silent).await;
+            let now = member.heard.load(Ordering::Relaxed);
+            if now == heard {
+                break;
+            }
+            heard = now;
+        }
+        self.conclude(choice, Came::Failure);
+    }
+
+    /// A connection of one's own, in HTTP/1.1 where `versions` says so.
+    pub async fn connect_to(
+        &self,
+        place: usize,
+        versions: Versions,
+    ) -> Result<Connection, UpstreamFailure> {
+        let member = &self.all[place];
+        let (tls, heard) = (self.tls.as_ref(), &member.heard);
+        // Boxed: it costs round trips, and whoever finds a kept connection need not carry room for it.
+        let connecting = Box::pin(connection::connect(&member.address, versions, tls, heard));
+        match tokio::time::timeout(self.connect, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(Unconnected::Io(_))) => Err(UpstreamFailure::Connect),
+            Ok(Err(Unconnected::Tls(error))) => {
+                member.tell(&error);
+                Err(UpstreamFailure::Tls)
+            }
+            Err(_) => Err(UpstreamFailure::ConnectTimeout),
+        }
+    }
+
+    /// The versions of HTTP that the operator allows.
+    pub fn versions(&self) -> Versions {
+        self.versions
+    }
+
+    /// What came of a health check.
+    pub fn checked(&self, place: usize, came: Came) {
+        let change = self.fleet.lock().checked(place, came, Instant::now());
+        self.log(place, change);
+    }
+
+    fn conclude(&self, choice: Choice, came: Came) {
+        if !self.are_several() {
+            return;
+        }
+        let change = self.fleet.lock().heard(choice, came, Instant::now());
+        self.log(choice.member, change);
+    }
+
+    fn log(&self, place: usize, change: Option<Change>) {
+        let upstream = &self.all[place].address;
+        match change {
+            None => {}
+            Some(Change::Rests(rest)) => {
+                warn!(%upstream, ?rest, "upstream fails: the others are asked instead");
+            }
+            Some(Change::Down) => {
+                warn!(%upstream, "upstream fails its health checks: the others are asked instead");
+            }
+            Some(Change::Back) => info!(%upstream, "upstream is back"),
+        }
+    }
+}
+
+impl Member {
+    /// The connection of HTTP/2 that all share, if it is still good.
+    fn shared(&self) -> Option<Connection> {
+        let mut shared = self.shared.lock();
+        let connection = shared.as_ref()?;
+        if connection.sender.is_closed() || connection.made.elapsed() >= LONGEST_USE {
+            *shared = None;
+            return None;
+        }
+        connection.shared()
+    }
+
+    /// Why no secure connection can be made, once a minute.
+    fn tell(&self, error: &io::Error) {
+        let mut told = self.told.lock();
+        if told.is_none_or(|at| at.elapsed() >= Duration::from_secs(60)) {
+            *told = Some(Instant::now());
+            let upstream = &self.address;
+            warn!(%upstream, %error, "no secure connection; `larder doctor` names the remedy");
+        }
+    }
+}
+
+/// One request's time with one upstream, from its choice to the end of the answer.
+pub struct Visit {
+    members: Arc<Members>,
+    choice: Choice,
+    /// Where there are several.
+    began: Option<Instant>,
+    /// What came of it is told.
+    heard: bool,
+    /// A kept connection was lost, of this age: a newer one it shall be.
+    lost: Option<Instant>,
+}
+
+impl Visit {
+    pub(super) fn choice(&self) -> Choice {
+        self.choice
+    }
+
+    /// A connection that there is already, and still good: the latest used first.
+    pub(super) async fn kept(&self) -> Option<Connection> {
+        if self.lost.is_some() {
+            return None;
+        }
+        let member = self.member();
+        if self.members.versions != Versions::Http1
+            && let Some(shared) = member.shared()
+        {
+            return Some(shared);
+        }
+        loop {
+            let mut idle = member.idle.lock().pop()?;
+            if idle.since.elapsed() < self.members.pool_idle
+                && idle.connection.made.elapsed() < LONGEST_USE
+                && idle.connection.sender.is_ready().await
+            {
+                return Some(idle.connection);
+            }
+        }
+    }
+
+    /// A new one. Of HTTP/2 there is one for all; `true`, if it is to be taken for a kept one, as somebody else made it.
+    pub(super) async fn connect(&self) -> Result<(Connection, bool), UpstreamFailure> {
+        let (place, versions) = (self.choice.member, self.members.versions);
+        if versions == Versions::Http1 {
+            let own = self.members.connect_to(place, versions).await?;
+            return Ok((own, false));
+        }
+        let member = self.member();
+        let making = member.making.lock().await;
+        if let Some(shared) = member.shared()
+            && self.lost.is_none_or(|lost| shared.made > lost)
+        {
+            return Ok((shared, self.lost.is_none()));
+        }
+        let new = self.members.connect_to(place, versions).await?;
+        if let Some(shared) = new.shared() {
+            *member.shared.lock() = Some(shared);
+        }
+        drop(making);
+        Ok((new, false))
+    }
+
+    /// One that can be switched to another protocol.
+    pub(super) async fn connect_alone(&self) -> Result<Connection, UpstreamFailure> {
+        let place = self.choice.member;
+        self.members.connect_to(place, Versions::Http1).await
+    }
+
+    /// A kept connection was lost: the next one shall be newer, and what is lost on that is lost.
+    pub(super) fn forget_kept(&mut self, lost: &Connection) {
+        self.lost = Some(lost.made);
+    }
+
+    fn member(&self) -> &Member {
+        &self.members.all[self.choice.member]
+    }
+
+    pub(super) fn give_back(&self, connection: Connection) {
+        if connection.sender.is_closed() || matches!(connection.sender, Sender::Http2(..)) {
+            return;
+        }
+        let (now, keep) = (Instant::now(), self.members.pool_idle);
+        let mut idle = self.member().idle.lock();
+        idle.retain(|idle| now - idle.since < keep);
+        idle.push(Idle {
+            connection,
+            since: now,
+        });
+    }
+
+    pub(super) fn heard(&mut self, came: Came) {
+        self.heard = true;
+        self.members.conclude(self.choice, came);
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let Some(began) = self.began else {
+            return;
+        };
+        // Given up by a time limit, and not by its client.
+        if !self.heard && began.elapsed() >= self.members.total {
+            self.heard(Came::Failure);
+        }
+        let mut fleet = self.members.fleet.lock();
+        fleet.left(self.choice);
+    }
+}

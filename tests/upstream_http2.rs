@@ -1,0 +1,390 @@
+//! HTTP/2 towards the upstream: many requests on one connection, and what is never sent twice there.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use support::larder::Larder;
+use support::origin::{self, Origin};
+use support::{Gate, eventually};
+
+const LIST: &str = "/api/users/";
+
+/// What becomes of a request.
+#[derive(Clone)]
+enum Comes {
+    /// 200 with this.
+    Answer(&'static str),
+    /// The same, when the gate is open.
+    Held(Gate),
+    /// RST_STREAM with this code.
+    Reset(u32),
+    /// GOAWAY with this code, this stream the last that is processed or the first that is not, and the end of the connection.
+    GoAway { processed: bool, code: u32 },
+    /// The end of the connection.
+    HangUp,
+}
+
+/// An upstream that speaks HTTP/2 alone, in frames by hand.
+struct Frames {
+    port: u16,
+    connections: Arc<Mutex<usize>>,
+    requests: Arc<Mutex<usize>>,
+}
+
+impl Frames {
+    /// The script is told which request it is, from 1.
+    fn start(script: impl Fn(usize) -> Comes + Send + Sync + 'static) -> Frames {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let frames = Frames {
+            port: listener.local_addr().unwrap().port(),
+            connections: Arc::default(),
+            requests: Arc::default(),
+        };
+        let (connections, requests) = (frames.connections.clone(), frames.requests.clone());
+        let script = Arc::new(script);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                *connections.lock().unwrap() += 1;
+                let (script, requests) = (script.clone(), requests.clone());
+                thread::spawn(move || drop(serve(stream, &*script, &requests)));
+            }
+        });
+        frames
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn requests(&self) -> usize {
+        *self.requests.lock().unwrap()
+    }
+
+    fn connections(&self) -> usize {
+        *self.connections.lock().unwrap()
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+fn answer(stream: u32, body: &str) -> Vec<u8> {
+    // `:status: 200`, of HPACK's static table.
+    let mut answer = frame(1, 0x4, stream, &[0x88]);
+    answer.extend(frame(0, 0x1, stream, body.as_bytes()));
+    answer
+}
+
+fn serve(
+    stream: TcpStream,
+    script: &dyn Fn(usize) -> Comes,
+    requests: &Mutex<usize>,
+) -> std::io::Result<()> {
+    let mut reading = stream.try_clone()?;
+    let writing = Arc::new(Mutex::new(stream));
+    let send = |bytes: &[u8]| writing.lock().unwrap().write_all(bytes);
+    reading.read_exact(&mut [0; 24])?;
+    send(&frame(4, 0, 0, &[]))?;
+    loop {
+        let mut head = [0; 9];
+        reading.read_exact(&mut head)?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        reading.read_exact(&mut payload)?;
+        let (kind, flags) = (head[3], head[4]);
+        let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        if kind == 0 && length > 0 {
+            let more = u32::try_from(length).unwrap().to_be_bytes();
+            send(&frame(8, 0, 0, &more))?;
+            send(&frame(8, 0, id, &more))?;
+        }
+        match kind {
+            4 if flags & 1 == 0 => send(&frame(4, 1, 0, &[]))?,
+            6 if flags & 1 == 0 => send(&frame(6, 1, 0, &payload))?,
+            0 | 1 if flags & 1 == 1 => {
+                let number = {
+                    let mut requests = requests.lock().unwrap();
+                    *requests += 1;
+                    *requests
+                };
+                match script(number) {
+                    Comes::Answer(body) => send(&answer(id, body))?,
+                    Comes::Held(gate) => {
+                        let writing = writing.clone();
+                        thread::spawn(move || {
+                            gate.wait();
+                            writing.lock().unwrap().write_all(&answer(id, "{}"))
+                        });
+                    }
+                    Comes::Reset(code) => send(&frame(3, 0, id, &code.to_be_bytes()))?,
+                    Comes::GoAway { processed, code } => {
+                        let last = if processed {
+                            id
+                        } else {
+                            id - 2 * u32::from(id > 1) - u32::from(id == 1)
+                        };
+                        let mut said = last.to_be_bytes().to_vec();
+                        said.extend(code.to_be_bytes());
+                        send(&frame(7, 0, 0, &said))?;
+                        writing
+                            .lock()
+                            .unwrap()
+                            .shutdown(std::net::Shutdown::Write)?;
+                    }
+                    Comes::HangUp => return Ok(()),
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn before(urls: &[String]) -> Larder {
+    let urls = urls.join(", ");
+    Larder::start(format!(
+        "upstream: {{urls: [{urls}], http2: true, silent: 1h}}\n\
+        routes: [{{path: /api/users/, key: users:list}}]\n\
+        purge: [{{methods: [POST], path: /api/users/, keys: [\"users:list\"]}}]\n"
+    ))
+}
+
+#[test]
+fn many_requests_are_under_way_on_one_connection() {
+    let gate = Gate::new();
+    let closed = gate.clone();
+    let api = Frames::start(move |number| match number {
+        1 => Comes::Answer("{}"),
+        _ => Comes::Held(closed.clone()),
+    });
+    let larder = before(&[api.url()]);
+    assert!(larder.get("/first/").is_complete_success());
+    let mut clients: Vec<_> = (0..20).map(|_| larder.connect()).collect();
+    for client in &mut clients {
+        client.send(b"GET /held/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    eventually("all are under way at once", || api.requests() == 21);
+    gate.open();
+    for client in &mut clients {
+        assert!(client.answer("GET").is_complete_success());
+    }
+    assert_eq!(api.connections(), 1);
+}
+
+#[test]
+fn reads_writes_and_the_cache_go_as_ever() {
+    let api = Frames::start(|_| Comes::Answer("[]"));
+    let larder = before(&[api.url()]);
+    let body = vec![b'x'; 300_000];
+    for round in 0..3 {
+        assert!(larder.get("/other/").is_complete_success());
+        assert!(larder.request("HEAD", "/other/", &[], b"").status == 200);
+        assert!(!larder.get(LIST).is_hit(), "{round}");
+        assert!(larder.get(LIST).is_hit(), "{round}");
+        assert!(
+            larder
+                .request("POST", LIST, &[], &body)
+                .is_complete_success()
+        );
+    }
+    assert_eq!(api.requests(), 12);
+}
+
+#[test]
+fn a_write_that_the_upstream_says_it_has_not_run_goes_to_another() {
+    const REFUSED_STREAM: u32 = 7;
+    for comes in [
+        Comes::Reset(REFUSED_STREAM),
+        Comes::GoAway {
+            processed: false,
+            code: 0,
+        },
+        Comes::GoAway {
+            processed: false,
+            code: 2,
+        },
+    ] {
+        let own = comes.clone();
+        let refusing = Frames::start(move |_| own.clone());
+        let running = Frames::start(|_| Comes::Answer("{}"));
+        let larder = before(&[refusing.url(), running.url()]);
+        for sent in 1..=6 {
+            let answer = larder.write("POST", LIST);
+            assert!(answer.is_complete_success(), "{answer:?}");
+            assert_eq!(running.requests(), sent);
+        }
+        assert!(refusing.requests() >= 1);
+        // Alone, it is a 502 of a write that has not run, which drops nothing.
+        let own = comes.clone();
+        let alone = Frames::start(move |number| match number {
+            1 => Comes::Answer("[]"),
+            _ => own.clone(),
+        });
+        let larder = before(&[alone.url()]);
+        assert!(larder.get(LIST).is_complete_success());
+        assert_eq!(larder.write("POST", LIST).status, 502);
+        assert!(larder.get(LIST).is_hit());
+    }
+}
+
+#[test]
+fn a_write_that_may_have_run_is_sent_to_nobody_else() {
+    const INTERNAL_ERROR: u32 = 2;
+    const CANCEL: u32 = 8;
+    for comes in [
+        Comes::Reset(INTERNAL_ERROR),
+        Comes::Reset(CANCEL),
+        Comes::GoAway {
+            processed: true,
+            code: 0,
+        },
+        Comes::GoAway {
+            processed: true,
+            code: 2,
+        },
+        Comes::HangUp,
+    ] {
+        let own = comes.clone();
+        let lossy = Frames::start(move |_| own.clone());
+        let running = Frames::start(|_| Comes::Answer("{}"));
+        let larder = before(&[lossy.url(), running.url()]);
+        let mut failed = 0;
+        for sent in 1..=6 {
+            let answer = larder.write("POST", LIST);
+            failed += usize::from(answer.status == 502);
+            assert!(answer.status == 502 || answer.status == 200, "{answer:?}");
+            assert_eq!(lossy.requests() + running.requests(), sent);
+        }
+        assert_eq!(failed, lossy.requests());
+        assert!(failed > 0);
+        // A GET is, once.
+        for _ in 0..4 {
+            assert!(larder.get("/other/").is_complete_success());
+        }
+    }
+}
+
+#[test]
+fn an_upstream_that_speaks_no_http_2_is_a_502() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = before(&[origin.url()]);
+    for _ in 0..2 {
+        assert_eq!(larder.get("/other/").status, 502);
+        assert_eq!(larder.write("POST", LIST).status, 502);
+    }
+}
+
+/// What an upstream in HTTP/2 over TLS was asked: method, URI, host as a field, content.
+type Seen = Arc<Mutex<Vec<(String, String, Option<String>, Vec<u8>)>>>;
+
+/// One that chooses HTTP/2, and a proxy.yaml before it.
+fn secured(directory: &std::path::Path) -> (String, Seen) {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    larder::tls::install_provider();
+    support::redis::write_certificates(directory);
+    let chain = CertificateDer::from_pem_file(directory.join("server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(directory.join("server.key")).unwrap();
+    let config = rustls::ServerConfig::builder().with_no_client_auth();
+    let mut config = config.with_single_cert(vec![chain], key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    listener.set_nonblocking(true).unwrap();
+    let seen = Seen::default();
+    let own = seen.clone();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, seen) = (acceptor.clone(), own.clone());
+                tokio::spawn(async move {
+                    let stream = acceptor.accept(stream).await.unwrap();
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        let seen = seen.clone();
+                        tokio::spawn(async move {
+                            let (head, mut body) = request.into_parts();
+                            let mut content = Vec::new();
+                            while let Some(Ok(data)) = body.data().await {
+                                body.flow_control().release_capacity(data.len()).unwrap();
+                                content.extend_from_slice(&data);
+                            }
+                            let host = head.headers.get("host");
+                            let host = host.map(|host| host.to_str().unwrap().to_owned());
+                            let (method, uri) = (head.method.to_string(), head.uri.to_string());
+                            seen.lock().unwrap().push((method, uri, host, content));
+                            let answer = http::Response::builder()
+                                .header("content-type", "application/json");
+                            let mut sending = respond
+                                .send_response(answer.body(()).unwrap(), false)
+                                .unwrap();
+                            sending.send_data("{}".into(), true).unwrap();
+                        });
+                    }
+                });
+            }
+        });
+    });
+    let ca_file = directory.join("ca.pem");
+    let yaml = format!(
+        "upstream: {{url: \"https://localhost:{port}\", http2: true, ca_file: \"{}\"}}\n\
+        routes: [{{path: /api/users/, key: users:list}}]\n\
+        purge: [{{methods: [POST], path: /api/users/, keys: [\"users:list\"]}}]\n",
+        ca_file.display()
+    );
+    (yaml, seen)
+}
+
+#[test]
+fn over_tls_the_upstream_chooses_it_and_is_asked_under_the_clients_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let (yaml, seen) = secured(directory.path());
+    let larder = Larder::start(yaml);
+    let upload = vec![b'x'; 1 << 20];
+    assert!(larder.get("/a%20b/?q=1&q").is_complete_success());
+    assert!(
+        larder
+            .request("PUT", "/files/1", &[], &upload)
+            .is_complete_success()
+    );
+    assert!(!larder.get(LIST).is_hit());
+    assert!(larder.get(LIST).is_hit());
+    assert!(larder.write("POST", LIST).is_complete_success());
+    assert!(!larder.get(LIST).is_hit());
+    let seen = seen.lock().unwrap();
+    let asked: Vec<_> = seen
+        .iter()
+        .map(|(method, uri, ..)| format!("{method} {uri}"))
+        .collect();
+    let host = support::client::HOST;
+    let list = format!("https://{host}{LIST}");
+    assert_eq!(
+        asked,
+        [
+            format!("GET https://{host}/a%20b/?q=1&q"),
+            format!("PUT https://{host}/files/1"),
+            format!("GET {list}"),
+            format!("POST {list}"),
+            format!("GET {list}"),
+        ]
+    );
+    assert!(
+        seen.iter().all(|(_, _, host, _)| host.is_none()),
+        "Host is `:authority` there"
+    );
+    assert!(seen[1].3 == upload);
+}
