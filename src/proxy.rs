@@ -13,6 +13,7 @@ pub mod present;
 pub mod rate;
 pub mod read;
 pub mod refresh;
+pub mod sample;
 pub mod told;
 pub mod turnover;
 pub mod under_way;
@@ -69,6 +70,7 @@ use hottest::Hottest;
 use plan::{By, Plan};
 use rate::Rate;
 use refresh::Refreshes;
+use sample::Sample;
 use told::Notes;
 use under_way::Writes;
 use websocket::Tunnels;
@@ -115,6 +117,8 @@ pub struct Setup {
     rate: Option<Arc<Rate>>,
     pub cap: Arc<Cap>,
     pub tunnels: Tunnels,
+    /// Hits that the API is asked about, too.
+    pub sample: Option<Sample>,
     /// Somebody can ask what was counted.
     pub is_counting: bool,
     pub unrouted: Arc<OfRoute>,
@@ -458,6 +462,7 @@ impl Setup {
             unrouted: metrics::of_route(metrics::NO_ROUTE),
             rate: config.limits.rate.clone().map(Rate::new).map(Arc::new),
             tunnels: Tunnels::new(config.websocket.clone()),
+            sample: config.shadow.map(Sample::new),
             config,
             served,
             upstream,

@@ -198,6 +198,17 @@ impl Page<'_> {
             "stored_responses",
             "Answers to clients that were stored on their way",
             stored,
+        )?;
+        let compared = routes.iter().flat_map(|(route, counts)| {
+            let totals = counts.compared.totals().into_iter();
+            totals.map(move |([outcome], count)| {
+                (vec![under(route), ("outcome", outcome.to_owned())], count)
+            })
+        });
+        self.counter(
+            "compared_hits",
+            "Hits that the API was asked about, too, by what came of it",
+            compared,
         )
     }
 

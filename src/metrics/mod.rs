@@ -149,6 +149,8 @@ pub struct OfRoute {
     others_took: Histogram,
     collapsed: Counter,
     stored: Counter,
+    /// Hits that the API was asked about, too, by what came of it.
+    pub compared: Words<1>,
 }
 
 /// The counts of a route, the same for as long as the process lives.
@@ -182,6 +184,7 @@ impl OfRoute {
             others_took: Histogram::new(),
             collapsed: Counter::new(),
             stored: Counter::new(),
+            compared: Words::new(),
         }
     }
 

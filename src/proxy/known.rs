@@ -233,9 +233,11 @@ impl Proxy {
             return None;
         }
         let setup = self.setup.load();
-        // First the configuration: a route's place means nothing in another. Where requests are counted, who asks counts.
+        // First the configuration: a route's place means nothing in another. Where requests are counted, who asks counts; and
+        // what is compared with the API needs a whole request.
         if known.terms.setup != setup.number.get()
             || setup.rate.is_some()
+            || setup.sample.is_some()
             || known.terms != terms(&setup, known.route, By::of(&setup, peer))
             || setup.coherence.store().secret() != Some(known.secret)
         {

@@ -9,7 +9,7 @@ use tracing::{debug, trace, warn};
 
 use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
 use super::present::{self, Asked, Presented};
-use super::{Client, Served, Setup, admit, known, pass, refresh};
+use super::{Client, Served, Setup, admit, known, pass, refresh, sample};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::reuse::{self, Reuse, Terms, reuse};
@@ -143,6 +143,7 @@ async fn look_up(
             match use_of_it {
                 Reuse::Serve { left } => {
                     trace!(copy = %asked.copy, "served");
+                    sample::perhaps(setup, route, client, asked, &stored);
                     Looked::Hit(hit(fresh(left)).await)
                 }
                 Reuse::Refresh { left } => {

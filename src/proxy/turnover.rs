@@ -16,6 +16,7 @@ use futures_util::future::join_all;
 
 use super::plan::{self, By, Plan};
 use super::rate::Rate;
+use super::sample::Sample;
 use super::under_way::InFlight;
 use super::{Client, Proxy, Served, Setup, admit};
 use crate::caching::key::HashingSecret;
@@ -235,6 +236,7 @@ impl Setup {
             turnstile: old.turnstile.clone(),
             encoder: old.encoder.clone(),
             writes: old.writes.clone(),
+            sample: config.shadow.map(Sample::new),
             tunnels: old.tunnels.under(config.websocket.clone()),
             said_untrusted_https: AtomicBool::new(false),
             is_counting: config.admin.is_some(),
