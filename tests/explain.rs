@@ -3,13 +3,15 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::client::{Answer, Connection};
+use support::client::{Answer, Connection, head};
 use support::larder::{Larder, command, run};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
@@ -652,6 +654,96 @@ fn words_of_an_api_that_gives_no_answer() {
     let asked = Asked::with(yaml(&origin, "memory:", ""));
     origin.stop();
     asked.earns("connect-failed", "GET", LIST, &[], "");
+
+    let origin = Origin::start(|request| match request.parameter("says") {
+        Some("nothing") => origin::hang_up(),
+        Some("nonsense") => origin::raw("SSH-2.0-OpenSSH_9.7\r\n"),
+        Some("more-later") => origin::json("[]").after(Duration::from_secs(2)),
+        _ => origin::json("[]"),
+    });
+    let impatient = format!(
+        "upstream: {{url: \"{}\", connect: 200ms, first_byte: 300ms, total: 1s}}",
+        origin.url()
+    );
+    let one = format!("upstream: {}", origin.url());
+    let asked = Asked::with(yaml(&origin, "memory:", "").replacen(&one, &impatient, 1));
+    for (word, target) in [
+        ("connection-lost", "/api/users/?says=nothing"),
+        ("malformed-answer", "/api/users/?says=nonsense"),
+        ("first-byte-timeout", "/api/users/?says=more-later"),
+    ] {
+        asked.earns(word, "GET", target, &[], "");
+    }
+    let impatient = impatient.replace(
+        "first_byte: 300ms, total: 1s",
+        "first_byte: 300ms, total: 300ms",
+    );
+    let asked = Asked::with(yaml(&origin, "memory:", "").replacen(&one, &impatient, 1));
+    let target = "/api/users/?says=more-later";
+    asked.earns("total-timeout", "GET", target, &[], "");
+
+    // What each says to whoever wants to speak TLS with it.
+    for (word, says) in [
+        ("connect-timeout", None),
+        ("tls-failed", Some(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..])),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for mut stream in listener.incoming().flatten() {
+                if let Some(says) = says {
+                    let _ = stream.read(&mut [0; 4096]);
+                    let _ = stream.write_all(says);
+                }
+                open.push(stream);
+            }
+        });
+        let secure = format!("upstream: {{url: \"https://{address}\", connect: 200ms}}");
+        let asked = Asked::with(yaml(&origin, "memory:", "").replacen(&one, &secure, 1));
+        asked.earns(word, "GET", LIST, &[], "");
+    }
+}
+
+#[test]
+fn the_word_of_an_api_that_has_no_place() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = Origin::start(move |request| match request.target.as_str() {
+        "/held/" => origin::json("[]").behind(&held),
+        _ => origin::json("[]"),
+    });
+    let one = format!("upstream: {}", origin.url());
+    let small = format!(
+        "upstream: {{url: \"{}\", max_connections: 1, queue: 0}}",
+        origin.url()
+    );
+    let asked = Asked::with(yaml(&origin, "memory:", "").replacen(&one, &small, 1));
+    let mut holder = asked.larder.connect();
+    holder.send(head("GET", "/held/", &[], None).as_bytes());
+    origin.wait_for(1);
+    asked.earns("queue-full", "GET", LIST, &[], "");
+    gate.open();
+    assert_eq!(holder.answer("GET").status, 200);
+}
+
+#[test]
+fn the_word_for_one_who_asks_too_much() {
+    let origin = kept();
+    let limits = "limits: {copies: 1, rate: {per: address, requests: 1, window: 1h, burst: 1}}";
+    let file = yaml(&origin, "memory:", "").replacen("limits: {copies: 1}", limits, 1);
+    let asked = Asked::with(file);
+    let from = [("X-Forwarded-For", "192.0.2.1")];
+    asked.larder.get_with("/other/", &from);
+    let before = asked.counted("rate-limited");
+    let answer = asked.larder.get_with(LIST, &from);
+    assert_eq!(answer.status, 429);
+    assert!(
+        answer.cache_status().ends_with("detail=rate-limited"),
+        "{answer:?}"
+    );
+    assert_eq!(asked.counted("rate-limited"), before + 1);
+    asked.logged(LIST, "rate-limited");
 }
 
 #[test]
