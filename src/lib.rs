@@ -35,6 +35,7 @@ pub mod warming;
 
 pub mod doctor;
 pub mod explain;
+pub mod init;
 pub mod shadow;
 
 pub mod clock;
