@@ -39,4 +39,6 @@ pub mod init;
 pub mod shadow;
 
 pub mod clock;
+pub mod metrics;
+pub mod purges;
 pub mod telemetry;

@@ -127,6 +127,7 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
     let (Some(reading), Some((asked, result))) = (reading.take(), looked) else {
         return Ok(told);
     };
+    let mut stale = None;
     let why = match result {
         LookUp::Valid(stored) => {
             let terms = read::terms(&setup.served[reading.route].route);
@@ -142,7 +143,10 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
                     told.handled(Handling::StaleHit { stale }, Some(reason));
                     return Ok(told);
                 }
-                Reuse::Validate => Reason::Expired,
+                Reuse::Validate => {
+                    stale = Some(stored);
+                    Reason::Expired
+                }
             }
         }
         LookUp::Outdated(stored) => {
@@ -161,7 +165,10 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
                     told.handled(Handling::StaleHit { stale }, Some(reason));
                     return Ok(told);
                 }
-                _ => Reason::Expired,
+                _ => {
+                    stale = Some(stored);
+                    Reason::Expired
+                }
             }
         }
         LookUp::Miss(why) => why,
@@ -170,7 +177,7 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
         told.pass(read::forward_word(why), Some(why));
         told.store = None;
     } else {
-        told.fill(setup, &reading, &asked, why).await;
+        told.fill(setup, &reading, &asked, why, stale).await;
     }
     Ok(told)
 }
@@ -272,13 +279,28 @@ impl Explanation {
     }
 
     /// A miss for that reason: what the API says, and whether it is kept.
-    async fn fill(&mut self, setup: &Arc<Setup>, reading: &Reading, asked: &Asked, why: Reason) {
+    async fn fill(
+        &mut self,
+        setup: &Arc<Setup>,
+        reading: &Reading,
+        asked: &Asked,
+        why: Reason,
+        stale: Option<Arc<Stored>>,
+    ) {
         let served = &setup.served[reading.route];
+        let terms = read::terms(&served.route);
+        let stands_in = stale.is_some_and(|stored| reuse::stands_in(&stored, terms, clock::now()));
         let judged = match judge(setup, &served.route, &reading.client, asked).await {
             Ok(judged) => judged,
+            Err(_) if stands_in => return self.stands_in(None),
             Err(failure) => return self.failed(Error::Upstream(failure)),
         };
         let mut answer = judged.told();
+        if stands_in && fetch::is_stood_in_for(answer.status) {
+            self.stands_in(StatusCode::from_u16(answer.status).ok());
+            self.answer = Some(answer);
+            return;
+        }
         let verdict = match judged.verdict {
             _ if judged.not_for_a_cache => {
                 self.pass(Forward::Bypass, Some(Reason::VaryUnkeyed));
@@ -311,6 +333,19 @@ impl Explanation {
             },
         });
         self.answer = Some(answer);
+    }
+
+    /// The API fails, and the copy past its time is given in its place.
+    fn stands_in(&mut self, status: Option<StatusCode>) {
+        let reason = Reason::StaleIfError;
+        let handling = Handling::Forwarded {
+            why: Forward::Stale,
+            status,
+            stored: false,
+            collapsed: false,
+            detail: Some(reason.word()),
+        };
+        self.handled(handling, Some(reason));
     }
 }
 

@@ -380,6 +380,7 @@ impl Ask {
         let asking = Asking {
             client: Client {
                 interim: None,
+                notes: None,
                 ..self.client.client.clone()
             },
             url: self.client.url.clone(),

@@ -31,6 +31,7 @@ use super::{A_WEEK, Place, Shared};
 use crate::coherence::life::{self, How};
 use crate::coherence::{NOTICE, StateKey};
 use crate::config::RedisEndpoint;
+use crate::metrics::COUNTED;
 use crate::store::{Away, Health};
 
 const RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
@@ -157,6 +158,7 @@ impl Shared {
         });
         if published {
             *self.health.lock() = Health::Up;
+            COUNTED.store.connected.count();
             info!(store = %Place(&self.settings), "store connected");
         }
         published
@@ -167,6 +169,7 @@ impl Shared {
             warn!(store = %Place(&self.settings), %why, "store away: requests pass through until it is back");
         }
         *self.health.lock() = health;
+        COUNTED.store.lost.count();
         self.journal.with(|_| self.unlink());
     }
 
