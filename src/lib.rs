@@ -37,6 +37,7 @@ pub mod doctor;
 pub mod explain;
 pub mod init;
 pub mod shadow;
+pub mod top;
 
 pub mod clock;
 pub mod metrics;

@@ -165,7 +165,8 @@ fn a_wrong_file_and_a_wrong_command_line_are_json_too_with_the_same_exit_status(
     let file = directory.path().join("proxy.yaml");
     std::fs::write(&file, "listen: 127.0.0.1:8080\nlisten: 127.0.0.1:8081\n").unwrap();
     let file = file.to_str().unwrap();
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 10] = [
+        &["top"],
         &["check"],
         &["explain", "/api/users/"],
         &["doctor"],
@@ -206,7 +207,8 @@ fn where_nobody_answers_the_error_is_json() {
     )
     .unwrap();
     let file = file.to_str().unwrap();
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 8] = [
+        &["top"],
         &["get", "users:list"],
         &["set", "users:list"],
         &["purge", "users:list"],
@@ -379,7 +381,7 @@ fn commands() -> BTreeMap<String, Vec<String>> {
 #[test]
 fn each_command_teaches_itself_by_an_example() {
     let commands = commands();
-    assert!(commands.len() >= 15, "{commands:?}");
+    assert!(commands.len() >= 16, "{commands:?}");
     for name in commands.keys() {
         let help = run(&[name, "--help"], b"").stdout;
         assert!(

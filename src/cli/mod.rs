@@ -12,6 +12,7 @@ pub mod init;
 pub mod man;
 pub mod reload;
 pub mod serve;
+pub mod top;
 pub mod warm;
 
 use std::fmt;
@@ -35,6 +36,7 @@ Try it:   larder demo
 Begin:    larder init --openapi schema.yaml
 Run it:   larder serve -c proxy.yaml
 Is something wrong?           larder doctor
+What does it do just now?     larder top
 Why was it (not) cached?      larder explain '/api/users/?page=2' -H 'Authorization: …' [--ask]
 A key is written as in redis-cli, with or without the prefix (users:list), or as a path (/api/users/7/).
 Exit status: 0 done; 1 it could not be done, or what was asked for is not so; 2 the command line is wrong; 78 the file is.
@@ -58,6 +60,8 @@ enum Command {
     Check(against::Arguments),
     /// Say what becomes of a request, and why: which route and key, may it be kept, what drops it
     Explain(explain::Arguments),
+    /// Show what a running instance does, live in the terminal: requests, hits, latency, store, upstream, hottest keys, purges
+    Top(top::Arguments),
     /// Look at store, API and ports, and say what is wrong with them and what to do about it
     Doctor(doctor::Arguments),
     /// Print the copy at a key: its body to standard output, what is known of it to standard error
@@ -89,6 +93,7 @@ impl Command {
             Command::Check(arguments) => arguments.output.json,
             Command::Explain(arguments) => arguments.output.json,
             Command::Doctor(arguments) => arguments.output.json,
+            Command::Top(arguments) => arguments.output.json,
             Command::Get(arguments) => arguments.output.json,
             Command::Set(arguments) => arguments.output.json,
             Command::Purge(arguments) => arguments.output.json,
@@ -150,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => against::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Get(arguments) => by_hand::get(&arguments),
         Command::Set(arguments) => by_hand::set(&arguments),
         Command::Purge(arguments) => by_hand::purge(&arguments),
