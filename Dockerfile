@@ -29,5 +29,6 @@ EXPOSE 8080 9180
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5s --retries=3 \
     CMD ["larder", "health", "-c", "/etc/larder/proxy.yaml"]
+# Also what a shell or man wants: `docker run --rm larder completions bash`.
 ENTRYPOINT ["larder"]
 CMD ["serve", "-c", "/etc/larder/proxy.yaml"]

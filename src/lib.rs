@@ -35,7 +35,9 @@ pub mod warming;
 
 pub mod doctor;
 pub mod explain;
+pub mod init;
 pub mod shadow;
+pub mod top;
 
 pub mod clock;
 pub mod metrics;

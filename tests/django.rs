@@ -10,6 +10,7 @@ mod support;
 #[path = "django/tokens.rs"]
 mod tokens;
 
+use larder::init::{self, Wanted, schema};
 use serde_json::{Value, json};
 use support::{
     Credential, Larder, Request, Stage, Variant, delete, get, head, login, options, patch, post,
@@ -114,6 +115,52 @@ fn rename(target: &str) -> Request {
 
 fn a_new_user() -> Value {
     json!({"username": a_new_name().to_lowercase(), "password": "a password"})
+}
+
+// ---- What `larder init` makes of this project's own description ----
+
+#[test]
+fn the_file_that_is_written_from_the_projects_own_description_is_never_stale_before_it() {
+    let described = schema::read(include_bytes!("openapi/django.yaml")).expect("a description");
+    let wanted = Wanted {
+        from: "django.yaml".to_owned(),
+        upstream: "http://127.0.0.1:8000".to_owned(),
+        redis_env: "REDIS_URL".to_owned(),
+        prefix: "it360acad".to_owned(),
+        access: None,
+    };
+    let written = init::write(&described, &wanted).expect("a file");
+    let stage = Stage::open(Variant::Open);
+    let larder = stage.larder_with(|_| written.text);
+    let list = "/api/users/?page=1&search=student07";
+    let readers = [Credential::Anonymous, Credential::token("student07")];
+    let bulk = post("/api/users/bulk/").json(&json!({"ids": [7], "is_active": true}));
+    for write in [rename(SEVEN), bulk, rename("/api/users/me/")] {
+        for target in [list, SEVEN] {
+            for reader in &readers {
+                get(target).by(reader).to(larder.port);
+                let again = get(target).by(reader).to(larder.port);
+                assert!(again.is_hit(), "{target} for {reader:?}: {again:?}");
+            }
+        }
+        let answer = write.by(&admin()).to(larder.port);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        for target in [list, SEVEN] {
+            for reader in &readers {
+                let answer = get(target).by(reader).to(larder.port);
+                assert!(!answer.is_hit(), "{target} for {reader:?}: {answer:?}");
+                let truth = get(target).by(reader).to(stage.django);
+                assert_eq!(answer.json(), truth.json(), "{target} for {reader:?}");
+            }
+        }
+    }
+    // The description forgot this parameter: what it asks for is never kept, and so never wrong.
+    for role in ["student", "teacher", "student"] {
+        let target = format!("/api/users/?role={role}");
+        let answer = get(&target).to(larder.port);
+        assert!(!answer.is_hit() && !answer.is_stored(), "{answer:?}");
+        assert_eq!(answer.json(), get(&target).to(stage.django).json());
+    }
 }
 
 // ---- What stands in Redis ----

@@ -5,18 +5,22 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use clap::Args;
+use http::StatusCode;
+use serde_json::{Value, json};
 use url::Url;
 
-use super::{ConfigFile, Failure, check, explain, warm};
+use super::check::facts;
+use super::{ConfigFile, Failure, Output, check, explain, print_json, warm};
 use crate::config::Config;
-use crate::config::file::Overrides;
-use crate::shadow::{Comparison, Shadow};
+use crate::config::file::{self, Overrides};
+use crate::shadow::{Compared, Comparison, Shadow};
 use crate::upstream::Upstream;
 
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   larder check -c proxy.yaml                           the file alone; connects to nothing
+  larder check --json | jq '.routes[] | {path, access}'
   larder check --against http://127.0.0.1:8080 /api/users/ '/api/users/?role=admin'
   larder check --against http://127.0.0.1:8080 -H @token.txt --every 10s - < targets.txt
 
@@ -43,13 +47,30 @@ pub struct Arguments {
     #[arg(long, value_name = "DURATION", requires = "against", value_parser = humantime::parse_duration)]
     every: Option<Duration>,
     #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
     file: ConfigFile,
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let config = super::load_over(&arguments.file.config, &Overrides::default())?;
+    let file::Loaded { config, warnings } =
+        super::load_with(&arguments.file.config, &Overrides::default())?;
+    let json = arguments.output.json;
+    if !json || arguments.against.is_some() {
+        for warning in &warnings {
+            eprintln!("{warning}");
+        }
+    }
     let Some(against) = &arguments.against else {
-        print!("{}", check::describe(&config));
+        match json {
+            true => {
+                let mut told = facts::of(&config);
+                told["file"] = arguments.file.config.display().to_string().into();
+                told["warnings"] = warnings.iter().map(|warning| warning.trim_end()).collect();
+                print_json(&told);
+            }
+            false => print!("{}", check::describe(&config)),
+        }
         return Ok(());
     };
     let targets = warm::targets(&config, &arguments.targets)?;
@@ -61,7 +82,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     super::runtime()?.block_on(async {
         loop {
-            let differ = once(&shadow, &targets).await?;
+            let differ = once(&shadow, &targets, json).await?;
             match arguments.every {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None if differ == 0 => return Ok(()),
@@ -72,37 +93,73 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Compares all targets, and says of each what came of it, then of each route how many differ. Gives how many do.
-async fn once(shadow: &Shadow, targets: &[String]) -> Result<usize, Failure> {
+async fn once(shadow: &Shadow, targets: &[String], json: bool) -> Result<usize, Failure> {
     let mut routes = BTreeMap::<String, (usize, usize)>::new();
     for target in targets {
         let compared = shadow.compare(target).await.map_err(Failure::Failed)?;
-        let (same, differ) = routes.entry(compared.route).or_default();
+        let (same, differ) = routes.entry(compared.route.clone()).or_default();
         match compared.result {
-            Comparison::Same => {
-                *same += 1;
-                println!("same\t{target}");
-            }
-            Comparison::Differs { age, copy, api, at } => {
-                *differ += 1;
-                println!(
-                    "differs\t{target}\tthe copy, {age} s old: {} with {} bytes; the API: {} with {}; from byte {at} on",
-                    copy.0.as_u16(),
-                    copy.1,
-                    api.0.as_u16(),
-                    api.1
-                );
-            }
-            Comparison::NoHit(said) => println!("no hit\t{target}\t{said}"),
-            Comparison::Unsteady => {
-                println!("unsteady\t{target}\tthe API itself answers differently each time");
-            }
-            Comparison::Changing => println!("changing\t{target}\twritten to at each attempt"),
+            Comparison::Same => *same += 1,
+            Comparison::Differs { .. } => *differ += 1,
+            Comparison::NoHit(_) | Comparison::Unsteady | Comparison::Changing => {}
+        }
+        match json {
+            true => println!("{}", line_json(target, &compared)),
+            false => println!("{}", line(target, &compared.result)),
         }
     }
     for (route, (same, differ)) in &routes {
-        println!("route\t{route}\t{same} same, {differ} differ");
+        match json {
+            true => println!(
+                "{}",
+                json!({ "route": route, "same": same, "differ": differ })
+            ),
+            false => println!("route\t{route}\t{same} same, {differ} differ"),
+        }
     }
     Ok(routes.values().map(|(_, differ)| differ).sum())
+}
+
+fn line(target: &str, result: &Comparison) -> String {
+    match result {
+        Comparison::Same => format!("same\t{target}"),
+        Comparison::Differs { age, copy, api, at } => format!(
+            "differs\t{target}\tthe copy, {age} s old: {} with {} bytes; the API: {} with {}; from byte {at} on",
+            copy.0.as_u16(),
+            copy.1,
+            api.0.as_u16(),
+            api.1
+        ),
+        Comparison::NoHit(said) => format!("no hit\t{target}\t{said}"),
+        Comparison::Unsteady => {
+            format!("unsteady\t{target}\tthe API itself answers differently each time")
+        }
+        Comparison::Changing => format!("changing\t{target}\twritten to at each attempt"),
+    }
+}
+
+fn line_json(target: &str, compared: &Compared) -> Value {
+    let mut told = json!({ "target": target, "route": compared.route });
+    told["result"] = match &compared.result {
+        Comparison::Same => "same",
+        Comparison::Differs { .. } => "differs",
+        Comparison::NoHit(_) => "no-hit",
+        Comparison::Unsteady => "unsteady",
+        Comparison::Changing => "changing",
+    }
+    .into();
+    match &compared.result {
+        Comparison::Differs { age, copy, api, at } => {
+            let side = |(status, bytes): &(StatusCode, usize)| json!({ "status": status.as_u16(), "bytes": bytes });
+            told["age_seconds"] = (*age).into();
+            told["copy"] = side(copy);
+            told["api"] = side(api);
+            told["from_byte"] = (*at).into();
+        }
+        Comparison::NoHit(said) => told["cache_status"] = said.as_str().into(),
+        Comparison::Same | Comparison::Unsteady | Comparison::Changing => {}
+    }
+    told
 }
 
 fn remedy(config: &Config, differ: usize) -> String {

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
 use clap::Args;
 use http::header::{self, HeaderValue};
@@ -17,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
-use super::{ConfigFile, Failure, serve};
+use super::{ConfigFile, Failure, Output, print_json, serve};
 use crate::coherence::Coherence;
 use crate::config::{Access, Config, Secret, StoreAddress};
 use crate::operations::{self, Named, Purging};
@@ -37,22 +39,45 @@ const KEY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/');
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  larder get users:list                    the shared copy's body; what is known of it goes to standard error
+  larder get /api/users/7/ | jq .email
+  larder get users:list --json | jq '{valid, age_seconds, ttl_seconds}'
+
+Exit status 1 if there is no copy, or nobody is given it any more.")]
 pub struct Get {
     /// users:list, users:detail:7, a full key as `larder keys` prints it, or a path
     key: String,
     #[command(flatten)]
-    file: ConfigFile,
-}
-
-#[derive(Args)]
-pub struct Set {
-    /// users:list, users:detail:7 or a path
-    key: String,
+    pub output: Output,
     #[command(flatten)]
     file: ConfigFile,
 }
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  curl -s http://127.0.0.1:8000/api/users/ | larder set users:list
+  larder set /api/users/7/ < seven.json
+  echo '[]' | larder set users:list --json")]
+pub struct Set {
+    /// users:list, users:detail:7 or a path
+    key: String,
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  larder purge users:list users:detail:7
+  larder purge 'users:detail:*'            every user's
+  larder purge /api/users/7/ --soft        given until it is fetched anew
+  larder purge --all --json | jq -r '.purged[]'
+  echo 'Authorization: Bearer …' | larder purge --credential -")]
 pub struct Purge {
     /// users:list, users:detail:7, 'users:detail:*' or a path
     #[arg(required_unless_present_any = ["all", "credential"])]
@@ -67,14 +92,23 @@ pub struct Purge {
     #[arg(long)]
     soft: bool,
     #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
     file: ConfigFile,
 }
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  larder keys                              all, also what a purge has made invalid
+  larder keys users:detail:
+  larder keys --json | jq -r '.keys[] | select(.bytes > 100000) | .key'")]
 pub struct Keys {
     /// Only keys that begin so, e.g. users:detail:
     #[arg(default_value = "")]
     start: String,
+    #[command(flatten)]
+    pub output: Output,
     #[command(flatten)]
     file: ConfigFile,
 }
@@ -98,16 +132,29 @@ pub fn get(arguments: &Get) -> Result<(), Failure> {
     };
     if let Some(facts) = facts.as_object_mut() {
         facts.remove("body");
+        if arguments.output.json {
+            // A text as it is, and whatever else in a form that JSON can hold.
+            match std::str::from_utf8(&body) {
+                Ok(text) => facts.insert("body".to_owned(), text.into()),
+                Err(_) => facts.insert("body_base64".to_owned(), BASE64.encode(&body).into()),
+            };
+        }
     }
-    eprintln!(
-        "{}",
-        serde_json::to_string_pretty(&facts).unwrap_or_default()
-    );
+    match arguments.output.json {
+        true => print_json(&facts),
+        false => eprintln!(
+            "{}",
+            serde_json::to_string_pretty(&facts).unwrap_or_default()
+        ),
+    }
     if facts["valid"] == false {
         let why = facts["reason"].as_str().unwrap_or("it is not");
         return Err(Failure::Failed(format!(
             "there is a copy, but nobody is given it any more: {why}"
         )));
+    }
+    if arguments.output.json {
+        return Ok(());
     }
     std::io::stdout()
         .write_all(&body)
@@ -120,11 +167,20 @@ pub fn set(arguments: &Set) -> Result<(), Failure> {
     std::io::stdin()
         .read_to_end(&mut body)
         .map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
-    let seen_by = match operations::access(&config, &arguments.key).map_err(failed)? {
-        Access::Public => "everybody is given it",
-        Access::Verify(_) => "whoever the API admits is given it, where the route has no `scope`",
-        Access::Jwt(_) => "whoever has a good token is given it, where the route has no `scope`",
-        Access::PerCredential => "whoever asks without a credential is given it, and nobody else",
+    let (access, seen_by) = match operations::access(&config, &arguments.key).map_err(failed)? {
+        Access::Public => ("public", "everybody is given it"),
+        Access::Verify(_) => (
+            "verify",
+            "whoever the API admits is given it, where the route has no `scope`",
+        ),
+        Access::Jwt(_) => (
+            "jwt",
+            "whoever has a good token is given it, where the route has no `scope`",
+        ),
+        Access::PerCredential => (
+            "per-credential",
+            "whoever asks without a credential is given it, and nobody else",
+        ),
     };
     let seconds = match Place::of(config)? {
         Place::Instance(admin) => {
@@ -139,14 +195,19 @@ pub fn set(arguments: &Set) -> Result<(), Failure> {
             Ok(ttl.as_secs())
         })?,
     };
-    println!("set {} for {seconds} s: {seen_by}", arguments.key);
+    match arguments.output.json {
+        true => print_json(
+            &json!({ "key": arguments.key, "ttl_seconds": seconds, "access": access, "given_to": seen_by }),
+        ),
+        false => println!("set {} for {seconds} s: {seen_by}", arguments.key),
+    }
     Ok(())
 }
 
 pub fn purge(arguments: &Purge) -> Result<(), Failure> {
     let config = super::load(&arguments.file.config)?;
     if arguments.credential.is_some() {
-        return revoke(config);
+        return revoke(config, &arguments.output);
     }
     let purged: Vec<String> = match Place::of(config)? {
         Place::Instance(admin) => {
@@ -183,21 +244,24 @@ pub fn purge(arguments: &Purge) -> Result<(), Failure> {
             Ok(purged)
         })?,
     };
+    let named = |state: &String| state.replace("~state", "").replace("~all", ":*");
+    let purged: Vec<String> = purged.iter().map(named).collect();
+    if arguments.output.json {
+        print_json(&json!({ "purged": purged, "soft": arguments.soft }));
+        return Ok(());
+    }
     let word = match arguments.soft {
         true => "outdated",
         false => "purged",
     };
-    for state in purged {
-        println!(
-            "{word} {}",
-            state.replace("~state", "").replace("~all", ":*")
-        );
+    for key in purged {
+        println!("{word} {key}");
     }
     Ok(())
 }
 
 /// Never an argument: other users of the machine could read it.
-fn revoke(config: Config) -> Result<(), Failure> {
+fn revoke(config: Config, output: &Output) -> Result<(), Failure> {
     let mut lines = String::new();
     std::io::stdin()
         .read_to_string(&mut lines)
@@ -213,6 +277,10 @@ fn revoke(config: Config) -> Result<(), Failure> {
             Ok(revoked.map_err(failed)? as u64)
         })?,
     };
+    if output.json {
+        print_json(&json!({ "revoked": parts }));
+        return Ok(());
+    }
     println!(
         "revoked {parts}: the API is asked again before anybody with them is given a shared copy; a token (JWT) is refused until its end"
     );
@@ -249,6 +317,11 @@ pub fn keys(arguments: &Keys) -> Result<(), Failure> {
                 .collect())
         })?,
     };
+    if arguments.output.json {
+        let row = |(key, bytes, ttl): &(String, u64, Option<u64>)| json!({ "key": key, "bytes": bytes, "ttl_seconds": ttl });
+        print_json(&json!({ "keys": listed.iter().map(row).collect::<Vec<_>>() }));
+        return Ok(());
+    }
     for (key, bytes, ttl) in listed {
         let ttl = ttl.map_or_else(|| "-".to_owned(), |ttl| ttl.to_string());
         println!("{key}\t{bytes} bytes\t{ttl} s");

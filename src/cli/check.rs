@@ -1,5 +1,7 @@
 //! `larder check`: reads the file as `serve` would, and says what it would do.
 
+pub mod facts;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 

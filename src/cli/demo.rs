@@ -28,6 +28,10 @@ use crate::telemetry;
 const SLOWNESS: Duration = Duration::from_millis(300);
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  larder demo
+  larder demo --listen 127.0.0.1:8090 --admin 127.0.0.1:9190 --log")]
 pub struct Arguments {
     /// Where the proxy listens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{ConfigFile, Failure, explain};
+use super::{ConfigFile, Failure, Output, explain};
 use crate::config::file;
 use crate::doctor::{self, Finding, Level, Requests};
 
@@ -27,9 +27,8 @@ pub struct Arguments {
     /// A field of each request to the API, as for curl: 'Name: value', or @FILE with one a line
     #[arg(short = 'H', long = "header", value_name = "FIELD")]
     fields: Vec<String>,
-    /// Print it as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub output: Output,
     #[command(flatten)]
     file: ConfigFile,
 }
@@ -45,7 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let mut findings: Vec<Finding> = Vec::new();
     let mut tell = |finding: Finding| {
-        if !arguments.json {
+        if !arguments.output.json {
             println!("{}", line(&finding));
         }
         findings.push(finding);
@@ -68,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     let count = |level| findings.iter().filter(|f| f.level == level).count();
     let (wrong, warnings) = (count(Level::Wrong), count(Level::Warning));
-    if arguments.json {
+    if arguments.output.json {
         let told = json!({ "checks": findings, "wrong": wrong, "warnings": warnings });
         println!(
             "{}",
@@ -77,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     match wrong {
         0 => {
-            if !arguments.json {
+            if !arguments.output.json {
                 println!("\nnothing is wrong ({warnings} warnings)");
             }
             Ok(())

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use http::{Method, StatusCode};
 
-use super::{ConfigFile, Failure, by_hand, serve};
+use super::{ConfigFile, Failure, Output, by_hand, serve};
 use crate::config::{Config, StoreAddress};
 use crate::explain::{self, Explanation, Knowledge, Question, Verdict};
 use crate::proxy::Setup;
@@ -45,9 +45,8 @@ pub struct Arguments {
     /// Look into the store, and, if nothing there can be served, ask the API as a fill would
     #[arg(long)]
     ask: bool,
-    /// Print it as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub output: Output,
     #[command(flatten)]
     file: ConfigFile,
 }
@@ -65,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             (told, Some(by))
         }
     };
-    match arguments.json {
+    match arguments.output.json {
         true => println!(
             "{}",
             serde_json::to_string_pretty(&told).unwrap_or_default()

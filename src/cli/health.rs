@@ -2,10 +2,17 @@
 
 use clap::Args;
 use http::Method;
+use serde_json::{Value, json};
 
-use super::{ConfigFile, Failure, by_hand};
+use super::{ConfigFile, Failure, Output, by_hand, print_json};
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  larder health                            exit status 0 if it runs
+  larder health --ready                    how store and upstream are; 1 while it drains
+  larder health --ready --json | jq -r .told.store.status
+  larder health --admin 127.0.0.1:9180     without a file")]
 pub struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
@@ -15,6 +22,8 @@ pub struct Arguments {
     /// Ask whether it is ready, and print what it says of store and purges owed
     #[arg(long)]
     ready: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -32,7 +41,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         "/healthz"
     };
     let (status, body) = admin.ask(Method::GET, path, Vec::new())?;
-    if arguments.ready {
+    if arguments.output.json {
+        let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+        print_json(
+            &json!({ "well": status.is_success(), "status": status.as_u16(), "admin": admin.address.to_string(), "told": told }),
+        );
+    } else if arguments.ready {
         print!("{}", String::from_utf8_lossy(&body));
     }
     match status.is_success() {

@@ -3,19 +3,25 @@
 pub mod against;
 pub mod by_hand;
 pub mod check;
+pub mod completions;
 pub mod demo;
 pub mod doctor;
 pub mod explain;
 pub mod health;
+pub mod init;
+pub mod man;
 pub mod reload;
 pub mod serve;
+pub mod top;
 pub mod warm;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::config::file;
@@ -27,12 +33,16 @@ use crate::config::file;
     arg_required_else_help = true,
     after_help = "\
 Try it:   larder demo
+Begin:    larder init --openapi schema.yaml
 Run it:   larder serve -c proxy.yaml
 Is something wrong?           larder doctor
+What does it do just now?     larder top
 Why was it (not) cached?      larder explain '/api/users/?page=2' -H 'Authorization: …' [--ask]
-A key is written as in redis-cli, with or without the prefix (users:list), or as a path (/api/users/7/)."
+A key is written as in redis-cli, with or without the prefix (users:list), or as a path (/api/users/7/).
+Exit status: 0 done; 1 it could not be done, or what was asked for is not so; 2 the command line is wrong; 78 the file is.
+With --json, errors are JSON, too, on standard error."
 )]
-struct Cli {
+pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -41,6 +51,8 @@ struct Cli {
 enum Command {
     /// Show it: a small users API, the proxy in front of it and the embedded store, all in this process
     Demo(demo::Arguments),
+    /// Write a proxy.yaml: from the API's own description (OpenAPI), by questions on a terminal, or by options
+    Init(init::Arguments),
     /// Run the proxy
     Serve(serve::Arguments),
     /// Read the file as `serve` would, and say what is wrong or what it would do; connects to nothing, but for --against:
@@ -48,6 +60,8 @@ enum Command {
     Check(against::Arguments),
     /// Say what becomes of a request, and why: which route and key, may it be kept, what drops it
     Explain(explain::Arguments),
+    /// Show what a running instance does, live in the terminal: requests, hits, latency, store, upstream, hottest keys, purges
+    Top(top::Arguments),
     /// Look at store, API and ports, and say what is wrong with them and what to do about it
     Doctor(doctor::Arguments),
     /// Print the copy at a key: its body to standard output, what is known of it to standard error
@@ -65,6 +79,33 @@ enum Command {
     Reload(reload::Arguments),
     /// Ask a running instance whether it is well; exit status 0 if so
     Health(health::Arguments),
+    /// Print what completes these commands in a shell
+    Completions(completions::Arguments),
+    /// Write the manual pages of these commands
+    Man(man::Arguments),
+}
+
+impl Command {
+    /// Whether what it says shall be JSON, errors too.
+    fn says_json(&self) -> bool {
+        match self {
+            Command::Init(arguments) => arguments.output.json,
+            Command::Check(arguments) => arguments.output.json,
+            Command::Explain(arguments) => arguments.output.json,
+            Command::Doctor(arguments) => arguments.output.json,
+            Command::Top(arguments) => arguments.output.json,
+            Command::Get(arguments) => arguments.output.json,
+            Command::Set(arguments) => arguments.output.json,
+            Command::Purge(arguments) => arguments.output.json,
+            Command::Keys(arguments) => arguments.output.json,
+            Command::Warm(arguments) => arguments.output.json,
+            Command::Reload(arguments) => arguments.output.json,
+            Command::Health(arguments) => arguments.output.json,
+            Command::Demo(_) | Command::Serve(_) | Command::Completions(_) | Command::Man(_) => {
+                false
+            }
+        }
+    }
 }
 
 /// Where the configuration stands.
@@ -73,6 +114,14 @@ pub struct ConfigFile {
     /// The configuration
     #[arg(short, long, value_name = "FILE", default_value = "proxy.yaml")]
     pub config: PathBuf,
+}
+
+/// How a command says what it has to say.
+#[derive(Args, Clone)]
+pub struct Output {
+    /// Print it as JSON, errors too (these to standard error); docs/COMMANDS.md has the shapes
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What ends a command early, and its exit status.
@@ -94,12 +143,19 @@ impl fmt::Display for Failure {
 /// Runs the command that was asked for.
 pub fn main() -> ExitCode {
     crate::tls::install_provider();
-    let done = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return misused(&error),
+    };
+    let json = command.says_json();
+    let done = match command {
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Init(arguments) => init::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => against::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Get(arguments) => by_hand::get(&arguments),
         Command::Set(arguments) => by_hand::set(&arguments),
         Command::Purge(arguments) => by_hand::purge(&arguments),
@@ -107,17 +163,49 @@ pub fn main() -> ExitCode {
         Command::Warm(arguments) => warm::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{}", failure.to_string().trim_end());
-            ExitCode::from(match failure {
-                Failure::Config(_) => 78,
-                Failure::Failed(_) => 1,
-            })
-        }
+    let Err(failure) = done else {
+        return ExitCode::SUCCESS;
+    };
+    let (kind, status) = match failure {
+        Failure::Config(_) => ("config", 78),
+        Failure::Failed(_) => ("failed", 1),
+    };
+    let why = failure.to_string();
+    match json {
+        true => eprintln!("{}", error_json(kind, status, why.trim())),
+        false => eprintln!("{}", why.trim_end()),
     }
+    ExitCode::from(status)
+}
+
+/// A command line that says nothing that can be done, or asks for help.
+fn misused(error: &clap::Error) -> ExitCode {
+    let is_wrong =
+        error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    // What stands behind `--` is no option.
+    let json = { std::env::args_os().take_while(|argument| argument != "--") }
+        .any(|argument| argument == "--json");
+    match is_wrong && json {
+        true => {
+            let why = error.render().to_string();
+            eprintln!("{}", error_json("usage", 2, why.trim()));
+        }
+        // As `exit` would; that nobody reads it is no reason to fail.
+        false => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+fn error_json(kind: &str, exit: u8, message: &str) -> Value {
+    json!({ "error": { "kind": kind, "exit": exit, "message": message } })
+}
+
+/// One document, for people who look at it, too.
+fn print_json(told: &Value) {
+    println!("{}", serde_json::to_string_pretty(told).unwrap_or_default());
 }
 
 /// Reads and checks the file, without a word of what is only odd about it.
@@ -131,13 +219,17 @@ fn load(path: &Path) -> Result<Config, Failure> {
 
 /// As `load`, with what the command line says in place of the file's own words; warnings go to standard error.
 fn load_over(path: &Path, over: &file::Overrides) -> Result<Config, Failure> {
-    let environment = |name: &str| std::env::var(name).ok();
-    let loaded = file::load_with(path, &environment, over)
-        .map_err(|error| Failure::Config(error.to_string()))?;
+    let loaded = load_with(path, over)?;
     for warning in &loaded.warnings {
         eprintln!("{warning}");
     }
     Ok(loaded.config)
+}
+
+/// The same, with the warnings.
+fn load_with(path: &Path, over: &file::Overrides) -> Result<file::Loaded, Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    file::load_with(path, &environment, over).map_err(|error| Failure::Config(error.to_string()))
 }
 
 /// The runtime for commands that run as long as they are left to.

@@ -2,14 +2,20 @@
 
 use clap::Args;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{ConfigFile, Failure, by_hand};
+use super::{ConfigFile, Failure, Output, by_hand, print_json};
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  larder check && larder reload
+  larder reload --json | jq -r '.dropped[]'")]
 pub struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -22,6 +28,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
+    if arguments.output.json {
+        print_json(&json!({ "reloaded": true, "dropped": dropped }));
+        return Ok(());
+    }
     match dropped.is_empty() {
         true => println!("reloaded: all copies stay"),
         false => println!(

@@ -33,6 +33,13 @@ use crate::{admin, service, telemetry, warming};
 const ADMIN: usize = 256;
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  larder serve -c proxy.yaml
+  REDIS_URL=redis://127.0.0.1:6379 UPSTREAM=http://127.0.0.1:8000 larder serve
+  larder serve --listen 127.0.0.1:8090 --store memory: --watch
+
+SIGHUP reads the file again, SIGTERM finishes what is under way and ends.")]
 pub struct Arguments {
     #[command(flatten)]
     file: ConfigFile,

@@ -5,8 +5,9 @@ use std::io::BufRead;
 use clap::Args;
 use http::header::HeaderValue;
 use http::{HeaderMap, HeaderName};
+use serde_json::json;
 
-use super::{ConfigFile, Failure, explain, serve};
+use super::{ConfigFile, Failure, Output, explain, serve};
 use crate::config::Config;
 use crate::warming::{Told, Warmer};
 
@@ -16,6 +17,7 @@ Examples:
   larder warm                                          every route whose path captures nothing
   larder warm /api/users/ '/api/users/?page=2'
   larder warm -H @token.txt - < targets.txt            one path a line; fields from a file
+  larder warm --json | jq -r 'select(.kept == false) | .target'
 
 What is warmed is the copy of the credential that is given with -H; without one that of whoever asks without.
 It asks the proxy at `listen`, as any client: what is kept already is left as it is.")]
@@ -28,6 +30,8 @@ pub struct Arguments {
     /// How many are asked for at once
     #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
+    #[command(flatten)]
+    pub output: Output,
     #[command(flatten)]
     file: ConfigFile,
 }
@@ -47,8 +51,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let certificates = serve::certificates("tls", config.tls.as_ref())?;
     let warmer = Warmer::new(&config, config.listen, certificates, fields);
-    let tell = |target: &str, told: &Told| {
-        println!("{}\t{target}\t{}", told.status, told.cache_status);
+    let tell = |target: &str, told: &Told| match arguments.output.json {
+        true => println!(
+            "{}",
+            json!({ "target": target, "status": told.status, "kept": told.kept, "cache_status": told.cache_status })
+        ),
+        false => println!("{}\t{target}\t{}", told.status, told.cache_status),
     };
     let asked = warmer.warm(targets, arguments.concurrency, tell);
     let (kept, asked) = super::runtime()?.block_on(asked).map_err(|why| {
@@ -57,7 +65,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         let address = warmer.address;
         Failure::Failed(format!("no instance answers at {address} ({why}): {help}"))
     })?;
-    eprintln!("{kept} of {asked} are kept");
+    match arguments.output.json {
+        true => println!("{}", json!({ "kept": kept, "asked": asked })),
+        false => eprintln!("{kept} of {asked} are kept"),
+    }
     match kept == asked {
         true => Ok(()),
         false => Err(Failure::Failed(

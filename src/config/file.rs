@@ -5,6 +5,7 @@
 //! keys say together, `place` and `problem` make the error messages.
 
 mod checks;
+pub mod foreign;
 mod mirror;
 mod place;
 mod problem;

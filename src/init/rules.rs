@@ -1,0 +1,678 @@
+//! What is kept, and what drops it, from what a description says. Pure.
+
+use std::collections::BTreeSet;
+
+use http::Method;
+
+use super::Access;
+use super::schema::{Api, ApiPath, Asks, Converter, Parameters, Segment};
+use crate::route::{KeyTemplate, PathPattern};
+
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub routes: Vec<RoutePlan>,
+    pub rules: Vec<RulePlan>,
+    /// Reads that are not kept, each with why.
+    pub left_out: Vec<(String, String)>,
+    /// Writes that drop nothing.
+    pub idle: Vec<String>,
+    /// A path by which the API may say who is admitted.
+    pub verify: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct RoutePlan {
+    segments: Vec<Segment>,
+    pub path: PathPattern,
+    pub key: String,
+    pub access: Access,
+    pub asks: Asks,
+    pub is_list: bool,
+    /// What it shows, by the description's names.
+    pub shows: Vec<String>,
+    /// The parameters that count; `None`: all.
+    pub query: Option<Vec<String>>,
+    pub vary: Vec<String>,
+}
+
+#[derive(Debug)]
+pub struct RulePlan {
+    segments: Vec<Segment>,
+    pub methods: Vec<Method>,
+    pub path: PathPattern,
+    pub keys: Vec<String>,
+    pub why: String,
+}
+
+/// A list, the things in it, or both.
+struct Resource<'a> {
+    name: String,
+    /// The list's path, also where only its things can be read.
+    base: Vec<Segment>,
+    list: Option<&'a ApiPath>,
+    detail: Option<&'a ApiPath>,
+    /// The components that it is made of.
+    is: BTreeSet<String>,
+    /// All that its answers hold.
+    holds: BTreeSet<String>,
+    /// Whether the detail's path also takes paths that are something else, like `/users/me/` beside `/users/<id>/`.
+    crowded: bool,
+}
+
+pub fn plan(api: &Api, access: Option<&Access>) -> Plan {
+    let mut plan = Plan {
+        verify: verify_path(api),
+        ..Plan::default()
+    };
+    let resources = resources(api, &mut plan);
+    for resource in &resources {
+        for (path, is_list) in [(resource.list, true), (resource.detail, false)] {
+            let route = path.and_then(|path| route(api, resource, path, is_list, access));
+            if let Some(route) = route {
+                add_route(&mut plan, route);
+            }
+        }
+    }
+    for resource in &resources {
+        for rule in own_rules(resource, &resources) {
+            add_rule(&mut plan, rule);
+        }
+    }
+    for path in &api.paths {
+        elsewhere(path, &resources, &mut plan);
+    }
+    drop_what_is_met(&mut plan);
+    plan.routes = ordered(plan.routes, |one, other| one.path.covers(&other.path));
+    plan.rules = ordered(plan.rules, |one, other| {
+        one.path.covers(&other.path) && one.meets(other)
+    });
+    plan
+}
+
+fn resources<'a>(api: &'a Api, plan: &mut Plan) -> Vec<Resource<'a>> {
+    let mut resources: Vec<Resource> = Vec::new();
+    for path in &api.paths {
+        let Some(read) = &path.read else { continue };
+        let mut leave_out = |why: &str| {
+            plan.left_out.push((path.text.clone(), why.to_owned()));
+        };
+        if let Some(odd) = &path.odd {
+            leave_out(odd);
+            continue;
+        }
+        if parsed(&path.segments).is_none() {
+            leave_out("its path cannot be said in this file");
+            continue;
+        }
+        let own = trimmed(&path.segments);
+        let (base, is_list) = match own {
+            [] => {
+                leave_out("it is no list");
+                continue;
+            }
+            [base @ .., Segment::Capture { .. }] => (base, false),
+            _ => (own, true),
+        };
+        if !base.iter().any(|part| matches!(part, Segment::Literal(_))) {
+            leave_out("nothing but a capture: any path would be one of it");
+            continue;
+        }
+        if is_list && !(read.is_list || has_things(api, path)) {
+            leave_out(
+                "neither a list nor one thing of a list: which writes change it is not to be seen",
+            );
+            continue;
+        }
+        let found = resources
+            .iter()
+            .position(|known| known.base.len() == base.len() && begins(&known.base, base));
+        let at = found.unwrap_or_else(|| {
+            resources.push(Resource {
+                name: String::new(),
+                base: base.to_vec(),
+                list: None,
+                detail: None,
+                is: BTreeSet::new(),
+                holds: BTreeSet::new(),
+                crowded: false,
+            });
+            resources.len() - 1
+        });
+        let resource = &mut resources[at];
+        let place = match is_list {
+            true => &mut resource.list,
+            false => &mut resource.detail,
+        };
+        if let Some(taken) = place {
+            leave_out(&format!("it is {} in another spelling", taken.text));
+            continue;
+        }
+        *place = Some(path);
+        resource.crowded |= !is_list && is_crowded(api, path);
+        resource.is.extend(read.shows.iter().cloned());
+        for (_, write) in &path.writes {
+            resource.is.extend(write.shows.iter().cloned());
+        }
+        resource.holds.extend(read.holds.iter().cloned());
+    }
+    name(&mut resources);
+    resources
+}
+
+/// Whether one thing of it can be read or written beneath.
+fn has_things(api: &Api, list: &ApiPath) -> bool {
+    let own = trimmed(&list.segments);
+    api.paths.iter().any(|path| {
+        matches!(trimmed(&path.segments), [base @ .., Segment::Capture { .. }]
+            if base.len() == own.len() && begins(base, own))
+    })
+}
+
+fn is_crowded(api: &Api, detail: &ApiPath) -> bool {
+    let [base @ .., Segment::Capture { converter, .. }] = trimmed(&detail.segments) else {
+        return false;
+    };
+    api.paths.iter().any(|path| {
+        matches!(trimmed(&path.segments), [others @ .., Segment::Literal(last)]
+            if others.len() == base.len() && begins(base, others) && takes(*converter, last))
+    })
+}
+
+fn takes(converter: Converter, text: &str) -> bool {
+    match converter {
+        Converter::Any | Converter::Path => true,
+        Converter::Int => text.bytes().all(|b| b.is_ascii_digit()),
+        Converter::Slug => text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'),
+        Converter::Uuid => text.len() == 36,
+    }
+}
+
+/// Names each by the words of its path, without what all have in common.
+fn name(resources: &mut [Resource]) {
+    let mut taken: Vec<(KeyTemplate, PathPattern)> = Vec::new();
+    for resource in resources {
+        let mut words: Vec<&str> = { resource.base.iter() }
+            .filter_map(|segment| match segment {
+                Segment::Literal(text) => Some(text.as_str()),
+                Segment::Capture { .. } => None,
+            })
+            .collect();
+        while let [first, _, ..] = words.as_slice()
+            && is_everywhere(first)
+        {
+            words.remove(0);
+        }
+        let plain = |c: char| match c.is_ascii_alphanumeric() || "-_.".contains(c) {
+            true => c,
+            false => '-',
+        };
+        let word = words.join(":");
+        let word: String = word
+            .split(':')
+            .map(|word| word.chars().map(plain).collect::<String>())
+            .collect::<Vec<_>>()
+            .join(":");
+        resource.name.clone_from(&word);
+        // `users:list` may also be the thing `list` of another.
+        for n in 2.. {
+            let own: Vec<(KeyTemplate, PathPattern)> = keys_of(resource);
+            let meets = own.iter().any(|(key, path)| {
+                let mut taken = taken.iter();
+                taken.any(|(other, others)| {
+                    key.collides(path, other, others) || key.pattern() == other.pattern()
+                })
+            });
+            if !meets {
+                taken.extend(own);
+                break;
+            }
+            resource.name = format!("{word}-{n}");
+        }
+    }
+}
+
+fn is_everywhere(word: &str) -> bool {
+    let version = word.strip_prefix('v').is_some_and(|rest| {
+        !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+    });
+    version || ["api", "rest"].contains(&word)
+}
+
+fn keys_of(resource: &Resource) -> Vec<(KeyTemplate, PathPattern)> {
+    let both = [(resource.list, true), (resource.detail, false)];
+    both.into_iter()
+        .filter_map(|(path, is_list)| {
+            let path = path?;
+            let key = KeyTemplate::parse(&key(resource, path, is_list)).ok()?;
+            Some((key, parsed(&path.segments)?))
+        })
+        .collect()
+}
+
+/// `users:list`, `users:detail:{id}`
+fn key(resource: &Resource, path: &ApiPath, is_list: bool) -> String {
+    let names = captures(&path.segments).map(|name| format!(":{{{name}}}"));
+    stem(resource, is_list) + &names.collect::<String>()
+}
+
+fn stem(resource: &Resource, is_list: bool) -> String {
+    let kind = if is_list { "list" } else { "detail" };
+    format!("{}:{kind}", resource.name)
+}
+
+fn route(
+    api: &Api,
+    resource: &Resource,
+    path: &ApiPath,
+    is_list: bool,
+    access: Option<&Access>,
+) -> Option<RoutePlan> {
+    let nothing = super::schema::Operation::default();
+    let read = path.read.as_ref().unwrap_or(&nothing);
+    let by_schema = match read.asks {
+        Asks::Nothing => Access::Public,
+        Asks::Unsaid | Asks::Optional | Asks::Credential => Access::PerCredential,
+    };
+    let query = match &read.query {
+        Parameters::Unlisted => None,
+        Parameters::Listed(names) => {
+            let mut names = names.clone();
+            names.extend(api.key_parameters.iter().cloned());
+            Some(names)
+        }
+    };
+    let keys = { api.key_fields.iter() }.map(|field| field.to_ascii_lowercase());
+    let keys: Vec<String> = keys.collect();
+    Some(RoutePlan {
+        segments: path.segments.clone(),
+        path: parsed(&path.segments)?,
+        key: key(resource, path, is_list),
+        access: access.cloned().unwrap_or(by_schema),
+        asks: read.asks,
+        is_list,
+        shows: read.shows.iter().cloned().collect(),
+        query,
+        vary: { read.fields.iter() }
+            .filter(|field| !keys.contains(field) && field.parse::<http::HeaderName>().is_ok())
+            .cloned()
+            .collect(),
+    })
+}
+
+/// What writes to a resource's own paths, and beneath them, drop.
+fn own_rules(own: &Resource, all: &[Resource]) -> Vec<RulePlan> {
+    let touched = touched(&[own], all);
+    let others: Vec<&Resource> = { touched.iter() }
+        .filter(|other| !std::ptr::eq(**other, own))
+        .copied()
+        .collect();
+    let beside = match others.as_slice() {
+        [] => String::new(),
+        others => {
+            let names: Vec<&str> = others.iter().map(|other| other.name.as_str()).collect();
+            format!("; {} hang on it", names.join(", "))
+        }
+    };
+    let of_others = |at: &[Segment]| -> Vec<String> {
+        let each = { others.iter() }.flat_map(|other| drops(other, at, Own::Exactly));
+        each.collect()
+    };
+    let mut rules = Vec::new();
+    let mut push = |methods: Vec<Method>, at: &[Segment], own: Vec<String>, why: &str| {
+        if let Some(path) = parsed(at)
+            && !methods.is_empty()
+        {
+            rules.push(RulePlan {
+                segments: at.to_vec(),
+                methods,
+                path,
+                keys: own.into_iter().chain(of_others(at)).collect(),
+                why: format!("{why}{beside}"),
+            });
+        }
+    };
+    if let Some(list) = own.list {
+        let at = &list.segments;
+        let methods = list.writes.iter().map(|(method, _)| method.clone());
+        let (created, other): (Vec<Method>, Vec<Method>) =
+            methods.partition(|method| method == Method::POST);
+        let listed = dropped(own, true, at, Own::Exactly).into_iter().collect();
+        push(created, at, listed, "a new one is in the list");
+        push(other, at, drops(own, at, Own::Group), "many at once");
+    }
+    if let Some(detail) = own.detail {
+        let at = &detail.segments;
+        let methods = detail.writes.iter().map(|(method, _)| method.clone());
+        let (how, why) = match own.crowded {
+            true => (
+                Own::Group,
+                "the list and all of them: this path also takes what is no single one",
+            ),
+            false => (Own::Exactly, "the list and this one"),
+        };
+        push(methods.collect(), at, drops(own, at, how), why);
+    }
+    let mut name = "rest".to_owned();
+    while captures(&own.base).any(|taken| taken == name) {
+        name.push('_');
+    }
+    let converter = Converter::Path;
+    let mut beneath = own.base.clone();
+    beneath.push(Segment::Capture { name, converter });
+    push(
+        vec![Method::POST, Method::PUT, Method::PATCH, Method::DELETE],
+        &beneath,
+        drops(own, &beneath, Own::Group),
+        "all else beneath: too much dropped costs a fetch, too little serves the past",
+    );
+    rules
+}
+
+/// How a resource's own things are dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Own {
+    /// The one that the path names, where it names one.
+    Exactly,
+    Group,
+}
+
+/// The keys of a resource that a write at this path drops.
+fn drops(resource: &Resource, at: &[Segment], own: Own) -> Vec<String> {
+    let both = [true, false].map(|is_list| dropped(resource, is_list, at, own));
+    both.into_iter().flatten().collect()
+}
+
+fn dropped(resource: &Resource, is_list: bool, at: &[Segment], own: Own) -> Option<String> {
+    let path = match is_list {
+        true => resource.list,
+        false => resource.detail,
+    }?;
+    let stem = stem(resource, is_list);
+    let exactly = is_list || own == Own::Exactly && !resource.crowded;
+    let names = names_in(trimmed(&path.segments), trimmed(at)).filter(|_| exactly);
+    Some(match (captures(&path.segments).count(), names) {
+        (0, _) => stem,
+        (_, Some(names)) => {
+            let names = names.iter().map(|name| format!(":{{{name}}}"));
+            stem + &names.collect::<String>()
+        }
+        (count, None) => stem + &":*".repeat(count),
+    })
+}
+
+/// Whatever a write to these may show in: themselves, what is above and beneath them, and all whose answers hold what these
+/// are made of.
+fn touched<'r, 'a>(own: &[&'r Resource<'a>], all: &'r [Resource<'a>]) -> Vec<&'r Resource<'a>> {
+    let is = |one: &Resource, other: &Resource| std::ptr::eq(one, other);
+    let related = |one: &Resource| {
+        own.iter()
+            .any(|own| is(own, one) || begins(&own.base, &one.base) || begins(&one.base, &own.base))
+    };
+    let core: Vec<&Resource> = all.iter().filter(|one| related(one)).collect();
+    let shows = |one: &Resource| {
+        core.iter()
+            .any(|changed| !changed.is.is_disjoint(&one.holds))
+    };
+    let mut touched: Vec<&Resource> = own.to_vec();
+    for one in all {
+        let known = touched.iter().any(|known| is(known, one));
+        if !known && (core.iter().any(|known| is(known, one)) || shows(one)) {
+            touched.push(one);
+        }
+    }
+    touched
+}
+
+/// Writes at paths that are nobody's: what they answer or are sent may say whose they are.
+fn elsewhere(path: &ApiPath, all: &[Resource], plan: &mut Plan) {
+    if path.writes.is_empty() {
+        return;
+    }
+    let own = trimmed(&path.segments);
+    if all.iter().any(|one| begins(&one.base, own)) {
+        return;
+    }
+    for (method, write) in &path.writes {
+        let changed: Vec<&Resource> = { all.iter() }
+            .filter(|one| !one.is.is_disjoint(&write.shows))
+            .collect();
+        let sayable = parsed(&path.segments).filter(|_| path.odd.is_none());
+        let (Some(pattern), [_, ..]) = (sayable, changed.as_slice()) else {
+            plan.idle.push(format!("{method} {}", path.text));
+            continue;
+        };
+        let names: Vec<String> = write.shows.iter().cloned().collect();
+        let touched = touched(&changed, all);
+        let keys = touched.iter().flat_map(|one| drops(one, &[], Own::Group));
+        let keys = keys.collect();
+        add_rule(
+            plan,
+            RulePlan {
+                segments: path.segments.clone(),
+                methods: vec![method.clone()],
+                path: pattern,
+                keys,
+                why: format!(
+                    "it is sent or answers {}: take the rule out if it changes none",
+                    names.join(", ")
+                ),
+            },
+        );
+    }
+}
+
+fn add_route(plan: &mut Plan, route: RoutePlan) {
+    let same =
+        |known: &&RoutePlan| known.path.covers(&route.path) && route.path.covers(&known.path);
+    match plan.routes.iter().find(same) {
+        Some(known) => {
+            let why = format!("it takes the same paths as {}", known.path.as_str());
+            plan.left_out.push((route.path.as_str().to_owned(), why));
+        }
+        None => plan.routes.push(route),
+    }
+}
+
+fn add_rule(plan: &mut Plan, mut rule: RulePlan) {
+    let mut seen = BTreeSet::new();
+    rule.keys.retain(|key| seen.insert(key.clone()));
+    for known in &mut plan.rules {
+        let same_path = known.path.covers(&rule.path) && rule.path.covers(&known.path);
+        let meets = known.meets(&rule);
+        if !same_path || !(meets || known.keys == rule.keys) {
+            continue;
+        }
+        // Both take the same paths: what either drops is dropped. What one names by a capture the other may call otherwise.
+        for key in &rule.keys {
+            if !known.keys.contains(key) && !key.contains('{') {
+                known.keys.push(key.clone());
+            }
+        }
+        for method in rule.methods {
+            if !known.methods.contains(&method) {
+                known.methods.push(method);
+            }
+        }
+        return;
+    }
+    plan.rules.push(rule);
+}
+
+/// A rule that takes a path under which something is kept drops that, too, whatever else it is there for: of two paths
+/// that meet, like `/users/<id>/` and `/<name>/me/`, the first rule wins.
+fn drop_what_is_met(plan: &mut Plan) {
+    for rule in &mut plan.rules {
+        for route in &plan.routes {
+            let all = all_of(&route.key);
+            let known = rule.keys.iter().any(|key| all_of(key) == all);
+            if !known && meet(trimmed(&rule.segments), trimmed(&route.segments)) {
+                rule.keys.push(all);
+            }
+        }
+    }
+}
+
+/// `users:detail:{id}` → `users:detail:*`
+fn all_of(key: &str) -> String {
+    let mut pieces = key.split('{');
+    let mut all = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        all.push('*');
+        all.push_str(piece.split_once('}').map_or("", |(_, behind)| behind));
+    }
+    all
+}
+
+/// Whether one path may be both's.
+fn meet(one: &[Segment], other: &[Segment]) -> bool {
+    use Segment::{Capture, Literal};
+    match (one, other) {
+        ([], []) => true,
+        ([Capture { converter, .. }, ..], [_, ..]) if *converter == Converter::Path => true,
+        ([first, one @ ..], [second, other @ ..]) => {
+            let here = match (first, second) {
+                (Literal(one), Literal(other)) => one == other,
+                (Capture { converter, .. }, Literal(text))
+                | (Literal(text), Capture { converter, .. }) => takes(*converter, text),
+                (
+                    Capture { converter: one, .. },
+                    Capture {
+                        converter: other, ..
+                    },
+                ) => !matches!(
+                    (one, other),
+                    (Converter::Int, Converter::Uuid) | (Converter::Uuid, Converter::Int)
+                ),
+            };
+            here && meet(one, other)
+        }
+        _ => false,
+    }
+}
+
+impl RulePlan {
+    fn meets(&self, other: &RulePlan) -> bool {
+        let mut own = self.methods.iter();
+        own.any(|method| other.methods.contains(method))
+    }
+}
+
+/// The first match wins: whatever is narrower stands before what takes all of its paths; else all stays as it is.
+fn ordered<T>(mut left: Vec<T>, hides: impl Fn(&T, &T) -> bool) -> Vec<T> {
+    let mut ordered = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let free = |n: &usize| {
+            let mut others = left.iter().enumerate();
+            !others.any(|(other, one)| other != *n && hides(&left[*n], one))
+        };
+        // Nothing hides what hides it: one of them is free.
+        let next = (0..left.len()).find(free).unwrap_or_default();
+        ordered.push(left.remove(next));
+    }
+    ordered
+}
+
+/// A GET whose answer is for whoever may see anything.
+fn verify_path(api: &Api) -> Option<String> {
+    let words = [
+        "me",
+        "whoami",
+        "userinfo",
+        "self",
+        "current-user",
+        "user",
+        "profile",
+    ];
+    words.iter().find_map(|word| {
+        let mut paths = api.paths.iter().filter(|path| {
+            let last = trimmed(&path.segments).last();
+            let named = last == Some(&Segment::Literal((*word).to_owned()));
+            let plain = captures(&path.segments).next().is_none();
+            named
+                && plain
+                && path.odd.is_none()
+                && path
+                    .read
+                    .as_ref()
+                    .is_some_and(|read| !read.is_list && read.asks == Asks::Credential)
+        });
+        paths.next().map(|path| path.text.clone())
+    })
+}
+
+/// Without the slash at its end.
+fn trimmed(segments: &[Segment]) -> &[Segment] {
+    match segments {
+        [own @ .., Segment::Literal(last)] if last.is_empty() => own,
+        own => own,
+    }
+}
+
+fn captures(segments: &[Segment]) -> impl Iterator<Item = &str> {
+    segments.iter().filter_map(|segment| match segment {
+        Segment::Capture { name, .. } => Some(name.as_str()),
+        Segment::Literal(_) => None,
+    })
+}
+
+/// Whether the one path begins the other, whatever the two capture.
+fn begins(one: &[Segment], other: &[Segment]) -> bool {
+    one.len() <= other.len()
+        && one.iter().zip(other).all(|pair| match pair {
+            (Segment::Literal(one), Segment::Literal(other)) => one == other,
+            (Segment::Capture { .. }, Segment::Capture { .. }) => true,
+            _ => false,
+        })
+}
+
+/// How the other path names what the one that begins it captures; 07 and 7 are one thing only where both take numbers.
+fn names_in(one: &[Segment], other: &[Segment]) -> Option<Vec<String>> {
+    if !begins(one, other) {
+        return None;
+    }
+    let mut names = Vec::new();
+    for pair in one.iter().zip(other) {
+        if let (
+            Segment::Capture { converter: one, .. },
+            Segment::Capture {
+                name,
+                converter: other,
+            },
+        ) = pair
+        {
+            if (*one == Converter::Int) != (*other == Converter::Int) {
+                return None;
+            }
+            names.push(name.clone());
+        }
+    }
+    Some(names)
+}
+
+fn parsed(segments: &[Segment]) -> Option<PathPattern> {
+    PathPattern::parse(&pattern(segments)).ok()
+}
+
+/// As the file writes it.
+fn pattern(segments: &[Segment]) -> String {
+    let mut text = String::new();
+    for segment in segments {
+        text.push('/');
+        match segment {
+            Segment::Literal(literal) => text.push_str(literal),
+            Segment::Capture { name, converter } => {
+                let kind = match converter {
+                    Converter::Any => "",
+                    Converter::Int => "int:",
+                    Converter::Slug => "slug:",
+                    Converter::Uuid => "uuid:",
+                    Converter::Path => "path:",
+                };
+                text.push_str(&format!("<{kind}{name}>"));
+            }
+        }
+    }
+    text
+}
