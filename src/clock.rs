@@ -62,6 +62,30 @@ pub fn moment() -> Moment {
     }
 }
 
+/// How long this machine has been up, with the time that it slept: what is good for so long must not outlast a sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Uptime(u64);
+
+impl Uptime {
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Uptime(nanos)
+    }
+
+    /// How long ago `earlier` was; nothing if it is later.
+    pub const fn since(self, earlier: Uptime) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+pub fn uptime() -> Uptime {
+    #[cfg(target_os = "linux")]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(CLOCK);
+    Uptime(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
 /// A stopwatch that no clock adjustment disturbs, for the times in the log.
 pub fn stopwatch() -> Instant {
     Instant::now()

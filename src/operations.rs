@@ -362,6 +362,10 @@ pub async fn set(
         )));
     }
     coherence.store().settled().await;
+    if config.store.memory.is_some() {
+        // Instances that have another copy in their memory, which is as valid, look for this one.
+        coherence.outdate(&depends.own()[..1]).await?;
+    }
     let epochs =
         coherence
             .open(&States::from(depends.own()))

@@ -198,6 +198,10 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("store.timeout", was.timeout != is.timeout),
         ("memory.size", old.memory_size != new.memory_size),
         (
+            "memory.lease",
+            was.memory.map(|tier| tier.lease) != is.memory.map(|tier| tier.lease),
+        ),
+        (
             "limits.connections",
             old.limits.connections != new.limits.connections,
         ),

@@ -12,10 +12,12 @@ use larder::caching::cache_status::Reason;
 use larder::caching::head::Head;
 use larder::caching::stored::Stored;
 use larder::clock;
+use larder::coherence::lease::{self, Registry};
 use larder::coherence::life::{self, How, Record};
 use larder::coherence::protocol::Reply as StepReply;
 use larder::coherence::protocol::{self, Incarnation, Outcome, Seen, Step, Validity};
 use larder::coherence::{HoldId, Journal, StateKey, States};
+use larder::config::MemoryTier;
 use larder::config::{Redis as Settings, RedisEndpoint, Store as StoreSettings, StoreAddress};
 use larder::store::Lifetimes;
 use larder::store::Store;
@@ -29,6 +31,10 @@ const TTL: Duration = Duration::from_secs(3600);
 const HOLD: Duration = Duration::from_secs(60);
 
 async fn redis(server: &RedisServer) -> Store {
+    beside(server, None).await
+}
+
+async fn beside(server: &RedisServer, memory: Option<MemoryTier>) -> Store {
     let endpoint = RedisEndpoint::Tcp {
         host: "127.0.0.1".to_owned(),
         port: server.port(),
@@ -44,6 +50,7 @@ async fn redis(server: &RedisServer) -> Store {
         prefix: "t".to_owned(),
         timeout: Duration::from_secs(5),
         secret: None,
+        memory,
     };
     let lifetimes = Lifetimes {
         hold: HOLD,
@@ -207,6 +214,136 @@ fn the_script_that_enters_a_life_and_its_twin_come_to_the_same_in_any_history() 
         Ok(())
     });
     done.unwrap();
+}
+
+/// Whatever terms instances name, and whatever is left in their place: what stands there, what a write waits, and when
+/// somebody is to sweep.
+#[test]
+fn the_script_that_keeps_the_terms_of_leases_and_its_twin_come_to_the_same_in_any_history() {
+    let script = format!(
+        "#!lua flags=allow-oom\n{}",
+        include_str!("../src/store/redis/leases.lua")
+    );
+    let server = RedisServer::start();
+    // By the server's clock long over, or not for long.
+    let left_there = prop_oneof![
+        6 => Just(None),
+        1 => Just(Some("")),
+        1 => Just(Some("-")),
+        1 => Just(Some("x")),
+        1 => Just(Some("10@1")),
+        1 => Just(Some("10@1 20@9999999999999")),
+        1 => Just(Some("10@9999999999999  20@1")),
+        1 => Just(Some("100@9999999999999 7@9999999999998")),
+    ];
+    let renewal = (0_u64..4, left_there);
+    let mut runner = TestRunner::new(Config {
+        cases: 200,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let done = runner.run(&proptest::collection::vec(renewal, 1..12), |renewals| {
+        server.run(&["DEL", "terms"]);
+        let mut stands: Option<Vec<u8>> = None;
+        for (n, left_there) in &renewals {
+            match left_there {
+                None => {}
+                Some("") => {
+                    server.run(&["DEL", "terms"]);
+                    stands = None;
+                }
+                Some(text) => {
+                    server.set("terms", text.as_bytes());
+                    stands = Some(text.as_bytes().to_vec());
+                }
+            }
+            let term = [0, 5, 10, 100][*n as usize];
+            let millis = |span: Duration| lease::in_millis(span).to_string();
+            let told = server.run(&[
+                "EVAL",
+                &script,
+                "1",
+                "terms",
+                &term.to_string(),
+                &millis(lease::STANDS_FOR),
+                &millis(lease::LONGEST),
+                "1000000",
+            ]);
+            let now = clock::now();
+            let Reply::List(told) = told else {
+                panic!("two answers: {told:?}")
+            };
+            let theirs = server.get("terms").expect("it stands there");
+            prop_assert_eq!(told[0].text().into_bytes(), theirs.clone());
+            let term = (term > 0).then(|| Duration::from_millis(term));
+            let ours = Registry::renew(stands.as_deref(), term, now);
+            // Which terms; until when differs by what passed between two clocks. What was lost is so briefly that it may be over.
+            let theirs_read = Registry::parse(&theirs).expect("terms");
+            let soon = |registry: &Registry| {
+                registry
+                    .next()
+                    .is_some_and(|next| next < now.as_millis() + 200)
+            };
+            if !soon(&ours) && !soon(&theirs_read) {
+                let wait =
+                    |registry: &Registry| Registry::wait(Some(registry.to_string().as_bytes()));
+                prop_assert_eq!(
+                    wait(&ours),
+                    wait(&theirs_read),
+                    "{} {}",
+                    &ours,
+                    &theirs_read
+                );
+                let words = |registry: &Registry| -> Vec<String> {
+                    let text = registry.to_string();
+                    let term = |word: &str| word.split('@').next().unwrap().to_owned();
+                    text.split(' ').map(term).collect()
+                };
+                prop_assert_eq!(words(&ours), words(&theirs_read));
+            }
+            if let Some(term) = term {
+                prop_assert!(Registry::names(&theirs, term));
+            }
+            let overdue = told[1].number();
+            prop_assert_eq!(overdue < 0, theirs == b"-");
+            stands = Some(theirs);
+        }
+        Ok(())
+    });
+    done.unwrap();
+}
+
+#[test]
+fn what_is_kept_in_memory_beside_redis_never_takes_more_than_its_size() {
+    const SIZE: u64 = 1 << 20;
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        for term in [Duration::ZERO, Duration::from_millis(10)] {
+            let memory = MemoryTier {
+                size: SIZE,
+                lease: term,
+            };
+            let store = beside(&server, Some(memory)).await;
+            for n in 0..2_000 {
+                let (copy, states) = (format!("t:f{n}"), states(&[&format!("f{n}~state")]));
+                let seen = store.open(&states).await.unwrap();
+                let epochs = protocol::epochs(&seen).expect("nobody writes");
+                let body = vec![b'x'; 1_000 + n].into();
+                let large = Stored {
+                    body,
+                    ..Stored::clone(&stored(epochs))
+                };
+                let put = store.put(&copy, Arc::new(large), TTL).await;
+                put.unwrap();
+                assert!(is_valid(&store, &copy, &states).await);
+            }
+            let usage = store.tier().expect("there is one");
+            assert!(usage.bytes <= SIZE, "{usage:?}");
+            assert!((100..2_000).contains(&usage.entries), "{usage:?}");
+            assert!(usage.hits > 1_000, "{usage:?}");
+        }
+    });
 }
 
 fn stored(epochs: larder::coherence::Epochs) -> Arc<Stored> {

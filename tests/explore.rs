@@ -25,7 +25,7 @@ use larder::coherence::WithoutStore;
 use search::{Explored, Until, explore};
 use steps::{Rule, Setting, Step, Violation};
 use variants::Variant;
-use world::{Deed, Family, Fault, Hole, World};
+use world::{Deed, Family, Fault, Hole, Terms, World};
 
 /// No world here has as many, or it is not explored.
 const MOST: usize = 30_000_000;
@@ -206,7 +206,17 @@ fn whole(without_store: WithoutStore, faults: &[Fault], budget: usize) -> Settin
         variant: Variant::Whole,
         without_store,
         faults: faults.to_vec(),
+        leases: false,
         budget,
+    }
+}
+
+/// The same, where copies are kept in memory and states are taken for good for a while.
+fn leasing(without_store: WithoutStore, faults: &[Fault], budget: usize) -> Setting {
+    let leases = true;
+    Setting {
+        leases,
+        ..whole(without_store, faults, budget)
     }
 }
 
@@ -244,6 +254,86 @@ fn with_one_fault_nothing_older_is_shown_but_for_what_is_documented() {
     for ((name, start), faults, settings) in runs {
         for without_store in settings {
             let setting = whole(*without_store, faults, 1);
+            assert_kept(name, &setting, &run(name, start, &setting));
+        }
+    }
+}
+
+/// One write, and readers where its copy is kept in memory.
+fn a_write_among_leases() -> Worlds {
+    use Deed::*;
+    use Family::*;
+    let (one, two) = (&[(Change, 0)], &[(Change, 0), (Change, 1)]);
+    let apart = filled(world("user 1 twice, apart", one, &[(One, 0), (One, 1)]));
+    let elsewhere = filled(world(
+        "user 1 twice, at the other",
+        one,
+        &[(One, 1), (One, 1)],
+    ));
+    let thrice = filled(world("user 1 thrice", one, &[(One, 0), (One, 1), (One, 1)]));
+    let by_two = filled(world(
+        "two write; the list twice",
+        two,
+        &[(List, 1), (List, 1)],
+    ));
+    let leasing = |(name, world): (_, World)| (name, world.leasing());
+    let joining = |(_, world): (&str, World)| {
+        let name = "user 1 twice, at one that joins";
+        (name, world.without_the_second().leasing())
+    };
+    let joins = joining(elsewhere.clone());
+    [apart, elsewhere, thrice, by_two]
+        .map(leasing)
+        .into_iter()
+        .chain([joins])
+        .collect()
+}
+
+#[test]
+fn with_leases_nothing_older_is_shown_and_there_are_hits() {
+    let mut hits = 0;
+    for (name, start) in &a_write_among_leases() {
+        let explored = run(name, start, &leasing(WithoutStore::Refuse, &[], 0));
+        assert!(explored.found.is_empty(), "{name}: {:?}", explored.found);
+        hits += explored.hits;
+    }
+    println!("{hits} hits");
+    assert!(hits > 0);
+}
+
+/// Of the terms, too: lost, and begun anew. That an older text of them comes back takes longer, and is below.
+#[test]
+fn with_leases_and_one_fault_nothing_older_is_shown_but_for_what_is_documented() {
+    use WithoutStore::*;
+    let worlds = a_write_among_leases();
+    let (apart, elsewhere) = (&worlds[0], &worlds[1]);
+    let runs: [(_, &[Fault], &[WithoutStore]); 4] = [
+        (elsewhere, &[Fault::TermsLost], &BOTH),
+        (elsewhere, &[Fault::LinkLost], &[Refuse]),
+        (elsewhere, &[Fault::StateLost, Fault::Flush], &[Refuse]),
+        (apart, &[Fault::Broken, Fault::Error], &[Refuse]),
+    ];
+    for ((name, start), faults, settings) in runs {
+        for without_store in settings {
+            let setting = leasing(*without_store, faults, 1);
+            assert_kept(name, &setting, &run(name, start, &setting));
+        }
+    }
+}
+
+#[test]
+#[ignore = "minutes, and a release build"]
+fn with_leases_and_one_fault_in_all_worlds() {
+    let faults = FAULTS.iter().copied().chain([&[Fault::TermsLost][..]]);
+    let worlds = a_write_among_leases();
+    let small = worlds
+        .iter()
+        .filter(|(name, _)| name.starts_with("user 1 twice"));
+    for ((name, start), faults) in
+        small.flat_map(|world| faults.clone().map(move |some| (world, some)))
+    {
+        for without_store in BOTH {
+            let setting = leasing(without_store, faults, 1);
             assert_kept(name, &setting, &run(name, start, &setting));
         }
     }
@@ -414,6 +504,21 @@ fn each_weaker_protocol_is_found_out() {
     let empty_thrice = || world("", &[(Change, 0)], &[(One, 0), (One, 1), (One, 1)]).1;
     let together = || filled(world("", &[(Change, 0)], &[(One, 0), (One, 0)])).1;
     let create = || world("", &[(Create, 0)], &[(Two, 0), (Two, 0)]).1;
+    let elsewhere = || a_write_among_leases()[1].1.clone();
+    // The second instance has not named its term yet.
+    let unnamed = || {
+        let mut world = elsewhere();
+        world.store.data.terms = Some(Terms { of: 1, anew: false });
+        world
+    };
+    // What was kept is not valid any more, and somebody fetches before the commit.
+    let struck_leasing = |step| {
+        let at_the_other = [(One, 1), (One, 1), (One, 1)];
+        struck(
+            filled(world("", &[(Change, 0)], &at_the_other)).1.leasing(),
+            step,
+        )
+    };
     let cases: Vec<(Variant, World, &[Fault], usize)> = vec![
         (PurgeAfter, empty(), &[], 0),
         (PurgeBeforeAndAfter, empty(), &[], 0),
@@ -478,6 +583,19 @@ fn each_weaker_protocol_is_found_out() {
             2,
         ),
         (UnfencedJoinedLate, empty_thrice(), &[], 0),
+        (NobodyWaitsForLeases, elsewhere(), &[], 0),
+        (LeaseFromTheReply, elsewhere(), &[], 0),
+        (TermsReadBeforeTheHolds, unnamed(), &[], 0),
+        (LeasedWithoutATerm, unnamed(), &[], 0),
+        (LostTermsAreNone, elsewhere(), &[Fault::TermsLost], 1),
+        (NewTermsAreAll, elsewhere(), &[Fault::TermsLost], 1),
+        (OldTermsAreTrusted, unnamed(), &[Fault::RestartOlder], 1),
+        (
+            AnsweredWhereTheHoldWasLost,
+            struck_leasing(Step::Forget(Family::One as usize)),
+            &[Fault::StateLost],
+            1,
+        ),
     ];
     let mut missed = vec![];
     for (variant, start, faults, budget) in cases {
@@ -488,6 +606,7 @@ fn each_weaker_protocol_is_found_out() {
         };
         let setting = Setting {
             variant,
+            leases: start.store.data.terms.is_some(),
             ..whole(without_store, faults, budget)
         };
         let explored = explore(&start, &setting, Until::Found, MOST);

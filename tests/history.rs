@@ -3,7 +3,8 @@
 //!
 //! One seed and about three seconds for each schedule. More of both, or another seed to begin with:
 //! `HISTORY_SEEDS=5 HISTORY_SECONDS=10 HISTORY_SEED=7 cargo test --test history schedule`.
-//! `HISTORY_POLICY=http` has the routes obey the origin.
+//! `HISTORY_POLICY=http` has the routes obey the origin. `HISTORY_MEMORY=10ms`, or `0`, or one for each instance,
+//! `10ms,0,off`, has them keep copies in their own memory.
 //! All schedules in turn, again and again, up to a number of operations:
 //! `HISTORY_OPERATIONS=1000000 cargo test --release --test history -- --ignored --nocapture soak`.
 

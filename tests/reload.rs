@@ -114,6 +114,21 @@ fn what_only_a_restart_can_change_is_named_and_nothing_is_changed() {
 }
 
 #[test]
+fn another_lease_takes_a_restart() {
+    let (redis, origin) = (RedisServer::start(), Origin::start(|_| origin::json("[]")));
+    let yaml = users_api(&origin, &redis.url(), "memory: {lease: 10ms}");
+    let larder = Larder::start(yaml.clone());
+    for other in ["memory: {lease: 5ms}", "memory: {lease: 0}", ""] {
+        write(&larder, &yaml.replace("memory: {lease: 10ms}", other));
+        let refused = post_reload(&larder);
+        assert_eq!(refused.status, 422);
+        let told: Value = serde_json::from_str(&refused.text()).unwrap();
+        let named = serde_json::json!(["memory.lease"]);
+        assert_eq!(told["needs_restart"], named, "{other}");
+    }
+}
+
+#[test]
 fn a_file_that_is_watched_is_reloaded_when_the_link_to_it_leads_elsewhere() {
     let origin = Origin::start(|_| origin::json("[]"));
     let yaml = users_api(&origin, "memory:", "");

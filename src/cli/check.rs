@@ -9,8 +9,8 @@ use http::{HeaderName, Method};
 
 use crate::caching::origin::Choices;
 use crate::config::{
-    Access, Config, Jwt, KeySource, Methods, OtherParameters, Per, Policy, Query, Redis,
-    RedisEndpoint, Route, Store, StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
+    Access, Config, Jwt, KeySource, MemoryTier, Methods, OtherParameters, Per, Policy, Query,
+    Redis, RedisEndpoint, Route, Store, StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
 use crate::explain;
 
@@ -293,6 +293,7 @@ fn store(config: &Config) -> String {
         prefix,
         timeout,
         secret,
+        memory,
     } = &config.store;
     let keyed = match secret {
         Some(_) => ", credentials hashed by the file's secret",
@@ -306,11 +307,29 @@ fn store(config: &Config) -> String {
             )
         }
         StoreAddress::Redis(redis) => format!(
-            "{}, keys under {prefix}:, {} for a command{keyed}",
+            "{}, keys under {prefix}:, {} for a command{keyed}{}",
             endpoint(redis),
-            duration(*timeout)
+            duration(*timeout),
+            memory.map(tier).unwrap_or_default()
         ),
     }
+}
+
+fn tier(memory: MemoryTier) -> String {
+    let MemoryTier { size: bytes, lease } = memory;
+    let asked = match lease.is_zero() {
+        true => "each hit asks the store for its states alone".to_owned(),
+        false => {
+            let lease = duration(lease);
+            format!(
+                "for {lease} a hit asks nobody, and every write at every instance waits {lease}"
+            )
+        }
+    };
+    format!(
+        "; copies in this process, too, {} at most: {asked}",
+        size(bytes)
+    )
 }
 
 fn endpoint(redis: &Redis) -> String {

@@ -12,6 +12,8 @@
 //! * A *write* puts a hold on every state it touches, confirmed, before it is forwarded (`begin`), and takes
 //!   it back before the client's first byte (`finish`): *changed* drops the epoch, *unchanged* does not,
 //!   *ambiguous* drops it and leaves the hold until its deadline, for the upstream may commit late.
+//! * Between its holds and its forwarding a write waits until no instance may show from its own memory what it has read
+//!   of a state before (`lease`).
 //! * A *purge by hand* drops the epoch and keeps the holds (`purge`); a soft one counts its generation up, so that what
 //!   was fetched before is still valid, but outdated.
 //! * Reads of one key share one fetch (`flights`), but only under the epochs that each has itself just
@@ -49,6 +51,7 @@
 
 pub mod flights;
 pub mod journal;
+pub mod lease;
 pub mod life;
 pub mod protocol;
 pub mod turnstile;
@@ -149,6 +152,12 @@ impl Coherence {
         self.journal.len()
     }
 
+    /// As `look_up`, where nobody need be asked: with a store in this process, or one that has been asked a moment ago.
+    pub fn look_up_now(&self, copy: &str, depends: &Depends, origin: &str) -> Option<LookUp> {
+        let found = self.store.look_up_now(copy, &depends.states)?;
+        Some(judge(found, depends, origin))
+    }
+
     /// One round trip: the copy, if it is valid and right under `origin`.
     pub async fn look_up(&self, copy: &str, depends: &Depends, origin: &str) -> LookUp {
         match self.store.look_up(copy, &depends.states).await {
@@ -219,7 +228,7 @@ impl Coherence {
             let away = self.is_away();
             Writing::begin(states, hold, self.hold, without_store, book, away, now)
         });
-        match self.go_on(&mut writing, first).await {
+        match self.go_on(&mut writing, first, Taken::ByItsFinish).await {
             Act::Forward => Ok(writing),
             _ => Err(Refused),
         }
@@ -227,11 +236,15 @@ impl Coherence {
 
     /// Confirms what became of a write. What could not be confirmed is in the journal.
     pub async fn finish(&self, mut writing: Writing, outcome: Outcome) -> Finished {
+        self.end(&mut writing, outcome, Taken::ByItsFinish).await
+    }
+
+    async fn end(&self, writing: &mut Writing, outcome: Outcome, taken: Taken) -> Finished {
         let ended = Event::Ended(outcome);
         let first = self
             .journal
             .with(|book| writing.next(ended, book, self.is_away()));
-        match self.go_on(&mut writing, first).await {
+        match self.go_on(writing, first, taken).await {
             Act::Answer { owed: false } => Finished::Confirmed,
             Act::Answer { owed: true } => Finished::Owed,
             _ => Finished::Unconfirmed,
@@ -242,19 +255,20 @@ impl Coherence {
     /// nothing else was written since `before` was opened, which was before the write began.
     pub async fn finish_renewed(
         &self,
-        writing: Writing,
+        mut writing: Writing,
         before: &Epochs,
     ) -> (Finished, Option<Epochs>) {
-        let renewed = self.renew(&writing, before).await;
+        let mut taken = Taken::ByItsFinish;
+        let renewed = self.renew(&writing, before, &mut taken).await;
         // Renewed, the old epochs are dropped and the hold is gone: nothing is left to be changed.
         let outcome = match renewed {
             Some(_) => Outcome::Unchanged,
             None => Outcome::Changed,
         };
-        (self.finish(writing, outcome).await, renewed)
+        (self.end(&mut writing, outcome, taken).await, renewed)
     }
 
-    async fn renew(&self, writing: &Writing, before: &Epochs) -> Option<Epochs> {
+    async fn renew(&self, writing: &Writing, before: &Epochs, taken: &mut Taken) -> Option<Epochs> {
         let life = before.first()?.1.incarnation();
         let (hold, states) = (writing.hold(), writing.states());
         let all_opened = states
@@ -269,6 +283,9 @@ impl Coherence {
             fresh: fresh_bits() as u32,
         };
         let replies = self.store.renew(states, step).await.ok()?;
+        if replies.iter().all(|reply| reply.own_hold) {
+            *taken = Taken::Before;
+        }
         let mut epochs = before.clone();
         for (state, reply) in states.iter().zip(replies) {
             let Seen::Current(epoch) = reply.seen else {
@@ -281,20 +298,42 @@ impl Coherence {
     }
 
     /// Does what a write says, until it says something that is not for the store.
-    async fn go_on(&self, writing: &mut Writing, mut act: Act) -> Act {
+    async fn go_on(&self, writing: &mut Writing, mut act: Act, taken: Taken) -> Act {
+        // The longest term, if it was read after the holds were there.
+        let mut longest = None;
         loop {
             let event = match act {
+                Act::Tell(step @ Step::Begin { .. }) => {
+                    match self.store.announce(writing.states(), step).await {
+                        Ok(term) => {
+                            longest = Some(term);
+                            Event::Told
+                        }
+                        Err(Away) => Event::Untold,
+                    }
+                }
                 Act::Tell(step) => match self.store.step(writing.states(), step).await {
                     Ok(replies) => {
                         let lost = replies.iter().any(|reply| !reply.own_hold);
                         let mattered = matches!(step, Step::Finish { outcome, .. } if outcome != Outcome::Unchanged);
-                        if lost && mattered {
-                            info!(states = %Names(writing.states()), "a write's hold was lost before it finished");
+                        match lost && mattered && taken == Taken::ByItsFinish {
+                            true => {
+                                info!(states = %Names(writing.states()), "a write's hold was lost before it finished");
+                                Event::ToldUnheld
+                            }
+                            false => Event::Told,
                         }
-                        Event::Told
                     }
                     Err(Away) => Event::Untold,
                 },
+                Act::Lapse => {
+                    let term = match longest.take() {
+                        Some(term) => term,
+                        None => self.store.longest_lease().await,
+                    };
+                    lapse(term).await;
+                    Event::Lapsed
+                }
                 Act::Notice => {
                     self.notice().await;
                     Event::Noticed
@@ -319,14 +358,32 @@ impl Coherence {
         }
     }
 
-    /// A purge by hand: complete and race-safe at any moment, in the middle of a fill or of a write.
+    /// A purge by hand: complete and race-safe at any moment, in the middle of a fill or of a write; also in every
+    /// instance's own memory.
     pub async fn purge(&self, states: &[StateKey]) -> Result<(), Away> {
-        self.store.step(states, Step::Purge).await.map(drop)
+        lapse(self.store.announce(states, Step::Purge).await?).await;
+        Ok(())
     }
 
     /// A soft purge: what is there is outdated from now on, and so is what is being fetched.
     pub async fn outdate(&self, states: &[StateKey]) -> Result<(), Away> {
-        self.store.step(states, Step::Outdate).await.map(drop)
+        lapse(self.store.announce(states, Step::Outdate).await?).await;
+        Ok(())
+    }
+}
+
+/// What took a write's own holds away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    ByItsFinish,
+    /// All of them, and they were there: its finish does not find them.
+    Before,
+}
+
+/// Waits until leases of this term are good no more.
+async fn lapse(term: Duration) {
+    if !term.is_zero() {
+        tokio::time::sleep(term).await;
     }
 }
 

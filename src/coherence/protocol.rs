@@ -362,10 +362,16 @@ pub enum Validity {
 /// The one comparison of epochs: a copy is valid iff every state it names was asked for and is current,
 /// and every state that was asked for is one it names.
 pub fn validity(copy: &Epochs, seen: &[(StateKey, Seen)]) -> Validity {
-    let mut all = Validity::Valid;
-    if copy.len() != seen.len() {
-        return Validity::Invalid;
+    match copy.len() == seen.len() {
+        true => validity_of_named(copy, seen),
+        false => Validity::Invalid,
     }
+}
+
+/// As `validity`, of a copy that may name fewer states than were asked for: whoever is to judge it has yet to say which
+/// it must.
+pub fn validity_of_named(copy: &Epochs, seen: &[(StateKey, Seen)]) -> Validity {
+    let mut all = Validity::Valid;
     for (state, epoch) in copy {
         match seen.iter().find(|(asked, _)| asked == state) {
             Some((_, Seen::Current(current))) if current == epoch => {}

@@ -6,6 +6,7 @@
 
 mod checks;
 pub mod foreign;
+mod memory;
 mod mirror;
 mod place;
 mod problem;
@@ -229,13 +230,7 @@ impl Reader<'_> {
                 one_of(text, &known)
             },
         );
-        let memory = root.key("memory").key("size");
-        let memory_size = self.size(
-            &memory,
-            file.memory.and_then(|memory| memory.size),
-            64 << 20,
-            (1 << 20)..=(1 << 40),
-        );
+        let (memory_size, lease) = self.memory(&root.key("memory"), file.memory);
         let ttl = self.ttl(&root.key("ttl"), file.ttl, Duration::from_secs(3600));
         let routes = self.items(&root.key("routes"), file.routes, |at, map| {
             self.route(at, map, ttl)
@@ -319,6 +314,7 @@ impl Reader<'_> {
         checks::limits(self, &limits, &upstream);
         checks::proxy_protocol(self, proxy_protocol, &trusted_proxies);
         checks::memory(self, &routes, &store, memory_size);
+        let store = memory::beside(store, memory_size, lease);
         if !self.problems.borrow().is_empty() {
             return None;
         }

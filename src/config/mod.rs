@@ -184,6 +184,17 @@ pub struct Store {
     pub timeout: Duration,
     /// By which credentials are hashed in keys; `None`: one made at random and kept in the store.
     pub secret: Option<Secret>,
+    /// Copies that are kept in this process beside those in Redis.
+    pub memory: Option<MemoryTier>,
+}
+
+/// Copies in this process's memory, beside a shared store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryTier {
+    /// Bytes that they may take.
+    pub size: u64,
+    /// How long a state that was read is good without asking again. Writes wait for it, at every instance.
+    pub lease: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

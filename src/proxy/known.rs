@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::header::HeaderValue;
 use http::{Method, StatusCode, header};
 use tracing::trace;
@@ -32,7 +31,6 @@ use crate::message::{conditions, forwarded};
 use crate::reply::Reply;
 use crate::route::Captures;
 use crate::server::Peer;
-use crate::store::Store;
 
 /// Heads that a thread remembers: so many in each of so many sets, where the newest takes the oldest one's place.
 const WAYS: usize = 4;
@@ -245,16 +243,13 @@ impl Proxy {
         }
         let started = (setup.is_counting || setup.config.logs.access).then(clock::stopwatch);
         let now = clock::now();
-        match &**setup.coherence.store() {
-            Store::Memory(_) => {
-                let asked = &known.asked;
-                let looked = setup
-                    .coherence
-                    .look_up(&asked.copy, &asked.depends, &asked.origin)
-                    .now_or_never()?;
-                known.answered(&setup, looked, now, started).map(Found::Hit)
-            }
-            Store::Redis(_) => {
+        let asked = &known.asked;
+        let looked = setup
+            .coherence
+            .look_up_now(&asked.copy, &asked.depends, &asked.origin);
+        match looked {
+            Some(looked) => known.answered(&setup, looked, now, started).map(Found::Hit),
+            None => {
                 // The very one that it was found to be presented under.
                 let setup = Arc::clone(&setup);
                 let head = known.head.clone();

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
 
+use super::copies::Copies;
 use super::{Found, Listed, SeenStates};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
@@ -24,7 +23,7 @@ const SHARDS: usize = 64;
 const STATES_PER_SHARD: usize = 8_192;
 
 pub struct Memory {
-    copies: Cache<String, Arc<Stored>, ByBytes>,
+    copies: Copies,
     states: Vec<RwLock<HashMap<StateKey, State>>>,
     states_per_shard: usize,
     hasher: RandomState,
@@ -35,25 +34,11 @@ pub struct Memory {
     adopted: Mutex<BTreeSet<StateKey>>,
 }
 
-#[derive(Clone)]
-struct ByBytes;
-
-impl Weighter<String, Arc<Stored>> for ByBytes {
-    fn weight(&self, key: &String, stored: &Arc<Stored>) -> u64 {
-        // Two words of counts for the Arc, and what the cache itself keeps for an entry.
-        stored.weight() + key.capacity() as u64 + 112
-    }
-}
-
 impl Memory {
     /// A store of at most `bytes` for copies.
     pub fn new(bytes: u64) -> Self {
         Memory {
-            copies: Cache::with_weighter(
-                (bytes / 1_500).clamp(64, 4_000_000) as usize,
-                bytes,
-                ByBytes,
-            ),
+            copies: Copies::within(bytes),
             states: (0..SHARDS).map(|_| RwLock::default()).collect(),
             // Each copy may have a family of its own: fewer states than copies, and copies are kept that are never valid.
             states_per_shard: STATES_PER_SHARD.max((bytes / 1_000) as usize / SHARDS),
@@ -111,7 +96,7 @@ impl Memory {
     }
 
     pub fn put(&self, copy: &str, stored: Arc<Stored>) {
-        self.copies.insert(copy.to_owned(), stored);
+        self.copies.put(copy, stored);
     }
 
     /// Never forgotten before its time, as people set it: what is over makes room.

@@ -1,9 +1,12 @@
-//! Where copies and states are kept: in this process, or in Redis. Two of a kind, so an enum.
+//! Where copies and states are kept: in this process, or in Redis; or in Redis with copies in this process, too (`tier`).
+//! Two of a kind, so an enum.
 //! A store does single steps; what they mean is `coherence`'s.
 
 pub mod codec;
+pub mod copies;
 pub mod memory;
 pub mod redis;
+pub mod tier;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,6 +109,14 @@ impl Store {
         }
     }
 
+    /// The same, if nobody need be asked.
+    pub fn look_up_now(&self, copy: &str, states: &States) -> Option<Found> {
+        match self {
+            Store::Memory(memory) => Some(memory.look_up(copy, states)),
+            Store::Redis(redis) => redis.look_up_now(copy, states),
+        }
+    }
+
     /// The states, with an epoch made for each that has neither epoch nor hold.
     pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
         match self {
@@ -119,6 +130,33 @@ impl Store {
         match self {
             Store::Memory(memory) => Ok(memory.step(states, step)),
             Store::Redis(redis) => timed(Command::Step, redis.step(states, step)).await,
+        }
+    }
+
+    /// As `step`; and the longest term for which anybody may still show what was there before it.
+    pub async fn announce(&self, states: &[StateKey], step: Step) -> Result<Duration, Away> {
+        match self {
+            Store::Memory(memory) => {
+                memory.step(states, step);
+                Ok(Duration::ZERO)
+            }
+            Store::Redis(redis) => redis.announce(states, step).await,
+        }
+    }
+
+    /// The longest term for which anybody may still show what was there until now.
+    pub async fn longest_lease(&self) -> Duration {
+        match self {
+            Store::Memory(_) => Duration::ZERO,
+            Store::Redis(redis) => redis.longest_lease().await,
+        }
+    }
+
+    /// How the memory tier is used, where there is one.
+    pub fn tier(&self) -> Option<tier::Use> {
+        match self {
+            Store::Memory(_) => None,
+            Store::Redis(redis) => redis.tier(),
         }
     }
 

@@ -11,6 +11,9 @@
 //! * An instance learns at once that its link is gone. Who does not (it asks nothing while the store hangs) is like one
 //!   that was never cut off while the others were.
 //! * A server that was replaced answers nobody any more.
+//! * A lease that was asked for before something that outlasts it began (a write's wait for its term, the age of terms that
+//!   began anew, the notice time) is over when that is. It may end earlier at any time, which is seen when it would be used;
+//!   so a process that is stopped, and takes long for anything, is among these.
 
 use std::fmt;
 
@@ -31,6 +34,8 @@ pub struct Setting {
     pub variant: Variant,
     pub without_store: WithoutStore,
     pub faults: Vec<Fault>,
+    /// Instances keep copies in their memory, and take a state that they have read for good for a while.
+    pub leases: bool,
     /// So many of them may come to pass.
     pub budget: usize,
 }
@@ -38,6 +43,7 @@ pub struct Setting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Start(usize),
+    StartUnleased(usize),
     Make(usize),
     Join(usize),
     Leave(usize, usize),
@@ -47,6 +53,11 @@ pub enum Step {
     Run(usize),
     Told(usize),
     Noticed(usize),
+    Lapsed(usize),
+    Hear(usize, usize),
+    Ends(usize, usize),
+    Name(usize),
+    Sweep,
     Commit(usize),
     Succeeds(usize),
     Fails(usize, Fault),
@@ -61,6 +72,7 @@ pub enum Step {
     Stop(Fault),
     Back,
     Forget(usize),
+    ForgetTerms,
     Flush,
     Long(usize),
     Enter(usize, Absence),
@@ -109,8 +121,14 @@ impl Setting {
         for (n, reader) in w.readers.iter().enumerate() {
             match &reader.stage {
                 ReaderStage::Idle | ReaderStage::Anew { .. } => {
-                    if w.instances[usize::from(reader.at)].alive && first_of_its_kind(w, n) {
+                    let at = &w.instances[usize::from(reader.at)];
+                    if at.alive && first_of_its_kind(w, n) {
                         out.push(Step::Start(n));
+                        // Or its lease has just ended.
+                        let leases = &at.leases;
+                        if leases.iter().any(|lease| lease.is_heard_of(reader.family)) {
+                            out.push(Step::StartUnleased(n));
+                        }
                     }
                 }
                 ReaderStage::Opening { .. } => out.push(Step::Make(n)),
@@ -166,6 +184,7 @@ impl Setting {
                         out.push(Step::Noticed(n));
                     }
                 }
+                WriterStage::Lapsing => out.push(Step::Lapsed(n)),
                 WriterStage::AtTheApi => {
                     if writer.committed.is_some() || !can_commit(w, n) {
                         out.push(Step::Succeeds(n));
@@ -190,7 +209,26 @@ impl Setting {
     }
 
     fn of_instances(&self, w: &World, out: &mut Vec<Step>) {
+        if w.store.data.terms.is_some_and(|terms| terms.anew) {
+            out.push(Step::Sweep);
+        }
         for (i, instance) in w.instances.iter().enumerate() {
+            for (n, lease) in instance.leases.iter().enumerate() {
+                let leaves = |flight: &Flight| !flight.left && flight.family == lease.family;
+                if lease.on_its_way {
+                    out.push(Step::Hear(i, n));
+                } else if instance.flights.iter().any(leaves) {
+                    out.push(Step::Ends(i, n));
+                }
+            }
+            let stands = w
+                .store
+                .data
+                .terms
+                .is_some_and(|terms| terms.of & 1 << i != 0);
+            if self.leases && instance.link.is_some() && !stands {
+                out.push(Step::Name(i));
+            }
             if !instance.alive {
                 if w.readers
                     .iter()
@@ -249,7 +287,10 @@ impl Setting {
         let quick = w.writers.iter().any(|writer| {
             matches!(
                 writer.stage,
-                WriterStage::Telling { .. } | WriterStage::Noticing | WriterStage::AtTheApi
+                WriterStage::Telling { .. }
+                    | WriterStage::Noticing
+                    | WriterStage::Lapsing
+                    | WriterStage::AtTheApi
             )
         });
         let entering = w
@@ -293,6 +334,11 @@ impl Setting {
                     }
                 }
                 Fault::Flush => out.push(Step::Flush),
+                Fault::TermsLost => {
+                    if w.store.data.terms.is_some() {
+                        out.push(Step::ForgetTerms);
+                    }
+                }
                 Fault::Error | Fault::Broken => {
                     for (n, writer) in w.writers.iter().enumerate() {
                         let committed = writer.committed.is_some();
@@ -310,6 +356,7 @@ impl Setting {
     /// Does a step.
     pub fn apply(&self, w: &mut World, step: Step) -> Told {
         let told = self.act_out(w, step);
+        all_may_be_back(w);
         w.normalise(!matches!(
             self.variant,
             Variant::PurgeAfter | Variant::PurgeBeforeAndAfter | Variant::EpochUsedTwice
@@ -321,6 +368,12 @@ impl Setting {
         let mut told = Told::default();
         match step {
             Step::Start(n) => self.start(w, n, &mut told),
+            Step::StartUnleased(n) => {
+                let (family, i) = (w.readers[n].family, usize::from(w.readers[n].at));
+                let leases = &mut w.instances[i].leases;
+                leases.retain(|lease| !lease.is_heard_of(family));
+                self.start(w, n, &mut told);
+            }
             Step::Make(n) => self.make(w, n),
             Step::Join(n) => self.join(w, n),
             Step::Leave(i, n) => self.leave(w, i, n, &mut told),
@@ -342,7 +395,52 @@ impl Setting {
             }
             Step::Run(n) => self.run(w, n),
             Step::Told(n) => self.told(w, n),
-            Step::Noticed(n) => self.goes_on(w, n, Event::Noticed),
+            Step::Noticed(n) => {
+                self.reads_terms(w, n);
+                self.goes_on(w, n, Event::Noticed);
+            }
+            Step::Lapsed(n) => {
+                self.outlast(w, 1 << n);
+                w.writers[n].waits_for = 0;
+                self.goes_on(w, n, Event::Lapsed);
+            }
+            Step::Hear(i, n) => {
+                let leases = &mut w.instances[i].leases;
+                let mut lease = leases.remove(n);
+                lease.on_its_way = false;
+                if self.variant == Variant::LeaseFromTheReply {
+                    lease.outlasted_by = 0;
+                }
+                // It is later than what was known.
+                leases.retain(|one| !one.is_heard_of(lease.family));
+                leases.push(lease);
+            }
+            Step::Ends(i, n) => drop(w.instances[i].leases.remove(n)),
+            Step::Name(i) => {
+                let terms = w.store.data.terms;
+                let lost = terms.is_none();
+                let terms = terms.unwrap_or(Terms {
+                    of: 0,
+                    anew: lost && self.variant != Variant::NewTermsAreAll,
+                });
+                w.store.data.terms = Some(Terms {
+                    of: terms.of | 1 << i,
+                    ..terms
+                });
+                if lost {
+                    mark(w, ANEW, |_| true);
+                }
+            }
+            Step::Sweep => {
+                self.outlast(w, ANEW);
+                if let Some(terms) = &mut w.store.data.terms {
+                    terms.anew = false;
+                }
+            }
+            Step::ForgetTerms => {
+                w.faults.push(Fault::TermsLost);
+                w.store.data.terms = None;
+            }
             Step::Commit(n) => {
                 let deed = w.writers[n].deed;
                 let version = &mut w.api[deed.user()];
@@ -450,6 +548,7 @@ impl Setting {
                 lose_holds(w, |_| true);
             }
             Step::Long(i) => {
+                self.outlast(w, OUTAGE);
                 let outage = w.instances[i].away.expect("it is away").outage;
                 for away in w.instances.iter_mut().filter_map(|one| one.away.as_mut()) {
                     away.long |= away.outage <= outage;
@@ -463,6 +562,7 @@ impl Setting {
             }
             Step::Publish(i) => self.publish(w, i),
             Step::Trust(i) => {
+                self.outlast(w, OUTAGE);
                 let now = w.now().as_millis();
                 let link = w.instances[i].link.as_mut().expect("it is linked");
                 link.trusted = true;
@@ -498,7 +598,7 @@ impl Setting {
                 holes: self.holes(w, i, family),
             },
         };
-        if let Some(what) = self.look_up(w, i, family) {
+        if let Some(what) = self.find(w, i, family) {
             told.hit = true;
             return self.show(w, n, floor, what, told);
         }
@@ -650,9 +750,9 @@ impl Setting {
     /// Looks again, as another may have stored it meanwhile, and leaves: one step, as a look that would find it later
     /// is of a fetch that leaves later, and so shows something newer.
     fn leave(&self, w: &mut World, i: usize, n: usize, told: &mut Told) {
-        let flight = &w.instances[i].flights[n];
+        let flight = w.instances[i].flights[n].clone();
         if flight.fence.epochs.is_some()
-            && let Some(what) = self.look_up(w, i, flight.family)
+            && let Some(what) = self.find(w, i, flight.family)
         {
             told.hit = true;
             return self.share(w, i, n, what, told);
@@ -671,6 +771,9 @@ impl Setting {
         {
             let epochs = epochs.clone();
             let copy = Box::new(Copy { what, epochs });
+            if self.leases {
+                w.instances[i].memory[what.family as usize] = Some(copy.clone());
+            }
             w.store.data.copies[what.family as usize] = Some(copy);
         }
         self.share(w, i, n, what, told);
@@ -764,6 +867,58 @@ impl Setting {
         all?.into_iter().max()
     }
 
+    /// What is in memory and leased; else what the store says, which gives a lease if this instance's term stands there.
+    /// That it asks for the states alone where it has the copy makes no difference.
+    fn find(&self, w: &mut World, i: usize, family: Family) -> Option<Shown> {
+        if !self.leases {
+            return self.look_up(w, i, family);
+        }
+        let instance = &w.instances[i];
+        if let Some(copy) = &instance.memory[family as usize] {
+            let is_good = |lease: &Lease| {
+                let in_life = |(state, epoch): &(StateKey, larder::coherence::Epoch)| {
+                    // By a link that is gone and not missed yet, too.
+                    let seen = Seen::Current(*epoch);
+                    let seen = instance.link.map_or(seen, |link| seen.in_life(link.life));
+                    (state.clone(), seen)
+                };
+                let seen: Vec<_> = lease.epochs.iter().map(in_life).collect();
+                lease.is_heard_of(family)
+                    && protocol::validity(&copy.epochs, &seen) != Validity::Invalid
+            };
+            if instance.leases.iter().any(is_good) {
+                return Some(copy.what);
+            }
+        }
+        let link = instance.link?;
+        let state = w.store.data.states[family as usize].seen();
+        let found = self.look_up(w, i, family);
+        let stands = w
+            .store
+            .data
+            .terms
+            .is_some_and(|terms| terms.of & 1 << i != 0);
+        if let Seen::Current(epoch) = state.by_link(link.trusted, link.life)
+            && (stands || self.variant == Variant::LeasedWithoutATerm)
+        {
+            let lease = Lease {
+                family,
+                epochs: [(family.key(), epoch)].into_iter().collect(),
+                on_its_way: true,
+                outlasted_by: 0,
+            };
+            // Of two questions the later one is good for longer.
+            let leases = &mut w.instances[i].leases;
+            leases.retain(|one| one.family != family || !one.on_its_way);
+            leases.push(lease);
+        }
+        if found.is_some() {
+            let copy = w.store.data.copies[family as usize].clone();
+            w.instances[i].memory[family as usize] = copy;
+        }
+        found
+    }
+
     /// What the store and this instance's link make of a look-up.
     fn look_up(&self, w: &World, i: usize, family: Family) -> Option<Shown> {
         let link = w.instances[i].link?;
@@ -799,7 +954,9 @@ impl Setting {
             } else {
                 writer.held | bit
             };
-            writer.lost &= !bit;
+            if !(self.leases && ends && writer.stage != WriterStage::Over) {
+                writer.lost &= !bit;
+            }
         }
         let state = &mut w.store.data.states[n];
         let begins = matches!(step, AtStore::Begin { .. });
@@ -847,7 +1004,16 @@ impl Setting {
             unreachable!("it tells");
         };
         let key = w.writers[n].deed.states()[usize::from(ran)].clone();
-        self.at_store(w, &key, step);
+        let begins = matches!(step, AtStore::Begin { .. });
+        if begins && ran == 0 && self.variant == Variant::TermsReadBeforeTheHolds {
+            self.reads_terms(w, n);
+        }
+        let reply = self.at_store(w, &key, step);
+        w.writers[n].unheld |= self.leases && !begins && !reply.own_hold;
+        let is_last = usize::from(ran + 1) == w.writers[n].deed.states().len();
+        if begins && is_last && self.variant != Variant::TermsReadBeforeTheHolds {
+            self.reads_terms(w, n);
+        }
         w.writers[n].stage = WriterStage::Telling {
             step,
             ran: ran + 1,
@@ -872,7 +1038,51 @@ impl Setting {
                 });
             }
         }
-        self.goes_on(w, n, if failed { Event::Untold } else { Event::Told });
+        let finishes =
+            matches!(step, AtStore::Finish { outcome, .. } if outcome != Outcome::Unchanged);
+        let event = match () {
+            () if failed => Event::Untold,
+            () if finishes && w.writers[n].unheld => Event::ToldUnheld,
+            () => Event::Told,
+        };
+        if event != Event::Told {
+            self.reads_terms(w, n);
+        }
+        self.goes_on(w, n, event);
+    }
+
+    /// It is over, and so is every lease that it has outlasted; what is still on its way is good no more when it comes.
+    fn outlast(&self, w: &mut World, by: u8) {
+        for instance in &mut w.instances {
+            let counts_later = self.variant == Variant::LeaseFromTheReply;
+            instance
+                .leases
+                .retain(|lease| lease.outlasted_by & by == 0 || (counts_later && lease.on_its_way));
+            let leases = instance.leases.iter_mut();
+            leases.for_each(|lease| lease.outlasted_by &= !by);
+        }
+    }
+
+    fn reads_terms(&self, w: &mut World, n: usize) {
+        if self.leases {
+            w.writers[n].waits_for = self.terms(w, n);
+        }
+    }
+
+    /// Whose leases a write waits for that reads the terms now.
+    fn terms(&self, w: &World, n: usize) -> u8 {
+        let Some(link) = w.instances[usize::from(w.writers[n].at)].link else {
+            return ALL;
+        };
+        if !link.trusted && self.variant != Variant::OldTermsAreTrusted {
+            return ALL;
+        }
+        match w.store.data.terms {
+            None if self.variant == Variant::LostTermsAreNone => 0,
+            None => ALL,
+            Some(terms) if terms.anew => ALL,
+            Some(terms) => terms.of,
+        }
     }
 
     fn goes_on(&self, w: &mut World, n: usize, event: Event) {
@@ -891,6 +1101,19 @@ impl Setting {
 
     fn act(&self, w: &mut World, n: usize, act: Act) {
         let linked = w.instances[usize::from(w.writers[n].at)].link.is_some();
+        if act == Act::Lapse {
+            let answers = w.writers[n].unheld;
+            let waits = match self.variant {
+                Variant::NobodyWaitsForLeases => false,
+                Variant::AnsweredWhereTheHoldWasLost => !answers,
+                _ => self.leases,
+            };
+            if !waits {
+                return self.goes_on(w, n, Event::Lapsed);
+            }
+            let waits_for = w.writers[n].waits_for;
+            mark(w, 1 << n, |i| waits_for & 1 << i != 0);
+        }
         let writer = &mut w.writers[n];
         writer.stage = match act {
             Act::Tell(step) => WriterStage::Telling {
@@ -899,8 +1122,10 @@ impl Setting {
                 failed: !linked,
             },
             Act::Notice => WriterStage::Noticing,
+            Act::Lapse => WriterStage::Lapsing,
             Act::Forward => {
                 writer.may_commit = true;
+                writer.unheld = false;
                 WriterStage::AtTheApi
             }
             Act::Answer { .. } => {
@@ -908,12 +1133,15 @@ impl Setting {
                     let user = writer.deed.user();
                     w.written[user] = w.written[user].max(version);
                 }
+                // Until now it was not answered.
+                writer.lost &= writer.held;
                 WriterStage::Over
             }
             Act::Refuse | Act::Unconfirmed => WriterStage::Over,
         };
         if w.writers[n].stage == WriterStage::Over {
             w.writers[n].writing = None;
+            (w.writers[n].unheld, w.writers[n].waits_for) = (false, 0);
         }
     }
 
@@ -922,6 +1150,10 @@ impl Setting {
         let outage = w.faults.len() as u8;
         let instance = &mut w.instances[i];
         let linked = instance.link.take().is_some();
+        // What was asked for by it is never heard; what was, may be taken for good until it is over.
+        instance.leases.retain(|lease| !lease.on_its_way);
+        mark(w, OUTAGE, |one| one == i);
+        let instance = &mut w.instances[i];
         let mut late = vec![];
         if let Some(entering) = instance.entering.take() {
             let of = KEEPER + i as u8;
@@ -996,6 +1228,8 @@ impl Setting {
             flights: vec![],
             cut_alone: false,
             ahead: false,
+            memory: [const { None }; 3],
+            leases: vec![],
         };
         for writer in w.writers.iter_mut().filter(|one| usize::from(one.at) == i) {
             writer.untold = owes && self.without_store == WithoutStore::Forward;
@@ -1089,7 +1323,34 @@ impl Setting {
         instance.untrusted = !entering.link.trusted;
         instance.link = Some(entering.link);
         instance.away = None;
-        instance.cut_alone = false;
+        // Another link: nothing that was leased by the last one counts by it.
+        instance.leases.clear();
+        if instance.cut_alone {
+            mark(w, BACK, |one| one != i);
+        }
+    }
+}
+
+const ALL: u8 = 0xff;
+
+/// What begins now, and outlasts every lease that these instances have asked for.
+fn mark(w: &mut World, by: u8, of: impl Fn(usize) -> bool) {
+    for (i, instance) in w.instances.iter_mut().enumerate() {
+        if of(i) {
+            instance
+                .leases
+                .iter_mut()
+                .for_each(|lease| lease.outlasted_by |= by);
+        }
+    }
+}
+
+/// Who was cut off alone is back for all once nobody shows from memory what it has not told.
+fn all_may_be_back(w: &mut World) {
+    let mut leases = w.instances.iter().flat_map(|one| &one.leases);
+    if !leases.any(|lease| lease.outlasted_by & BACK != 0) {
+        let linked = w.instances.iter_mut().filter(|one| one.link.is_some());
+        linked.for_each(|one| one.cut_alone = false);
     }
 }
 
@@ -1172,6 +1433,7 @@ impl Step {
         let instance = |i: usize| (b'a' + i as u8) as char;
         match self {
             Step::Start(n) => format!("{} looks up", reader(n)),
+            Step::StartUnleased(n) => format!("{} looks up, as its lease has ended", reader(n)),
             Step::Make(n) => format!("{} makes an epoch", reader(n)),
             Step::Join(n) => format!("{} leads or follows", reader(n)),
             Step::Leave(i, n) => format!("{} looks again, leaves", flight(i, n)),
@@ -1181,6 +1443,18 @@ impl Step {
             Step::Run(n) => format!("{}: {}", writer(n), Stage(&w.writers[n].stage)),
             Step::Told(n) => format!("{} hears of it: {}", writer(n), Stage(&w.writers[n].stage)),
             Step::Noticed(n) => format!("{} has waited", writer(n)),
+            Step::Lapsed(n) => format!("{} has waited for all leases", writer(n)),
+            Step::Hear(i, n) => {
+                let family = w.instances[i].leases[n].family.words();
+                format!("{} hears of {family}: a lease", instance(i))
+            }
+            Step::Ends(i, n) => {
+                let family = w.instances[i].leases[n].family.words();
+                format!("{}'s lease of {family} ends", instance(i))
+            }
+            Step::Name(i) => format!("{} names its term", instance(i)),
+            Step::Sweep => "what was lost of terms is over".to_owned(),
+            Step::ForgetTerms => "the terms are lost".to_owned(),
             Step::Commit(n) => format!("{} is committed", writer(n)),
             Step::Succeeds(n) => format!("{} is answered by the API", writer(n)),
             Step::Fails(n, fault) => format!("{}: {}", writer(n), fault.words()),

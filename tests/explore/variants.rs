@@ -41,4 +41,20 @@ pub enum Variant {
     WaitIsForgotten,
     /// Rule 7: a fetch without an epoch is joined after it has left.
     UnfencedJoinedLate,
+    /// A write is forwarded as soon as it is held.
+    NobodyWaitsForLeases,
+    /// Rule 7: a lease counts from when its answer is there.
+    LeaseFromTheReply,
+    /// A write reads the terms before its holds are there.
+    TermsReadBeforeTheHolds,
+    /// A state read gives a lease whether or not the term stands in the store.
+    LeasedWithoutATerm,
+    /// Where no terms stand, nobody has leases.
+    LostTermsAreNone,
+    /// Terms that begin anew are the whole of them.
+    NewTermsAreAll,
+    /// A write that begins as the store is back waits only for the terms that came back with it.
+    OldTermsAreTrusted,
+    /// Rule 4: a write whose hold was lost is answered as soon as it is finished.
+    AnsweredWhereTheHoldWasLost,
 }

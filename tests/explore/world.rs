@@ -121,7 +121,38 @@ pub struct Data {
     pub states: [State; 3],
     pub copies: [Option<Box<Copy>>; 3],
     pub record: Option<Record>,
+    /// Whose terms stand there. Nothing at all stands only where they were lost, or nobody has leases.
+    pub terms: Option<Terms>,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Terms {
+    pub of: u8,
+    /// They began anew, and whoever has had a lease before may have it still.
+    pub anew: bool,
+}
+
+/// What an instance was told of a state, and takes for good until it ends.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Lease {
+    pub family: Family,
+    pub epochs: Epochs,
+    /// The store has answered, and the instance has not heard of it.
+    pub on_its_way: bool,
+    /// What has begun since it was asked for, and lasts for at least its term: waits of writers, and these.
+    pub outlasted_by: u8,
+}
+
+impl Lease {
+    pub fn is_heard_of(&self, family: Family) -> bool {
+        self.family == family && !self.on_its_way
+    }
+}
+
+/// The age of terms that began anew; an outage; the link of one that was cut off.
+pub const ANEW: u8 = 1 << 7;
+pub const OUTAGE: u8 = 1 << 6;
+pub const BACK: u8 = 1 << 5;
 
 impl Data {
     fn may_be_valid(&self, copy: &Copy) -> bool {
@@ -212,6 +243,9 @@ pub struct Instance {
     pub cut_alone: bool,
     /// Back from a short absence, and trusting, before another that has been away since an earlier outage.
     pub ahead: bool,
+    /// Copies in its own memory, and what it knows of their states.
+    pub memory: [Option<Box<Copy>>; 3],
+    pub leases: Vec<Lease>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -262,6 +296,10 @@ pub struct Writer {
     pub lost: u8,
     /// Its instance crashed while it owed the store what it drops.
     pub untold: bool,
+    /// Its finish has not found its hold.
+    pub unheld: bool,
+    /// The instances whose leases it waits for.
+    pub waits_for: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -274,6 +312,8 @@ pub enum WriterStage {
         failed: bool,
     },
     Noticing,
+    /// It waits for the longest lease.
+    Lapsing,
     AtTheApi,
     Over,
     Dead,
@@ -380,6 +420,7 @@ pub enum Fault {
     RestartOlder,
     StateLost,
     Flush,
+    TermsLost,
     /// 5xx after the commit.
     Error,
     /// No answer, or 502 to 504: before, after or without a commit.
@@ -397,6 +438,7 @@ impl Fault {
             Fault::RestartOlder => "the store goes back to a snapshot or an older replica",
             Fault::StateLost => "a state key is lost",
             Fault::Flush => "the store is flushed",
+            Fault::TermsLost => "the terms of leases are lost",
             Fault::Error => "500 after the commit",
             Fault::Broken => "no answer from the API",
         }
@@ -422,6 +464,8 @@ impl World {
             flights: vec![],
             cut_alone: false,
             ahead: false,
+            memory: [const { None }; 3],
+            leases: vec![],
         };
         let data = Data {
             record: Some(Record {
@@ -453,6 +497,8 @@ impl World {
                     held: 0,
                     lost: 0,
                     untold: false,
+                    unheld: false,
+                    waits_for: 0,
                 })
                 .collect(),
             readers: readers
@@ -475,6 +521,14 @@ impl World {
     pub fn without_the_second(mut self) -> World {
         let second = &mut self.instances[1];
         (second.alive, second.link, second.last_who) = (false, None, None);
+        self
+    }
+
+    /// Both instances keep copies in memory, and have leases.
+    pub fn leasing(mut self) -> World {
+        let alive = |(n, one): (usize, &Instance)| u8::from(one.alive) << n;
+        let of = self.instances.iter().enumerate().map(alive).sum();
+        self.store.data.terms = Some(Terms { of, anew: false });
         self
     }
 
@@ -517,6 +571,13 @@ impl World {
             all.extend(data.states.iter().filter_map(State::epoch));
             for copy in data.copies.iter().flatten() {
                 all.extend(copy.epochs.iter().map(|(_, epoch)| *epoch));
+            }
+        }
+        for instance in &self.instances {
+            let memory = instance.memory.iter().flatten().map(|copy| &copy.epochs);
+            let leases = instance.leases.iter().map(|lease| &lease.epochs);
+            for epochs in memory.chain(leases) {
+                all.extend(epochs.iter().map(|(_, epoch)| *epoch));
             }
         }
         let mut add = |epochs: &Option<Epochs>| {
@@ -595,12 +656,52 @@ impl World {
                 snapshot.forget();
             }
             let data = &self.store.data;
+            for instance in &mut self.instances {
+                let leases = &instance.leases;
+                for copy in &mut instance.memory {
+                    let is_leased =
+                        |copy: &Copy| leases.iter().any(|one| one.epochs == copy.epochs);
+                    if copy
+                        .as_deref()
+                        .is_some_and(|it| !data.may_be_valid(it) && !is_leased(it))
+                    {
+                        *copy = None;
+                    }
+                }
+            }
             self.late.retain(|late| match &late.what {
                 Command::Put(copy) => data.may_be_valid(copy),
                 Command::Step(..) => true,
             });
         }
         self.faults.sort();
+        // Of what nobody will look up any more nothing need be known.
+        for (i, instance) in self.instances.iter_mut().enumerate() {
+            let wants = |reader: &Reader| {
+                let will = !matches!(
+                    reader.stage,
+                    ReaderStage::Waiting { .. } | ReaderStage::Over
+                );
+                usize::from(reader.at) == i && will
+            };
+            let leaves = |family: Family| {
+                let mut flights = instance.flights.iter();
+                flights.any(|flight| flight.family == family && !flight.left)
+            };
+            let wanted = FAMILIES.map(|family| {
+                let mut readers = self.readers.iter();
+                leaves(family) || readers.any(|reader| reader.family == family && wants(reader))
+            });
+            instance
+                .leases
+                .retain(|lease| wanted[lease.family as usize]);
+            for (copy, wanted) in instance.memory.iter_mut().zip(wanted) {
+                copy.take_if(|_| !wanted);
+            }
+            instance
+                .leases
+                .sort_by_key(|lease| (lease.family as u8, lease.on_its_way, lease.outlasted_by));
+        }
         self.late.sort_by_key(|late| late.of);
     }
 

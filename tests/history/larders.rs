@@ -18,7 +18,8 @@ pub const INSTANCES: usize = 3;
 pub struct Larders {
     pub users: Arc<Users>,
     _origin: Origin,
-    yaml: String,
+    /// Of each instance.
+    yaml: Vec<String>,
     instances: RwLock<Vec<Instance>>,
 }
 
@@ -26,6 +27,16 @@ struct Instance {
     /// `None` while it is dead.
     larder: Option<Larder>,
     address: SocketAddr,
+}
+
+/// What each instance keeps in its own memory: `HISTORY_MEMORY=10ms`, or one after the other, `HISTORY_MEMORY=10ms,0,off`.
+fn memory(instance: usize) -> String {
+    let leases = std::env::var("HISTORY_MEMORY").unwrap_or("off".to_owned());
+    let leases: Vec<&str> = leases.split(',').collect();
+    match leases[instance % leases.len()] {
+        "off" => String::new(),
+        lease => format!("memory: {{lease: {lease}}}"),
+    }
 }
 
 /// Whether the routes obey the origin (`HISTORY_POLICY=http`), which then says how long and for whom.
@@ -58,15 +69,19 @@ routes:
   - {{path: "/api/users/<int:id>/", key: "users:detail:{{id}}"{policy}}}
 {PURGE}"#
         );
-        let instance = |store: &String| {
-            let larder = Larder::start(yaml.replace("STORE", store));
+        let of_each = |(n, store): (usize, &String)| {
+            let memory = memory(n);
+            format!("{memory}\n{}", yaml.replace("STORE", store))
+        };
+        let yaml: Vec<String> = stores.iter().enumerate().map(of_each).collect();
+        let instance = |yaml: &String| {
+            let larder = Larder::start(yaml.clone());
             Instance {
                 address: larder.address(),
                 larder: Some(larder),
             }
         };
-        let instances = RwLock::new(stores.iter().map(instance).collect());
-        let yaml = yaml.replace("STORE", &stores[0]);
+        let instances = RwLock::new(yaml.iter().map(instance).collect());
         Larders {
             users,
             _origin: origin,
@@ -83,7 +98,7 @@ routes:
 
     /// In the place of one that was killed.
     pub fn start_again(&self, instance: usize) {
-        let larder = Larder::start(self.yaml.clone());
+        let larder = Larder::start(self.yaml[instance].clone());
         self.instances.write().unwrap()[instance] = Instance {
             address: larder.address(),
             larder: Some(larder),

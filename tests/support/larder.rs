@@ -135,6 +135,12 @@ impl LarderBuilder {
     }
 
     fn launch(&self) -> Larder {
+        // Whatever a test shows over Redis must be so before it, too.
+        let has_memory = self.yaml.lines().any(|line| line.starts_with("memory:"));
+        let beside_memory = || match std::env::var("LARDER_TEST_MEMORY") {
+            Ok(lease) if !has_memory => format!("memory: {{lease: {lease}}}\n"),
+            _ => String::new(),
+        };
         let directory = tempfile::Builder::new()
             .prefix("larder-")
             .tempdir()
@@ -149,7 +155,7 @@ impl LarderBuilder {
         } else {
             format!("listen: {listen}\nadmin: {admin}\n")
         };
-        std::fs::write(&file, before + &self.yaml).expect("write proxy.yaml");
+        std::fs::write(&file, before + &beside_memory() + &self.yaml).expect("write proxy.yaml");
 
         let mut command = match self.under.split_first() {
             None => command(&self.environment),

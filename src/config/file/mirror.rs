@@ -174,9 +174,10 @@ mirror! {
 }
 
 mirror! {
-    MemoryMap like "`{size: 64MiB}`" {
+    MemoryMap like "`{size: 64MiB, lease: 10ms}`" {
         size: Text,
-    } later ["lease"]
+        lease: Text,
+    } later []
 }
 
 mirror! {

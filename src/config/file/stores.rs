@@ -102,6 +102,7 @@ impl Reader<'_> {
             prefix,
             timeout,
             secret: None,
+            memory: None,
         })
     }
 }

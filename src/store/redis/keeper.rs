@@ -28,6 +28,7 @@ use super::frame::{self, Reply};
 use super::link::{self, Link, Probe, SCRIPT, SECTIONS, SHEBANGS, text};
 use super::pipe;
 use super::{A_WEEK, Place, Shared};
+use crate::coherence::lease;
 use crate::coherence::life::{self, How};
 use crate::coherence::{NOTICE, StateKey};
 use crate::config::RedisEndpoint;
@@ -179,8 +180,20 @@ impl Shared {
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewed = Instant::now();
         let mut probe: Option<(Probe, u32)> = None;
+        let mut terms = None;
         loop {
             beat.tick().await;
+            let are_due = link.terms_are_due.load(Ordering::Relaxed)
+                || Instant::now() >= *link.terms_next.lock();
+            if terms.is_none() && are_due {
+                terms = Some(Box::pin(link.look_after_terms(self)));
+            }
+            // Not waited for: the store may hang, and who is to say so is here.
+            if let Some(under_way) = &mut terms
+                && under_way.now_or_never().is_some()
+            {
+                terms = None;
+            }
             if !link.is_trusted() && Instant::now() >= link.trusted_from {
                 link.trusted.store(true, Ordering::Relaxed);
             }
@@ -372,8 +385,12 @@ impl Shared {
             ));
         }
         self.renew(&link).await?;
-        let wait = self.enter(&link, who).await?;
-        link.trusted_from = Instant::now() + wait;
+        let (wait, is_new_life) = self.enter(&link, who).await?;
+        let now = Instant::now();
+        if is_new_life {
+            link.young_until = now + lease::LONGEST;
+        }
+        link.trusted_from = now + wait;
         link.trusted = AtomicBool::new(wait.is_zero());
         self.replay(&link).await.map_err(|Away| {
             NoLink::Unreachable("it was lost while the journal was replayed".to_owned())
@@ -381,8 +398,8 @@ impl Shared {
         Ok(link)
     }
 
-    /// Finds out which life of the store this is, and for how long nothing is to be trusted.
-    async fn enter(&self, link: &Link, who: Option<String>) -> Result<Duration, NoLink> {
+    /// Finds out which life of the store this is: for how long nothing is to be trusted, and whether it has just begun.
+    async fn enter(&self, link: &Link, who: Option<String>) -> Result<(Duration, bool), NoLink> {
         let last = self.last_who.lock().replace(who.clone());
         let how = How::connected(last.as_ref().map(Option::as_deref), who.as_deref());
         let (_, life) = link.incarnate(self, who.as_deref(), how).await?;
@@ -392,13 +409,14 @@ impl Shared {
         let left = trusted_from.saturating_duration_since(now);
         let wait = life::untrusted_for(life, how, away, left);
         *trusted_from = now + wait;
-        Ok(wait)
+        Ok((wait, !life.is_zero()))
     }
 
     /// Settles the deployment's secret, and names this configuration's states to the other instances.
     pub(super) async fn renew(&self, link: &Link) -> Result<(), NoLink> {
         // At once, as a connect waits for it.
-        tokio::try_join!(self.settle_secret(link), self.register(link)).map(drop)
+        let terms = link.look_after_terms(self);
+        tokio::try_join!(self.settle_secret(link), self.register(link), terms).map(drop)
     }
 
     async fn register(&self, link: &Link) -> Result<(), NoLink> {

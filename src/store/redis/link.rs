@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -16,6 +17,7 @@ use super::batched::Batched;
 use super::keeper::NoLink;
 use super::pipe::Pipe;
 use super::{A_WEEK, Place, Shared};
+use crate::coherence::lease::{self, Registry};
 use crate::coherence::life::{Heard, How};
 use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, Step};
 use crate::coherence::{NOTICE, StateKey, fresh_bits};
@@ -27,6 +29,11 @@ const IN_FLIGHT: usize = 512;
 pub(super) const SCRIPT: &str = include_str!("state.lua");
 
 const INCARNATION: &str = include_str!("incarnation.lua");
+
+const LEASES: &str = include_str!("leases.lua");
+
+/// Where nobody has a lease, there is nothing to sweep; a write that finds one says so.
+const NEVER_MIND: Duration = Duration::from_secs(24 * 3600);
 
 /// Where the store's present life stands, below the prefix.
 pub(super) const INCARNATION_KEY: &str = "~incarnation";
@@ -42,6 +49,8 @@ pub(super) const SECTIONS: [&str; 2] = ["server", "replication"];
 
 /// Two connections and what was learnt on them.
 pub(super) struct Link {
+    /// No other has it.
+    pub(super) number: u64,
     connection: MultiplexedConnection,
     driver: JoinHandle<()>,
     /// Look-ups go here.
@@ -58,6 +67,12 @@ pub(super) struct Link {
     /// Before then no epoch is made or trusted.
     pub(super) trusted_from: tokio::time::Instant,
     pub(super) trusted: AtomicBool,
+    /// Before then a write waits for the longest lease that there may be: the store has just begun this life, and what
+    /// stands in it of terms may be older.
+    pub(super) young_until: tokio::time::Instant,
+    /// When the terms of leases are to be looked after, at the latest; and whether that is now.
+    pub(super) terms_next: Mutex<tokio::time::Instant>,
+    pub(super) terms_are_due: AtomicBool,
 }
 
 impl Drop for Link {
@@ -81,7 +96,10 @@ impl Link {
             MultiplexedConnection::new_with_config(&info, Batched::new(stream), config)
                 .await
                 .map_err(|e| e.to_string())?;
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let now = tokio::time::Instant::now();
         Ok(Link {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             connection,
             driver: tokio::spawn(driver),
             pipe: Pipe::over(hits),
@@ -92,8 +110,11 @@ impl Link {
             script: String::new(),
             script_sha: String::new(),
             life: Heard::default(),
-            trusted_from: tokio::time::Instant::now(),
+            trusted_from: now,
             trusted: AtomicBool::new(false),
+            young_until: now,
+            terms_next: Mutex::new(now),
+            terms_are_due: AtomicBool::new(false),
         })
     }
 
@@ -163,7 +184,7 @@ impl Link {
         let mut connection = self.connection.clone();
         let hit = self
             .pipe
-            .mget(&shared.key(INCARNATION_KEY), "", std::iter::empty());
+            .mget(Some(&shared.key(INCARNATION_KEY)), "", std::iter::empty());
         Box::pin(async move {
             let ping = Cmd::new().arg("PING").to_owned();
             let (ping, hit) = tokio::join!(connection.req_packed_command(&ping), hit);
@@ -194,11 +215,53 @@ impl Link {
         states: &[StateKey],
         step: Step,
     ) -> Result<Vec<Reply>, Away> {
+        self.tell(shared, states, step, None)
+            .await
+            .map(|told| told.0)
+    }
+
+    /// As `step`; and how long to wait for those who have seen the states before, as it stood after the steps.
+    pub(super) async fn announce(
+        &self,
+        shared: &Shared,
+        states: &[StateKey],
+        step: Step,
+    ) -> Result<Duration, Away> {
+        let mut terms = Cmd::new();
+        terms.arg("GET").arg(shared.key(lease::KEY));
+        let (_, terms) = self.tell(shared, states, step, Some(terms)).await?;
+        Ok(self.wait_for(&terms, shared.term()))
+    }
+
+    /// How long to wait by these terms, of which one may be this instance's own.
+    pub(super) fn wait_for(&self, terms: &Value, own: Option<Duration>) -> Duration {
+        let now = tokio::time::Instant::now();
+        let wait = Registry::wait(bytes(terms));
+        // Somebody must name what was lost, and sweep what is overdue.
+        let is_watched = own.is_some() || *self.terms_next.lock() <= now + lease::STANDS_FOR * 2;
+        if bytes(terms).is_none() || (!wait.is_zero() && !is_watched) {
+            self.terms_are_due.store(true, Ordering::Relaxed);
+        }
+        wait.max(self.young_until.saturating_duration_since(now))
+    }
+
+    /// `last` is asked after all steps have been done.
+    async fn tell(
+        &self,
+        shared: &Shared,
+        states: &[StateKey],
+        step: Step,
+        last: Option<Cmd>,
+    ) -> Result<(Vec<Reply>, Value), Away> {
         let mut evals = Pipeline::new();
         for state in states {
             evals.add_command(self.eval(shared, state, step, false));
         }
+        if let Some(last) = &last {
+            evals.add_command(last.clone());
+        }
         let mut values = self.run_all(shared, &evals).await?;
+        let mut said_last = values.split_off(states.len().min(values.len()));
         // The server forgot the script (SCRIPT FLUSH, a restart behind a proxy): those did not run.
         let unknown: Vec<usize> = values
             .iter()
@@ -211,11 +274,17 @@ impl Link {
             for n in &unknown {
                 evals.add_command(self.eval(shared, &states[*n], step, true));
             }
-            for (n, value) in unknown.into_iter().zip(self.run_all(shared, &evals).await?) {
+            if let Some(last) = last {
+                evals.add_command(last);
+            }
+            let mut again = self.run_all(shared, &evals).await?;
+            said_last = again.split_off(unknown.len().min(again.len()));
+            for (n, value) in unknown.into_iter().zip(again) {
                 values[n] = value;
             }
         }
-        values.iter().map(reply).collect::<Option<_>>().ok_or(Away)
+        let replies = values.iter().map(reply).collect::<Option<_>>();
+        Ok((replies.ok_or(Away)?, said_last.pop().unwrap_or(Value::Nil)))
     }
 
     /// A state as it counts on this link, which was trusted or not when it was asked.
@@ -267,6 +336,39 @@ impl Link {
         let (life, wait) = (Incarnation(life), u64::try_from(wait).unwrap_or(0));
         self.life.hear(before, life);
         Ok((life, Duration::from_millis(wait).min(NOTICE)))
+    }
+
+    /// Names this instance's term, if it has one, and sweeps what is overdue. Again when the first of what stands there
+    /// will be.
+    pub(super) async fn look_after_terms(&self, shared: &Shared) -> Result<(), NoLink> {
+        self.terms_are_due.store(false, Ordering::Relaxed);
+        // Should it fail: not at once.
+        *self.terms_next.lock() = tokio::time::Instant::now() + Duration::from_secs(1);
+        let own = shared.term();
+        let mut ask = Cmd::new();
+        ask.arg("EVAL")
+            .arg(format!("{}{LEASES}", SHEBANGS[1]))
+            .arg(1)
+            .arg(shared.key(lease::KEY));
+        ask.arg(own.map_or(0, lease::in_millis))
+            .arg(lease::in_millis(lease::STANDS_FOR))
+            .arg(lease::in_millis(lease::LONGEST));
+        ask.arg(A_WEEK.as_millis() as u64);
+        let told = self.ask(&ask).await;
+        let told = told.map_err(|e| shared.refusal("EVAL", &e))?;
+        let overdue = match &told {
+            Value::Array(parts) => parts.get(1).and_then(integer),
+            _ => None,
+        };
+        let overdue = overdue.and_then(|millis| u64::try_from(millis).ok());
+        let overdue = overdue.map(|millis| Duration::from_millis(millis + 1));
+        let at_the_latest = match own {
+            Some(_) => lease::RENEWED_EVERY,
+            None => NEVER_MIND,
+        };
+        *self.terms_next.lock() = tokio::time::Instant::now()
+            + overdue.map_or(at_the_latest, |overdue| overdue.min(at_the_latest));
+        Ok(())
     }
 
     /// The server's own word for itself and for its history.

@@ -15,15 +15,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::{Cmd, Pipeline, Value};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
+use super::tier::{self, Leasing, Standing, Tier};
 use super::{Away, Found, Health, Lifetimes, Listed, SeenStates, codec};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
+use crate::clock;
+use crate::coherence::lease::{self, Lease, Registry};
 use crate::coherence::life::{How, Record};
 use crate::coherence::protocol::{Reply, Seen, Step};
 use crate::coherence::{Journal, StateKey, States, fresh_bits};
@@ -55,6 +59,8 @@ struct Shared {
     registered: ArcSwap<Vec<StateKey>>,
     journal: Arc<Journal>,
     link: ArcSwapOption<Link>,
+    /// Copies in this process, if it keeps some.
+    tier: Option<Tier>,
     secret: ArcSwapOption<HashingSecret>,
     /// The file's, if it names one.
     by_file: Option<HashingSecret>,
@@ -84,6 +90,7 @@ impl Redis {
             registered: ArcSwap::from_pointee(registered),
             journal,
             link: ArcSwapOption::empty(),
+            tier: store.memory.map(Tier::new),
             secret: ArcSwapOption::empty(),
             by_file: store.secret.as_ref().map(HashingSecret::of),
             health: Mutex::new(Health::Down("not connected yet".to_owned())),
@@ -121,33 +128,92 @@ impl Redis {
     }
 
     pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
-        let link = self.shared.link()?;
-        let trusted = link.is_trusted();
-        let names = states.iter().map(StateKey::as_str);
-        let reply = link.pipe.mget(copy, &self.shared.prefix, names);
-        let reply = reply.await.map_err(|_| Away)?;
-        let mut values = match frame::reply(&reply) {
-            Ok(frame::Reply::Values(values)) => values,
-            Ok(frame::Reply::Error(code)) => {
-                link.note_failing(code);
-                return Err(Away);
+        match &self.shared.tier {
+            None => {
+                let link = self.shared.link()?;
+                let read = self.shared.read(&link, Some(copy), states).await;
+                read.map(|(found, _)| found)
             }
-            _ => return Err(Away),
-        };
-        let copy = match values.next().flatten() {
-            Some(value) => codec::decode(&reply.slice_ref(value), states)
-                .map(Arc::new)
-                .ok_or(Reason::Foreign),
-            None => Err(Reason::Absent),
-        };
-        let seen = states
-            .iter()
-            .cloned()
-            .zip(values.map(|value| link.seen(value, trusted)));
-        Ok(Found {
-            copy,
-            states: seen.collect(),
-        })
+            // Boxed, or every look-up would carry room for what it does not need.
+            Some(tier) => Box::pin(self.look_up_by(tier, copy, states)).await,
+        }
+    }
+
+    /// What is here, and is known to be valid for a request that has come by now.
+    pub fn look_up_now(&self, copy: &str, states: &States) -> Option<Found> {
+        let tier = self.shared.tier.as_ref()?;
+        tier.term()?;
+        let now = clock::uptime();
+        let link = self.shared.link.load();
+        let link = link.as_ref()?;
+        tier.find(copy, states, now, link.number, link.life.last())
+    }
+
+    async fn look_up_by(&self, tier: &Tier, copy: &str, states: &States) -> Result<Found, Away> {
+        // The request has come.
+        let now = clock::uptime();
+        let shared = &self.shared;
+        let link = shared.link()?;
+        if !states.is_empty()
+            && let Some(stored) = tier.fresh(copy)
+        {
+            let seen = match tier.leased(states, now, link.number, link.life.last()) {
+                Some(seen) => seen,
+                None => self.states(tier, &link, states, now).await?,
+            };
+            match tier::standing(&stored, &seen) {
+                Standing::Valid => return Ok(tier.hit(stored, seen)),
+                Standing::Gone => {
+                    return Ok(Found {
+                        copy: Ok(stored),
+                        states: seen,
+                    });
+                }
+                Standing::Replaced => {}
+            }
+        }
+        let (found, _) = shared.read(&link, Some(copy), states).await?;
+        if let Ok(stored) = &found.copy
+            && !states.is_empty()
+            && tier::standing(stored, &found.states) == Standing::Valid
+        {
+            tier.keep(copy, stored);
+        }
+        Ok(found)
+    }
+
+    /// The states alone. With a lease, those who come together ask together.
+    async fn states(
+        &self,
+        tier: &Tier,
+        link: &Arc<Link>,
+        states: &States,
+        now: clock::Uptime,
+    ) -> Result<SeenStates, Away> {
+        if tier.term().is_none() {
+            let (read, _) = self.shared.read(link, None, states).await?;
+            return Ok(read.states);
+        }
+        let (answer, is_own) = tier.ask(states, now, link.number, || {
+            let (shared, link, states) = (self.shared.clone(), link.clone(), states.clone());
+            Box::pin(async move {
+                let (read, leasing) = shared.read(&link, None, &states).await?;
+                Ok((read.states, leasing))
+            })
+        });
+        let read = answer.clone().await;
+        tier.answered(states, &answer);
+        match read? {
+            (_, Leasing::Refused) if !is_own => {
+                let (read, _) = self.shared.read(link, None, states).await?;
+                Ok(read.states)
+            }
+            (seen, _) => Ok(seen),
+        }
+    }
+
+    pub fn tier(&self) -> Option<tier::Use> {
+        self.shared.tier.as_ref().map(Tier::usage)
     }
 
     pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
@@ -222,6 +288,27 @@ impl Redis {
         done
     }
 
+    pub async fn announce(&self, states: &[StateKey], step: Step) -> Result<Duration, Away> {
+        let link = self.shared.link()?;
+        let done = link.announce(&self.shared, states, step).await;
+        if done.is_err() {
+            self.shared.distrust(&link);
+        }
+        done
+    }
+
+    pub async fn longest_lease(&self) -> Duration {
+        let asked = async {
+            let link = self.shared.link()?;
+            let mut get = Cmd::new();
+            get.arg("GET").arg(self.shared.key(lease::KEY));
+            let terms = link.run(&self.shared, &get).await?;
+            Ok::<_, Away>(link.wait_for(&terms, self.shared.term()))
+        };
+        // Whoever has a lease has it by a link that was there.
+        asked.await.unwrap_or(Registry::wait(None))
+    }
+
     /// As `step`, on a link that is trusted.
     pub async fn renew(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
         match self.shared.link()?.is_trusted() {
@@ -230,7 +317,12 @@ impl Redis {
         }
     }
 
-    pub async fn put(&self, copy: &str, stored: &Stored, lasting: Duration) -> Result<(), Reason> {
+    pub async fn put(
+        &self,
+        copy: &str,
+        stored: &Arc<Stored>,
+        lasting: Duration,
+    ) -> Result<(), Reason> {
         let mut put = Pipeline::new();
         put.cmd("SET")
             .arg(copy)
@@ -256,7 +348,12 @@ impl Redis {
                 debug!(code = refused.code(), "the store did not take a copy");
                 Err(Reason::StoreRefused)
             }
-            _ => Ok(()),
+            _ => {
+                if let Some(tier) = &self.shared.tier {
+                    tier.keep(copy, stored);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -405,6 +502,68 @@ impl Shared {
 
     fn link(&self) -> Result<Arc<Link>, Away> {
         self.link.load_full().ok_or(Away)
+    }
+
+    /// How long this instance takes a state for good that it has read, if at all.
+    fn term(&self) -> Option<Duration> {
+        self.tier.as_ref().and_then(Tier::term)
+    }
+
+    /// One round trip: the copy, if it is asked for, and the states; and, where they may give leases, whether others
+    /// know of it.
+    async fn read(
+        &self,
+        link: &Link,
+        copy: Option<&str>,
+        states: &States,
+    ) -> Result<(Found, Leasing), Away> {
+        let term = self.term();
+        // Before it is sent: a lease counts from here.
+        let asked = term.map(|_| clock::uptime());
+        let trusted = link.is_trusted();
+        let names = states.iter().map(StateKey::as_str);
+        let names = names.chain(term.map(|_| lease::KEY));
+        let reply = link.pipe.mget(copy, &self.prefix, names);
+        let reply = reply.await.map_err(|_| Away)?;
+        let mut values = match frame::reply(&reply) {
+            Ok(frame::Reply::Values(values)) => values,
+            Ok(frame::Reply::Error(code)) => {
+                link.note_failing(code);
+                return Err(Away);
+            }
+            _ => return Err(Away),
+        };
+        let value = copy.and_then(|_| values.next().flatten());
+        let copy = match value {
+            Some(value) => {
+                let value = match self.tier {
+                    // Kept, it must not keep what else was read with it.
+                    Some(_) => Bytes::copy_from_slice(value),
+                    None => reply.slice_ref(value),
+                };
+                codec::decode(&value, states)
+                    .map(Arc::new)
+                    .ok_or(Reason::Foreign)
+            }
+            None => Err(Reason::Absent),
+        };
+        let states: SeenStates = states
+            .iter()
+            .cloned()
+            .zip(values.by_ref().map(|value| link.seen(value, trusted)))
+            .collect();
+        let mut leasing = Leasing::Refused;
+        if let (Some(tier), Some(term), Some(asked)) = (&self.tier, term, asked) {
+            match values.next().flatten() {
+                Some(terms) if Registry::names(terms, term) => {
+                    let link = link.number;
+                    tier.lease(&states, Lease { asked, link });
+                    leasing = Leasing::Given;
+                }
+                _ => link.terms_are_due.store(true, Ordering::Relaxed),
+            }
+        }
+        Ok((Found { copy, states }, leasing))
     }
 }
 

@@ -69,22 +69,25 @@ impl Pipe {
         }
     }
 
-    /// Asks for the values at `copy` and at `prefix:state` for each state. Gives the reply as
+    /// Asks for the values at `copy`, if there is one, and at `prefix:state` for each state. Gives the reply as
     /// it came, in its turn, or nothing if the connection is lost.
     pub(super) fn mget<'s>(
         &self,
-        copy: &str,
+        copy: Option<&str>,
         prefix: &str,
-        states: impl ExactSizeIterator<Item = &'s str>,
+        states: impl Iterator<Item = &'s str> + Clone,
     ) -> oneshot::Receiver<Bytes> {
         let (tell, told) = oneshot::channel();
         let mut queue = self.queue.lock();
         // Lost, it drops who would tell.
         if !queue.lost {
             let out = &mut queue.out;
-            frame::command(out, states.len() + 2);
+            let keys = states.clone().count() + usize::from(copy.is_some());
+            frame::command(out, keys + 1);
             frame::argument(out, &[b"MGET"]);
-            frame::argument(out, &[copy.as_bytes()]);
+            if let Some(copy) = copy {
+                frame::argument(out, &[copy.as_bytes()]);
+            }
             for state in states {
                 frame::argument(out, &[prefix.as_bytes(), b":", state.as_bytes()]);
             }

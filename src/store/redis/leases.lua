@@ -1,0 +1,34 @@
+-- The terms of all instances' leases: `coherence::lease::Registry::renew`, where they are.
+-- KEYS[1]: where they stand. ARGV: the caller's own term in ms, or 0; how long it stands for in ms; the longest term that
+-- there may be in ms; the key's lifetime in ms.
+-- Returns what stands there now, and in how many ms the first of it is overdue; or -1.
+local text = redis.pcall('GET', KEYS[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local own, longest = tonumber(ARGV[1]), tonumber(ARGV[3])
+local terms, known = {}, type(text) == 'string'
+if known and text ~= '-' then
+  for word in string.gmatch(text .. ' ', '([^ ]*) ') do
+    local term, till = string.match(word, '^(%d+)@(%d+)$')
+    if not term then known = false break end
+    terms[tonumber(term)] = tonumber(till)
+  end
+end
+-- Others may have had leases before it was lost.
+if not known then terms = { [longest] = now + longest } end
+local sorted = {}
+for term, till in pairs(terms) do
+  if till <= now then terms[term] = nil end
+end
+if own > 0 then terms[own] = math.max(terms[own] or 0, now + tonumber(ARGV[2])) end
+for term in pairs(terms) do sorted[#sorted + 1] = term end
+table.sort(sorted)
+local words, first = {}, -1
+for n, term in ipairs(sorted) do
+  local left = terms[term] - now
+  if first < 0 or left < first then first = left end
+  words[n] = string.format('%.0f@%.0f', term, terms[term])
+end
+local after = #words > 0 and table.concat(words, ' ') or '-'
+redis.call('SET', KEYS[1], after, 'PX', ARGV[4])
+return { after, first }
