@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use larder::coherence::{Epoch, States};
 use larder::config::{Config, file};
 use larder::message::forwarded::{self, Scheme};
 use larder::message::target::{self, TargetUri};
+use larder::metrics::OfRoute;
 use larder::proxy::plan::{self, Plan};
 use larder::proxy::present::{self, Asked, Presented};
 use larder::proxy::{Client, Served};
@@ -37,7 +39,7 @@ criterion_group!(
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = message, route, present, caching, store, reply
+    targets = message, route, present, caching, store, reply, counted
 );
 criterion_main!(rooms);
 
@@ -190,6 +192,29 @@ fn take(uri: &Uri, fields: &HeaderMap) -> TargetUri {
     target::take(&Method::GET, uri.clone(), Version::HTTP_11, fields, 8192).expect("a good target")
 }
 
+/// What a hit pays for being counted, its clock apart; alone, and beside another core that counts the same.
+fn counted(criterion: &mut Criterion) {
+    let (counts, hit) = (Arc::new(OfRoute::new()), Handling::Hit { ttl: 3599 });
+    let took = Duration::from_micros(80);
+    let count = |counts: &OfRoute| counts.answered(black_box(hit), StatusCode::OK, black_box(took));
+    criterion.bench_function("counted: the clock, twice", |b| {
+        b.iter(|| clock::stopwatch().elapsed())
+    });
+    criterion.bench_function("counted: a hit", |b| b.iter(|| count(&counts)));
+    let (over, beside) = (Arc::new(AtomicBool::new(false)), counts.clone());
+    let ended = over.clone();
+    let other = std::thread::spawn(move || {
+        while !ended.load(Ordering::Relaxed) {
+            beside.answered(hit, StatusCode::OK, took);
+        }
+    });
+    criterion.bench_function("counted: a hit, beside another", |b| {
+        b.iter(|| count(&counts))
+    });
+    over.store(true, Ordering::Relaxed);
+    other.join().expect("it ends");
+}
+
 fn client(target: &'static str, fields: HeaderMap) -> Client {
     Client {
         method: Method::GET,
@@ -198,6 +223,7 @@ fn client(target: &'static str, fields: HeaderMap) -> Client {
         fields,
         version: http::Version::HTTP_11,
         interim: None,
+        notes: None,
         head: None,
     }
 }

@@ -38,4 +38,6 @@ pub mod explain;
 pub mod shadow;
 
 pub mod clock;
+pub mod metrics;
+pub mod purges;
 pub mod telemetry;

@@ -20,8 +20,12 @@ use crate::coherence::{Coherence, Depends, LookUp, StateKey, States};
 use crate::config::{Access, Config, Route};
 use crate::message::{conditions, date};
 use crate::proxy::plan;
+use crate::purges::{self, Cause};
 use crate::route::{Decoded, FamilyPattern};
 use crate::store::{Away, Listed};
+
+/// Copies are counted up to so many.
+const COUNTED: usize = 100_000;
 
 /// What went wrong, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +117,67 @@ pub fn named(config: &Config, text: &str) -> Result<Named, OperationError> {
     )))
 }
 
+/// All copies of a route, which is named as in the file.
+pub fn named_route(config: &Config, pattern: &str) -> Result<Named, OperationError> {
+    let route = config.routes.iter();
+    let mut route = route.filter(|route| route.path.as_str() == pattern);
+    let state = route.next().and_then(plan::whole_state);
+    state
+        .map(|state| Named::States(vec![state]))
+        .ok_or_else(|| {
+            OperationError::Unknown(format!(
+                "there is no route `{pattern}`; the routes are {}",
+                paths(config)
+            ))
+        })
+}
+
+/// The states that what is named hangs on.
+pub async fn states(
+    config: &Config,
+    coherence: &Coherence,
+    named: Named,
+) -> Result<Vec<StateKey>, OperationError> {
+    Ok(match named {
+        Named::States(states) => states,
+        Named::Everything => {
+            let ours = plan::every_state(config);
+            coherence.store().all_states(&ours).await?
+        }
+    })
+}
+
+/// The keys of the copies that hang on a state, valid or not.
+pub async fn copies(
+    config: &Config,
+    coherence: &Coherence,
+    state: &StateKey,
+) -> Result<Vec<String>, OperationError> {
+    let name = state.as_str();
+    let (start, is_group) = match (name.strip_suffix("~state"), name.strip_suffix("~all")) {
+        (Some(family), _) => (family, false),
+        (None, Some(group)) => (group, true),
+        (None, None) => return Ok(Vec::new()),
+    };
+    let mut listed = keys(config, coherence, start, COUNTED).await?;
+    listed.retain(|listed| {
+        let family = family_of(config, &listed.key);
+        family.is_some_and(|family| match is_group {
+            true => family.starts_with(start) && family[start.len()..].starts_with(':'),
+            false => family == start,
+        })
+    });
+    Ok(listed.into_iter().map(|listed| listed.key).collect())
+}
+
+/// The family whose copy stands at this key of the store, if one does and no state.
+pub fn family_of<'k>(config: &Config, key: &'k str) -> Option<&'k str> {
+    let own = own_part(config, key);
+    let (family, suffix) = own.split_once('~').unwrap_or((own, ""));
+    let is_ours = family.is_empty() || matches!(suffix, "state" | "all" | "vary");
+    (!is_ours).then_some(family)
+}
+
 /// What a purge by hand does to copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purging {
@@ -129,26 +194,15 @@ pub async fn purge(
     named: Named,
     purging: Purging,
 ) -> Result<Vec<StateKey>, OperationError> {
-    let states = match named {
-        Named::States(states) => states,
-        Named::Everything => {
-            coherence
-                .store()
-                .all_states(&plan::every_state(config))
-                .await?
-        }
+    let states = states(config, coherence, named).await?;
+    let cause = match purging {
+        Purging::Hard => coherence.purge(&states).await.map(|()| Cause::Operator),
+        Purging::Soft => coherence
+            .outdate(&states)
+            .await
+            .map(|()| Cause::OperatorSoft),
     };
-    let soft = match purging {
-        Purging::Hard => coherence.purge(&states).await.map(|()| false),
-        Purging::Soft => coherence.outdate(&states).await.map(|()| true),
-    };
-    let names: Vec<&str> = states.iter().map(StateKey::as_str).collect();
-    tracing::info!(
-        states = names.join(" "),
-        cause = "by hand",
-        soft = soft?,
-        "purged"
-    );
+    purges::by_hand(cause?, &states);
     Ok(states)
 }
 
@@ -205,11 +259,7 @@ pub async fn revoke(
         }
     }
     coherence.purge(&states).await?;
-    tracing::info!(
-        parts = states.len(),
-        cause = "by hand",
-        "credential revoked"
-    );
+    purges::by_hand(Cause::Credential, &states);
     Ok(states.len())
 }
 

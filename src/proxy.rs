@@ -13,6 +13,8 @@ pub mod present;
 pub mod rate;
 pub mod read;
 pub mod refresh;
+pub mod sample;
+pub mod told;
 pub mod turnover;
 pub mod under_way;
 pub mod websocket;
@@ -29,18 +31,17 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tracing::info;
 use url::Url;
 
 use crate::access::key_file::Keys;
 use crate::access::verdict::Verdicts;
 use crate::body::{ClientBody, Pace, ReplyBody, RequestBody};
-use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::cache_status::{Forward, Reason};
 use crate::caching::stored::Mark;
 use crate::clock;
 use crate::coherence::flights::Flights;
@@ -54,6 +55,7 @@ use crate::message::forwarded::{self, Scheme, Via};
 use crate::message::subscriber::Subscriber;
 use crate::message::target::{self, TargetUri};
 use crate::message::{framing, http2};
+use crate::metrics::{self, OfRoute};
 use crate::reload::Source;
 use crate::reply::{self, Reply};
 use crate::server::Peer;
@@ -68,6 +70,8 @@ use hottest::Hottest;
 use plan::{By, Plan};
 use rate::Rate;
 use refresh::Refreshes;
+use sample::Sample;
+use told::Notes;
 use under_way::Writes;
 use websocket::Tunnels;
 
@@ -110,9 +114,14 @@ pub struct Setup {
     pub writes: Arc<Writes>,
     said_untrusted_https: AtomicBool,
     /// How many requests one may make.
-    rate: Option<Arc<Rate>>,
+    pub rate: Option<Arc<Rate>>,
     pub cap: Arc<Cap>,
     pub tunnels: Tunnels,
+    /// Hits that the API is asked about, too.
+    pub sample: Option<Sample>,
+    /// Somebody can ask what was counted.
+    pub is_counting: bool,
+    pub unrouted: Arc<OfRoute>,
 }
 
 /// A route at work.
@@ -141,6 +150,7 @@ pub struct Served {
     pub mark: Mark,
     /// What is asked for most, where that is fetched anew after a purge.
     pub hottest: Option<Arc<Hottest>>,
+    pub counts: Arc<OfRoute>,
 }
 
 /// Who asks for what: a request without its content.
@@ -154,6 +164,8 @@ pub struct Client {
     pub version: Version,
     /// Where interim answers to it go.
     pub interim: Option<Turn>,
+    /// For its event in the log.
+    pub notes: Option<Arc<Notes>>,
     /// Its head as it came, if that may be known again.
     pub head: Option<known::Head>,
 }
@@ -221,9 +233,11 @@ impl Proxy {
         interim: Option<Turn>,
     ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
         let setup = self.setup();
-        let told = setup.config.logs.access.then(|| {
-            let path = request.uri().path().to_owned();
-            (clock::stopwatch(), request.method().clone(), path)
+        let logs = setup.config.logs.access;
+        let started = (logs || setup.is_counting).then(clock::stopwatch);
+        let notes = logs.then(|| {
+            let (method, path) = (request.method(), request.uri().path());
+            Arc::new(Notes::of(method, path, request.headers()))
         });
         // There only where the client asks for another protocol.
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
@@ -237,6 +251,7 @@ impl Proxy {
         ) {
             Ok((mut client, content)) => {
                 client.interim = interim;
+                client.notes = notes.clone();
                 client.head = head.map(|RawHead(bytes)| {
                     let by = known::By::of(&setup, peer);
                     known::Head { bytes, by }
@@ -272,11 +287,9 @@ impl Proxy {
             Err(refusal) => own(refusal.into()),
         };
         answered.map(move |answered| {
-            let reply = answered.unwrap_or_else(reply::error);
-            if let Some((started, method, path)) = told {
-                let route = route.map_or("-", |route| setup.config.routes[route].path.as_str());
-                let answered = (reply.response.status(), reply.handling);
-                log(&method, &path, route, answered, started.elapsed());
+            let mut reply = answered.unwrap_or_else(reply::error);
+            if let Some(started) = started {
+                told::tell(&setup, route, &mut reply, notes.as_deref(), started);
             }
             reply.response
         })
@@ -418,6 +431,7 @@ pub fn accept<C: Body>(
             via,
             version: head.version,
             interim: None,
+            notes: None,
             head: None,
         },
         content,
@@ -429,28 +443,6 @@ fn is_served(hosts: &[String], host: &str) -> bool {
     let host = host.to_ascii_lowercase();
     let name = target::name(&host);
     hosts.iter().any(|served| *served == host || served == name)
-}
-
-fn log(
-    method: &Method,
-    path: &str,
-    route: &str,
-    (status, handling): (StatusCode, Handling),
-    took: Duration,
-) {
-    info!(
-        target: "larder::access",
-        method = method.as_str(),
-        path,
-        route,
-        status = status.as_u16(),
-        cache = handling.word(),
-        detail = handling.detail().unwrap_or("-"),
-        stored = matches!(handling, Handling::Forwarded { stored: true, .. }),
-        collapsed = matches!(handling, Handling::Forwarded { collapsed: true, .. }),
-        ms = took.as_micros() as f64 / 1000.0,
-        "request"
-    );
 }
 
 impl Setup {
@@ -466,8 +458,11 @@ impl Setup {
             writes: Writes::new(&config),
             generation: 0,
             number: known::Number::default(),
+            is_counting: config.admin.is_some(),
+            unrouted: metrics::of_route(metrics::NO_ROUTE),
             rate: config.limits.rate.clone().map(Rate::new).map(Arc::new),
             tunnels: Tunnels::new(config.websocket.clone()),
+            sample: config.shadow.map(Sample::new),
             config,
             served,
             upstream,
@@ -502,6 +497,7 @@ impl Served {
             asked_others: Mutex::new(None),
             said_not_public: AtomicBool::new(false),
             said_other_origin: AtomicBool::new(false),
+            counts: metrics::of_route(route.path.as_str()),
             mark: route.mark(),
             hottest: (route.warm > 0).then(|| Arc::new(Hottest::new(route.warm))),
             route: route.clone(),

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use crate::clock;
 use crate::config::Config;
 use crate::config::file::{self, Overrides};
+use crate::metrics::COUNTED;
 use crate::proxy::Proxy;
 use crate::telemetry;
 
@@ -105,6 +106,10 @@ impl Source {
             Ok(()) => told.done += 1,
             Err(_) => told.refused += 1,
         }
+        COUNTED.reloads.count([match &result {
+            Ok(()) => "done",
+            Err(_) => "refused",
+        }]);
         told.last = Some((clock::stopwatch(), result));
     }
 

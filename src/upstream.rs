@@ -23,11 +23,14 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::body::{Progress, RequestBody, Silence};
+use crate::clock;
 use crate::config::Upstream as Settings;
 use crate::error::UpstreamFailure;
 use crate::interim::Turn;
 use crate::message::framing;
 use crate::message::target::ForwardUri;
+use crate::metrics::COUNTED;
+use crate::proxy::told::Notes;
 use connection::Connection;
 use fleet::{Came, Choice, Errand};
 use members::{Members, Visit};
@@ -54,6 +57,8 @@ pub struct Outgoing {
     pub body: RequestBody,
     /// Where interim answers go, if anywhere.
     pub interim: Option<Turn>,
+    /// Where the time that it takes is noted.
+    pub notes: Option<Arc<Notes>>,
     /// Never sent to a second upstream, safe as it may be.
     pub once: bool,
 }
@@ -84,13 +89,13 @@ impl Upstream {
 
     /// Waits in the queue for the right to send.
     pub async fn slot(&self, asker: Asker) -> Result<Slot, UpstreamFailure> {
-        self.queue.slot(asker, None, self.settings.total).await
+        counted(self.queue.slot(asker, None, self.settings.total).await)
     }
 
     /// The same for what others may come to wait for, too, who then say so by `is_wanted_by`.
     pub async fn slot_for(&self, copy: &str, asker: Asker) -> Result<Slot, UpstreamFailure> {
         let copy = Some(xxh3_64(copy.as_bytes()));
-        self.queue.slot(asker, copy, self.settings.total).await
+        counted(self.queue.slot(asker, copy, self.settings.total).await)
     }
 
     pub fn load(&self) -> Load {
@@ -103,6 +108,24 @@ impl Upstream {
 
     /// Sends a request and waits for the head of its answer. Only a request with an Upgrade field may be answered 101.
     pub async fn send(
+        self: &Arc<Self>,
+        slot: Slot,
+        request: Outgoing,
+    ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
+        let (sent, notes) = (clock::stopwatch(), request.notes.clone());
+        let answered = self.answer(slot, request).await;
+        let took = sent.elapsed();
+        match &answered {
+            Ok(response) => COUNTED.upstream.answered(response.status(), took),
+            Err(failure) => COUNTED.upstream.failures.count([failure.word()]),
+        }
+        if let Some(notes) = notes {
+            notes.upstream_took(took);
+        }
+        answered
+    }
+
+    async fn answer(
         self: &Arc<Self>,
         slot: Slot,
         request: Outgoing,
@@ -366,6 +389,11 @@ struct Draft {
     /// And to another upstream.
     safe: bool,
     upgrades: bool,
+}
+
+/// Whoever gets no slot has no answer of the API.
+fn counted(slot: Result<Slot, UpstreamFailure>) -> Result<Slot, UpstreamFailure> {
+    slot.inspect_err(|failure| COUNTED.upstream.failures.count([failure.word()]))
 }
 
 impl Draft {

@@ -15,6 +15,11 @@ use support::{Gate, eventually, users_api};
 
 const LIST: &str = "/api/users/";
 
+/// With all the time that a busy machine may take for a look-up: a store that is given up asks the origin more often.
+fn behind(origin: &Origin, store: &str) -> String {
+    users_api(origin, store, "").replace("prefix: t}", "prefix: t, timeout: 10s}")
+}
+
 #[test]
 fn ten_thousand_cold_gets_ask_the_origin_at_most_thrice() {
     // One store after the other: both at once would need more open files than many machines allow.
@@ -29,7 +34,7 @@ fn ten_thousand_cold_gets(store: &str) {
         "{files} open files are too few for this test: raise `ulimit -Hn`"
     );
     let origin = Origin::start(|_| origin::json("[1,2,3]").after(Duration::from_millis(300)));
-    let larder = Larder::start(users_api(&origin, store, ""));
+    let larder = Larder::start(behind(&origin, store));
 
     let mut clients: Vec<Connection> = (0..CLIENTS).map(|_| larder.connect()).collect();
     let request = head("GET", LIST, &[], None);
@@ -68,7 +73,7 @@ fn three_hundred_at_once_for_nothing_ask_at_most_thrice_and_wait_for_one_answer(
         let delay = Duration::from_secs(2);
         let origin =
             Origin::start(move |_| origin::status(404, "{\"detail\":\"Not found.\"}").after(delay));
-        let larder = Larder::start(users_api(&origin, store, ""));
+        let larder = Larder::start(behind(&origin, store));
         for (answer, waited) in at_once(&larder, 300, |_| ("/api/users/7/".to_owned(), Vec::new()))
         {
             assert_eq!(
@@ -92,7 +97,7 @@ fn three_hundred_at_once_on_a_broken_origin_ask_at_most_fifteen_times_and_wait_f
         for status in [500, 503] {
             let delay = Duration::from_secs(2);
             let origin = Origin::start(move |_| origin::status(status, "broken").after(delay));
-            let larder = Larder::start(users_api(&origin, store, ""));
+            let larder = Larder::start(behind(&origin, store));
             for (answer, waited) in at_once(&larder, 300, |_| (LIST.to_owned(), Vec::new())) {
                 assert_eq!((answer.status, answer.text().as_str()), (status, "broken"));
                 assert!(waited < 2 * delay, "somebody waited {waited:?}");
@@ -124,7 +129,7 @@ fn an_answer_not_storable_for_its_fields_is_never_shared_and_nobody_queues_for_i
                     .field(name, value)
                     .after(delay)
             });
-            let larder = Larder::start(users_api(&origin, store, ""));
+            let larder = Larder::start(behind(&origin, store));
             let start = Instant::now();
             let answers = at_once(&larder, CLIENTS, |_| (LIST.to_owned(), Vec::new()));
             let bodies: HashSet<String> = answers.iter().map(|(answer, _)| answer.text()).collect();
@@ -148,7 +153,7 @@ fn those_who_wait_together_are_of_one_credential() {
                 .map(|name| request.fields.get(name).unwrap_or("-"));
             origin::json(who.join("|")).after(Duration::from_millis(500))
         });
-        let larder = Larder::start(users_api(&origin, store, ""));
+        let larder = Larder::start(behind(&origin, store));
         let who = |number: usize| match number % 6 {
             0 => vec![],
             1 => vec![("Authorization", "Token a")],
@@ -181,7 +186,7 @@ fn those_who_wait_are_answered_though_the_first_of_them_has_left() {
         let gate = Gate::new();
         let door = gate.clone();
         let origin = Origin::start(move |_| origin::json("[]").behind(&door));
-        let larder = Larder::start(users_api(&origin, store, ""));
+        let larder = Larder::start(behind(&origin, store));
         let request = head("GET", LIST, &[], None);
         let mut first = larder.connect();
         first.send(request.as_bytes());
@@ -210,7 +215,7 @@ fn who_follows_reads_along_while_the_answer_arrives() {
         let second_half = Gate::new();
         let gate = second_half.clone();
         let origin = Origin::start(move |_| origin::huge(200_000).pausing_after(100_000, &gate));
-        let larder = Larder::start(users_api(&origin, store, ""));
+        let larder = Larder::start(behind(&origin, store));
         let mut clients = [larder.connect(), larder.connect(), larder.connect()];
         for client in &mut clients {
             client.send(head("GET", LIST, &[], None).as_bytes());
@@ -242,7 +247,7 @@ fn an_answer_that_breaks_off_breaks_off_for_all_who_wait() {
         let gate = Gate::new();
         let door = gate.clone();
         let origin = Origin::start(move |_| origin::json("0123456789").cut_after(5).behind(&door));
-        let larder = Larder::start(users_api(&origin, store, ""));
+        let larder = Larder::start(behind(&origin, store));
         let mut clients: Vec<Connection> = (0..20).map(|_| larder.connect()).collect();
         for client in &mut clients {
             client.send(head("GET", LIST, &[], None).as_bytes());
@@ -262,7 +267,7 @@ fn a_slow_reader_among_those_who_wait_holds_up_nobody() {
     for_both_stores(|store| {
         const LENGTH: u64 = 3 << 20;
         let origin = Origin::start(|_| origin::huge(LENGTH).after(Duration::from_millis(300)));
-        let larder = Larder::start(users_api(&origin, store, ""));
+        let larder = Larder::start(behind(&origin, store));
         let request = head("GET", LIST, &[], None);
         // The first, who leads, reads nothing at all.
         let mut slow = larder.connect();
@@ -289,8 +294,8 @@ fn a_slow_reader_among_those_who_wait_holds_up_nobody() {
 fn a_public_route_is_fetched_once_for_everybody() {
     for_both_stores(|store| {
         let origin = Origin::start(|_| origin::json("[]").after(Duration::from_millis(300)));
-        let yaml = users_api(&origin, store, "")
-            .replace("key: users:list}", "key: users:list, access: public}");
+        let yaml =
+            behind(&origin, store).replace("key: users:list}", "key: users:list, access: public}");
         let larder = Larder::start(yaml);
         let tokens: Vec<String> = (0..100).map(|number| format!("Token {number}")).collect();
         for (answer, _) in at_once(&larder, 100, |number| {
@@ -315,7 +320,7 @@ fn a_fetch_that_nobody_waits_for_any_more_does_not_stay_in_the_way() {
             1 => origin::json("1").behind(&door),
             _ => origin::json("2"),
         });
-        let larder = Larder::start(users_api(&origin, store, "").replace("ttl: 1h", "ttl: 1s"));
+        let larder = Larder::start(behind(&origin, store).replace("ttl: 1h", "ttl: 1s"));
         let mut first = larder.connect();
         first.send(head("GET", LIST, &[], None).as_bytes());
         origin.wait_for(1);

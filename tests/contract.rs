@@ -338,7 +338,7 @@ fn what_is_kept_in_memory_beside_redis_never_takes_more_than_its_size() {
                 put.unwrap();
                 assert!(is_valid(&store, &copy, &states).await);
             }
-            let usage = store.tier().expect("there is one");
+            let usage = store.in_memory().expect("there is one");
             assert!(usage.bytes <= SIZE, "{usage:?}");
             assert!((100..2_000).contains(&usage.entries), "{usage:?}");
             assert!(usage.hits > 1_000, "{usage:?}");

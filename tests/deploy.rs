@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -269,4 +270,141 @@ fn of_kind<'m>(manifests: &'m [Value], kind: &str) -> Vec<&'m Value> {
     let some: Vec<&Value> = manifests.iter().filter(|one| one["kind"] == kind).collect();
     assert!(!some.is_empty(), "no {kind}");
     some
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_what_is_counted() {
+    let mut counted = BTreeMap::new();
+    let redis = RedisServer::start();
+    let origin = Origin::start(|request| match request.target.contains("page=2") {
+        true => origin::hang_up(),
+        false => origin::json("[]"),
+    });
+    for store in ["memory:", &redis.url()] {
+        // Two addresses, for what is only told of several.
+        let one = origin.url();
+        let two = format!(
+            "{{urls: [{one}, {}]}}",
+            one.replace("127.0.0.1", "localhost")
+        );
+        let file = support::users_api(&origin, store, "").replacen(&one, &two, 1);
+        let larder = Larder::start(file);
+        for target in ["/api/users/", "/api/users/", "/api/users/?page=2"] {
+            larder.get(target);
+        }
+        larder.write("POST", "/api/users/");
+        let text = larder.admin("GET", "/metrics").text();
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').unwrap();
+            counted.insert(name.to_owned(), kind.to_owned());
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let labels = line.split_once('{').map_or("", |(_, labels)| labels);
+            let labels = labels
+                .split("=\"")
+                .filter_map(|part| part.rsplit(['"', ',', '{']).next());
+            let name = line.split(['{', ' ']).next().unwrap().to_owned();
+            let labels: Vec<&str> = labels.collect();
+            counted
+                .entry(format!("labels of {name}"))
+                .or_default()
+                .push_str(&labels.join(" "));
+        }
+    }
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(deploy("grafana/larder.json")).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut asked: Vec<String> = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap())
+        .map(|target| target["expr"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(asked.len() > panels.len());
+    let alerts = parse("prometheus/alerts.yaml").remove(0);
+    for rule in alerts["groups"][0]["rules"].as_sequence().unwrap() {
+        assert!(rule["annotations"]["summary"].is_string(), "{rule:?}");
+        asked.push(rule["expr"].as_str().unwrap().to_owned());
+    }
+    let mut names = BTreeSet::new();
+    for expression in &asked {
+        for (name, labels) in named(expression) {
+            let family = ["_total", "_bucket", "_count", "_sum", "_info", ""]
+                .iter()
+                .find_map(|suffix| {
+                    let family = name.strip_suffix(suffix)?;
+                    let kind = counted.get(family)?;
+                    let right = match *suffix {
+                        "_total" => kind == "counter",
+                        "_bucket" | "_count" | "_sum" => kind == "histogram",
+                        "_info" => kind == "info",
+                        _ => kind == "gauge",
+                    };
+                    right.then(|| family.to_owned())
+                });
+            let family = family.unwrap_or_else(|| panic!("there is no {name}: {expression}"));
+            let has = counted.get(&format!("labels of {name}"));
+            for label in labels
+                .iter()
+                .filter(|label| !["instance", "job"].contains(&label.as_str()))
+            {
+                // What has not happened has no series yet.
+                let known = has.is_none_or(|has| has.contains(label.as_str()));
+                assert!(known, "{name} has no {label}: {expression}");
+            }
+            names.insert(family);
+        }
+    }
+    // Nothing that is counted is left out of the picture without a reason.
+    let left_out = [
+        "larder_build",
+        "larder_config",
+        "larder_config_reloads",
+        "larder_verdicts",
+        "larder_memory_copies",
+        "process_open_fds",
+        "process_start_time_seconds",
+    ];
+    let forgotten: Vec<&String> = counted
+        .keys()
+        .filter(|name| !name.starts_with("labels of"))
+        .filter(|name| !names.contains(*name) && !left_out.contains(&name.as_str()))
+        .collect();
+    assert!(forgotten.is_empty(), "{forgotten:?}");
+
+    // Prometheus' own word, where it is installed.
+    match Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(deploy("prometheus/alerts.yaml"))
+        .output()
+    {
+        Ok(checked) => assert!(checked.status.success(), "{checked:?}"),
+        Err(_) => eprintln!("promtool is not here: the rules were read by this test alone"),
+    }
+}
+
+/// The metrics of an expression, each with the labels that it is asked by.
+fn named(expression: &str) -> Vec<(String, Vec<String>)> {
+    let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    let mut rest = expression;
+    while let Some(at) = ["larder_", "process_"]
+        .iter()
+        .filter_map(|start| rest.find(start))
+        .min()
+    {
+        rest = &rest[at..];
+        let end = rest.find(|c| !is_of_a_name(c)).unwrap_or(rest.len());
+        let name = rest[..end].to_owned();
+        rest = &rest[end..];
+        let labels = match rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+            Some((inside, _)) => inside
+                .split(',')
+                .filter_map(|pair| pair.split(['=', '!']).next())
+                .map(|label| label.trim().to_owned())
+                .collect(),
+            None => Vec::new(),
+        };
+        found.push((name, labels));
+    }
+    found
 }

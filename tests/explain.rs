@@ -3,11 +3,15 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::client::{Answer, Connection};
+use support::client::{Answer, Connection, head};
 use support::larder::{Larder, command, run};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
@@ -258,7 +262,7 @@ fn a_command_that_is_no_request_is_told_so_and_repeats_no_secret() {
 
 // Each word, three times.
 
-/// A real Larder, and requests whose word is compared: in its answer, in its log, and in `larder explain`.
+/// A real Larder, and requests whose word is compared: in its answer, in its log, in what it counts, and in `larder explain`.
 struct Asked {
     larder: Larder,
 }
@@ -309,8 +313,8 @@ impl Asked {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// What explain says before the request, the request's own Cache-Status, and its event in the log all have
-    /// this word.
+    /// What explain says before the request, the request's own Cache-Status, its event in the log and what is counted
+    /// all have this word.
     #[track_caller]
     fn earns(
         &self,
@@ -321,19 +325,28 @@ impl Asked {
         body: &str,
     ) -> Answer {
         let told = self.explain(method, target, fields, body, true);
+        let before = self.counted(word);
         let answer = self.larder.request(method, target, fields, body.as_bytes());
+        assert_eq!(self.counted(word), before + 1, "counted as {word}");
         self.agree(word, &told, &answer, target);
         answer
     }
 
+    /// How many requests were counted with this word.
+    fn counted(&self, word: &str) -> u64 {
+        let text = self.larder.admin("GET", "/metrics").text();
+        let label = format!("detail=\"{word}\"");
+        let of_it =
+            |line: &&str| line.starts_with("larder_requests_total{") && line.contains(&label);
+        let lines = text.lines().filter(of_it);
+        lines
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
+    }
+
+    /// The event of the request, which has this word.
     #[track_caller]
-    fn agree(&self, word: &str, told: &Value, answer: &Answer, target: &str) {
-        let ours = answer.cache_status();
-        let detail = format!("detail={word}");
-        assert!(
-            ours.ends_with(&detail),
-            "Cache-Status: {ours}, expected {word}"
-        );
+    fn logged(&self, target: &str, word: &str) -> Value {
         let path = target.split('?').next().unwrap();
         let mut logged = None;
         eventually("the request is in the log", || {
@@ -345,7 +358,18 @@ impl Asked {
             logged = event;
             logged.as_ref().is_some_and(|event| event["detail"] == word)
         });
-        let logged = logged.unwrap();
+        logged.unwrap()
+    }
+
+    #[track_caller]
+    fn agree(&self, word: &str, told: &Value, answer: &Answer, target: &str) {
+        let ours = answer.cache_status();
+        let detail = format!("detail={word}");
+        assert!(
+            ours.ends_with(&detail),
+            "Cache-Status: {ours}, expected {word}"
+        );
+        let logged = self.logged(target, word);
         assert_eq!(told["detail"], word, "{told:#}");
         assert_eq!(told["cache"], logged["cache"], "{told:#}");
         assert!(told["because"].is_string(), "{told:#}");
@@ -630,6 +654,108 @@ fn words_of_an_api_that_gives_no_answer() {
     let asked = Asked::with(yaml(&origin, "memory:", ""));
     origin.stop();
     asked.earns("connect-failed", "GET", LIST, &[], "");
+
+    let origin = Origin::start(|request| match request.parameter("says") {
+        Some("nothing") => origin::hang_up(),
+        Some("nonsense") => origin::raw("SSH-2.0-OpenSSH_9.7\r\n"),
+        Some("more-later") => origin::json("[]").after(Duration::from_secs(2)),
+        _ => origin::json("[]"),
+    });
+    let impatient = format!(
+        "upstream: {{url: \"{}\", connect: 200ms, first_byte: 300ms, total: 1s}}",
+        origin.url()
+    );
+    let one = format!("upstream: {}", origin.url());
+    let asked = Asked::with(yaml(&origin, "memory:", "").replacen(&one, &impatient, 1));
+    for (word, target) in [
+        ("connection-lost", "/api/users/?says=nothing"),
+        ("malformed-answer", "/api/users/?says=nonsense"),
+        ("first-byte-timeout", "/api/users/?says=more-later"),
+    ] {
+        asked.earns(word, "GET", target, &[], "");
+    }
+    let impatient = impatient.replace(
+        "first_byte: 300ms, total: 1s",
+        "first_byte: 300ms, total: 300ms",
+    );
+    let asked = Asked::with(yaml(&origin, "memory:", "").replacen(&one, &impatient, 1));
+    let target = "/api/users/?says=more-later";
+    asked.earns("total-timeout", "GET", target, &[], "");
+
+    // What each says to whoever wants to speak TLS with it.
+    for (word, says) in [
+        ("connect-timeout", None),
+        ("tls-failed", Some(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..])),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for mut stream in listener.incoming().flatten() {
+                if let Some(says) = says {
+                    let _ = stream.read(&mut [0; 4096]);
+                    let _ = stream.write_all(says);
+                }
+                open.push(stream);
+            }
+        });
+        let secure = format!("upstream: {{url: \"https://{address}\", connect: 200ms}}");
+        let asked = Asked::with(yaml(&origin, "memory:", "").replacen(&one, &secure, 1));
+        asked.earns(word, "GET", LIST, &[], "");
+    }
+}
+
+#[test]
+fn the_word_of_an_api_that_has_no_place() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = Origin::start(move |request| match request.target.as_str() {
+        "/held/" => origin::json("[]").behind(&held),
+        "/unread/" => origin::huge(1 << 30),
+        _ => origin::json("[]"),
+    });
+    let one = format!("upstream: {}", origin.url());
+    let small = format!(
+        "upstream: {{url: \"{}\", max_connections: 1, queue: 0}}",
+        origin.url()
+    );
+    let asked = Asked::with(yaml(&origin, "memory:", "").replacen(&one, &small, 1));
+    let mut holder = asked.larder.connect();
+    holder.send(head("GET", "/held/", &[], None).as_bytes());
+    origin.wait_for(1);
+    asked.earns("queue-full", "GET", LIST, &[], "");
+    gate.open();
+    assert_eq!(holder.answer("GET").status, 200);
+
+    // An answer that nobody reads has the place for longer than others wait.
+    let brief = "connect: 200ms, first_byte: 300ms, total: 300ms, queue: 9";
+    let asked = Asked::with(yaml(&origin, "memory:", "").replacen(
+        &one,
+        &small.replace("queue: 0", brief),
+        1,
+    ));
+    let mut holder = asked.larder.connect();
+    holder.send(head("GET", "/unread/", &[], None).as_bytes());
+    eventually("the place is taken", || {
+        asked
+            .larder
+            .admin("GET", "/metrics")
+            .text()
+            .contains("larder_upstream_in_flight 1")
+    });
+    asked.earns("queue-timeout", "GET", LIST, &[], "");
+}
+
+#[test]
+fn the_word_for_one_who_asks_too_much() {
+    let origin = kept();
+    let limits = "limits: {copies: 1, rate: {per: address, requests: 1, window: 1h, burst: 1}}";
+    let file = yaml(&origin, "memory:", "").replacen("limits: {copies: 1}", limits, 1);
+    let asked = Asked::with(file);
+    let from = [("X-Forwarded-For", "192.0.2.1")];
+    asked.larder.get_with("/other/", &from);
+    let answer = asked.earns("rate-limited", "GET", LIST, &from, "");
+    assert_eq!(answer.status, 429);
 }
 
 #[test]
@@ -637,6 +763,112 @@ fn a_head_earns_the_word_of_its_look_up() {
     let origin = kept();
     let asked = Asked::with(yaml(&origin, "memory:", ""));
     asked.earns("absent", "HEAD", LIST, &[], "");
+}
+
+#[test]
+fn words_of_copies_that_are_served_past_their_time() {
+    let failing = Arc::new(AtomicBool::new(false));
+    let fails = failing.clone();
+    let origin = Origin::start(
+        move |request| match request.parameter("failing").is_some() {
+            true if fails.load(Ordering::Relaxed) => origin::status(503, "{}"),
+            _ => origin::json("[]").field("Cache-Control", "max-age=1"),
+        },
+    );
+    let stale = ", stale_while_revalidate: 1h";
+    let asked = Asked::with(yaml(&origin, "memory:", stale));
+    asked.larder.get(LIST);
+    let past = |target: &str, word: &str| {
+        eventually("its time is over", || {
+            asked.explain("GET", target, &[], "", true)["detail"] == word
+        });
+    };
+    past(LIST, "stale-while-revalidate");
+    asked.earns("stale-while-revalidate", "GET", LIST, &[], "");
+
+    let stands_in = ", stale_if_error: 1h";
+    let asked = Asked::with(yaml(&origin, "memory:", stands_in));
+    let target = "/api/users/?failing=1";
+    asked.larder.get(target);
+    failing.store(true, Ordering::Relaxed);
+    eventually("its time is over", || {
+        asked.explain("GET", target, &[], "", true)["detail"] == "stale-if-error"
+    });
+    let answer = asked.earns("stale-if-error", "GET", target, &[], "");
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn the_word_after_a_soft_purge() {
+    let origin = kept();
+    let asked = Asked::with(yaml(&origin, "memory:", ""));
+    asked.larder.get(LIST);
+    asked.larder.purge_softly(&["users:list"]);
+    asked.earns("soft-purge", "GET", LIST, &[], "");
+}
+
+#[test]
+fn words_of_whom_the_api_does_not_admit() {
+    let origin = Origin::start(|request| {
+        let token = request.fields.get("authorization").unwrap_or_default();
+        match (request.target.as_str(), token) {
+            ("/api/users/me/", "Token bad") => origin::status(401, "{}"),
+            ("/api/users/me/", _) => origin::json("no JSON at all"),
+            _ => origin::json("[]"),
+        }
+    });
+    let verify = ", access: {verify: /api/users/me/, for: 60s, refuse_for: 60s, scope: [/role]}";
+    let asked = Asked::with(yaml(&origin, "memory:", verify));
+    for (word, token) in [
+        ("verify-refused", "Token bad"),
+        ("verify-failed", "Token odd"),
+    ] {
+        let fields = [("Authorization", token)];
+        // `explain` asks nobody whom the API admits: it is known once somebody has asked.
+        asked.larder.get_with(LIST, &fields);
+        asked.earns(word, "GET", LIST, &fields, "");
+    }
+}
+
+#[test]
+fn words_of_the_origins_own_policy() {
+    let origin = Origin::start(|request| {
+        let answer = origin::json("[]").field("Cache-Control", "max-age=60");
+        match request.target.as_str() {
+            "/o/varied" => answer.field("Vary", "X-Tenant"),
+            // Said with the answer that the stored one is still good, or it goes out before it is kept.
+            "/o/grouped" if request.fields.has("if-none-match") => origin::status(304, "")
+                .field("ETag", "\"a\"")
+                .field("Cache-Groups", "\"users\""),
+            "/o/grouped" => origin::json("[]")
+                .field("ETag", "\"a\"")
+                .field("Cache-Control", "no-cache"),
+            _ => answer,
+        }
+    });
+    let yaml = format!(
+        "upstream: {}\nstore: {{url: \"memory:\"}}\nroutes: [{{path: \"/o/<path:rest>\", policy: http}}]\n",
+        origin.url()
+    );
+    let asked = Asked::with(yaml);
+    asked.larder.get_with("/o/varied", &[("X-Tenant", "a")]);
+    asked.larder.get("/o/grouped");
+    for (word, target, fields) in [
+        ("other-variant", "/o/varied", &[("X-Tenant", "b")]),
+        (
+            "authorization",
+            "/o/plain",
+            &[("Authorization", "Token hush")],
+        ),
+        (
+            "only-if-cached",
+            "/o/other",
+            &[("Cache-Control", "only-if-cached")],
+        ),
+        ("new-group", "/o/grouped", &[("X-Tenant", "a")]),
+    ] {
+        asked.earns(word, "GET", target, fields, "");
+    }
 }
 
 // Looking further.

@@ -160,7 +160,7 @@ fn telling(store: &str, policy: Policy) -> (Origin, Larder) {
             .fields
             .0
             .iter()
-            .map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase()))
+            .map(|(name, value)| format!("{}: {}", name.to_ascii_lowercase(), of_larder(value)))
             .collect();
         fields.sort();
         let (method, target) = (&request.method, &request.target);
@@ -195,6 +195,17 @@ routes:
         origin.url()
     ));
     (origin, larder)
+}
+
+/// The ids that Larder makes for its fills are unlike each other, and nobody chooses them. Any other is told.
+fn of_larder(value: &str) -> &str {
+    let is_hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match value.split_once('-') {
+        Some((process, number)) if process.len() == 16 && is_hex(process) && is_hex(number) => {
+            "an id of larder's"
+        }
+        _ => value,
+    }
 }
 
 /// As the origin is asked for it: pairs in the order of their names.

@@ -1,4 +1,4 @@
-//! `larder check --against`: what a proxy gives from its store beside what the API says.
+//! `larder check --against`, and `shadow` in the file: what a proxy gives from its store beside what the API says.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use support::larder::{Exit, Larder, run};
 use support::origin::{self, Origin};
-use support::{PURGE, users_api};
+use support::{PURGE, eventually, users_api};
 
 const LIST: &str = "/api/users/";
 
@@ -139,4 +139,122 @@ fn what_is_not_given_from_the_store_or_differs_by_itself_is_no_difference() {
     assert!(exit.status.success(), "{exit:?}");
     assert!(exit.output.contains("unsteady\t/api/users/"), "{exit:?}");
     assert_eq!(world.api.count(), 3, "the fill, and twice beside it");
+}
+
+/// Of the hits that were compared by the proxy itself, how many came to this.
+fn compared(larder: &Larder, outcome: &str) -> u64 {
+    let text = larder.admin("GET", "/metrics").text();
+    let start = "larder_compared_hits_total{route=\"/api/users/\"";
+    let of_it = text
+        .lines()
+        .find(|line| line.starts_with(start) && line.contains(&format!("outcome=\"{outcome}\"")));
+    of_it.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+fn shadowed(file: String) -> String {
+    format!("shadow: 100%\n{file}")
+}
+
+/// Asks once more for all of it, and waits until each hit is compared.
+#[track_caller]
+fn compare_all(world: &World) {
+    for target in ALL {
+        let before: u64 = OUTCOMES
+            .iter()
+            .map(|word| compared(&world.larder, word))
+            .sum();
+        let answer = world
+            .larder
+            .request("GET", target, &[("Host", &world.host())], b"");
+        if answer.cache_status().contains("hit") {
+            eventually("it is compared", || {
+                OUTCOMES
+                    .iter()
+                    .map(|word| compared(&world.larder, word))
+                    .sum::<u64>()
+                    > before
+            });
+        }
+    }
+}
+
+const OUTCOMES: [&str; 5] = ["same", "differs", "unsteady", "changed", "failed"];
+
+#[test]
+fn a_proxy_that_compares_its_hits_reports_nothing_where_the_file_is_right() {
+    let world = World::with(shadowed);
+    world.live();
+    compare_all(&world);
+    compare_all(&world);
+    assert!(compared(&world.larder, "same") >= 4);
+    for outcome in &OUTCOMES[1..] {
+        assert_eq!(compared(&world.larder, outcome), 0, "{outcome}");
+    }
+    assert!(!world.larder.output().contains("is not what the API says"));
+}
+
+#[test]
+fn it_finds_a_missing_purge_rule_and_says_where() {
+    let world = World::with(|right| {
+        let rules = right.find("purge:").unwrap();
+        shadowed(format!("{}{PURGE}", &right[..rules]))
+    });
+    world.live();
+    compare_all(&world);
+    assert!(
+        compared(&world.larder, "differs") >= 2,
+        "the list, and that of students"
+    );
+    assert!(compared(&world.larder, "same") >= 1, "that of admins");
+    eventually("it is in the log", || {
+        let output = world.larder.output();
+        let told = output
+            .lines()
+            .find(|line| line.contains("is not what the API says"));
+        told.is_some_and(|line| line.contains("/api/users/"))
+    });
+}
+
+#[test]
+fn it_finds_a_parameter_that_the_key_does_not_hold() {
+    let world = World::with(|right| {
+        shadowed(right.replace(
+            "key: users:list}",
+            "key: users:list, query: {allow: [page], other: ignore}}",
+        ))
+    });
+    world.live();
+    compare_all(&world);
+    assert!(compared(&world.larder, "differs") >= 2);
+}
+
+#[test]
+fn an_api_that_answers_differently_each_time_or_not_at_all_is_no_difference() {
+    let api = Origin::start(|request| match request.number {
+        1..=3 => origin::json(request.number.to_string()),
+        _ => origin::hang_up(),
+    });
+    let larder = Larder::start(shadowed(users_api(&api, "memory:", "")));
+    larder.get(LIST);
+    larder.get(LIST);
+    eventually("it answers differently", || {
+        compared(&larder, "unsteady") == 1
+    });
+    larder.get(LIST);
+    eventually("it does not answer", || compared(&larder, "failed") == 1);
+    assert_eq!(compared(&larder, "differs"), 0);
+}
+
+#[test]
+fn a_hit_is_compared_with_what_its_own_client_is_told() {
+    let api = Origin::start(|request| {
+        let who = request.fields.get("authorization").unwrap_or("nobody");
+        origin::json(format!("\"{who}\""))
+    });
+    let larder = Larder::start(shadowed(users_api(&api, "memory:", "")));
+    for who in ["Token a", "Token b", "Token a", "Token b"] {
+        larder.request("GET", LIST, &[("Authorization", who)], b"");
+    }
+    eventually("both are compared", || compared(&larder, "same") == 2);
+    assert_eq!(compared(&larder, "differs"), 0);
 }

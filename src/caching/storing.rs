@@ -165,10 +165,14 @@ pub fn shareable(reason: Reason) -> bool {
     matches!(reason, Reason::Status)
 }
 
+/// What the exchange that fetched an answer is called: none of those who are given it later had that one.
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The fields to keep: end to end, with a Date (RFC 9110 §6.6.1), without Age.
 pub fn kept_fields(fields: &HeaderMap, exchange: Exchange) -> HeaderMap {
     let mut kept = fields.clone();
     kept.remove(header::AGE);
+    kept.remove(X_REQUEST_ID);
     if !kept.contains_key(header::DATE) {
         kept.insert(header::DATE, date::format(exchange.response_time));
     }

@@ -71,6 +71,14 @@ pub fn describe(config: &Config) -> String {
         );
     }
 
+    if let Some(share) = config.shadow {
+        let percent = share * 100.0;
+        line(
+            "shadow",
+            format!("of {percent}% of the hits the API is asked, too"),
+        );
+    }
+
     let _ = writeln!(
         told,
         "\nkept ({}, the first match wins)",

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{ConfigFile, Failure};
+use crate::admin::Admin;
 use crate::caching::key::HashingSecret;
 use crate::coherence::{Coherence, Journal, hold_for};
 use crate::config::{Config, StoreAddress, Tls};
@@ -128,7 +129,11 @@ impl Running {
             admin.as_ref().map(address).transpose()?,
         );
         if let Some(admin) = admin {
-            let proxy = proxy.clone();
+            let operator = Admin {
+                proxy: proxy.clone(),
+                listen,
+                draining: draining.clone(),
+            };
             // The operator's listener stays until the process ends: it tells that we are draining.
             let stays = watch::channel(false);
             let own = watch::Sender::new(Manners {
@@ -146,9 +151,7 @@ impl Running {
                     admin_tls,
                     stays.1.clone(),
                     None,
-                    move |request, peer, _| {
-                        admin::answer(proxy.clone(), draining.clone(), peer, request)
-                    },
+                    move |request, peer, _| admin::answer(&operator, peer, request),
                 )
                 .await;
             });

@@ -281,6 +281,10 @@ impl Reader<'_> {
                 Duration::from_secs(1)..=Duration::from_secs(86_400),
             ),
         };
+        let shadow = match file.shadow {
+            None => None,
+            Some(text) => self.read(&root.key("shadow"), Some(text), None, share),
+        };
         let logs = self.logs(&root.key("logs"), file.logs.unwrap_or_default());
         let warm = self.items(&root.key("warm"), file.warm, |at, map| self.warm(at, map));
 
@@ -336,6 +340,7 @@ impl Reader<'_> {
             drop_headers,
             limits,
             websocket,
+            shadow,
             logs,
             warm,
         })
@@ -1068,6 +1073,22 @@ fn jitter(text: &str) -> Result<f64, Wrong> {
         ));
     }
     Ok(percent / 100.0)
+}
+
+/// A part of the whole, none or all of it.
+fn share(text: &str) -> Result<Option<f64>, Wrong> {
+    if text.trim() == "off" {
+        return Ok(None);
+    }
+    let percent = text.trim().strip_suffix('%').map(str::trim_end);
+    match percent.and_then(|number| number.parse::<f64>().ok()) {
+        Some(0.0) => Ok(None),
+        Some(percent) if (0.0..=100.0).contains(&percent) => Ok(Some(percent / 100.0)),
+        _ => Err(wrong(
+            format!("`{text}` is not a percentage"),
+            "write of how many hits the API is asked, too, like `1%`, or `off`",
+        )),
+    }
 }
 
 /// What is asked for a verdict: a path, perhaps with a query.

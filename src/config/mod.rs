@@ -58,6 +58,8 @@ pub struct Config {
     pub drop_headers: Vec<HeaderName>,
     pub limits: Limits,
     pub websocket: WebSocket,
+    /// The share of hits that the API is asked about, too.
+    pub shadow: Option<f64>,
     pub logs: Logs,
     pub warm: Vec<Warm>,
 }

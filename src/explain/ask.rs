@@ -24,6 +24,7 @@ use crate::coherence::{LookUp, Seen};
 use crate::config::{Access, Route};
 use crate::error::{Error, UpstreamFailure};
 use crate::message::fields;
+use crate::proxy::obey::{self, Foreseen};
 use crate::proxy::present::{self, Asked, Presented};
 use crate::proxy::{Client, Served, Setup, admit, fetch, read};
 
@@ -83,6 +84,18 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
         served: Some(&setup.served),
     };
     let (mut told, mut reading) = explain(&setup.config, question, knowledge)?;
+    if let (Some(reading), Some(rate)) = (&reading, &setup.rate)
+        && let Err(wait) = rate.would_admit(&setup.config, &reading.client)
+    {
+        told.failed(Error::RateLimited(wait));
+        return Ok(told);
+    }
+    if let Some(reading) = &reading
+        && setup.config.routes[reading.route].is_by_http()
+    {
+        told.foreseen(setup, reading).await;
+        return Ok(told);
+    }
     let mut looked = None;
     for _ in 0..ATTEMPTS {
         let Some(reading) = &reading else {
@@ -127,6 +140,7 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
     let (Some(reading), Some((asked, result))) = (reading.take(), looked) else {
         return Ok(told);
     };
+    let mut stale = None;
     let why = match result {
         LookUp::Valid(stored) => {
             let terms = read::terms(&setup.served[reading.route].route);
@@ -142,7 +156,10 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
                     told.handled(Handling::StaleHit { stale }, Some(reason));
                     return Ok(told);
                 }
-                Reuse::Validate => Reason::Expired,
+                Reuse::Validate => {
+                    stale = Some(stored);
+                    Reason::Expired
+                }
             }
         }
         LookUp::Outdated(stored) => {
@@ -161,7 +178,10 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
                     told.handled(Handling::StaleHit { stale }, Some(reason));
                     return Ok(told);
                 }
-                _ => Reason::Expired,
+                _ => {
+                    stale = Some(stored);
+                    Reason::Expired
+                }
             }
         }
         LookUp::Miss(why) => why,
@@ -170,7 +190,7 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
         told.pass(read::forward_word(why), Some(why));
         told.store = None;
     } else {
-        told.fill(setup, &reading, &asked, why).await;
+        told.fill(setup, &reading, &asked, why, stale).await;
     }
     Ok(told)
 }
@@ -231,6 +251,41 @@ fn kept(copy: &Stored, now: clock::Timestamp) -> Kept {
 }
 
 impl Explanation {
+    /// Under `policy: http`: what the origin's own words come to.
+    async fn foreseen(&mut self, setup: &Arc<Setup>, reading: &Reading) {
+        let (captures, client) = (&reading.captures, &reading.client);
+        let foreseen = match obey::foresee(setup, reading.route, captures, client).await {
+            Ok(foreseen) => foreseen,
+            Err(error) => return self.failed(error),
+        };
+        let Foreseen {
+            handling,
+            reason,
+            answered,
+        } = foreseen;
+        self.handled(handling, reason);
+        let Some(answered) = answered else {
+            return;
+        };
+        let reason = answered.kept.err().map(|reason| reason.word().to_owned());
+        self.store = Some(Verdict {
+            may: reason.is_none(),
+            reason: reason.clone(),
+            why: match answered.kept {
+                Ok(_) => words::terms(&setup.config.routes[reading.route]),
+                Err(reason) => because(reason).to_owned(),
+            },
+        });
+        self.answer = Some(Answer {
+            status: answered.status.as_u16(),
+            ms: u64::try_from(answered.took.as_millis()).unwrap_or(u64::MAX),
+            kept: reason.is_none(),
+            for_seconds: answered.kept.ok().map(|lifetime| lifetime.as_secs()),
+            reason,
+            ..Answer::default()
+        });
+    }
+
     /// Where the route goes by a verdict on each client: it is asked for as a request would, and nobody keeps it.
     async fn judged(&mut self, setup: &Arc<Setup>, reading: &Reading) -> Option<Asked> {
         let (served, client) = (&setup.served[reading.route], &reading.client);
@@ -272,13 +327,28 @@ impl Explanation {
     }
 
     /// A miss for that reason: what the API says, and whether it is kept.
-    async fn fill(&mut self, setup: &Arc<Setup>, reading: &Reading, asked: &Asked, why: Reason) {
+    async fn fill(
+        &mut self,
+        setup: &Arc<Setup>,
+        reading: &Reading,
+        asked: &Asked,
+        why: Reason,
+        stale: Option<Arc<Stored>>,
+    ) {
         let served = &setup.served[reading.route];
+        let terms = read::terms(&served.route);
+        let stands_in = stale.is_some_and(|stored| reuse::stands_in(&stored, terms, clock::now()));
         let judged = match judge(setup, &served.route, &reading.client, asked).await {
             Ok(judged) => judged,
+            Err(_) if stands_in => return self.stands_in(None),
             Err(failure) => return self.failed(Error::Upstream(failure)),
         };
         let mut answer = judged.told();
+        if stands_in && fetch::is_stood_in_for(answer.status) {
+            self.stands_in(StatusCode::from_u16(answer.status).ok());
+            self.answer = Some(answer);
+            return;
+        }
         let verdict = match judged.verdict {
             _ if judged.not_for_a_cache => {
                 self.pass(Forward::Bypass, Some(Reason::VaryUnkeyed));
@@ -311,6 +381,19 @@ impl Explanation {
             },
         });
         self.answer = Some(answer);
+    }
+
+    /// The API fails, and the copy past its time is given in its place.
+    fn stands_in(&mut self, status: Option<StatusCode>) {
+        let reason = Reason::StaleIfError;
+        let handling = Handling::Forwarded {
+            why: Forward::Stale,
+            status,
+            stored: false,
+            collapsed: false,
+            detail: Some(reason.word()),
+        };
+        self.handled(handling, Some(reason));
     }
 }
 

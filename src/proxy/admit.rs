@@ -20,6 +20,7 @@ use crate::clock;
 use crate::coherence::{Epochs, StateKey};
 use crate::config::{Access, Config, Jwt, Verify};
 use crate::error::UpstreamFailure;
+use crate::metrics::COUNTED;
 use crate::store::Away;
 use crate::upstream::UpstreamBody;
 
@@ -73,7 +74,14 @@ pub async fn ask(setup: &Setup, served: &Served, client: &Client) -> Result<(), 
         return Err(Reason::StoreAway);
     };
     let key = key(setup, served, client, &secret)?;
-    let question = judge(setup, served, client, &secret);
+    let question = async {
+        let verdict = judge(setup, served, client, &secret).await;
+        COUNTED.verdicts.count([match &verdict.said {
+            Said::Admitted(_) => "admitted",
+            Said::NotAdmitted(reason) => reason.word(),
+        }]);
+        verdict
+    };
     match &setup.verdicts.ask(key, question).await.said {
         Said::Admitted(_) => Ok(()),
         Said::NotAdmitted(reason) => Err(*reason),

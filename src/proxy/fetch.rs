@@ -201,7 +201,7 @@ impl Fetch {
         fields::strip_hop_by_hop(response.headers_mut());
         let served = self.served();
         let route = &served.route;
-        if matches!(response.status().as_u16(), 500 | 502..=504)
+        if is_stood_in_for(response.status().as_u16())
             && let Some(stored) = self.stand_in()
         {
             return fill.answer(Answer::StandIn(stored, Some(response.status())));
@@ -531,6 +531,11 @@ impl Incoming {
             .commit(&asked.copy, Arc::new(copy), keep, clock::now())
             .await
     }
+}
+
+/// RFC 5861 §4: the answers in whose place a stale copy may be given.
+pub fn is_stood_in_for(status: u16) -> bool {
+    matches!(status, 500 | 502..=504)
 }
 
 /// What of a route's word bears on storing.

@@ -110,6 +110,13 @@ impl Hottest {
         counted.by_copy.insert(asked.copy.clone(), hot);
     }
 
+    /// Every copy that is counted, and how often it was, in samples.
+    pub fn counted(&self) -> Vec<(String, u32)> {
+        let counted = self.counted.lock();
+        let hot = counted.by_copy.iter();
+        hot.map(|(copy, hot)| (copy.clone(), hot.count)).collect()
+    }
+
     /// Of what hangs on any of these states, that which is asked for most.
     fn of(&self, states: &[StateKey]) -> Vec<Hot> {
         let counted = self.counted.lock();
@@ -124,6 +131,7 @@ impl Hottest {
 fn without_credentials(config: &Config, client: &Client) -> Client {
     let mut client = Client {
         interim: None,
+        notes: None,
         ..client.clone()
     };
     client.fields.remove(header::AUTHORIZATION);

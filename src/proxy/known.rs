@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::header::HeaderValue;
 use http::{Method, StatusCode, header};
 use tracing::trace;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::present::Asked;
-use super::{Client, Proxy, Setup, log};
+use super::told::{Notes, Told};
+use super::{Client, Proxy, Setup};
 use crate::caching::cache_status::Handling;
 use crate::caching::key::HashingSecret;
 use crate::caching::reuse::{Reuse, reuse};
@@ -104,6 +106,7 @@ pub struct Hit {
     stored: Arc<Stored>,
     age: u64,
     ttl: u64,
+    id: Option<HeaderValue>,
 }
 
 pub type LookingUp = Pin<Box<dyn Future<Output = Option<Hit>> + Send>>;
@@ -173,6 +176,7 @@ pub fn remember(
         client: Client {
             interim: None,
             head: None,
+            notes: None,
             ..client.clone()
         },
         asked: asked.clone(),
@@ -227,15 +231,17 @@ impl Proxy {
             return None;
         }
         let setup = self.setup.load();
-        // First the configuration: a route's place means nothing in another. Where requests are counted, who asks counts.
+        // First the configuration: a route's place means nothing in another. Where requests are counted, who asks counts; and
+        // what is compared with the API needs a whole request.
         if known.terms.setup != setup.number.get()
             || setup.rate.is_some()
+            || setup.sample.is_some()
             || known.terms != terms(&setup, known.route, By::of(&setup, peer))
             || setup.coherence.store().secret() != Some(known.secret)
         {
             return None;
         }
-        let started = setup.config.logs.access.then(clock::stopwatch);
+        let started = (setup.is_counting || setup.config.logs.access).then(clock::stopwatch);
         let now = clock::now();
         let asked = &known.asked;
         let looked = setup
@@ -314,20 +320,39 @@ impl Known {
             hottest.count(config, access, &self.asked, &self.captures, &self.client);
         }
         let (age, ttl) = (stored.age(now).as_secs(), left.as_secs());
-        if let Some(started) = started {
-            let (client, path) = (&self.client, route.path.as_str());
-            let handling = Handling::Hit { ttl };
-            let method = &client.method;
-            log(
-                method,
-                client.target.path(),
-                path,
-                (stored.status, handling),
-                started.elapsed(),
-            );
-        }
+        let id = started.and_then(|started| self.tell(setup, &stored, ttl, started));
         trace!(copy = %self.asked.copy, "served, known again");
-        Some(Hit { stored, age, ttl })
+        let hit = Hit {
+            stored,
+            age,
+            ttl,
+            id,
+        };
+        Some(hit)
+    }
+
+    /// Counts and logs the hit. Gives what it is called, if it is logged: each request anew, though the bytes are the same.
+    fn tell(
+        &self,
+        setup: &Setup,
+        stored: &Stored,
+        ttl: u64,
+        started: Instant,
+    ) -> Option<HeaderValue> {
+        let (client, took) = (&self.client, started.elapsed());
+        let notes = setup.config.logs.access.then(|| {
+            let notes = Notes::of(&client.method, client.target.path(), &client.fields);
+            notes.store_took(took);
+            notes
+        });
+        let told = Told {
+            status: stored.status,
+            handling: Handling::Hit { ttl },
+            bytes: Some(stored.body.len() as u64),
+            took,
+        };
+        told.of(setup, Some(self.route), notes.as_ref());
+        notes.map(|notes| notes.id().clone())
     }
 }
 
@@ -348,6 +373,10 @@ pub fn with_head<T>(hit: &Hit, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         head.extend_from_slice(b"cache-status: ");
         head.extend_from_slice(Handling::HIT.as_bytes());
         head.extend_from_slice(itoa::Buffer::new().format(hit.ttl).as_bytes());
+        if let Some(id) = &hit.id {
+            head.extend_from_slice(b"\r\nx-request-id: ");
+            head.extend_from_slice(id.as_bytes());
+        }
         head.extend_from_slice(b"\r\n\r\n");
         write(head)
     })

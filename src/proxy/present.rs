@@ -20,6 +20,7 @@ use crate::message::forwarded::{self, Scheme};
 use crate::message::query::{self, Canonical};
 use crate::message::target::ForwardUri;
 use crate::message::{fields, forwarded::Via};
+use crate::proxy::told::X_REQUEST_ID;
 use crate::route::{Captures, FamilyKey};
 use crate::upstream::Outgoing;
 
@@ -168,12 +169,16 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
     }
     forwarded::write(&mut sent, &client.via, scheme, &host);
     fields::append_via(&mut sent);
+    if let Some(notes) = &client.notes {
+        sent.insert(X_REQUEST_ID, notes.id_of_fill().clone());
+    }
     Outgoing {
         method: http::Method::GET,
         target: ForwardUri::new(client.target.path(), asked.query.as_deref()),
         fields: sent,
         body: RequestBody::Empty,
         interim: client.interim.clone(),
+        notes: client.notes.clone(),
         once: false,
     }
 }
@@ -190,6 +195,7 @@ pub fn question(config: &Config, client: &Client, path: &str) -> Outgoing {
         fields: sent,
         body: RequestBody::Empty,
         interim: None,
+        notes: client.notes.clone(),
         once: false,
     }
 }
@@ -241,12 +247,16 @@ pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
         // Read whole, so its length is known, however it came; hyper writes it.
         sent.remove(header::CONTENT_LENGTH);
     }
+    if let Some(notes) = &client.notes {
+        sent.insert(X_REQUEST_ID, notes.id().clone());
+    }
     Outgoing {
         method: client.method.clone(),
         target: ForwardUri::verbatim(&client.target),
         fields: sent,
         body,
         interim: client.interim.clone(),
+        notes: client.notes.clone(),
         once: false,
     }
 }

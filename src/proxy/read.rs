@@ -9,7 +9,7 @@ use tracing::{debug, trace, warn};
 
 use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
 use super::present::{self, Asked, Presented};
-use super::{Client, Served, Setup, admit, known, pass, refresh};
+use super::{Client, Served, Setup, admit, known, pass, refresh, sample};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::reuse::{self, Reuse, Terms, reuse};
@@ -114,7 +114,12 @@ async fn look_up(
     if let Some(hottest) = &served.hottest {
         hottest.count(&setup.config, &served.route.access, asked, captures, client);
     }
-    let found = match find(setup, served, client, asked).await {
+    let asked_at = client.notes.as_ref().map(|_| clock::stopwatch());
+    let found = find(setup, served, client, asked).await;
+    if let (Some(notes), Some(asked_at)) = (&client.notes, asked_at) {
+        notes.store_took(asked_at.elapsed());
+    }
+    let found = match found {
         Ok(found) => found,
         Err(other) => return Ok(other),
     };
@@ -138,6 +143,7 @@ async fn look_up(
             match use_of_it {
                 Reuse::Serve { left } => {
                     trace!(copy = %asked.copy, "served");
+                    sample::perhaps(setup, route, client, asked, &stored);
                     Looked::Hit(hit(fresh(left)).await)
                 }
                 Reuse::Refresh { left } => {

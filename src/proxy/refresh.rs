@@ -84,6 +84,7 @@ pub fn refresh(
         captures.clone(),
         Arc::new(Client {
             interim: None,
+            notes: None,
             ..client.clone()
         }),
         asked.clone(),

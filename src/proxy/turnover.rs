@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use futures_util::future::join_all;
-use tracing::info;
 
 use super::plan::{self, By, Plan};
 use super::rate::Rate;
+use super::sample::Sample;
 use super::under_way::InFlight;
 use super::{Client, Proxy, Served, Setup, admit};
 use crate::caching::key::HashingSecret;
@@ -24,6 +24,7 @@ use crate::coherence::{Coherence, Outcome, StateKey, WithoutStore, Writing, hold
 use crate::config::{Config, Route};
 use crate::proxy::cap::Cap;
 use crate::proxy::known;
+use crate::purges::{self, Cause};
 use crate::route::FamilyPattern;
 use crate::store::Lifetimes;
 use crate::upstream::Upstream;
@@ -75,8 +76,7 @@ impl Proxy {
             });
         }
         if !dropped.is_empty() {
-            let names: Vec<&str> = dropped.iter().map(StateKey::as_str).collect();
-            info!(states = names.join(" "), cause = "reload", "purged");
+            purges::by_hand(Cause::Reload, &dropped);
         }
         TurnedOver { dropped, held_for }
     }
@@ -236,8 +236,11 @@ impl Setup {
             turnstile: old.turnstile.clone(),
             encoder: old.encoder.clone(),
             writes: old.writes.clone(),
+            sample: config.shadow.map(Sample::new),
             tunnels: old.tunnels.under(config.websocket.clone()),
             said_untrusted_https: AtomicBool::new(false),
+            is_counting: config.admin.is_some(),
+            unrouted: old.unrouted.clone(),
             config,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::Response;
 use http::header::HeaderMap;
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::plan::{self, By};
 use super::under_way::UnderWay;
@@ -17,8 +17,10 @@ use crate::caching::invalidation;
 use crate::caching::key::cache_group_state;
 use crate::coherence::turnstile::Entered;
 use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, protocol};
-use crate::config::{Config, WhenStoreIsDown};
+use crate::config::{Config, PurgeRule, WhenStoreIsDown};
 use crate::error::{Error, UpstreamFailure};
+use crate::metrics::COUNTED;
+use crate::purges::{self, ByWrite, Cause};
 use crate::reply::Reply;
 use crate::route::Decoded;
 use crate::upstream::{Slot, UpstreamBody};
@@ -120,6 +122,7 @@ async fn held(
     };
     let writing = setup.coherence.begin(states.clone(), without_store);
     let writing = writing.await.map_err(|Refused| Error::StoreAway)?;
+    let _in_flight = COUNTED.holds.one();
     let answered = setup
         .upstream
         .send(slot, present::pass(&setup.config, client, body))
@@ -151,7 +154,7 @@ async fn held(
         }
         None => (setup.coherence.finish(writing, outcome).await, None),
     };
-    tell(client, finished, outcome, &states)?;
+    tell(setup, client, finished, outcome, &states)?;
     if finished == Finished::Confirmed && outcome != Outcome::Unchanged {
         hottest::purged(setup, &states);
     }
@@ -183,40 +186,54 @@ async fn drop_named(
         }
     }
     states.retain(|state| !already.contains(state));
-    if !states.is_empty() && setup.coherence.purge(&states).await.is_err() {
-        warn!(
+    if states.is_empty() {
+        return;
+    }
+    match setup.coherence.purge(&states).await {
+        Ok(()) => purged(setup, client, Cause::Named, &states),
+        Err(_) => warn!(
             path = client.target.path(),
             "what an answer named (Location, Content-Location, Cache-Group-Invalidation) is not dropped: the store is away"
-        );
+        ),
     }
 }
 
 fn tell(
+    setup: &Setup,
     client: &Client,
     finished: Finished,
     outcome: Outcome,
     states: &[StateKey],
 ) -> Result<(), Error> {
-    let names = || {
-        states
-            .iter()
-            .map(StateKey::as_str)
-            .collect::<Vec<_>>()
-            .join(" ")
+    let cause = match (finished, outcome) {
+        (Finished::Confirmed, Outcome::Unchanged) => None,
+        (Finished::Confirmed, Outcome::Changed) => Some(Cause::Write),
+        (Finished::Confirmed, Outcome::Ambiguous) => Some(Cause::Ambiguous),
+        (Finished::Owed | Finished::Unconfirmed, _) => Some(Cause::Owed),
     };
-    match (finished, outcome) {
-        (Finished::Confirmed, Outcome::Unchanged) => {}
-        (Finished::Confirmed, Outcome::Changed | Outcome::Ambiguous) => {
-            info!(states = names(), cause = "write", method = %client.method, path = client.target.path(),
-                ambiguous = outcome == Outcome::Ambiguous, "purged");
-        }
-        (Finished::Owed | Finished::Unconfirmed, _) => {
-            warn!(states = names(), cause = "write", method = %client.method, path = client.target.path(),
-                "purge owed: the store is away, and will be told before it is used again");
-        }
+    if let Some(cause) = cause {
+        purged(setup, client, cause, states);
     }
     match finished {
         Finished::Confirmed | Finished::Owed => Ok(()),
         Finished::Unconfirmed => Err(Error::Unconfirmed),
     }
+}
+
+/// Says what was dropped, and by which of the rules.
+fn purged(setup: &Setup, client: &Client, cause: Cause, states: &[StateKey]) {
+    let (config, path) = (&setup.config, client.target.path());
+    let named = plan::drops(config, &client.method, &Decoded::of(path)).rules;
+    let place = |rule: &PurgeRule| config.purge.iter().position(|one| std::ptr::eq(one, rule));
+    let rules = named.iter().filter_map(|(rule, _)| place(rule));
+    let write = ByWrite {
+        method: client.method.to_string(),
+        path: path.to_owned(),
+        rules: rules.map(|place| format!("purge[{place}]")).collect(),
+        request_id: client
+            .notes
+            .as_ref()
+            .map(|notes| notes.id_text().to_owned()),
+    };
+    purges::by_write(cause, states, &client.method, write);
 }

@@ -143,6 +143,10 @@ impl Memory {
         self.copies.weight()
     }
 
+    pub fn count(&self) -> usize {
+        self.copies.len()
+    }
+
     fn seen(&self, state: &StateKey) -> Seen {
         self.shard(state)
             .read()

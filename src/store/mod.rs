@@ -16,9 +16,11 @@ use smallvec::SmallVec;
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
+use crate::clock;
 use crate::coherence::protocol::{Reply, Seen, Step};
 use crate::coherence::{StateKey, States, hold_for};
 use crate::config::{Access, Config, Route};
+use crate::metrics::{COUNTED, Command};
 
 /// The store cannot be reached, or does not answer in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +105,10 @@ impl Store {
     pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.look_up(copy, states)),
-            Store::Redis(redis) => redis.look_up(copy, states).await,
+            Store::Redis(redis) => match redis.look_up_now(copy, states) {
+                Some(found) => Ok(found),
+                None => timed(Command::LookUp, redis.look_up(copy, states)).await,
+            },
         }
     }
 
@@ -119,7 +124,7 @@ impl Store {
     pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.open(states)),
-            Store::Redis(redis) => redis.open(states).await,
+            Store::Redis(redis) => timed(Command::Open, redis.open(states)).await,
         }
     }
 
@@ -127,7 +132,7 @@ impl Store {
     pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.step(states, step)),
-            Store::Redis(redis) => redis.step(states, step).await,
+            Store::Redis(redis) => timed(Command::Step, redis.step(states, step)).await,
         }
     }
 
@@ -138,7 +143,7 @@ impl Store {
                 memory.step(states, step);
                 Ok(Duration::ZERO)
             }
-            Store::Redis(redis) => redis.announce(states, step).await,
+            Store::Redis(redis) => timed(Command::Step, redis.announce(states, step)).await,
         }
     }
 
@@ -150,10 +155,14 @@ impl Store {
         }
     }
 
-    /// How the memory tier is used, where there is one.
-    pub fn tier(&self) -> Option<tier::Use> {
+    /// How what is kept in this process is used: the embedded store, whose hits are not counted, or the tier before Redis.
+    pub fn in_memory(&self) -> Option<tier::Use> {
         match self {
-            Store::Memory(_) => None,
+            Store::Memory(memory) => Some(tier::Use {
+                entries: memory.count(),
+                bytes: memory.weight(),
+                hits: 0,
+            }),
             Store::Redis(redis) => redis.tier(),
         }
     }
@@ -162,7 +171,7 @@ impl Store {
     pub async fn renew(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.step(states, step)),
-            Store::Redis(redis) => redis.renew(states, step).await,
+            Store::Redis(redis) => timed(Command::Step, redis.renew(states, step)).await,
         }
     }
 
@@ -178,7 +187,7 @@ impl Store {
                 memory.put(copy, stored);
                 Ok(())
             }
-            Store::Redis(redis) => redis.put(copy, &stored, lasting).await,
+            Store::Redis(redis) => timed(Command::Put, redis.put(copy, &stored, lasting)).await,
         }
     }
 
@@ -186,7 +195,7 @@ impl Store {
     pub async fn notes(&self, name: &str) -> Result<Vec<String>, Away> {
         match self {
             Store::Memory(_) => Ok(Vec::new()),
-            Store::Redis(redis) => redis.notes(name).await,
+            Store::Redis(redis) => timed(Command::Notes, redis.notes(name)).await,
         }
     }
 
@@ -194,7 +203,7 @@ impl Store {
     pub async fn note(&self, name: &str, words: &[&str]) -> Result<(), Away> {
         match self {
             Store::Memory(_) => Ok(()),
-            Store::Redis(redis) => redis.note(name, words).await,
+            Store::Redis(redis) => timed(Command::Notes, redis.note(name, words)).await,
         }
     }
 
@@ -274,7 +283,7 @@ impl Store {
     pub async fn list(&self, start: &str, most: usize) -> Result<Vec<Listed>, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.list(start, most)),
-            Store::Redis(redis) => redis.list(start, most).await,
+            Store::Redis(redis) => timed(Command::List, redis.list(start, most)).await,
         }
     }
 
@@ -294,4 +303,12 @@ impl Store {
             Store::Redis(redis) => redis.all_states(ours).await,
         }
     }
+}
+
+/// Counts what a shared store is asked, and how long it takes.
+async fn timed<T, E>(command: Command, asked: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let sent = clock::stopwatch();
+    let answer = asked.await;
+    COUNTED.store.told(command, sent.elapsed(), &answer);
+    answer
 }

@@ -76,7 +76,10 @@ fn a_thousand_users_of_one_role_cost_one_body_and_a_verdict_each_and_leave_no_tr
     let told = String::from_utf8_lossy(&metrics.body).into_owned();
     let log = larder.log();
     let seen = kept.contains("\"username\"") && log.contains("TRACE");
-    assert!(seen, "they were looked at");
+    assert!(
+        seen && told.contains("larder_verdicts_total"),
+        "they were looked at"
+    );
     let Credential::Session { cookies, csrf } = &session else {
         unreachable!("it is one");
     };

@@ -84,7 +84,9 @@ fn a_thousand_tokens_of_one_role_cost_one_body_and_no_question_and_leave_no_trac
     let metrics = get("/metrics").to(larder.admin);
     let told = String::from_utf8_lossy(&metrics.body).into_owned();
     assert!(
-        kept.contains("\"username\"") && log.contains("TRACE"),
+        kept.contains("\"username\"")
+            && log.contains("TRACE")
+            && told.contains("larder_requests_total"),
         "they were looked at"
     );
     for who in throng.iter().chain([&teacher]) {

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::{Content, Fields, Framing, PATIENCE, Wire};
@@ -11,8 +12,18 @@ use super::{Content, Fields, Framing, PATIENCE, Wire};
 /// The host that requests name unless they bring their own.
 pub const HOST: &str = "api.example.org";
 
+/// Listeners of operators, who are asked as localhost.
+static OPERATORS: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+
+/// Whoever connects to it from now on names it localhost.
+pub fn is_an_operators(address: SocketAddr) {
+    OPERATORS.lock().unwrap().push(address);
+}
+
 pub struct Connection<S = TcpStream> {
     wire: Wire<S>,
+    /// What requests name unless they bring their own.
+    host: &'static str,
 }
 
 /// An answer as it arrived.
@@ -37,8 +48,13 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
+        let host = match OPERATORS.lock().unwrap().contains(&address) {
+            true => "localhost",
+            false => HOST,
+        };
         Ok(Connection {
             wire: Wire::new(stream),
+            host,
         })
     }
 
@@ -79,6 +95,7 @@ impl<S: Read + Write> Connection<S> {
     pub fn on(stream: S) -> Connection<S> {
         Connection {
             wire: Wire::new(stream),
+            host: HOST,
         }
     }
 
@@ -110,7 +127,12 @@ impl<S: Read + Write> Connection<S> {
         fields: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Answer> {
-        let mut bytes = head(method, target, fields, Some(body.len() as u64)).into_bytes();
+        let is_host = |(name, _): &(&str, &str)| name.eq_ignore_ascii_case("host");
+        let mut fields = fields.to_vec();
+        if !fields.iter().any(is_host) {
+            fields.insert(0, ("Host", self.host));
+        }
+        let mut bytes = head(method, target, &fields, Some(body.len() as u64)).into_bytes();
         bytes.extend_from_slice(body);
         self.try_send(&bytes)?;
         self.try_answer(method)

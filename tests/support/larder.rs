@@ -140,6 +140,7 @@ impl LarderBuilder {
             .expect("a temporary directory");
         let [listen, admin] =
             [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        super::client::is_an_operators(admin);
         let file = directory.path().join("proxy.yaml");
         let says_where = self.yaml.lines().any(|line| line.starts_with("listen:"));
         let before = if says_where {

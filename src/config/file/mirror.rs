@@ -108,6 +108,7 @@ mirror! {
         drop_headers: Texts,
         limits: LimitsMap,
         websocket: WebSocketMap,
+        shadow: Text,
         logs: LogsMap,
         warm: List<WarmMap>,
     } later []

@@ -32,6 +32,7 @@ use crate::coherence::lease;
 use crate::coherence::life::{self, How};
 use crate::coherence::{NOTICE, StateKey};
 use crate::config::RedisEndpoint;
+use crate::metrics::COUNTED;
 use crate::store::{Away, Health};
 
 const RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
@@ -158,6 +159,7 @@ impl Shared {
         });
         if published {
             *self.health.lock() = Health::Up;
+            COUNTED.store.connected.count();
             info!(store = %Place(&self.settings), "store connected");
         }
         published
@@ -168,6 +170,7 @@ impl Shared {
             warn!(store = %Place(&self.settings), %why, "store away: requests pass through until it is back");
         }
         *self.health.lock() = health;
+        COUNTED.store.lost.count();
         self.journal.with(|_| self.unlink());
     }
 
