@@ -589,6 +589,7 @@ fn each_weaker_protocol_is_found_out() {
         (LeasedWithoutATerm, unnamed(), &[], 0),
         (LostTermsAreNone, elsewhere(), &[Fault::TermsLost], 1),
         (NewTermsAreAll, elsewhere(), &[Fault::TermsLost], 1),
+        (LostTermsNameAll, elsewhere(), &[Fault::TermsLost], 1),
         (OldTermsAreTrusted, unnamed(), &[Fault::RestartOlder], 1),
         (
             AnsweredWhereTheHoldWasLost,

@@ -10,9 +10,10 @@
 //! * The terms stand in the store. A state read gives a lease only if in the same moment the instance's own term stood
 //!   there; a write reads them after its holds. So an instance that joins while a write is under way either stands
 //!   there, or asks for states later than the holds were put there.
-//! * They may be lost (evicted, flushed, deleted by hand). Where nothing stands, a write waits for the longest term that
-//!   there may be; and what begins anew says so itself, as a term of that length that is as short-lived. After a restart
-//!   of the store, when an older text may be back, writes wait as long by the age of their link.
+//! * They may be lost (evicted, flushed, deleted by hand), and one that is not renewed is swept. Where nothing stands, a write
+//!   waits for the longest term that there may be; and where something was lost or swept, that stands there in its place for
+//!   as long: a term that is no instance's own. After a restart of the store, when an older text may be back, writes wait
+//!   as long by the age of their link.
 //!
 //! A purge by hand has no hold to be seen: it reports success only after the longest term. So does the answer to a write
 //! that finds its own hold gone when it finishes.
@@ -26,6 +27,9 @@ use crate::clock::{Timestamp, Uptime};
 
 /// No lease is for longer.
 pub const LONGEST: Duration = Duration::from_millis(100);
+
+/// What stands for terms that were lost: longer than any, so that nobody takes it for its own.
+const LOST: Duration = Duration::from_millis(LONGEST.as_millis() as u64 + 1);
 
 /// Who forwards a write without a hold has waited for the notice time, and nobody's lease outlives the store by so much.
 const _: () = assert!(LONGEST.as_millis() * 2 < NOTICE.as_millis());
@@ -65,12 +69,19 @@ impl Registry {
     /// What stands there after an instance has named its term, if it has one, and has swept what is overdue.
     pub fn renew(stands: Option<&[u8]>, term: Option<Duration>, now: Timestamp) -> Registry {
         let now = now.as_millis();
-        let mut terms = match stands.and_then(Registry::parse) {
-            Some(Registry(terms)) => terms,
-            // Others may have had leases before it was lost.
-            None => BTreeMap::from([(in_millis(LONGEST), now + in_millis(LONGEST))]),
-        };
-        terms.retain(|_, until| *until > now);
+        let lost = in_millis(LOST);
+        let stands = stands.and_then(Registry::parse);
+        let mut is_lost = stands.is_none();
+        let Registry(mut terms) = stands.unwrap_or_default();
+        terms.retain(|term, until| {
+            let stays = *until > now;
+            is_lost |= !stays && *term != lost;
+            stays
+        });
+        if is_lost {
+            // Whose it was may have leases still.
+            terms.insert(lost, now + in_millis(LONGEST));
+        }
         if let Some(term) = term {
             let until = terms.entry(in_millis(term)).or_default();
             *until = (*until).max(now + in_millis(STANDS_FOR));
@@ -95,7 +106,7 @@ impl Registry {
     pub fn wait(text: Option<&[u8]>) -> Duration {
         let longest = match text.and_then(Registry::parse) {
             Some(Registry(terms)) => terms.last_key_value().map(|(term, _)| *term),
-            None => Some(in_millis(LONGEST)),
+            None => Some(in_millis(LOST)),
         };
         longest.map_or(Duration::ZERO, |term| {
             Duration::from_millis(term).min(NOTICE) + SLOWER
@@ -172,16 +183,12 @@ mod tests {
 
     #[test]
     fn where_the_terms_were_lost_a_write_waits_for_the_longest_that_there_may_be() {
-        assert_eq!(Registry::wait(None), LONGEST + SLOWER);
-        assert_eq!(Registry::wait(Some(b"of another")), LONGEST + SLOWER);
+        assert_eq!(Registry::wait(None), LOST + SLOWER);
+        assert_eq!(Registry::wait(Some(b"of another")), LOST + SLOWER);
         let anew = Registry::renew(None, Some(TEN), at(5));
-        assert_eq!(
-            wait(&anew),
-            LONGEST + SLOWER,
-            "others may have leases still"
-        );
+        assert_eq!(wait(&anew), LOST + SLOWER, "others may have leases still");
         let soon = Registry::renew(Some(&text(&anew)), None, at(104));
-        assert_eq!(wait(&soon), LONGEST + SLOWER);
+        assert_eq!(wait(&soon), LOST + SLOWER);
         let later = Registry::renew(Some(&text(&soon)), None, at(105));
         assert_eq!(wait(&later), TEN + SLOWER, "but not for longer than that");
     }
@@ -195,7 +202,20 @@ mod tests {
         let swept = Registry::renew(Some(&text(&renewed)), Some(TEN), at(end));
         assert_eq!(wait(&swept), FIFTY + SLOWER);
         let swept = Registry::renew(Some(&text(&swept)), Some(TEN), at(2 * end - 1));
-        assert_eq!(wait(&swept), TEN + SLOWER);
+        assert_eq!(wait(&swept), LOST + SLOWER, "whose it was may be late");
+        let later = Registry::renew(Some(&text(&swept)), Some(TEN), at(2 * end + 99));
+        assert_eq!(wait(&later), TEN + SLOWER);
+    }
+
+    /// It did, and an instance with the longest term gave leases that no write waited for.
+    #[test]
+    fn what_stands_for_lost_terms_names_nobodys() {
+        let anew = Registry::renew(None, None, at(5));
+        assert!(!Registry::names(&text(&anew), LONGEST));
+        assert!(Registry::names(
+            &text(&Registry::renew(None, Some(LONGEST), at(5))),
+            LONGEST
+        ));
     }
 
     #[test]

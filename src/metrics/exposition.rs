@@ -16,7 +16,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::WhenStoreIsDown;
 use crate::proxy::{Proxy, Setup};
 use crate::server::places::Counted;
-use crate::store::{Health, Store};
+use crate::store::Health;
 use crate::upstream::Standing;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -314,14 +314,14 @@ impl Page<'_> {
             "How often the store was lost",
             [(Labels::new(), counted.lost.total())],
         )?;
-        let Store::Memory(memory) = store.as_ref() else {
+        let Some(memory) = store.in_memory() else {
             return Ok(());
         };
         self.gauge(
             "memory_used",
-            "What the copies in the embedded store take",
+            "What the copies in this process take: the embedded store, or what is kept beside Redis",
             Some(Unit::Bytes),
-            [(Labels::new(), memory.weight() as f64)],
+            [(Labels::new(), memory.bytes as f64)],
         )?;
         self.gauge(
             "memory_limit",
@@ -331,9 +331,9 @@ impl Page<'_> {
         )?;
         self.gauge(
             "memory_copies",
-            "Copies in the embedded store",
+            "Copies in this process",
             None,
-            [(Labels::new(), memory.count() as f64)],
+            [(Labels::new(), memory.entries as f64)],
         )
     }
 

@@ -7,7 +7,7 @@ use super::exposition::{STARTED, resident, state};
 use super::{COUNTED, Command, routes};
 use crate::clock;
 use crate::proxy::{Proxy, Setup};
-use crate::store::{Health, Store};
+use crate::store::Health;
 
 /// So many keys are named of those that are asked for most.
 const HOTTEST: usize = 10;
@@ -138,14 +138,11 @@ pub fn overview(proxy: &Proxy) -> Overview {
 fn store(setup: &Setup) -> StoreNow {
     let (store, counted) = (setup.coherence.store(), &COUNTED.store);
     let health = store.health();
-    let memory = match store.as_ref() {
-        Store::Memory(memory) => Some(MemoryNow {
-            used_bytes: memory.weight(),
-            limit_bytes: setup.config.memory_size,
-            copies: memory.count(),
-        }),
-        Store::Redis(_) => None,
-    };
+    let memory = store.in_memory().map(|memory| MemoryNow {
+        used_bytes: memory.bytes,
+        limit_bytes: setup.config.memory_size,
+        copies: memory.entries,
+    });
     StoreNow {
         kind: store.kind(),
         state: state(&health),

@@ -105,7 +105,10 @@ impl Store {
     pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.look_up(copy, states)),
-            Store::Redis(redis) => timed(Command::LookUp, redis.look_up(copy, states)).await,
+            Store::Redis(redis) => match redis.look_up_now(copy, states) {
+                Some(found) => Ok(found),
+                None => timed(Command::LookUp, redis.look_up(copy, states)).await,
+            },
         }
     }
 
@@ -140,7 +143,7 @@ impl Store {
                 memory.step(states, step);
                 Ok(Duration::ZERO)
             }
-            Store::Redis(redis) => redis.announce(states, step).await,
+            Store::Redis(redis) => timed(Command::Step, redis.announce(states, step)).await,
         }
     }
 
@@ -152,10 +155,14 @@ impl Store {
         }
     }
 
-    /// How the memory tier is used, where there is one.
-    pub fn tier(&self) -> Option<tier::Use> {
+    /// How what is kept in this process is used: the embedded store, whose hits are not counted, or the tier before Redis.
+    pub fn in_memory(&self) -> Option<tier::Use> {
         match self {
-            Store::Memory(_) => None,
+            Store::Memory(memory) => Some(tier::Use {
+                entries: memory.count(),
+                bytes: memory.weight(),
+                hits: 0,
+            }),
             Store::Redis(redis) => redis.tier(),
         }
     }

@@ -892,6 +892,8 @@ impl Setting {
         }
         let link = instance.link?;
         let state = w.store.data.states[family as usize].seen();
+        let taken_for_its_own = self.variant == Variant::LostTermsNameAll
+            && w.store.data.terms.is_some_and(|terms| terms.anew);
         let found = self.look_up(w, i, family);
         let stands = w
             .store
@@ -899,7 +901,7 @@ impl Setting {
             .terms
             .is_some_and(|terms| terms.of & 1 << i != 0);
         if let Seen::Current(epoch) = state.by_link(link.trusted, link.life)
-            && (stands || self.variant == Variant::LeasedWithoutATerm)
+            && (stands || taken_for_its_own || self.variant == Variant::LeasedWithoutATerm)
         {
             let lease = Lease {
                 family,

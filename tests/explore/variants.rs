@@ -53,6 +53,9 @@ pub enum Variant {
     LostTermsAreNone,
     /// Terms that begin anew are the whole of them.
     NewTermsAreAll,
+    /// What stands for terms that were lost is taken by an instance for its own: which the history checker
+    /// found, where its own was the longest.
+    LostTermsNameAll,
     /// A write that begins as the store is back waits only for the terms that came back with it.
     OldTermsAreTrusted,
     /// Rule 4: a write whose hold was lost is answered as soon as it is finished.

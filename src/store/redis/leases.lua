@@ -1,6 +1,6 @@
 -- The terms of all instances' leases: `coherence::lease::Registry::renew`, where they are.
 -- KEYS[1]: where they stand. ARGV: the caller's own term in ms, or 0; how long it stands for in ms; the longest term that
--- there may be in ms; the key's lifetime in ms.
+-- there may be in ms, a millisecond more than which stands for as long in the place of what was lost; the key's lifetime in ms.
 -- Returns what stands there now, and in how many ms the first of it is overdue; or -1.
 local text = redis.pcall('GET', KEYS[1])
 local time = redis.call('TIME')
@@ -14,12 +14,16 @@ if known and text ~= '-' then
     terms[tonumber(term)] = tonumber(till)
   end
 end
--- Others may have had leases before it was lost.
-if not known then terms = { [longest] = now + longest } end
-local sorted = {}
+local sorted, lost = {}, not known
+if not known then terms = {} end
 for term, till in pairs(terms) do
-  if till <= now then terms[term] = nil end
+  if till <= now then
+    terms[term] = nil
+    if term ~= longest + 1 then lost = true end
+  end
 end
+-- Whose it was may have leases still.
+if lost then terms[longest + 1] = now + longest end
 if own > 0 then terms[own] = math.max(terms[own] or 0, now + tonumber(ARGV[2])) end
 for term in pairs(terms) do sorted[#sorted + 1] = term end
 table.sort(sorted)

@@ -149,6 +149,7 @@ impl Redis {
         tier.find(copy, states, now, link.number, link.life.last())
     }
 
+    /// Of whoever has not been answered by `look_up_now`.
     async fn look_up_by(&self, tier: &Tier, copy: &str, states: &States) -> Result<Found, Away> {
         // The request has come.
         let now = clock::uptime();
@@ -157,10 +158,7 @@ impl Redis {
         if !states.is_empty()
             && let Some(stored) = tier.fresh(copy)
         {
-            let seen = match tier.leased(states, now, link.number, link.life.last()) {
-                Some(seen) => seen,
-                None => self.states(tier, &link, states, now).await?,
-            };
+            let seen = self.states(tier, &link, states, now).await?;
             match tier::standing(&stored, &seen) {
                 Standing::Valid => return Ok(tier.hit(stored, seen)),
                 Standing::Gone => {
