@@ -114,7 +114,7 @@ pub struct Setup {
     pub writes: Arc<Writes>,
     said_untrusted_https: AtomicBool,
     /// How many requests one may make.
-    rate: Option<Arc<Rate>>,
+    pub rate: Option<Arc<Rate>>,
     pub cap: Arc<Cap>,
     pub tunnels: Tunnels,
     /// Hits that the API is asked about, too.

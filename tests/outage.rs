@@ -173,6 +173,8 @@ fn a_write_whose_purge_cannot_be_confirmed_is_answered_504_where_writes_are_refu
         write.join().expect("the writer")
     });
     assert_eq!(answer.status, 504, "{answer:?}");
+    let said = answer.cache_status();
+    assert!(said.ends_with("detail=unconfirmed"), "{said}");
     redis.start_again();
     becomes_a_hit(&larder, LIST, "1");
 }

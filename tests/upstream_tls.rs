@@ -17,6 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use support::eventually;
 use support::larder::{self, Larder};
 use tempfile::TempDir;
 
@@ -287,6 +288,11 @@ fn a_client_certificate_is_shown_to_an_upstream_that_asks_for_it() {
     ] {
         assert_eq!(answer.status, 502, "{answer:?}");
     }
+    // The alert may also come before the request leaves; then there was no connection for it.
+    eventually("it is said that the connection was refused", || {
+        let answer = without.get("/other/");
+        answer.cache_status().ends_with("detail=tls-refused")
+    });
     assert_eq!(api.asked(), 0);
 
     let with = format!("{trusting}, {}", authority.client_cert());

@@ -69,7 +69,9 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
             }
         };
         host.get_or_insert_with(|| told.host.clone());
-        let Some(reading) = reading else {
+        // What the origin's own word decides is looked at by `explain --ask`.
+        let by_ttl = |reading: &Reading| !setup.config.routes[reading.route].is_by_http();
+        let Some(reading) = reading.filter(by_ttl) else {
             let why = told.because.unwrap_or_default();
             let detail = told.detail.unwrap_or_default();
             tell(skipped(

@@ -24,6 +24,7 @@ use crate::coherence::{LookUp, Seen};
 use crate::config::{Access, Route};
 use crate::error::{Error, UpstreamFailure};
 use crate::message::fields;
+use crate::proxy::obey::{self, Foreseen};
 use crate::proxy::present::{self, Asked, Presented};
 use crate::proxy::{Client, Served, Setup, admit, fetch, read};
 
@@ -83,6 +84,18 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
         served: Some(&setup.served),
     };
     let (mut told, mut reading) = explain(&setup.config, question, knowledge)?;
+    if let (Some(reading), Some(rate)) = (&reading, &setup.rate)
+        && let Err(wait) = rate.would_admit(&setup.config, &reading.client)
+    {
+        told.failed(Error::RateLimited(wait));
+        return Ok(told);
+    }
+    if let Some(reading) = &reading
+        && setup.config.routes[reading.route].is_by_http()
+    {
+        told.foreseen(setup, reading).await;
+        return Ok(told);
+    }
     let mut looked = None;
     for _ in 0..ATTEMPTS {
         let Some(reading) = &reading else {
@@ -238,6 +251,41 @@ fn kept(copy: &Stored, now: clock::Timestamp) -> Kept {
 }
 
 impl Explanation {
+    /// Under `policy: http`: what the origin's own words come to.
+    async fn foreseen(&mut self, setup: &Arc<Setup>, reading: &Reading) {
+        let (captures, client) = (&reading.captures, &reading.client);
+        let foreseen = match obey::foresee(setup, reading.route, captures, client).await {
+            Ok(foreseen) => foreseen,
+            Err(error) => return self.failed(error),
+        };
+        let Foreseen {
+            handling,
+            reason,
+            answered,
+        } = foreseen;
+        self.handled(handling, reason);
+        let Some(answered) = answered else {
+            return;
+        };
+        let reason = answered.kept.err().map(|reason| reason.word().to_owned());
+        self.store = Some(Verdict {
+            may: reason.is_none(),
+            reason: reason.clone(),
+            why: match answered.kept {
+                Ok(_) => words::terms(&setup.config.routes[reading.route]),
+                Err(reason) => because(reason).to_owned(),
+            },
+        });
+        self.answer = Some(Answer {
+            status: answered.status.as_u16(),
+            ms: u64::try_from(answered.took.as_millis()).unwrap_or(u64::MAX),
+            kept: reason.is_none(),
+            for_seconds: answered.kept.ok().map(|lifetime| lifetime.as_secs()),
+            reason,
+            ..Answer::default()
+        });
+    }
+
     /// Where the route goes by a verdict on each client: it is asked for as a request would, and nobody keeps it.
     async fn judged(&mut self, setup: &Arc<Setup>, reading: &Reading) -> Option<Asked> {
         let (served, client) = (&setup.served[reading.route], &reading.client);

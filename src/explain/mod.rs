@@ -90,9 +90,15 @@ pub fn explain(
     );
     match planned {
         // What it comes to is the origin's word, and known when it has spoken.
-        Plan::Read { route, .. } if config.routes[route].is_by_http() => {
+        Plan::Read { route, captures } if config.routes[route].is_by_http() => {
             told.under(config, route, path);
             told.by_http(&config.routes[route], &client.method);
+            let reading = Reading {
+                route,
+                captures,
+                client,
+            };
+            return Ok((told, Some(reading)));
         }
         Plan::Read { route, captures } => {
             told.under(config, route, path);

@@ -7,10 +7,12 @@
 
 mod answer;
 mod exchange;
+mod foreseen;
 mod groups;
 mod keeping;
 mod turns;
 
+pub use foreseen::{Foreseen, foresee};
 pub use groups::Groups;
 pub use keeping::Keeping;
 pub use turns::InFlight;
@@ -223,6 +225,16 @@ impl Ask {
             self.setup.groups.learn(&keys.own, states);
         }
         all
+    }
+
+    /// Whether a copy that is stored now would depend on all of them.
+    fn is_in_known_groups(&self, keys: &Keys, fields: &HeaderMap) -> bool {
+        let known = self.setup.groups.of(&keys.own);
+        let mut groups = invalidation::groups(fields).into_iter();
+        groups.all(|group| {
+            let state = StateKey::new(cache_group_state(&self.origin, &group));
+            known.contains(&state)
+        })
     }
 
     fn part_key(&self, keys: &Keys) -> String {

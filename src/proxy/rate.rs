@@ -87,6 +87,20 @@ impl Rate {
         counted.map(drop).map_err(|_| early)
     }
 
+    /// The same without counting it.
+    pub fn would_admit(&self, config: &Config, client: &Client) -> Result<(), Duration> {
+        let known = self
+            .who(config, client)
+            .and_then(|who| self.known.get(&who));
+        let Some(known) = known else {
+            return Ok(());
+        };
+        let now = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.cell
+            .admits(known.load(Ordering::Relaxed), now)
+            .map(drop)
+    }
+
     fn who(&self, config: &Config, client: &Client) -> Option<u64> {
         if self.per == Per::Credential {
             let mut parts = credential::parts(config, &client.fields).peekable();

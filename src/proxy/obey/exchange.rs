@@ -148,7 +148,7 @@ impl Ask {
         }
     }
 
-    fn validates(&self, stored: &Stored) -> bool {
+    pub(super) fn validates(&self, stored: &Stored) -> bool {
         validation::can_be_validated(stored.status, &stored.head.fields())
     }
 
