@@ -1,5 +1,8 @@
 //! Logs: readable on a terminal, JSON elsewhere, to standard output.
 
+#[cfg(feature = "otel")]
+pub mod otel;
+
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 

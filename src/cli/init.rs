@@ -77,14 +77,21 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         ));
     }
     let written = answered(arguments, api, asks)?;
-    match to_stdout {
-        true => print!("{}", written.text),
-        false => place(&arguments.config, &written.text, arguments.force)?,
+    if !to_stdout {
+        place(&arguments.config, &written.text, arguments.force)?;
     }
     match (arguments.output.json, to_stdout) {
         (true, false) => print_json(&facts(&arguments.config, &written)),
-        (true, true) => {}
-        (false, _) => tell(&arguments.config, &written, to_stdout),
+        (true, true) => {
+            let mut told = facts(&arguments.config, &written);
+            told["text"] = written.text.into();
+            print_json(&told);
+        }
+        (false, false) => print!("{}", told(&arguments.config, &written, false)),
+        (false, true) => {
+            print!("{}", written.text);
+            eprint!("{}", told(&arguments.config, &written, true));
+        }
     }
     Ok(())
 }
@@ -327,7 +334,7 @@ fn place(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
     }
 }
 
-fn tell(path: &Path, written: &Written, to_stdout: bool) {
+fn told(path: &Path, written: &Written, to_stdout: bool) -> String {
     let plan = &written.plan;
     let file = path.display();
     let mut told = match to_stdout {
@@ -350,10 +357,7 @@ fn tell(path: &Path, written: &Written, to_stdout: bool) {
             "\nnext:\n  larder check -c {file}\n  larder doctor -c {file}\n  larder serve -c {file}\n"
         );
     }
-    match to_stdout {
-        true => eprint!("{told}"),
-        false => print!("{told}"),
-    }
+    told
 }
 
 fn facts(path: &Path, written: &Written) -> Value {

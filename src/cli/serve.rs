@@ -76,12 +76,18 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     super::runtime()?.block_on(async {
         // Before anything else: a signal that comes early must not end the process.
         let signals = Signals::heard().map_err(|error| Failure::Failed(error.to_string()))?;
+        #[cfg(feature = "otel")]
+        telemetry::otel::start().map_err(|why| Failure::Failed(format!("traces: {why}")))?;
         let running = Running::start(config, Some(source)).await?;
         if let Some(in_force) = watched {
             let proxy = running.proxy.clone();
             tokio::spawn(async move { reload::watch(&proxy, in_force.ok()).await });
         }
-        running.until_told(signals).await
+        let ended = running.until_told(signals).await;
+        // What is left of the traces is sent by this runtime, and waited for beside it.
+        #[cfg(feature = "otel")]
+        let _ = tokio::task::spawn_blocking(telemetry::otel::end).await;
+        ended
     })
 }
 

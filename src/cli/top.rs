@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::{ConfigFile, Failure, Output, by_hand};
+use crate::clock;
 use crate::top::{LastPurges, Screen, Totals, between, page};
 
 /// So many purges are asked for.
@@ -86,13 +87,13 @@ struct Watch {
 
 impl Watch {
     fn of(admin: by_hand::Admin) -> Result<Watch, Failure> {
-        let at = Instant::now();
+        let at = clock::stopwatch();
         let then = asked(&admin, "/overview")?;
         Ok(Watch { admin, then, at })
     }
 
     fn look(&mut self) -> Result<Screen, Failure> {
-        let at = Instant::now();
+        let at = clock::stopwatch();
         let now: Totals = asked(&self.admin, "/overview")?;
         let purges: LastPurges = asked(&self.admin, &format!("/purges?limit={PURGES}"))?;
         let screen = between(&self.then, &now, at - self.at, purges);

@@ -312,7 +312,7 @@ fn own_rules(own: &Resource, all: &[Resource]) -> Vec<RulePlan> {
         [] => String::new(),
         others => {
             let names: Vec<&str> = others.iter().map(|other| other.name.as_str()).collect();
-            format!("; {} hang on it", names.join(", "))
+            format!("; and with it {}", names.join(", "))
         }
     };
     let of_others = |at: &[Segment]| -> Vec<String> {

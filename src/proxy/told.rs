@@ -13,6 +13,8 @@ use super::Setup;
 use crate::caching::cache_status::Handling;
 use crate::metrics::NO_ROUTE;
 use crate::reply::Reply;
+#[cfg(feature = "otel")]
+use crate::telemetry::otel;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -30,6 +32,8 @@ pub struct Notes {
     fill: OnceLock<HeaderValue>,
     /// The trace of which it is a part.
     trace: Option<String>,
+    #[cfg(feature = "otel")]
+    traceparent: Option<HeaderValue>,
     method: Method,
     path: String,
     /// Nanoseconds; nothing where it was not asked.
@@ -46,6 +50,8 @@ impl Notes {
             id: given.cloned().unwrap_or_else(made),
             fill: OnceLock::new(),
             trace,
+            #[cfg(feature = "otel")]
+            traceparent: fields.get(TRACEPARENT).cloned(),
             method: method.clone(),
             path: path.to_owned(),
             store: AtomicU64::new(0),
@@ -141,8 +147,29 @@ impl Told {
         }
         if let Some(notes) = notes {
             let pattern = |route: usize| setup.config.routes[route].path.as_str();
-            self.log(notes, route.map_or(NO_ROUTE, pattern));
+            let route = route.map_or(NO_ROUTE, pattern);
+            self.log(notes, route);
+            #[cfg(feature = "otel")]
+            self.trace(notes, route);
         }
+    }
+
+    #[cfg(feature = "otel")]
+    fn trace(&self, notes: &Notes, route: &str) {
+        let nanos = |of: &AtomicU64| Duration::from_nanos(of.load(Relaxed));
+        otel::told(&otel::Answered {
+            method: notes.method.as_str(),
+            route,
+            path: &notes.path,
+            status: self.status.as_u16(),
+            cache: self.handling.word(),
+            detail: self.handling.detail(),
+            request_id: notes.id_text(),
+            took: self.took,
+            store: nanos(&notes.store),
+            upstream: nanos(&notes.upstream),
+            traceparent: notes.traceparent.as_ref(),
+        });
     }
 
     fn log(&self, notes: &Notes, route: &str) {
