@@ -20,8 +20,14 @@ use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::frame::{self, Extent};
 
-/// Room that is made for what is read.
+/// Room that is made for what is read, or more if the last reply was long.
 const READ: usize = 32 * 1024;
+
+/// So much at most.
+const LONGEST_READ: usize = 1024 * 1024;
+
+/// Bytes of buffers that are kept to be read into once more, when nobody has a slice of them any more.
+const SPENT: usize = 1024 * 1024;
 
 /// A buffer of commands that has grown beyond this is not kept.
 const KEPT: usize = 256 * 1024;
@@ -61,6 +67,9 @@ impl Pipe {
             sending: BytesMut::new(),
             unflushed: false,
             read: BytesMut::new(),
+            size: 0,
+            spent: VecDeque::new(),
+            last: 0,
             turn_taken: false,
         };
         Pipe {
@@ -146,6 +155,15 @@ where
     Ok(replies)
 }
 
+/// The least room for replies that have not begun, and what is made where there is less, after one of such a length: for some
+/// short ones, and for one long one exactly, so that neither it is moved once its length is known, nor the beginning of the next.
+fn room(last: usize) -> (usize, usize) {
+    match last {
+        ..READ => (READ / 4, (last * 8).max(READ)),
+        READ.. => (last.min(LONGEST_READ), last.min(LONGEST_READ)),
+    }
+}
+
 /// The one task that writes and reads.
 struct Driver<S> {
     stream: S,
@@ -154,6 +172,11 @@ struct Driver<S> {
     /// What was sent may still stand in a buffer of the stream's own, as under TLS.
     unflushed: bool,
     read: BytesMut,
+    size: usize,
+    /// The buffers before it, each with its size, the oldest first.
+    spent: VecDeque<(BytesMut, usize)>,
+    /// How long the last reply was.
+    last: usize,
     /// Everybody else has had their turn since there was something to send.
     turn_taken: bool,
 }
@@ -180,8 +203,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Reads all that is there, and hands it on.
     fn hear(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            if self.read.capacity() - self.read.len() < READ / 4 {
-                self.read.reserve(READ);
+            // Of a reply that has begun, `hand_on` has seen to it.
+            if self.read.is_empty() {
+                let (least, wanted) = room(self.last);
+                if self.read.capacity() < least {
+                    self.make_room(wanted);
+                }
             }
             match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read) {
                 Poll::Pending => return Ok(()),
@@ -192,16 +219,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
+    /// So that so many bytes more can be read. A fresh buffer for each read would be given free on another thread, and cost
+    /// fresh pages.
+    fn make_room(&mut self, wanted: usize) {
+        let is_there = self.read.capacity() - self.read.len() >= wanted;
+        if is_there || self.read.try_reclaim(wanted) {
+            return;
+        }
+        let size = (self.read.len() + wanted).max(READ);
+        let free = self.spent.front_mut();
+        let free = match free.is_some_and(|(oldest, _)| oldest.try_reclaim(size)) {
+            true => self.spent.pop_front(),
+            false => None,
+        };
+        let (mut next, size) = free.unwrap_or_else(|| (BytesMut::with_capacity(size), size));
+        next.extend_from_slice(&self.read);
+        let mut before = std::mem::replace(&mut self.read, next);
+        before.clear();
+        let of_before = std::mem::replace(&mut self.size, size);
+        self.spent.push_back((before, of_before));
+        while self.spent.iter().map(|(_, size)| size).sum::<usize>() > SPENT {
+            self.spent.pop_front();
+        }
+    }
+
     fn hand_on(&mut self) -> io::Result<()> {
         let mut replies: SmallVec<[Bytes; 64]> = SmallVec::new();
         loop {
             match frame::extent(&self.read)? {
                 Extent::Whole(length) => replies.push(self.read.split_to(length).freeze()),
+                Extent::AtLeast(_) if self.read.is_empty() => break,
                 Extent::AtLeast(length) => {
-                    self.read.reserve(length.saturating_sub(self.read.len()));
+                    self.make_room(length.saturating_sub(self.read.len()));
                     break;
                 }
             }
+        }
+        if let Some(last) = replies.last() {
+            self.last = last.len();
         }
         let mut told: SmallVec<[oneshot::Sender<Bytes>; 64]> = SmallVec::new();
         {
