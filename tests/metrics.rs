@@ -128,14 +128,17 @@ fn is_openmetrics(text: &str) {
 fn the_documentation_names_what_is_counted_and_nothing_else() {
     let (origin, redis) = (api(), RedisServer::start());
     let mut counted = BTreeSet::new();
-    for store in ["memory:", &redis.url()] {
+    for (store, more) in [
+        ("memory:", ""),
+        (&redis.url(), "memory: {size: 8MiB, lease: 10ms}"),
+    ] {
         // Two addresses, for what is only told of several.
         let one = origin.url();
         let two = format!(
             "{{urls: [{one}, {}]}}",
             one.replace("127.0.0.1", "localhost")
         );
-        let file = users_api(&origin, store, "").replacen(&one, &two, 1);
+        let file = users_api(&origin, store, more).replacen(&one, &two, 1);
         let text = scrape(&Larder::start(file));
         let declared = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         counted.extend(declared.map(|line| line.split(' ').next().unwrap().to_owned()));

@@ -334,6 +334,14 @@ impl Page<'_> {
             "Copies in this process",
             None,
             [(Labels::new(), memory.entries as f64)],
+        )?;
+        if setup.config.store.memory.is_none() {
+            return Ok(());
+        }
+        self.counter(
+            "memory_hits",
+            "Hits that the copies in this process gave in place of those in Redis",
+            [(Labels::new(), memory.hits)],
         )
     }
 

@@ -66,6 +66,9 @@ pub struct MemoryNow {
     pub used_bytes: u64,
     pub limit_bytes: u64,
     pub copies: usize,
+    /// Beside Redis: hits that they gave in its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hits: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -142,6 +145,7 @@ fn store(setup: &Setup) -> StoreNow {
         used_bytes: memory.bytes,
         limit_bytes: setup.config.memory_size,
         copies: memory.entries,
+        hits: setup.config.store.memory.map(|_| memory.hits),
     });
     StoreNow {
         kind: store.kind(),
