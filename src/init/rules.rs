@@ -221,7 +221,8 @@ fn name(resources: &mut [Resource]) {
             let meets = own.iter().any(|(key, path)| {
                 let mut taken = taken.iter();
                 taken.any(|(other, others)| {
-                    key.collides(path, other, others) || key.pattern() == other.pattern()
+                    begin_alike(key, other)
+                        && (key.collides(path, other, others) || key.pattern() == other.pattern())
                 })
             });
             if !meets {
@@ -231,6 +232,13 @@ fn name(resources: &mut [Resource]) {
             resource.name = format!("{word}-{n}");
         }
     }
+}
+
+/// Else they never meet, and this costs nothing to see.
+fn begin_alike(one: &KeyTemplate, other: &KeyTemplate) -> bool {
+    let begin = |key: &KeyTemplate| key.as_str().find('{').unwrap_or(key.as_str().len());
+    let both = begin(one).min(begin(other));
+    one.as_str().as_bytes()[..both] == other.as_str().as_bytes()[..both]
 }
 
 fn is_everywhere(word: &str) -> bool {
@@ -505,9 +513,11 @@ fn add_rule(plan: &mut Plan, mut rule: RulePlan) {
 fn drop_what_is_met(plan: &mut Plan) {
     for rule in &mut plan.rules {
         for route in &plan.routes {
+            if !meet(trimmed(&rule.segments), trimmed(&route.segments)) {
+                continue;
+            }
             let all = all_of(&route.key);
-            let known = rule.keys.iter().any(|key| all_of(key) == all);
-            if !known && meet(trimmed(&rule.segments), trimmed(&route.segments)) {
+            if !rule.keys.iter().any(|key| all_of(key) == all) {
                 rule.keys.push(all);
             }
         }
