@@ -36,6 +36,10 @@ impl Copies {
         self.0.insert(copy.to_owned(), stored);
     }
 
+    pub fn drop(&self, copy: &str) {
+        self.0.remove(copy);
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (String, Arc<Stored>)> {
         self.0.iter()
     }

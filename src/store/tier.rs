@@ -229,10 +229,12 @@ impl Tier {
         }
     }
 
-    /// Keeps a copy that shares its bytes with nothing else.
+    /// Keeps a copy that shares its bytes with nothing else; one that is stale from the beginning, as a HEAD may have made it,
+    /// takes the place of what was fresh, and need not be kept for that.
     pub fn keep(&self, copy: &str, stored: &Arc<Stored>) {
-        if stored.is_fresh(clock::now()) {
-            self.copies.put(copy, stored.clone());
+        match stored.is_fresh(clock::now()) {
+            true => self.copies.put(copy, stored.clone()),
+            false => self.copies.drop(copy),
         }
     }
 
@@ -421,6 +423,20 @@ mod tests {
         }
         let alone = standing(&copy, &seen(&[("list", current(1))]));
         assert_eq!(alone, Standing::Replaced, "its own state was not asked for");
+    }
+
+    #[test]
+    fn what_was_made_stale_takes_the_place_of_what_was_fresh() {
+        let tier = tier(1 << 20, TERM);
+        let fresh = stored(10, &[("f", 1)]);
+        tier.keep("copy", &fresh);
+        assert!(tier.fresh("copy").is_some());
+        let stale = Stored {
+            lifetime: Duration::ZERO,
+            ..Stored::clone(&fresh)
+        };
+        tier.keep("copy", &Arc::new(stale));
+        assert!(tier.fresh("copy").is_none());
     }
 
     #[test]
