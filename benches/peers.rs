@@ -419,15 +419,35 @@ fn work(arguments: &Arguments) -> Vec<Goal> {
                 .collect()
             })
             .collect();
-        let mut table = Table::new(&[name, "requests/s", "p50 µs", "CPU µs"]);
+        let mut table = Table::new(&[
+            name,
+            "requests/s",
+            "p50 µs",
+            "CPU µs",
+            "hits",
+            "origin's CPU µs",
+        ]);
         for (n, one) in contestants.iter().enumerate() {
             let of =
                 |figure: fn(&Measured) -> f64| median(rounds.iter().map(|round| figure(&round[n])));
+            let failed: u64 = rounds.iter().map(|round| round[n].report.failed).sum();
+            if failed > 0 {
+                println!("{name}: {failed} requests to {} failed", one.name);
+            }
             table.row(vec![
                 one.name.to_owned(),
                 format!("{:.0}", of(|m| m.report.requests as f64 / m.report.seconds)),
                 format!("{:.0}", of(|m| m.report.p50)),
                 format!("{:.1}", of(|m| m.cpu)),
+                // The others do not say so in `Cache-Status`.
+                match one.name {
+                    MEMORY | REDIS => {
+                        let share = of(|m| m.report.hits as f64 / m.report.requests.max(1) as f64);
+                        format!("{:.0} %", 100.0 * share)
+                    }
+                    _ => "-".to_owned(),
+                },
+                format!("{:.1}", of(|m| m.origin)),
             ]);
         }
         show(&table, arguments);

@@ -20,7 +20,7 @@ pub fn chart(title: &str, panels: &[Panel]) -> String {
         let words = words.replace('&', "&amp;").replace('<', "&lt;");
         let _ = writeln!(
             drawn,
-            "<text class=\"{class}\" x=\"{x}\" y=\"{y}\">{words}</text>"
+            "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{words}</text>"
         );
     };
     text(&mut drawn, "title", 0.0, 16.0, title);

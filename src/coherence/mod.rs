@@ -57,6 +57,7 @@ pub mod protocol;
 pub mod turnstile;
 pub mod writing;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -427,9 +428,25 @@ fn judge(found: Found, depends: &Depends, origin: &str) -> LookUp {
 
 /// 64 bits that nobody has used before.
 pub fn fresh_bits() -> u64 {
-    let mut bits = [0; 8];
-    getrandom::fill(&mut bits).expect("the system has random bits");
-    u64::from_le_bytes(bits)
+    /// Asked of the system at once: it costs a system call, and each miss and each write wants some.
+    const BATCH: usize = 64;
+    thread_local! {
+        static LEFT: RefCell<SmallVec<[u64; BATCH]>> = const { RefCell::new(SmallVec::new_const()) };
+    }
+    LEFT.with_borrow_mut(|left| {
+        if let Some(bits) = left.pop() {
+            return bits;
+        }
+        let mut bytes = [0; 8 * BATCH];
+        getrandom::fill(&mut bytes).expect("the system has random bits");
+        let (first, others) = bytes
+            .as_chunks::<8>()
+            .0
+            .split_first()
+            .expect("there are some");
+        left.extend(others.iter().map(|bits| u64::from_le_bytes(*bits)));
+        u64::from_le_bytes(*first)
+    })
 }
 
 /// State names for a log line.
