@@ -451,3 +451,37 @@ fn a_manual_page_is_written_for_each_command_and_names_its_options() {
     }
     assert_eq!(run(&["man", "/proc/none"], b"").status, 1);
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_a_command_without_a_word() {
+    let mut process = command(&[])
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run larder");
+    // More than a pipe holds is to come, and nobody reads it.
+    drop(process.stdout.take());
+    let output = process.wait_with_output().expect("run larder");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_purge_of_another_store_than_the_instance_has_is_warned_of() {
+    let (origin, redis) = (Origin::start(|_| origin::json("[]")), RedisServer::start());
+    let larder = Larder::start(users_api(&origin, "${STORE:-memory:}", ""));
+    larder.get("/api/users/");
+    let file = larder.file();
+    let purge = |store: Option<&str>| {
+        let mut purge = command(&[]);
+        purge.args(["purge", "users:list", "-c", file.to_str().unwrap()]);
+        if let Some(store) = store {
+            purge.env("STORE", store);
+        }
+        let output = purge.output().expect("run larder");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(purge(Some(&redis.url())).contains("keeps its copies in its own memory"));
+    assert_eq!(purge(None), "");
+}

@@ -437,6 +437,7 @@ fn the_command_line_wins_over_the_file() {
         admin: Some("off".into()),
         upstream: Some("http://other:81".into()),
         store: Some("redis://h".into()),
+        ..Overrides::default()
     };
     let config = parse_with("proxy.yaml", EXAMPLE, &nothing, &overrides)
         .unwrap()
@@ -471,6 +472,7 @@ fn what_is_odd_but_possible_is_a_warning() {
     assert!(warned("drop_headers: []").contains("leaves out X-Original-URL"));
     assert!(warned("admin_token: short").contains("can be guessed"));
     assert!(warned("methods: [GET, HEAD]").contains("lets no POST through"));
+    assert!(warned("memory: {lease: 10ms}").contains("of no use with the embedded store"));
     let unpurged = right("upstream: http://a\nroutes: [{path: /a/, key: a}]").warnings;
     assert!(
         unpurged[0].contains("routes[0].key: no rule under `purge` names `a`"),

@@ -619,3 +619,35 @@ fn every_command_of_the_guide_does_what_the_guide_says() {
     }
     assert_eq!(count, 9);
 }
+
+/// While somebody exchanges certificates, the file names what cannot be read, and the instance is well.
+#[test]
+fn commands_that_only_ask_an_instance_need_no_certificate() {
+    let (authority, origin) = (Authority::new(), list());
+    let issued = authority.issue(Kind::Ecdsa, &[HOST, "127.0.0.1"]);
+    let larder = larder_with(&authority, &issued, &origin);
+    let file = larder.file().to_str().unwrap().to_owned();
+    let key = authority.key("server");
+    std::fs::write(&key, "no key").unwrap();
+    for command in [
+        &["health"][..],
+        &["keys"],
+        &["purge", "users:list"],
+        &["explain", LIST, "--ask"],
+        &["top", "--once"],
+    ] {
+        let exit = run(&[command, &["-c", &file]].concat(), &[]);
+        assert!(exit.status.success(), "{command:?}: {exit:?}");
+    }
+    // It is the instance that reads it, says what is wrong, and goes on with what it had.
+    let reload = run(&["reload", "-c", &file], &[]);
+    assert_eq!(reload.status.code(), Some(1), "{reload:?}");
+    assert!(reload.output.contains("server.key"), "{reload:?}");
+    assert!(
+        larder
+            .admin("GET", "/readyz")
+            .text()
+            .contains("\"refused\":1")
+    );
+    assert_eq!(run(&["check", "-c", &file], &[]).status.code(), Some(78));
+}

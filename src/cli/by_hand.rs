@@ -339,7 +339,29 @@ impl Place {
     fn of(config: Config) -> Result<Place, Failure> {
         match config.store.address {
             StoreAddress::Memory => Ok(Place::Instance(Admin::of(&config)?)),
-            StoreAddress::Redis(_) => Ok(Place::Store(Box::new(config))),
+            StoreAddress::Redis(_) => {
+                Place::warn_of_another_store(&config);
+                Ok(Place::Store(Box::new(config)))
+            }
+        }
+    }
+
+    /// An instance that runs at the file's admin address may have been started with another store: what is done here is
+    /// nothing to it then.
+    fn warn_of_another_store(config: &Config) {
+        let Ok(admin) = Admin::of(config) else {
+            return;
+        };
+        let told = admin.ask_for(Duration::from_secs(1), Method::GET, "/readyz", Vec::new());
+        let told: Value = match told {
+            Ok((_, body)) => serde_json::from_slice(&body).unwrap_or_default(),
+            Err(_) => return,
+        };
+        if told["store"]["kind"] == "memory" {
+            eprintln!(
+                "warning: the instance at {} keeps its copies in its own memory, not in this Redis: it was started with another `store.url`, or without the variable that names it",
+                admin.address
+            );
         }
     }
 }
@@ -418,6 +440,17 @@ impl Admin {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Vec<u8>), Failure> {
+        self.ask_for(PATIENCE, method, path, body)
+    }
+
+    /// Waits no longer than `patience`.
+    fn ask_for(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Vec<u8>), Failure> {
         let asked = async {
             let stream = TcpStream::connect(self.address)
                 .await
@@ -470,11 +503,11 @@ impl Admin {
             Ok::<_, String>((status, body.to_vec()))
         };
         let answered =
-            super::runtime()?.block_on(async { tokio::time::timeout(PATIENCE, asked).await });
+            super::runtime()?.block_on(async { tokio::time::timeout(patience, asked).await });
         let why = match answered {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(why)) => why,
-            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+            Err(_) => format!("no answer within {} s", patience.as_secs()),
         };
         Err(Failure::Failed(format!(
             "no instance answers at {} ({why}): start it with `larder serve`, or name another address with `admin:` in the file",

@@ -54,6 +54,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             admin: Some(arguments.admin.to_string()),
             upstream: Some(upstream.clone()),
             store: Some("memory:".to_owned()),
+            ..file::Overrides::default()
         };
         // The shipped file, and nothing of the environment, so that the demo is the same everywhere.
         let loaded = file::parse_with("proxy.yaml", file::EXAMPLE, &|_| None, &over);

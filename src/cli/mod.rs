@@ -142,6 +142,7 @@ impl fmt::Display for Failure {
 
 /// Runs the command that was asked for.
 pub fn main() -> ExitCode {
+    end_with_the_reader();
     crate::tls::install_provider();
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
@@ -181,6 +182,18 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
+/// A pipe whose reader has seen enough (`| head`) ends a command, and is no fault of it.
+fn end_with_the_reader() {
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        otherwise(panic);
+    }));
+}
+
 /// A command line that says nothing that can be done, or asks for help.
 fn misused(error: &clap::Error) -> ExitCode {
     let is_wrong =
@@ -208,13 +221,14 @@ fn print_json(told: &Value) {
     println!("{}", serde_json::to_string_pretty(told).unwrap_or_default());
 }
 
-/// Reads and checks the file, without a word of what is only odd about it.
+/// Reads and checks the file for whoever only asks: without a word of what is only odd about it, and without the
+/// certificates, which may be wrong, or another user's, while the instance that holds them is well.
 fn load(path: &Path) -> Result<Config, Failure> {
-    let environment = |name: &str| std::env::var(name).ok();
-    let loaded = file::load(path, &environment);
-    Ok(loaded
-        .map_err(|error| Failure::Config(error.to_string()))?
-        .config)
+    let over = file::Overrides {
+        without_certificates: true,
+        ..file::Overrides::default()
+    };
+    load_with(path, &over).map(|loaded| loaded.config)
 }
 
 /// As `load`, with what the command line says in place of the file's own words; warnings go to standard error.

@@ -66,6 +66,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         admin: arguments.admin.clone(),
         upstream: arguments.upstream.clone(),
         store: arguments.store.clone(),
+        ..Default::default()
     };
     let watched = arguments
         .watch

@@ -65,6 +65,8 @@ pub struct Overrides {
     pub admin: Option<String>,
     pub upstream: Option<String>,
     pub store: Option<String>,
+    /// Certificates are named and not read: for whoever only asks a running instance, that may hold good ones still.
+    pub without_certificates: bool,
 }
 
 pub fn load(path: &Path, env: Env) -> Result<Loaded, ConfigError> {
@@ -101,6 +103,7 @@ pub fn parse_with(
     override_with(&mut file, overrides);
     let reader = Reader {
         env,
+        reads_certificates: !overrides.without_certificates,
         source: &source,
         problems: RefCell::default(),
         warnings: RefCell::default(),
@@ -167,6 +170,7 @@ fn override_with(file: &mut File, overrides: &Overrides) {
 /// Goes through the mirror and collects what is wrong, so that all of it can be told at once.
 struct Reader<'a> {
     env: Env<'a>,
+    reads_certificates: bool,
     source: &'a Source<'a>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<String>>,
@@ -313,7 +317,7 @@ impl Reader<'_> {
         checks::purges(self, &routes, &purge, &methods);
         checks::limits(self, &limits, &upstream);
         checks::proxy_protocol(self, proxy_protocol, &trusted_proxies);
-        checks::memory(self, &routes, &store, memory_size);
+        checks::memory(self, &routes, &store, memory_size, lease.is_some());
         let store = memory::beside(store, memory_size, lease);
         if !self.problems.borrow().is_empty() {
             return None;

@@ -20,7 +20,7 @@ pub fn because(reason: Reason) -> &'static str {
         }
         Reason::HasContent => "a GET with content goes past the cache; send it without",
         Reason::Parameter => {
-            "it has a parameter that the route's `query.allow` does not list: list it there, or write `other: ignore`"
+            "it has a parameter that the route's `query.allow` does not list: list it there; `other: ignore` is for what the API itself pays no heed to (it is left out of the key, and of what the API is asked)"
         }
         Reason::Html => {
             "the client likes text/html best, as browsers do: pages are never kept; send `Accept: application/json`"

@@ -334,9 +334,19 @@ pub(super) fn proxy_protocol(reader: &Reader, required: bool, trusted: &[IpNet])
     }
 }
 
-pub(super) fn memory(reader: &Reader, routes: &[ReadRoute], store: &Store, size: u64) {
+pub(super) fn memory(
+    reader: &Reader,
+    routes: &[ReadRoute],
+    store: &Store,
+    size: u64,
+    leased: bool,
+) {
     if !matches!(store.address, StoreAddress::Memory) {
         return;
+    }
+    if leased {
+        let at = At::root().key("memory").key("lease");
+        reader.warn(&at, "of no use with the embedded store, which is in this process already; it is for copies beside Redis");
     }
     for read in routes {
         if read.route.max_body > size {
