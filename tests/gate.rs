@@ -38,6 +38,17 @@ fn counts_at_most(most: f64, store: &str) {
         Command::new("strace").arg("-V").output().is_ok(),
         "this test needs strace: apt-get install strace"
     );
+    // Some containers let nobody be watched; then there is nothing to count by.
+    let tried = Command::new("strace")
+        .args(["-o", "/dev/null", "true"])
+        .output()
+        .expect("run strace");
+    if !tried.status.success() {
+        let why = String::from_utf8_lossy(&tried.stderr).into_owned();
+        assert!(why.contains("not permitted"), "strace: {why}");
+        eprintln!("NOT COUNTED: strace may not watch a process here: {why}");
+        return;
+    }
     let folder = tempfile::tempdir().expect("a temporary directory");
     let log = folder.path().join("calls");
     let body = format!("{{\"about\": \"{}\"}}", "x".repeat(280));
