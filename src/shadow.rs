@@ -137,6 +137,7 @@ impl Shadow {
             fields,
             content: 0,
             from: None,
+            server_name: None,
         }
     }
 

@@ -584,6 +584,15 @@ fn the_word_while_the_store_is_away() {
         asked.larder.get(LIST).cache_status().contains("store-away")
     });
     asked.earns("store-away", "GET", LIST, &[], "");
+
+    let (origin, mut redis) = (kept(), RedisServer::start());
+    let refused = "when_store_is_down: refuse_writes\nlimits: {copies: 1}";
+    let file = yaml(&origin, &redis.url(), "").replacen("limits: {copies: 1}", refused, 1);
+    let asked = Asked::with(file);
+    redis.kill();
+    eventually("it is noticed", || !asked.larder.is_ready());
+    let answer = asked.earns("store-away", "PATCH", "/api/users/7/", &[], "{}");
+    assert_eq!((answer.status, origin.count()), (503, 0));
 }
 
 #[test]

@@ -210,6 +210,14 @@ fn a_request_for_another_host_than_the_connection_was_made_for_is_misdirected() 
         "127.0.0.1",
         "api.example.org.evil.org",
     ] {
+        let field = format!("Host: {host}");
+        let file = larder.file().to_str().unwrap().to_owned();
+        let sni = ["--server-name", HOST, "-H", &field, "-c", &file];
+        let told = run(&[&["explain", LIST, "--json"], &sni[..]].concat(), &[]);
+        assert!(
+            told.output.contains("\"detail\": \"misdirected\""),
+            "{told:?}"
+        );
         let refused = named.request("GET", LIST, &[("Host", host)], b"");
         assert_eq!(refused.status, 421, "{host}");
         assert!(
@@ -217,6 +225,12 @@ fn a_request_for_another_host_than_the_connection_was_made_for_is_misdirected() 
             "{refused:?}"
         );
     }
+    let counted = larder.admin("GET", "/metrics").text();
+    assert!(
+        counted.contains("detail=\"misdirected\",status=\"4xx\"} 4"),
+        "{counted}"
+    );
+    assert!(larder.output().contains("misdirected"));
     assert_eq!(origin.count(), 0);
     let same = [
         "API.example.org",

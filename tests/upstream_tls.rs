@@ -293,6 +293,14 @@ fn a_client_certificate_is_shown_to_an_upstream_that_asks_for_it() {
         let answer = without.get("/other/");
         answer.cache_status().ends_with("detail=tls-refused")
     });
+    let counted = without.admin("GET", "/metrics").text();
+    assert!(counted.contains("detail=\"tls-refused\""), "{counted}");
+    assert!(without.output().contains("tls-refused"));
+    let file = without.file().to_str().unwrap().to_owned();
+    eventually("it is foreseen", || {
+        let told = larder::run(&["explain", "/api/users/", "--ask", "-c", &file], &[]);
+        told.output.contains("tls-refused")
+    });
     assert_eq!(api.asked(), 0);
 
     let with = format!("{trusting}, {}", authority.client_cert());

@@ -42,6 +42,9 @@ pub struct Arguments {
     /// The address from which it comes
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     from: IpAddr,
+    /// The name that its TLS connection was made for, where `tls` is in the file: for another host it is misdirected
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
     /// Look into the store, and, if nothing there can be served, ask the API as a fill would
     #[arg(long)]
     ask: bool,
@@ -86,6 +89,7 @@ fn question(arguments: &Arguments) -> Result<Question, Failure> {
         fields: read_fields(&arguments.fields)?,
         content: arguments.data.as_ref().map_or(0, |data| data.len() as u64),
         from: Some(arguments.from),
+        server_name: arguments.server_name.clone(),
     })
 }
 

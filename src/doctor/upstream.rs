@@ -59,6 +59,7 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
             fields: requests.fields.clone(),
             content: 0,
             from: None,
+            server_name: None,
         };
         let explained = explain::explain(&setup.config, &question, Knowledge::default());
         let (told, reading) = match explained {

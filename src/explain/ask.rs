@@ -21,12 +21,13 @@ use crate::caching::stored::{Freshness, Stored};
 use crate::caching::storing;
 use crate::clock;
 use crate::coherence::{LookUp, Seen};
-use crate::config::{Access, Route};
+use crate::config::{Access, Route, WhenStoreIsDown};
 use crate::error::{Error, UpstreamFailure};
 use crate::message::fields;
 use crate::proxy::obey::{self, Foreseen};
 use crate::proxy::present::{self, Asked, Presented};
 use crate::proxy::{Client, Served, Setup, admit, fetch, read};
+use crate::store::Health;
 
 /// What was found in the store.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -84,6 +85,17 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
         served: Some(&setup.served),
     };
     let (mut told, mut reading) = explain(&setup.config, question, knowledge)?;
+    let is_held = told
+        .write
+        .as_ref()
+        .is_some_and(|write| !write.drops.is_empty());
+    if is_held
+        && setup.config.when_store_is_down == WhenStoreIsDown::RefuseWrites
+        && !matches!(store.health(), Health::Up | Health::Settling)
+    {
+        told.failed(Error::StoreAway);
+        return Ok(told);
+    }
     if let (Some(reading), Some(rate)) = (&reading, &setup.rate)
         && let Err(wait) = rate.would_admit(&setup.config, &reading.client)
     {

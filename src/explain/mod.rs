@@ -70,7 +70,10 @@ pub fn explain(
     };
     let peer = question.from.unwrap_or(Ipv4Addr::LOCALHOST.into());
     let tls = config.tls.as_ref().map(|_| Agreed {
-        host: None,
+        host: question
+            .server_name
+            .as_deref()
+            .map(|name| name.to_ascii_lowercase().into()),
         protocol: Protocol::Http1,
         certified: false,
     });

@@ -27,6 +27,9 @@ pub struct Question {
     /// From where it comes; this machine where nothing is said.
     #[serde(default)]
     pub from: Option<IpAddr>,
+    /// The name that its TLS connection was made for (SNI); where nothing is said, none was.
+    #[serde(default)]
+    pub server_name: Option<String>,
 }
 
 impl Question {

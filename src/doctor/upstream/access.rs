@@ -74,6 +74,7 @@ fn client(setup: &Setup, verify: &Verify, requests: &Requests) -> Option<Client>
         fields: requests.fields.clone(),
         content: 0,
         from: None,
+        server_name: None,
     };
     let (request, _) = question.request(&setup.config).ok()?;
     let peer = Some(std::net::Ipv4Addr::LOCALHOST.into());
