@@ -280,17 +280,7 @@ fn the_dashboard_and_the_alerts_ask_for_what_is_counted() {
         true => origin::hang_up(),
         false => origin::json("[]"),
     });
-    for (store, more) in [
-        ("memory:", ""),
-        (&redis.url(), "memory: {size: 8MiB, lease: 10ms}"),
-    ] {
-        // Two addresses, for what is only told of several.
-        let one = origin.url();
-        let two = format!(
-            "{{urls: [{one}, {}]}}",
-            one.replace("127.0.0.1", "localhost")
-        );
-        let file = support::users_api(&origin, store, more).replacen(&one, &two, 1);
+    for file in support::told_of_everything(&origin, &redis.url()) {
         let larder = Larder::start(file);
         for target in ["/api/users/", "/api/users/", "/api/users/?page=2"] {
             larder.get(target);

@@ -9,7 +9,7 @@ use support::client::{Answer, Connection};
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
-use support::{Gate, eventually, users_api};
+use support::{Gate, eventually, told_of_everything, users_api};
 
 const LIST: &str = "/api/users/";
 const ROUTE: &str = "/api/users/<int:id>/";
@@ -128,17 +128,7 @@ fn is_openmetrics(text: &str) {
 fn the_documentation_names_what_is_counted_and_nothing_else() {
     let (origin, redis) = (api(), RedisServer::start());
     let mut counted = BTreeSet::new();
-    for (store, more) in [
-        ("memory:", ""),
-        (&redis.url(), "memory: {size: 8MiB, lease: 10ms}"),
-    ] {
-        // Two addresses, for what is only told of several.
-        let one = origin.url();
-        let two = format!(
-            "{{urls: [{one}, {}]}}",
-            one.replace("127.0.0.1", "localhost")
-        );
-        let file = users_api(&origin, store, more).replacen(&one, &two, 1);
+    for file in told_of_everything(&origin, &redis.url()) {
         let text = scrape(&Larder::start(file));
         let declared = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         counted.extend(declared.map(|line| line.split(' ').next().unwrap().to_owned()));

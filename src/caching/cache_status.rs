@@ -157,6 +157,17 @@ impl Handling {
         }
     }
 
+    /// The copy past its time, in the place of an error with this status, or of no answer (RFC 5861 §4).
+    pub fn stood_in(status: Option<StatusCode>, collapsed: bool) -> Handling {
+        Handling::Forwarded {
+            why: Forward::Stale,
+            status,
+            stored: false,
+            collapsed,
+            detail: Some(Reason::StaleIfError.word()),
+        }
+    }
+
     /// `hit`, or why it went forward: the log's one word.
     pub fn word(&self) -> &'static str {
         match self {

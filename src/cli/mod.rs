@@ -182,14 +182,15 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-/// A pipe whose reader has seen enough (`| head`) ends a command, and is no fault of it.
+/// A pipe whose reader has seen enough (`| head`) ends a command without a word, and with the status that the signal would
+/// give it: what it had still to say is not known.
 fn end_with_the_reader() {
     let otherwise = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.payload().downcast_ref::<String>();
         let said = said.map_or("", String::as_str);
         if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
-            std::process::exit(0);
+            std::process::exit(141);
         }
         otherwise(panic);
     }));

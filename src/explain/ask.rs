@@ -397,15 +397,10 @@ impl Explanation {
 
     /// The API fails, and the copy past its time is given in its place.
     fn stands_in(&mut self, status: Option<StatusCode>) {
-        let reason = Reason::StaleIfError;
-        let handling = Handling::Forwarded {
-            why: Forward::Stale,
-            status,
-            stored: false,
-            collapsed: false,
-            detail: Some(reason.word()),
-        };
-        self.handled(handling, Some(reason));
+        self.handled(
+            Handling::stood_in(status, false),
+            Some(Reason::StaleIfError),
+        );
     }
 }
 

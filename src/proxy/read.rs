@@ -326,13 +326,7 @@ impl Ask<'_> {
                 Ok(Some(self.stored(&stored, fresh(left)).await))
             }
             Some(Answer::StandIn(stored, status)) => {
-                let handling = Handling::Forwarded {
-                    why: Forward::Stale,
-                    status,
-                    stored: false,
-                    collapsed,
-                    detail: Some(Reason::StaleIfError.word()),
-                };
+                let handling = Handling::stood_in(status, collapsed);
                 Ok(Some(self.stored(&stored, handling).await))
             }
             Some(Answer::Varied(fetched)) if leads => {

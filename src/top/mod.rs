@@ -61,6 +61,9 @@ pub struct Memory {
     pub used_bytes: u64,
     pub limit_bytes: u64,
     pub copies: usize,
+    /// Beside Redis: hits that they gave in its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hits: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

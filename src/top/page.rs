@@ -53,16 +53,17 @@ fn head(screen: &Screen, at: &str) -> Vec<String> {
     if let Some(detail) = &store.detail {
         told += &format!(": {detail}");
     }
-    match &store.memory {
-        Some(memory) => {
-            told += &format!(
-                ", {} of {} in {} copies",
-                size(memory.used_bytes),
-                size(memory.limit_bytes),
-                grouped(memory.copies as f64)
-            );
-        }
-        None => told += &format!(", look-ups {}", rate(&store.look_ups)),
+    // Beside Redis there may be both.
+    if let Some(memory) = &store.memory {
+        told += &format!(
+            ", {} of {} in {} copies",
+            size(memory.used_bytes),
+            size(memory.limit_bytes),
+            grouped(memory.copies as f64)
+        );
+    }
+    if store.kind != "memory" {
+        told += &format!(", look-ups {}", rate(&store.look_ups));
     }
     if store.failures + store.lost > 0 {
         told += &format!(
@@ -216,6 +217,23 @@ mod tests {
         assert_eq!(within(1.0, Some(0.0025)), "2.5 ms");
         assert_eq!(within(1.0, None), "> 10 s");
         assert_eq!(within(0.0, None), "-");
+    }
+
+    #[test]
+    fn copies_beside_redis_do_not_hide_its_look_ups() {
+        let told = |kind: &str| {
+            let memory = serde_json::json!({"used_bytes": 2048, "limit_bytes": 4096, "copies": 3});
+            let now = serde_json::json!({"store": {"kind": kind, "state": "up", "memory": memory}});
+            let now: Totals = serde_json::from_value(now).expect("totals");
+            let second = Duration::from_secs(1);
+            let screen = between(&Totals::default(), &now, second, LastPurges::default());
+            let mut whole = lines(&screen, "127.0.0.1:9180", 200, 100).into_iter();
+            whole
+                .find(|line| line.starts_with("store"))
+                .expect("the store")
+        };
+        assert!(told("memory").contains("in 3 copies") && !told("memory").contains("look-ups"));
+        assert!(told("redis").contains("in 3 copies") && told("redis").contains("look-ups"));
     }
 
     #[test]

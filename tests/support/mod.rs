@@ -89,6 +89,17 @@ routes:
     )
 }
 
+/// Two of it that between them tell all that is ever counted: one over each store, with two addresses of the API and copies
+/// beside Redis.
+pub fn told_of_everything(origin: &origin::Origin, redis: &str) -> [String; 2] {
+    let one = origin.url();
+    let other = one.replace("127.0.0.1", "localhost");
+    let two = format!("{{urls: [{one}, {other}]}}");
+    let beside = "memory: {size: 8MiB, lease: 10ms}";
+    [("memory:", ""), (redis, beside)]
+        .map(|(store, more)| users_api(origin, store, more).replacen(&one, &two, 1))
+}
+
 /// Its purge rules.
 pub const PURGE: &str = r#"purge:
   - {methods: POST, path: /api/users/, keys: ["users:list"]}

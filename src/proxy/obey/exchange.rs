@@ -9,7 +9,7 @@ use super::answer::{MINUTE, is_failure};
 use super::turns::Turn;
 use super::{Ask, Found, Keys};
 use crate::body::RequestBody;
-use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::cache_status::Handling;
 use crate::caching::freshness::Exchange;
 use crate::caching::partial::Part;
 use crate::caching::stored::Stored;
@@ -206,13 +206,7 @@ impl Ask {
 
     /// RFC 5861 §4.
     async fn stands_in(&self, stored: &Stored, status: Option<StatusCode>) -> Option<Reply> {
-        let handling = Handling::Forwarded {
-            why: Forward::Stale,
-            status,
-            stored: false,
-            collapsed: false,
-            detail: Some(Reason::StaleIfError.word()),
-        };
+        let handling = Handling::stood_in(status, false);
         match origin::stands_in(self.choices(), stored, clock::now()) {
             true => Some(self.stored(stored, handling).await),
             false => None,

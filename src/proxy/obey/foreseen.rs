@@ -9,7 +9,7 @@ use http_body::Body;
 
 use super::answer::is_failure;
 use super::{Ask, Asking, Keys};
-use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::cache_status::{Handling, Reason};
 use crate::caching::freshness::Exchange;
 use crate::caching::origin::{self, Use};
 use crate::caching::stored::Stored;
@@ -89,13 +89,7 @@ pub async fn foresee(
         && let Some(stored) = &stored
         && origin::stands_in(ask.choices(), stored, clock::now())
     {
-        let handling = Handling::Forwarded {
-            why: Forward::Stale,
-            status,
-            stored: false,
-            collapsed: false,
-            detail: Some(Reason::StaleIfError.word()),
-        };
+        let handling = Handling::stood_in(status, false);
         return Ok(Foreseen::unasked(handling, Some(Reason::StaleIfError)));
     }
     let (response, request_time) = sent?;
