@@ -1,5 +1,6 @@
 //! A read under a route: look up; if there is nothing, lead a fetch or follow one; reply.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::reuse::{self, Reuse, Terms, reuse};
 use crate::caching::stored::Stored;
 use crate::clock;
-use crate::coherence::flights::{Fence, Follower, Turn};
+use crate::coherence::flights::{Fence, Follower, Moment, Turn};
 use crate::coherence::{Depends, Epochs, LookUp, States, fresh_bits, protocol};
 use crate::config::{Access, Route};
 use crate::error::{Error, UpstreamFailure};
@@ -36,6 +37,7 @@ pub fn read(
     let terms = known::terms_of(&setup, &client, route);
     let presented = present(&setup, &setup.served[route], &captures, &client);
     async move {
+        let since = setup.flights.now();
         match look_up(&setup, route, &captures, &client, &presented).await? {
             Looked::Hit(reply) => {
                 if let (Some(terms), Presented::Asked(asked)) = (terms, &presented) {
@@ -46,7 +48,15 @@ pub fn read(
             // Boxed, or a hit would carry room for all that it does not need.
             other => {
                 let client = Arc::new(client);
-                Box::pin(go_on(&setup, route, captures, client, presented, other)).await
+                Box::pin(go_on(
+                    &setup,
+                    route,
+                    captures,
+                    client,
+                    presented,
+                    (other, since),
+                ))
+                .await
             }
         }
     }
@@ -200,7 +210,7 @@ async fn go_on(
     captures: Captures,
     client: Arc<Client>,
     mut presented: Presented,
-    mut looked: Looked,
+    (mut looked, mut since): (Looked, Moment),
 ) -> Result<Reply, Error> {
     let served = &setup.served[route];
     // What is rare is boxed, here and below, or every miss would carry room for it, and zero and copy it.
@@ -247,11 +257,12 @@ async fn go_on(
                 captures: &captures,
                 client: &client,
             };
-            if !news && let Some(reply) = ask.wait(asked, stale, why).await? {
+            if !news && let Some(reply) = ask.wait(asked, since, stale, why).await? {
                 return Ok(reply);
             }
         }
         presented = present(setup, served, &captures, &client);
+        since = setup.flights.now();
         looked = look_up(setup, route, &captures, &client, &presented).await?;
     }
     match looked {
@@ -273,14 +284,19 @@ impl Ask<'_> {
     async fn wait(
         &self,
         asked: Asked,
+        since: Moment,
         stale: Option<Arc<Stored>>,
         why: Reason,
     ) -> Result<Option<Reply>, Error> {
         let Ask { setup, client, .. } = *self;
         let served = &setup.served[self.route];
         let (epochs, fence) = open(setup, served, &asked.depends).await;
-        let mut follower = match setup.flights.join(&asked.copy, &fence) {
-            Turn::Lead(fill, mut follower) => {
+        let mut follower = match setup.flights.join(&asked.copy, &fence, since) {
+            Turn::Lead {
+                fill,
+                mut follower,
+                look_again,
+            } => {
                 let fetch = Fetch {
                     setup: setup.clone(),
                     route: self.route,
@@ -290,6 +306,7 @@ impl Ask<'_> {
                     epochs,
                     absence: fence.absence,
                     replacing: stale,
+                    look_again,
                 };
                 follower.carry(fetch.run(fill));
                 follower
@@ -304,10 +321,19 @@ impl Ask<'_> {
         let for_me = |answer: &Answer| {
             leads || !matches!(answer, Answer::Coming(coming) if coming.others == Others::Wait)
         };
-        // Longer than this nobody waits for another's fetch.
-        let patience = setup.upstream.settings().total * 2;
-        let Ok(answer) = tokio::time::timeout(patience, follower.answer(for_me)).await else {
-            return Ok(None);
+        let answer = {
+            let mut answering = pin!(follower.answer(for_me));
+            match leads {
+                true => answering.await,
+                // Longer than this nobody waits for another's fetch.
+                false => {
+                    let patience = setup.upstream.settings().total * 2;
+                    match tokio::time::timeout(patience, answering.as_mut()).await {
+                        Ok(answer) => answer,
+                        Err(_) => return Ok(None),
+                    }
+                }
+            }
         };
         let collapsed = !leads;
         // Whoever has waited for longer than the verdict lasts, or was revoked meanwhile, is given nothing but the answer to

@@ -1,10 +1,11 @@
 //! The embedded store: copies bounded by bytes, and the same states and steps as in Redis, in this process.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use parking_lot::{Mutex, RwLock};
 
 use super::copies::Copies;
@@ -22,9 +23,11 @@ const SHARDS: usize = 64;
 /// forgotten, which is a purge and so always safe.
 const STATES_PER_SHARD: usize = 8_192;
 
+type Shard = HashMap<StateKey, State, RandomState>;
+
 pub struct Memory {
     copies: Copies,
-    states: Vec<RwLock<HashMap<StateKey, State>>>,
+    states: Vec<RwLock<Shard>>,
     states_per_shard: usize,
     hasher: RandomState,
     /// Marked names, each until when.
@@ -42,7 +45,7 @@ impl Memory {
             states: (0..SHARDS).map(|_| RwLock::default()).collect(),
             // Each copy may have a family of its own: fewer states than copies, and copies are kept that are never valid.
             states_per_shard: STATES_PER_SHARD.max((bytes / 1_000) as usize / SHARDS),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             marks: Mutex::default(),
             secret: HashingSecret::random(),
             adopted: Mutex::default(),
@@ -175,7 +178,7 @@ impl Memory {
         reply
     }
 
-    fn shard(&self, state: &StateKey) -> &RwLock<HashMap<StateKey, State>> {
+    fn shard(&self, state: &StateKey) -> &RwLock<Shard> {
         &self.states[self.hasher.hash_one(state) as usize % SHARDS]
     }
 }
