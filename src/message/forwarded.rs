@@ -116,8 +116,10 @@ pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, own: Scheme, trusted: &[Ip
 
 /// Puts our words in place of the client's.
 pub fn write(fields: &mut HeaderMap, via: &Via, scheme: Scheme, host: &str) {
-    for name in &OURS {
-        fields.remove(name);
+    if fields.keys().any(|name| OURS.contains(name)) {
+        for name in &OURS {
+            fields.remove(name);
+        }
     }
     // All that is to be said is one text, of which the fields are parts.
     let mut text = Vec::with_capacity(128);

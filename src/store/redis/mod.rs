@@ -4,6 +4,7 @@
 mod batched;
 pub mod frame;
 mod keeper;
+mod known;
 mod link;
 mod pipe;
 pub mod probe;
@@ -534,14 +535,12 @@ impl Shared {
         let value = copy.and_then(|_| values.next().flatten());
         let copy = match value {
             Some(value) => {
-                let value = match self.tier {
+                let stored = match self.tier {
                     // Kept, it must not keep what else was read with it.
-                    Some(_) => Bytes::copy_from_slice(value),
-                    None => reply.slice_ref(value),
+                    Some(_) => codec::decode(&Bytes::copy_from_slice(value), states).map(Arc::new),
+                    None => known::decode(value, states, || reply.slice_ref(value)),
                 };
-                codec::decode(&value, states)
-                    .map(Arc::new)
-                    .ok_or(Reason::Foreign)
+                stored.ok_or(Reason::Foreign)
             }
             None => Err(Reason::Absent),
         };
