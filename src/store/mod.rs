@@ -129,6 +129,18 @@ impl Store {
         }
     }
 
+    /// As `open`, for a read to which its own look-up has just shown some of these states.
+    pub async fn open_after(
+        &self,
+        states: &States,
+        seen: &[(StateKey, Seen)],
+    ) -> Result<SeenStates, Away> {
+        match self {
+            Store::Memory(memory) => Ok(memory.open(states)),
+            Store::Redis(redis) => timed(Command::Open, redis.open_after(states, seen)).await,
+        }
+    }
+
     /// The same step on each state, each atomic by itself.
     pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
         match self {
