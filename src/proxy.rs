@@ -68,7 +68,7 @@ use crate::upstream::{Asker, Upstream};
 use cap::Cap;
 use fetch::Answer;
 use hottest::Hottest;
-use plan::{By, Plan};
+use plan::{Plan, Word};
 use rate::Rate;
 use refresh::Refreshes;
 use sample::Sample;
@@ -317,8 +317,8 @@ fn answer(
                 Box::pin(async move { obey::read(&setup, route, captures, client).await })
             }
         },
-        Plan::Write { states, by } => {
-            Box::pin(async move { write(&setup, client, content, states, by).await })
+        Plan::Write { states, word } => {
+            Box::pin(async move { write(&setup, client, content, states, word).await })
         }
         Plan::Pass { why, detail } if client.method.is_safe() => {
             Box::pin(async move { pass(&setup, client, content, why, detail).await })
@@ -332,10 +332,10 @@ async fn write(
     client: Client,
     content: Incoming,
     states: Vec<StateKey>,
-    by: By,
+    word: Word,
 ) -> Result<Reply, Error> {
     let body = content_of(setup, content).read(READ_WHOLE).await?;
-    write::write(setup, Arc::new(client), body, states, by).await
+    write::write(setup, Arc::new(client), body, states, word).await
 }
 
 /// A write that drops nothing; but by rules that come meanwhile it may.

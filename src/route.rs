@@ -573,6 +573,12 @@ pub struct Decoded {
 impl Decoded {
     /// What is no UTF-8 after decoding becomes U+FFFD: no key holds it, but `<path:…>` matches it.
     pub fn of(raw_path: &str) -> Decoded {
+        if is_plain(raw_path) {
+            return Decoded {
+                plain: raw_path.to_owned(),
+                normalised: None,
+            };
+        }
         let plain = decoded(raw_path);
         let normalised = normalise(&plain);
         Decoded {

@@ -15,6 +15,7 @@ use super::cache_status::CACHE_STATUS;
 use super::directives::Directives;
 use super::stored::Mark;
 use super::targeted;
+use crate::hexadecimal;
 use crate::message::fields::append_via;
 
 /// Fields that differ from one answer of a route to the next.
@@ -91,7 +92,7 @@ impl Head {
             text.extend_from_slice(name.as_str().as_bytes());
         }
         text.extend_from_slice(b"\tof=");
-        write_hexadecimal(&mut text, mark.0);
+        hexadecimal::write(&mut text, mark.0);
         for (name, value) in fields {
             if !own.iter().any(|(own, _)| own == name) {
                 write_field(&mut text, name, value);
@@ -293,14 +294,6 @@ fn write_field(into: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
         rest = &rest[at + 1..];
     }
     into.extend_from_slice(rest);
-}
-
-/// As `{:x}` has it.
-fn write_hexadecimal(into: &mut Vec<u8>, number: u64) {
-    let digits = 1.max(16 - number.leading_zeros() / 4);
-    for digit in (0..digits).rev() {
-        into.push(b"0123456789abcdef"[(number >> (4 * digit)) as usize & 15]);
-    }
 }
 
 /// One field of `text`, sharing its bytes wherever nothing was escaped.

@@ -4,7 +4,6 @@
 mod batched;
 pub mod frame;
 mod keeper;
-mod known;
 mod link;
 mod pipe;
 pub mod probe;
@@ -517,12 +516,14 @@ impl Shared {
         let value = copy.and_then(|_| values.next().flatten());
         let copy = match value {
             Some(value) => {
-                let stored = match self.tier {
+                let value = match self.tier {
                     // Kept, it must not keep what else was read with it.
-                    Some(_) => codec::decode(&Bytes::copy_from_slice(value), states).map(Arc::new),
-                    None => known::decode(value, states, || reply.slice_ref(value)),
+                    Some(_) => Bytes::copy_from_slice(value),
+                    None => reply.slice_ref(value),
                 };
-                stored.ok_or(Reason::Foreign)
+                codec::decode(&value, states)
+                    .map(Arc::new)
+                    .ok_or(Reason::Foreign)
             }
             None => Err(Reason::Absent),
         };
