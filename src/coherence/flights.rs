@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -18,12 +19,18 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::Epochs;
+use crate::clock::{self, Timestamp};
 
 const SHARDS: usize = 32;
+
+/// Groups of keys of each of which it is known when a fetch has last ended.
+const GROUPS: usize = 1024;
 
 /// The fetches under way, by the key of the copy they will make.
 pub struct Flights<A> {
     shards: Arc<Vec<Shard<A>>>,
+    /// The microseconds at which a fetch has last ended.
+    ended: Arc<[AtomicU64]>,
     hasher: RandomState,
 }
 
@@ -94,6 +101,10 @@ pub struct Fill<A> {
     key: String,
     shards: Arc<Vec<Shard<A>>>,
     shard: usize,
+    ended: Arc<[AtomicU64]>,
+    group: usize,
+    /// As it stood when this one began.
+    ended_before: Timestamp,
     /// The fetch that must be over before this one may leave.
     after: Option<watch::Receiver<Option<A>>>,
 }
@@ -116,6 +127,7 @@ impl<A: Clone> Default for Flights<A> {
     fn default() -> Self {
         Flights {
             shards: Arc::new((0..SHARDS).map(|_| Mutex::default()).collect()),
+            ended: (0..GROUPS).map(|_| AtomicU64::default()).collect(),
             hasher: RandomState::new(),
         }
     }
@@ -126,6 +138,7 @@ impl<A> Clone for Flights<A> {
     fn clone(&self) -> Self {
         Flights {
             shards: self.shards.clone(),
+            ended: self.ended.clone(),
             hasher: self.hasher.clone(),
         }
     }
@@ -137,7 +150,8 @@ impl<A: Clone> Flights<A> {
     }
 
     pub fn join(&self, key: &str, fence: &Fence) -> Turn<A> {
-        let shard = self.hasher.hash_one(key) as usize % SHARDS;
+        let hash = self.hasher.hash_one(key) as usize;
+        let (shard, group) = (hash % SHARDS, hash / SHARDS % GROUPS);
         let mut flights = self.shards[shard].lock();
         let under_way = flights.entry(key.to_owned()).or_default();
         for flight in under_way.iter() {
@@ -184,6 +198,9 @@ impl<A: Clone> Flights<A> {
                 key: key.to_owned(),
                 shards: self.shards.clone(),
                 shard,
+                ended: self.ended.clone(),
+                group,
+                ended_before: Timestamp::from_micros(self.ended[group].load(Ordering::Relaxed)),
                 after,
             },
             follower,
@@ -194,6 +211,12 @@ impl<A: Clone> Flights<A> {
 impl<A: Clone> Fill<A> {
     pub fn fence(&self) -> &Fence {
         &self.flight.fence
+    }
+
+    /// Whether another fetch may have stored what this one is for since a look-up that began then, and so did not see it. By
+    /// another instance it may have, too, which is worth no second look.
+    pub fn may_be_stored_since(&self, looked: Timestamp) -> bool {
+        self.ended_before >= looked
     }
 
     /// Waits until this fetch may leave.
@@ -219,6 +242,8 @@ impl<A: Clone> Fill<A> {
 impl<A> Drop for Fill<A> {
     fn drop(&mut self) {
         let mut flights = self.shards[self.shard].lock();
+        // Before it gives the key free: who leads next has looked up earlier, or knows of this.
+        self.ended[self.group].store(clock::now().as_micros(), Ordering::Relaxed);
         if let Some(under_way) = flights.get_mut(&self.key) {
             under_way.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
             if under_way.is_empty() {
@@ -320,6 +345,24 @@ mod tests {
         later.leave();
         let _unfenced = leads(flights.join("k", &fence(None, None)));
         let _other_key = leads(flights.join("j", &fence(Some(1), None)));
+    }
+
+    #[test]
+    fn who_leads_looks_again_only_if_a_fetch_of_its_key_has_ended_since_its_look_up() {
+        let flights = Flights::new();
+        let looked = clock::now();
+        let (first, _a) = leads(flights.join("k", &fence(Some(1), None)));
+        assert!(!first.may_be_stored_since(looked));
+        drop(first);
+        let (second, _b) = leads(flights.join("k", &fence(Some(1), None)));
+        assert!(second.may_be_stored_since(looked));
+        let later = Timestamp::from_micros(clock::now().as_micros() + 1);
+        assert!(!second.may_be_stored_since(later));
+        let others = ["a", "b", "c", "d", "e", "f"].map(|key| {
+            let (other, _c) = leads(flights.join(key, &fence(Some(1), None)));
+            other.may_be_stored_since(looked)
+        });
+        assert!(others.contains(&false), "all are in one group: {others:?}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::caching::reuse;
 use crate::caching::stored::{Freshness, Stored, is_negative};
 use crate::caching::storing::{self, Nominated, Policy, Storable};
 use crate::caching::validation;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::coherence::flights::Fill;
 use crate::coherence::{Epochs, LookUp, fresh_bits, protocol};
 use crate::config::{Access, Route};
@@ -102,13 +102,16 @@ pub struct Fetch {
     pub absence: Option<Epochs>,
     /// A valid copy that is to be validated or replaced.
     pub replacing: Option<Arc<Stored>>,
+    /// When the look-up began that showed that there is something to fetch, if it was a moment ago.
+    pub looked: Option<Timestamp>,
 }
 
 impl Fetch {
     /// The fetch from its turn to its end.
     pub async fn run(mut self, mut fill: Fill<Answer>) {
         fill.turn().await;
-        if self.epochs.is_ok() {
+        let is_news = |looked| fill.may_be_stored_since(looked);
+        if self.epochs.is_ok() && self.looked.is_none_or(is_news) {
             // Look again: another fetch may have ended between our look-up and our turn, and then there is nothing to do.
             let looked = self.setup.coherence.look_up(
                 &self.asked.copy,

@@ -108,7 +108,7 @@ pub(super) async fn run(
     asked: Asked,
     replacing: Option<Arc<Stored>>,
 ) -> bool {
-    let (epochs, fence) = read::open(setup, &setup.served[route], &asked.depends).await;
+    let (epochs, fence) = read::open(setup, &setup.served[route], &asked.depends, None).await;
     if epochs.is_err() {
         return false;
     }
@@ -125,6 +125,7 @@ pub(super) async fn run(
                 epochs,
                 absence: fence.absence,
                 replacing,
+                looked: None,
             };
             fetch.run(fill).await;
             match follower.answer(|_| true).await {

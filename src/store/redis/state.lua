@@ -11,7 +11,7 @@
 -- What costs most here is calls, then each text that is made, the more so the longer it is: a family that is written a lot bears
 -- many holds. They stand in the order of their deadlines, each as wide as the other: so the first says whether any is overdue, the
 -- last until when the state must live, and one's own is found as a piece of text. What is common has a short way; all else is taken apart.
-local call, find, sub = redis.call, string.find, string.sub
+local call, pcall, find, sub = redis.call, redis.pcall, string.find, string.sub
 local step, lifetime, hold = ARGV[1], ARGV[2], ARGV[3]
 local own_hold = ' ' .. hold .. '@'
 local WIDTH, EPOCH = 31, '^%x+%-%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x$'
@@ -24,7 +24,7 @@ if step == 'begin' or step == 'purge' or step == 'outdate' or step == 'enter' th
 end
 
 if step == 'enter' then
-  local record = redis.pcall('GET', beside)
+  local record = pcall('GET', beside)
   if type(record) ~= 'string' then return false end
   if not find(record, ' ' .. sub(hold, 1, 8) .. ' ', 1, true) then return '?' .. record end
   step, beside = 'open', nil
@@ -46,21 +46,22 @@ if step ~= 'changed' and step ~= 'unchanged' then
 end
 local held = deadline and string.format('%s%d%03d', own_hold, math.floor(deadline / 1000), deadline % 1000)
 
+-- What the step makes of nothing.
+local of_nothing = held and '-' .. held or (step == 'open' and fresh)
+
 local said = {}
 for n = 1, states do
   local key = KEYS[n]
-  local text = redis.pcall('GET', key)
+  -- What stands there; if nothing does, what the step makes of that stands there now.
+  local text
+  if of_nothing then
+    text = pcall('SET', key, of_nothing, 'NX', 'GET', 'PX', lifetime)
+  else
+    text = pcall('GET', key)
+  end
   local after, own
   if not text then
-    if held then
-      after = '*'
-      call('SET', key, '-' .. held, 'PX', lifetime)
-    elseif step == 'open' then
-      after = fresh
-      call('SET', key, fresh, 'PX', lifetime)
-    else
-      after = '-'
-    end
+    after = held and '*' or of_nothing or '-'
   elseif type(text) == 'string' then
     local at = find(text, ' ', 1, true)
     local epoch = at and sub(text, 1, at - 1) or text
@@ -169,7 +170,7 @@ for n = 1, states do
 end
 
 if beside then
-  local terms = redis.pcall('GET', beside)
+  local terms = pcall('GET', beside)
   if type(terms) ~= 'string' then terms = '' end
   if step == 'begin' then return terms end
   said[states + 1] = terms
