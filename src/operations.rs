@@ -307,7 +307,7 @@ pub async fn get(
             Freshness::Stale { .. } => Some(Reason::Expired.word()),
         },
         LookUp::Outdated(_) => Some(Reason::SoftPurge.word()),
-        LookUp::Miss(reason) => Some(reason.word()),
+        LookUp::Miss(reason, _) => Some(reason.word()),
     };
     let soft = reason == Some(Reason::SoftPurge.word());
     Ok(Some(Entry {

@@ -165,6 +165,105 @@ fn the_script_in_redis_and_the_protocol_come_to_the_same_in_any_history() {
     done.unwrap();
 }
 
+/// Steps of several writes that are sent in one turn become one call. In a round all are of one kind, as in a call.
+#[test]
+fn writes_that_come_together_come_to_the_same_as_one_after_the_other() {
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (redis, memory) = (
+        runtime.block_on(redis(&server)),
+        Store::Memory(Memory::new(1 << 20)),
+    );
+    let mut runner = TestRunner::new(Config {
+        cases: 400,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let lasting = prop_oneof![1 => Just(Duration::ZERO), 3 => Just(HOLD), 1 => Just(HOLD * 2)];
+    let outcome = prop_oneof![
+        3 => Just(Some(Outcome::Changed)),
+        2 => Just(Some(Outcome::Unchanged)),
+        1 => Just(Some(Outcome::Ambiguous)),
+        4 => Just(None)
+    ];
+    let together = subsequence((1..9).collect::<Vec<u64>>(), 1..=6);
+    let of = proptest::collection::vec(subsequence(vec![0, 1, 2], 1..=3), 6);
+    let open = (0..3usize, any::<u32>());
+    let rounds = proptest::collection::vec((outcome, lasting, together, of, open), 1..12);
+    let writes_so_far = AtomicU64::new(0);
+    let histories_so_far = AtomicU64::new(0);
+    let done = runner.run(&rounds, |rounds| {
+        let history = histories_so_far.fetch_add(1, Ordering::Relaxed);
+        let all = [0, 1, 2].map(|n| StateKey::new(format!("h{history}-{n}~state")));
+        for (n, (outcome, lasting, together, of, (opened, fresh))) in rounds.iter().enumerate() {
+            let lasting = *lasting;
+            let step = |hold: &u64| match (HoldId(*hold), *outcome) {
+                (hold, None) => Step::Begin { hold, lasting },
+                (hold, Some(outcome)) => Step::Finish {
+                    hold,
+                    outcome,
+                    lasting,
+                },
+            };
+            let some = |of: &Vec<usize>| of.iter().map(|n| all[*n].clone()).collect::<Vec<_>>();
+            let writes: Vec<(Step, Vec<StateKey>)> =
+                together.iter().map(step).zip(of.iter().map(some)).collect();
+            writes_so_far.fetch_add(writes.len() as u64, Ordering::Relaxed);
+            let told = |store| {
+                let each = writes
+                    .iter()
+                    .map(|(step, states)| Store::step(store, states, *step));
+                let told = runtime.block_on(futures_util::future::join_all(each));
+                let own = |replies: Vec<StepReply>| -> Vec<bool> {
+                    replies.iter().map(|reply| reply.own_hold).collect()
+                };
+                let told = told.into_iter().map(|told| own(told.unwrap()));
+                told.collect::<Vec<_>>()
+            };
+            prop_assert_eq!(told(&redis), told(&memory), "round {} of {:?}", n, rounds);
+            let open = Step::Open {
+                incarnation: Incarnation(1),
+                fresh: *fresh,
+            };
+            let seen = |store| {
+                let mut last = HashMap::new();
+                // In one of them an epoch is made, if it may be; all others are looked at by a step that changes nothing.
+                let look = Step::Finish {
+                    hold: HoldId(99),
+                    outcome: Outcome::Unchanged,
+                    lasting,
+                };
+                let mut seen = runtime.block_on(self::step(store, &all, look, &mut last));
+                let opened = &all[*opened..=*opened];
+                seen.extend(runtime.block_on(self::step(store, opened, open, &mut last)));
+                seen
+            };
+            prop_assert_eq!(
+                seen(&redis),
+                seen(&memory),
+                "after round {} of {:?}",
+                n,
+                rounds
+            );
+        }
+        Ok(())
+    });
+    done.unwrap();
+    let info = server.run(&["INFO", "commandstats"]).text();
+    let calls = info
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    let calls: u64 = calls.unwrap().split(',').next().unwrap().parse().unwrap();
+    let writes = writes_so_far.into_inner();
+    assert!(
+        calls < writes,
+        "{calls} calls for {writes} writes: each was told alone"
+    );
+}
+
 /// Whoever enters however: which life it is, and whether it waits. The record's last word is the server's own time.
 #[test]
 fn the_script_that_enters_a_life_and_its_twin_come_to_the_same_in_any_history() {

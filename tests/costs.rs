@@ -110,6 +110,52 @@ fn a_hit_takes_one_round_trip_and_a_write_two() {
     assert_eq!(round_trips(&said), 2, "refused: {said:?}");
 }
 
+/// All states of a step are told by one script, which reads the terms of leases, too.
+#[test]
+fn a_write_is_two_scripts_however_many_states_it_drops() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let (_api, larder) = start(&relay.url());
+    for (method, target, states) in [
+        ("POST", LIST, 1),
+        ("PATCH", USER, 2),
+        ("POST", "/api/users/bulk/", 2),
+    ] {
+        becomes_a_hit(&larder, LIST);
+        let commands = asked(&relay, || drop(larder.write(method, target)));
+        let [begin, finish] = &commands[..] else {
+            panic!("{method} {target}: {commands:?}")
+        };
+        // The leases' terms are read after the holds.
+        assert_eq!(begin[0], "EVALSHA", "{begin:?}");
+        assert_eq!(begin[2], (states + 1).to_string(), "{begin:?}");
+        assert_eq!(finish[0], "EVALSHA", "{finish:?}");
+        assert_eq!(finish[2], states.to_string(), "{finish:?}");
+    }
+}
+
+/// What was looked up is not looked up again: its states are opened by one script, and it is stored with its states' time.
+#[test]
+fn a_miss_takes_three_round_trips() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let (_api, larder) = start(&relay.url());
+    for target in [LIST, USER] {
+        becomes_a_hit(&larder, target);
+    }
+    for id in 100..110 {
+        let target = format!("/api/users/{id}/");
+        let commands = asked(&relay, || assert!(!larder.get(&target).is_hit()));
+        let words: Vec<&str> = commands.iter().map(|words| words[0].as_str()).collect();
+        assert_eq!(words, ["MGET", "EVALSHA", "PEXPIRE", "PEXPIRE", "SET"]);
+        assert!(larder.get(&target).is_hit());
+    }
+    // And one of a family that is there is read along with the life of the store.
+    let other = asked(&relay, || drop(larder.get(PAGE)));
+    let words: Vec<&str> = other.iter().map(|words| words[0].as_str()).collect();
+    assert_eq!(words, ["MGET", "MGET", "PEXPIRE", "SET"]);
+}
+
 #[test]
 fn a_hit_by_a_verdict_takes_one_round_trip_too() {
     let redis = RedisServer::start();
@@ -331,6 +377,21 @@ fn commands_of(redis: &RedisServer) -> BTreeMap<String, u64> {
         ours.then(|| (name.to_owned(), calls))
     };
     info.lines().filter_map(count).collect()
+}
+
+/// The commands that come of what is done; without the heartbeat's, and the question that a route asks once a second: what others
+/// have seen its answers vary by.
+fn asked(relay: &Relay, done: impl FnOnce()) -> Vec<Vec<String>> {
+    relay.said();
+    done();
+    let commands = relay.said().into_iter().filter_map(|said| match said {
+        Said::Command(words) => Some(words),
+        Said::Answer(_) => None,
+    });
+    let is_beside = |words: &[String]| {
+        words == ["PING"] || words == ["MGET", "t:~incarnation"] || words[0] == "SMEMBERS"
+    };
+    commands.filter(|words| !is_beside(words)).collect()
 }
 
 /// How often the store was asked something after it had answered what came before.

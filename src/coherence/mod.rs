@@ -72,7 +72,7 @@ pub use writing::{WithoutStore, Writing};
 use crate::caching::cache_status::Reason;
 use crate::caching::stored::{Mark, Stored};
 use crate::clock::Timestamp;
-use crate::store::{Away, Found, Store};
+use crate::store::{Away, Found, SeenStates, Store};
 use protocol::{Step, Validity};
 use writing::{Act, Event};
 
@@ -127,8 +127,12 @@ pub enum LookUp {
     Valid(Arc<Stored>),
     /// The same, but a soft purge wants it fetched anew, however fresh.
     Outdated(Arc<Stored>),
-    Miss(Reason),
+    /// And what it has shown of the states on the way.
+    Miss(Reason, Option<Box<Shown>>),
 }
+
+/// Boxed, or a hit would carry room for it.
+pub type Shown = SeenStates;
 
 impl Coherence {
     pub fn new(store: Arc<Store>, journal: Arc<Journal>, hold: Duration) -> Self {
@@ -163,7 +167,7 @@ impl Coherence {
     pub async fn look_up(&self, copy: &str, depends: &Depends, origin: &str) -> LookUp {
         match self.store.look_up(copy, &depends.states).await {
             Ok(found) => judge(found, depends, origin),
-            Err(Away) => LookUp::Miss(Reason::StoreAway),
+            Err(Away) => LookUp::Miss(Reason::StoreAway, None),
         }
     }
 
@@ -178,7 +182,7 @@ impl Coherence {
         let mut states = depends.states.clone();
         states.extend(admitted.iter().map(|(state, _)| state.clone()));
         let Ok(mut found) = self.store.look_up(copy, &states).await else {
-            return Some(LookUp::Miss(Reason::StoreAway));
+            return Some(LookUp::Miss(Reason::StoreAway, None));
         };
         let (_, credential) = found.states.split_at(depends.states.len());
         let is_admitted = protocol::validity(admitted, credential) == Validity::Valid;
@@ -404,13 +408,14 @@ pub enum Finished {
 
 fn judge(found: Found, depends: &Depends, origin: &str) -> LookUp {
     let own = depends.own;
-    let missed = |reason, states: &[(StateKey, Seen)]| {
-        let held = states.iter().any(|(_, seen)| *seen == Seen::Held);
-        LookUp::Miss(if held { Reason::Held } else { reason })
+    let missed = |reason, needed: usize, states: SeenStates| {
+        let held = states[..needed].iter().any(|(_, seen)| *seen == Seen::Held);
+        let reason = if held { Reason::Held } else { reason };
+        LookUp::Miss(reason, Some(Box::new(states)))
     };
     let copy = match found.copy {
         Ok(copy) => copy,
-        Err(reason) => return missed(reason, &found.states[..own]),
+        Err(reason) => return missed(reason, own, found.states),
     };
     let needed = match copy.is_negative() {
         true => found.states.len(),
@@ -418,9 +423,9 @@ fn judge(found: Found, depends: &Depends, origin: &str) -> LookUp {
     };
     let validity = protocol::validity(&copy.epochs, &found.states[..needed]);
     match validity {
-        Validity::Invalid => missed(Reason::Purged, &found.states[..needed]),
-        _ if copy.head.mark() != depends.mark => LookUp::Miss(Reason::Foreign),
-        _ if !copy.is_of(origin) => LookUp::Miss(Reason::OtherOrigin),
+        Validity::Invalid => missed(Reason::Purged, needed, found.states),
+        _ if copy.head.mark() != depends.mark => LookUp::Miss(Reason::Foreign, None),
+        _ if !copy.is_of(origin) => LookUp::Miss(Reason::OtherOrigin, None),
         Validity::Valid => LookUp::Valid(copy),
         Validity::Outdated => LookUp::Outdated(copy),
     }

@@ -138,7 +138,7 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
                 served.learn_here(stored.head.varied())
             }
             LookUp::Valid(_) | LookUp::Outdated(_) => false,
-            LookUp::Miss(_) => served.learn_from_others(&setup.coherence).await,
+            LookUp::Miss(..) => served.learn_from_others(&setup.coherence).await,
         };
         looked = Some((asked, result));
         if !news {
@@ -196,7 +196,7 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
                 }
             }
         }
-        LookUp::Miss(why) => why,
+        LookUp::Miss(why, _) => why,
     };
     if reading.client.method == Method::HEAD {
         told.pass(read::forward_word(why), Some(why));
@@ -220,7 +220,7 @@ async fn look(setup: &Setup, asked: &Asked) -> (Found, LookUp) {
             Freshness::Stale { .. } => Some(Reason::Expired),
         },
         LookUp::Outdated(_) => Some(Reason::SoftPurge),
-        LookUp::Miss(reason) => Some(*reason),
+        LookUp::Miss(reason, _) => Some(*reason),
     };
     let mut found = Found {
         valid: reason.is_none(),

@@ -277,7 +277,7 @@ impl Ask {
                     ..Stored::clone(&stored)
                 }))
             }
-            LookUp::Miss(reason) => Err(reason),
+            LookUp::Miss(reason, _) => Err(reason),
         }
     }
 

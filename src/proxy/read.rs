@@ -17,7 +17,7 @@ use crate::caching::reuse::{self, Reuse, Terms, reuse};
 use crate::caching::stored::Stored;
 use crate::clock;
 use crate::coherence::flights::{Fence, Follower, Moment, Turn};
-use crate::coherence::{Depends, Epochs, LookUp, States, fresh_bits, protocol};
+use crate::coherence::{Depends, Epochs, LookUp, Shown, States, fresh_bits, protocol};
 use crate::config::{Access, Route};
 use crate::error::{Error, UpstreamFailure};
 use crate::reply::{self, Asking, Encoding, Reply};
@@ -66,13 +66,21 @@ pub fn read(
 enum Looked {
     Hit(Reply),
     /// There is a valid copy, but the origin is to be asked first.
-    Stale(Arc<Stored>),
-    Miss(Reason),
+    Stale(Lack),
+    Miss(Reason, Lack),
     /// The key was not what it should have been: look again.
     Again,
     /// The upstream is to be asked whether it admits this client.
     Unverified,
     Pass(Reason),
+}
+
+/// What a look-up has left to be fetched.
+struct Lack {
+    /// What it has shown of the states.
+    shown: Option<Box<Shown>>,
+    /// The copy that is to be validated or replaced.
+    stale: Option<Arc<Stored>>,
 }
 
 /// The read as the cache sees it, by what this instance knows.
@@ -136,9 +144,10 @@ async fn look_up(
     let (stored, outdated) = match found {
         LookUp::Valid(stored) => (stored, false),
         LookUp::Outdated(stored) => (stored, true),
-        LookUp::Miss(reason) => {
+        LookUp::Miss(reason, shown) => {
             debug!(copy = %asked.copy, why = reason.word(), "nothing to serve");
-            return Ok(Looked::Miss(reason));
+            let lack = Lack { shown, stale: None };
+            return Ok(Looked::Miss(reason, lack));
         }
     };
     Ok(match asked.holds(stored.head.varied()) {
@@ -169,7 +178,10 @@ async fn look_up(
                     };
                     Looked::Hit(hit(handling).await)
                 }
-                Reuse::Validate => Looked::Stale(stored),
+                Reuse::Validate => Looked::Stale(Lack {
+                    shown: None,
+                    stale: Some(stored),
+                }),
             }
         }
         false => {
@@ -194,7 +206,7 @@ async fn find(
     let looked = coherence.look_up_admitted(&asked.copy, depends, &asked.origin, &verdict.epochs);
     match looked.await {
         // Whether the credential was revoked cannot be known: it is shown what is its own alone.
-        Some(LookUp::Miss(Reason::StoreAway)) => Err(Looked::Pass(Reason::StoreAway)),
+        Some(LookUp::Miss(Reason::StoreAway, _)) => Err(Looked::Pass(Reason::StoreAway)),
         Some(found) => Ok(found),
         None => {
             admit::forget(setup, served, client, verdict);
@@ -222,26 +234,26 @@ async fn go_on(
     // The first question whether a client is admitted is no attempt.
     let attempts = ATTEMPTS + usize::from(matches!(looked, Looked::Unverified));
     for _ in 0..attempts {
-        let (missed, stale) = match looked {
+        let lack = match looked {
             Looked::Hit(reply) => return Ok(reply),
             Looked::Pass(reason) => return alone(Forward::Bypass, reason).await,
-            Looked::Again => (false, None),
+            Looked::Again => None,
             Looked::Unverified => {
                 if let Err(reason) = Box::pin(admit::ask(setup, served, &client)).await {
                     return alone(Forward::Bypass, reason).await;
                 }
-                (false, None)
+                None
             }
-            Looked::Stale(stored) => {
+            Looked::Stale(lack) => {
                 why = Reason::Expired;
-                (true, Some(stored))
+                Some(lack)
             }
-            Looked::Miss(reason) => {
+            Looked::Miss(reason, lack) => {
                 why = reason;
-                (true, None)
+                Some(lack)
             }
         };
-        if missed && let Presented::Asked(asked) = presented {
+        if let (Some(lack), Presented::Asked(asked)) = (lack, presented) {
             if why == Reason::OtherOrigin && !served.said_other_origin.swap(true, Ordering::Relaxed)
             {
                 warn!(route = served.route.path.as_str(), origin = %asked.origin,
@@ -257,7 +269,7 @@ async fn go_on(
                 captures: &captures,
                 client: &client,
             };
-            if !news && let Some(reply) = ask.wait(asked, since, stale, why).await? {
+            if !news && let Some(reply) = ask.wait(asked, since, lack, why).await? {
                 return Ok(reply);
             }
         }
@@ -285,12 +297,12 @@ impl Ask<'_> {
         &self,
         asked: Asked,
         since: Moment,
-        stale: Option<Arc<Stored>>,
+        lack: Lack,
         why: Reason,
     ) -> Result<Option<Reply>, Error> {
         let Ask { setup, client, .. } = *self;
         let served = &setup.served[self.route];
-        let (epochs, fence) = open(setup, served, &asked.depends).await;
+        let (epochs, fence) = open(setup, served, &asked.depends, lack.shown.as_deref()).await;
         let mut follower = match setup.flights.join(&asked.copy, &fence, since) {
             Turn::Lead {
                 fill,
@@ -305,7 +317,7 @@ impl Ask<'_> {
                     asked: asked.clone(),
                     epochs,
                     absence: fence.absence,
-                    replacing: stale,
+                    replacing: lack.stale,
                     look_again,
                 };
                 follower.carry(fetch.run(fill));
@@ -452,17 +464,23 @@ pub fn terms(route: &Route) -> Terms<'_> {
     }
 }
 
-/// The epochs to store under, or why there are none; and the fence to join by.
+/// The epochs to store under, or why there are none; and the fence to join by. `shown`: by the look-up of this read.
 pub(super) async fn open(
     setup: &Setup,
     served: &Served,
     depends: &Depends,
+    shown: Option<&Shown>,
 ) -> (Result<Epochs, Reason>, Fence) {
     let mut all = States::from(depends.own());
     if let Some(absence) = &served.absence {
         all.extend(absence.iter().cloned());
     }
-    let seen = match setup.coherence.store().open(&all).await {
+    let store = setup.coherence.store();
+    let opened = match shown {
+        Some(shown) => store.open_after(&all, shown).await,
+        None => store.open(&all).await,
+    };
+    let seen = match opened {
         Ok(seen) => seen,
         Err(_) => {
             return (

@@ -109,7 +109,7 @@ pub(super) async fn run(
     replacing: Option<Arc<Stored>>,
 ) -> bool {
     let since = setup.flights.now();
-    let (epochs, fence) = read::open(setup, &setup.served[route], &asked.depends).await;
+    let (epochs, fence) = read::open(setup, &setup.served[route], &asked.depends, None).await;
     if epochs.is_err() {
         return false;
     }

@@ -47,6 +47,7 @@ pub enum Step {
     Make(usize),
     Join(usize),
     Leave(usize, usize),
+    LeaveUnseeing(usize, usize),
     Answers(usize, usize),
     Land(usize, usize),
     Begin(usize),
@@ -147,6 +148,9 @@ impl Setting {
                             });
                         if !waits {
                             out.push(Step::Leave(i, n));
+                            if w.store.data.copies[flight.family as usize].is_some() {
+                                out.push(Step::LeaveUnseeing(i, n));
+                            }
                         }
                     }
                     (true, None) => out.push(Step::Answers(i, n)),
@@ -377,6 +381,7 @@ impl Setting {
             Step::Make(n) => self.make(w, n),
             Step::Join(n) => self.join(w, n),
             Step::Leave(i, n) => self.leave(w, i, n, &mut told),
+            Step::LeaveUnseeing(i, n) => w.instances[i].flights[n].left = true,
             Step::Answers(i, n) => {
                 let flight = &w.instances[i].flights[n];
                 let answer = Shown::of(flight.family, w.api);
@@ -588,6 +593,9 @@ impl Setting {
 
     /// A read starts, looks up, and asks for the epochs if it finds nothing: two commands, and one step. One that misses,
     /// and would hit by the time it asks for the epochs, might as well have started then, when more was known.
+    /// What the look-up has shown as current need not be asked about again: so the epochs are as of this step either way. The
+    /// others are made by one command, which is fewer orders than one for each; it looks at the life itself, and where that is
+    /// another, all is asked anew.
     fn start(&self, w: &mut World, n: usize, told: &mut Told) {
         let (family, i) = (w.readers[n].family, usize::from(w.readers[n].at));
         let floor = match w.readers[n].stage {
@@ -748,7 +756,8 @@ impl Setting {
     }
 
     /// Looks again, as another may have stored it meanwhile, and leaves: one step, as a look that would find it later
-    /// is of a fetch that leaves later, and so shows something newer.
+    /// is of a fetch that leaves later, and so shows something newer. Who has reason to think that none has stored it does
+    /// not look (`LeaveUnseeing`), and may be wrong.
     fn leave(&self, w: &mut World, i: usize, n: usize, told: &mut Told) {
         let flight = w.instances[i].flights[n].clone();
         if flight.fence.epochs.is_some()
@@ -1439,6 +1448,7 @@ impl Step {
             Step::Make(n) => format!("{} makes an epoch", reader(n)),
             Step::Join(n) => format!("{} leads or follows", reader(n)),
             Step::Leave(i, n) => format!("{} looks again, leaves", flight(i, n)),
+            Step::LeaveUnseeing(i, n) => format!("{} leaves", flight(i, n)),
             Step::Answers(i, n) => format!("{} is answered: {:?}", flight(i, n), w.api),
             Step::Land(i, n) => format!("{} is stored if it may be, and shown", flight(i, n)),
             Step::Begin(n) => format!("{} begins", writer(n)),

@@ -1,4 +1,4 @@
-//! Redis's protocol (RESP2), as far as the hits' own connection speaks it: commands are written, and of what is
+//! Redis's protocol (RESP2), as far as the requests' own connection speaks it: commands are written, and of what is
 //! read it is known where a reply ends. No I/O.
 
 use bytes::{BufMut, BytesMut};

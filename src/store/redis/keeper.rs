@@ -308,7 +308,7 @@ impl Shared {
         }
     }
 
-    /// Two connections to the same server: the one for everything, and the hits' own.
+    /// Two connections to the same server: the one for everything, and the requests' own.
     async fn reach(&self) -> Result<(Link, Vec<Bytes>), String> {
         let words = |e: std::io::Error| e.to_string();
         let (first, mut second) = tokio::try_join!(self.open(), self.open()).map_err(words)?;
@@ -318,7 +318,7 @@ impl Shared {
         Ok((Link::over(first, second).await?, said))
     }
 
-    /// What is said on the hits' own connection before it is used. Its last two answers tell which server it is.
+    /// What is said on the requests' own connection before it is used. Its last two answers tell which server it is.
     fn introduction(&self) -> Vec<Cmd> {
         let info = SECTIONS.map(|section| redis::cmd("INFO").arg(section).to_owned());
         self.auth()

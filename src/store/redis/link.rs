@@ -16,13 +16,13 @@ use tracing::debug;
 
 use super::batched::Batched;
 use super::keeper::NoLink;
-use super::pipe::Pipe;
+use super::pipe::{Group, Pipe};
 use super::{A_WEEK, Place, Shared, frame, script};
 use crate::caching::cache_status::Reason;
 use crate::caching::stored::Stored;
 use crate::coherence::lease::{self, Registry};
 use crate::coherence::life::{Heard, How};
-use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
+use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, Step};
 use crate::coherence::{NOTICE, StateKey, fresh_bits};
 use crate::store::{Away, codec};
 
@@ -35,9 +35,6 @@ const LEASES: &str = include_str!("leases.lua");
 
 /// Where nobody has a lease, there is nothing to sweep; a write that finds one says so.
 const NEVER_MIND: Duration = Duration::from_secs(24 * 3600);
-
-/// States that one call of the script is told of: others wait while it runs.
-const AT_ONCE: usize = 64;
 
 /// A copy of at most so many bytes goes out with what requests ask; a larger one would make them wait for it.
 const SMALL: usize = 64 * 1024;
@@ -261,10 +258,16 @@ impl Link {
         let mut told = script::Told::default();
         let mut rest = states;
         loop {
-            let (some, others) = rest.split_at(rest.len().min(AT_ONCE));
-            let call = script::Call::step(step, some);
-            let reply = self.call(shared, &call).await?;
-            let mut of_some = call.told(&reply).ok_or(Away)?;
+            let (some, others) = rest.split_at(rest.len().min(script::AT_ONCE));
+            let mut of_some = match step {
+                // What writes tell in the same turn is told together: a family that many write to is read and written once.
+                Step::Begin { .. }
+                | Step::Finish {
+                    outcome: Outcome::Changed | Outcome::Unchanged,
+                    ..
+                } => self.tell_along(shared, some, step).await?,
+                _ => self.tell_alone(shared, some, step).await?,
+            };
             told.replies.append(&mut of_some.replies);
             told.terms = of_some.terms;
             rest = others;
@@ -272,6 +275,33 @@ impl Link {
                 return Ok(told);
             }
         }
+    }
+
+    async fn tell_along(
+        &self,
+        shared: &Shared,
+        states: &[StateKey],
+        step: Step,
+    ) -> Result<script::Told, Away> {
+        let lifetime = shared.lifetimes.load().state();
+        let group = |call| Group::of(call, &self.script_sha, &shared.prefix, lifetime);
+        let (reply, part) = self.pipe.tell(step, states, group);
+        let reply = reply.await.map_err(|_| Away)?;
+        match self.text_of(shared, &reply)? {
+            Some(text) => part.told(text).ok_or(Away),
+            None => self.tell_alone(shared, states, step).await,
+        }
+    }
+
+    async fn tell_alone(
+        &self,
+        shared: &Shared,
+        states: &[StateKey],
+        step: Step,
+    ) -> Result<script::Told, Away> {
+        let (call, part) = script::Call::step(step, states);
+        let reply = self.call(shared, &call).await?;
+        part.told(&reply).ok_or(Away)
     }
 
     /// Opens these states if the store still lives the life that is known here.
@@ -288,25 +318,33 @@ impl Link {
     }
 
     /// One call of the script. Gives the text that it returns.
-    async fn call(&self, shared: &Shared, call: &script::Call<'_>) -> Result<Bytes, Away> {
+    async fn call(&self, shared: &Shared, call: &script::Call) -> Result<Bytes, Away> {
         let lifetime = shared.lifetimes.load().state();
-        let mut by = script::By::Digest(&self.script_sha);
-        loop {
+        for by in [
+            script::By::Digest(&self.script_sha),
+            script::By::Text(&self.script),
+        ] {
             let write = |out: &mut BytesMut| call.write(out, by, &shared.prefix, lifetime);
             let reply = self.pipe.say(1, write).await.map_err(|_| Away)?;
-            match frame::reply(&reply) {
-                Ok(frame::Reply::Text(text)) => return Ok(reply.slice_ref(text)),
-                // The server forgot it (SCRIPT FLUSH, a restart behind a proxy): it did not run.
-                Ok(frame::Reply::Error("NOSCRIPT")) if by != script::By::Text(&self.script) => {
-                    by = script::By::Text(&self.script);
-                }
-                Ok(frame::Reply::Error(code)) => {
-                    self.note_failing(code);
-                    debug!(store = %Place(&shared.settings), code, "the store refused a step");
-                    return Err(Away);
-                }
-                _ => return Err(Away),
+            if let Some(text) = self.text_of(shared, &reply)? {
+                return Ok(reply.slice_ref(text));
             }
+        }
+        Err(Away)
+    }
+
+    /// What a call of the script has returned. `None`: the server has forgotten it (SCRIPT FLUSH, a restart behind a proxy), and
+    /// it did not run.
+    fn text_of<'r>(&self, shared: &Shared, reply: &'r [u8]) -> Result<Option<&'r [u8]>, Away> {
+        match frame::reply(reply) {
+            Ok(frame::Reply::Text(text)) => Ok(Some(text)),
+            Ok(frame::Reply::Error("NOSCRIPT")) => Ok(None),
+            Ok(frame::Reply::Error(code)) => {
+                self.note_failing(code);
+                debug!(store = %Place(&shared.settings), code, "the store refused a step");
+                Err(Away)
+            }
+            _ => Err(Away),
         }
     }
 

@@ -217,7 +217,7 @@ impl Redis {
     }
 
     /// After a look-up that has shown some of these states: those that it has shown as current are not asked about again, and all
-    /// others are opened in one round trip.
+    /// others are opened in one round trip. What a lease has shown may be older than the look-up.
     pub async fn open_after(
         &self,
         states: &States,
@@ -226,7 +226,7 @@ impl Redis {
         let link = self.shared.link()?;
         let is_current = |state| matches!(seen_of(seen, state), Some(Seen::Current(_)));
         let is_new = |(_, seen): &(StateKey, Seen)| !matches!(seen, Seen::Current(_));
-        if seen.iter().any(is_new) && link.is_trusted() {
+        if seen.iter().any(is_new) && link.is_trusted() && self.shared.term().is_none() {
             let asked = states.iter().filter(|state| !is_current(state));
             let asked: States = asked.cloned().collect();
             let life = link.life.last();

@@ -11,14 +11,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
-use smallvec::SmallVec;
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::{SmallVec, smallvec};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::frame::{self, Extent};
+use super::script::{By, Call, Part};
+use crate::coherence::StateKey;
+use crate::coherence::protocol::Step;
 
 /// Room that is made for what is read, or more if the last reply was long.
 const READ: usize = 32 * 1024;
@@ -47,6 +50,8 @@ impl Drop for Pipe {
 struct Queue {
     /// Commands that have not been sent.
     out: BytesMut,
+    /// What is to be sent behind them, and still takes more of its kind.
+    groups: Vec<Group>,
     /// Who waits for a reply, in the order of the commands.
     waiting: VecDeque<Waiting>,
     /// The driver, while it has nothing to send: taken by who wakes it.
@@ -54,11 +59,32 @@ struct Queue {
     lost: bool,
 }
 
-/// Who waits for the last of some replies.
+/// Who waits for the last of some replies: one, or several for the same.
 struct Waiting {
     /// Those before it, of which nobody hears.
     unheard: usize,
-    tell: oneshot::Sender<Bytes>,
+    tell: SmallVec<[oneshot::Sender<Bytes>; 1]>,
+}
+
+/// Steps of several writes that are told by one call of the script.
+pub(super) struct Group {
+    pub(super) call: Call,
+    pub(super) digest: String,
+    pub(super) prefix: String,
+    pub(super) lifetime: u64,
+    tell: SmallVec<[oneshot::Sender<Bytes>; 1]>,
+}
+
+impl Group {
+    pub(super) fn of(call: Call, digest: &str, prefix: &str, lifetime: u64) -> Group {
+        Group {
+            call,
+            digest: digest.to_owned(),
+            prefix: prefix.to_owned(),
+            lifetime,
+            tell: SmallVec::new(),
+        }
+    }
 }
 
 impl Pipe {
@@ -118,19 +144,46 @@ impl Pipe {
         // Lost, it drops who would tell.
         if !queue.lost {
             write(&mut queue.out);
-            let unheard = commands - 1;
+            let (unheard, tell) = (commands - 1, smallvec![tell]);
             queue.waiting.push_back(Waiting { unheard, tell });
         }
-        let asleep = queue.asleep.take();
-        drop(queue);
-        if let Some(driver) = asleep {
-            driver.wake();
-        }
+        wake(queue);
         told
     }
 
+    /// Tells a step of a write along with those that wait to be sent, or as the first of a group. Gives the reply to all of
+    /// them, and what of it is this one's.
+    pub(super) fn tell(
+        &self,
+        step: Step,
+        states: &[StateKey],
+        group: impl FnOnce(Call) -> Group,
+    ) -> (oneshot::Receiver<Bytes>, Part) {
+        let (tell, told) = oneshot::channel();
+        let mut queue = self.queue.lock();
+        let waiting = queue.groups.iter_mut().find(|group| group.call.takes(step));
+        let part = match waiting {
+            Some(group) => {
+                group.tell.push(tell);
+                group.call.add(step, states)
+            }
+            None => {
+                let (call, part) = Call::step(step, states);
+                if !queue.lost {
+                    let mut group = group(call);
+                    group.tell.push(tell);
+                    queue.groups.push(group);
+                }
+                part
+            }
+        };
+        wake(queue);
+        (told, part)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
-        self.queue.lock().waiting.is_empty()
+        let queue = self.queue.lock();
+        queue.waiting.is_empty() && queue.groups.is_empty()
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -144,10 +197,31 @@ impl Pipe {
     }
 }
 
+fn wake(mut queue: MutexGuard<'_, Queue>) {
+    let asleep = queue.asleep.take();
+    drop(queue);
+    if let Some(driver) = asleep {
+        driver.wake();
+    }
+}
+
 impl Queue {
+    /// Writes what waits for more of its kind no longer.
+    fn close_groups(&mut self) {
+        for group in self.groups.drain(..) {
+            let by = By::Digest(&group.digest);
+            group
+                .call
+                .write(&mut self.out, by, &group.prefix, group.lifetime);
+            let (unheard, tell) = (0, group.tell);
+            self.waiting.push_back(Waiting { unheard, tell });
+        }
+    }
+
     fn lose(&mut self) {
         self.lost = true;
         self.waiting.clear();
+        self.groups.clear();
         self.out = BytesMut::new();
     }
 }
@@ -277,20 +351,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if let Some(last) = replies.last() {
             self.last = last.len();
         }
-        let mut told: SmallVec<[(oneshot::Sender<Bytes>, Bytes); 64]> = SmallVec::new();
+        let mut told: SmallVec<[(Waiting, Bytes); 64]> = SmallVec::new();
         {
             let mut queue = self.queue.lock();
             for reply in replies {
                 match queue.waiting.front_mut() {
                     Some(waiting) if waiting.unheard > 0 => waiting.unheard -= 1,
-                    Some(_) => told.extend(queue.waiting.pop_front().map(|one| (one.tell, reply))),
+                    Some(_) => told.extend(queue.waiting.pop_front().map(|who| (who, reply))),
                     None => return Err(io::Error::other("a reply to nothing that was asked")),
                 }
             }
         }
-        for (tell, reply) in told {
-            // Who has gone does not hear of it.
-            let _ = tell.send(reply);
+        for (Waiting { tell, .. }, reply) in told {
+            for tell in tell {
+                // Who has gone does not hear of it.
+                let _ = tell.send(reply.clone());
+            }
         }
         Ok(())
     }
@@ -307,7 +383,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     self.unflushed = false;
                 }
                 let mut queue = self.queue.lock();
-                if queue.out.is_empty() {
+                if queue.out.is_empty() && queue.groups.is_empty() {
                     queue.asleep = Some(cx.waker().clone());
                     return Ok(());
                 }
@@ -321,6 +397,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 if self.sending.capacity() > KEPT {
                     self.sending = BytesMut::new();
                 }
+                queue.close_groups();
                 std::mem::swap(&mut self.sending, &mut queue.out);
             }
             match poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.sending) {

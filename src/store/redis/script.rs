@@ -1,6 +1,7 @@
 //! What `state.lua` is told, and what it says: one call for some states. No I/O.
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 
 use super::frame;
 use super::link::INCARNATION_KEY;
@@ -10,6 +11,9 @@ use crate::coherence::protocol::{Epoch, Incarnation, Outcome, Reply, Seen, Step}
 use crate::hexadecimal;
 
 pub const SCRIPT: &str = include_str!("state.lua");
+
+/// States that one call is told of: others wait while it runs.
+pub const AT_ONCE: usize = 64;
 
 /// So much longer than its last hold a state lives at least, in milliseconds.
 const BEYOND_ITS_HOLDS: u64 = 60_000;
@@ -21,27 +25,38 @@ pub enum By<'s> {
     Text(&'s str),
 }
 
-/// One call of the script, by its arguments.
+/// One call of the script: a step on some states; or of several writes that came together, and are told one after the other.
 #[derive(Debug)]
-pub struct Call<'c> {
-    states: &'c [StateKey],
+pub struct Call {
     word: &'static str,
+    /// Each with the holds of the steps, in their order; none, where the step has none.
+    states: Vec<(StateKey, Holds)>,
     /// The key behind those of the states.
     beside: Option<&'static str>,
-    /// The hold, or the life and the fresh bits of an epoch.
-    bits: Option<Bits>,
     more: More,
 }
 
 type Bits = [u8; 16];
 
-#[derive(Debug)]
+type Holds = SmallVec<[Bits; 1]>;
+
+#[derive(Debug, PartialEq, Eq)]
 enum More {
     Nothing,
-    /// How long a hold is to last, in milliseconds.
+    /// How long holds are to last, in milliseconds.
     Lasting(u64),
-    /// The epoch's, beside the hold.
+    /// The life and the fresh bits of an epoch.
     Epoch(Bits),
+}
+
+/// What of a call's answer is one step's.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
+    /// For each state its line, and its hold's place in that.
+    places: SmallVec<[(usize, usize); 2]>,
+    /// It leaves all of them held, and is told nothing of them.
+    begins: bool,
+    has_terms: bool,
 }
 
 /// What steps have come to.
@@ -61,8 +76,9 @@ pub enum Entered {
     Elsewhere,
 }
 
-impl<'c> Call<'c> {
-    pub fn step(step: Step, states: &'c [StateKey]) -> Self {
+impl Call {
+    /// Without states yet.
+    fn of(step: Step) -> Call {
         let (word, beside) = match step {
             Step::Open { .. } => ("open", None),
             Step::Begin { .. } => ("begin", Some(lease::KEY)),
@@ -75,13 +91,6 @@ impl<'c> Call<'c> {
             Step::Purge => ("purge", Some(lease::KEY)),
             Step::Outdate => ("outdate", Some(lease::KEY)),
         };
-        let bits = match step {
-            Step::Open { incarnation, fresh } => Some(of_epoch(incarnation, fresh)),
-            Step::Begin { hold, .. } | Step::Finish { hold, .. } | Step::Renew { hold, .. } => {
-                Some(hex(hold.0))
-            }
-            Step::Purge | Step::Outdate => None,
-        };
         let more = match step {
             Step::Begin { lasting, .. }
             | Step::Finish {
@@ -89,36 +98,84 @@ impl<'c> Call<'c> {
                 outcome: Outcome::Ambiguous,
                 ..
             } => More::Lasting(lasting.as_millis() as u64),
-            Step::Renew {
+            Step::Open { incarnation, fresh }
+            | Step::Renew {
                 incarnation, fresh, ..
             } => More::Epoch(of_epoch(incarnation, fresh)),
-            Step::Open { .. } | Step::Finish { .. } | Step::Purge | Step::Outdate => More::Nothing,
+            Step::Finish { .. } | Step::Purge | Step::Outdate => More::Nothing,
         };
+        let states = Vec::new();
         Call {
-            states,
             word,
+            states,
             beside,
-            bits,
             more,
         }
     }
 
+    pub fn step(step: Step, states: &[StateKey]) -> (Call, Part) {
+        let mut call = Call::of(step);
+        let part = call.add(step, states);
+        (call, part)
+    }
+
     /// `Step::Open`, if the store still lives that life.
-    pub fn enter(life: Incarnation, fresh: u32, states: &'c [StateKey]) -> Self {
+    pub fn enter(life: Incarnation, fresh: u32, states: &[StateKey]) -> Call {
+        let each = |state: &StateKey| (state.clone(), Holds::new());
         Call {
-            states,
             word: "enter",
+            states: states.iter().map(each).collect(),
             beside: Some(INCARNATION_KEY),
-            bits: Some(of_epoch(life, fresh)),
-            more: More::Nothing,
+            more: More::Epoch(of_epoch(life, fresh)),
+        }
+    }
+
+    /// Whether this step may be told along with those that are there.
+    pub fn takes(&self, step: Step) -> bool {
+        let other = Call::of(step);
+        matches!(self.word, "begin" | "changed" | "unchanged")
+            && (self.word, &self.more) == (other.word, &other.more)
+            && self.states.len() < AT_ONCE
+    }
+
+    /// One more such step.
+    pub fn add(&mut self, step: Step, states: &[StateKey]) -> Part {
+        let hold = match step {
+            Step::Begin { hold, .. } | Step::Finish { hold, .. } | Step::Renew { hold, .. } => {
+                Some(hex(hold.0))
+            }
+            Step::Open { .. } | Step::Purge | Step::Outdate => None,
+        };
+        let mut place = |state: &StateKey| {
+            let line = self.states.iter().position(|(known, _)| known == state);
+            let line = line.filter(|_| hold.is_some()).unwrap_or_else(|| {
+                self.states.push((state.clone(), Holds::new()));
+                self.states.len() - 1
+            });
+            let Some(hold) = hold else {
+                return (line, 0);
+            };
+            let holds = &mut self.states[line].1;
+            let at = holds.iter().position(|known| *known == hold);
+            let at = at.unwrap_or_else(|| {
+                holds.push(hold);
+                holds.len() - 1
+            });
+            (line, at)
+        };
+        Part {
+            places: states.iter().map(&mut place).collect(),
+            begins: self.word == "begin",
+            has_terms: self.beside.is_some(),
         }
     }
 
     /// The command. `lifetime`: of a state, in milliseconds.
     pub fn write(&self, out: &mut BytesMut, by: By, prefix: &str, lifetime: u64) {
         let keys = self.states.len() + usize::from(self.beside.is_some());
-        let more = usize::from(!matches!(self.more, More::Nothing));
-        frame::command(out, 6 + keys + more);
+        let holds = self.states.iter().map(|(_, holds)| holds);
+        let holds = holds.filter(|holds| !holds.is_empty());
+        frame::command(out, 6 + keys + holds.clone().count());
         match by {
             By::Digest(digest) => {
                 frame::argument(out, &[b"EVALSHA"]);
@@ -130,69 +187,80 @@ impl<'c> Call<'c> {
             }
         }
         number(out, keys as u64);
-        let states = self.states.iter().map(StateKey::as_str);
+        let states = self.states.iter().map(|(state, _)| state.as_str());
         for key in states.chain(self.beside) {
             frame::argument(out, &[prefix.as_bytes(), b":", key.as_bytes()]);
         }
         frame::argument(out, &[self.word.as_bytes()]);
-        number(
-            out,
-            match self.more {
-                More::Lasting(lasting) => lifetime.max(lasting + BEYOND_ITS_HOLDS),
-                More::Nothing | More::Epoch(_) => lifetime,
-            },
-        );
-        let none = b"-".as_slice();
-        frame::argument(out, &[self.bits.as_ref().map_or(none, |bits| bits)]);
         match &self.more {
-            More::Nothing => {}
-            More::Lasting(lasting) => number(out, *lasting),
-            More::Epoch(bits) => frame::argument(out, &[bits]),
+            More::Nothing => {
+                number(out, lifetime);
+                frame::argument(out, &[b"-"]);
+            }
+            More::Lasting(lasting) => {
+                number(out, lifetime.max(lasting + BEYOND_ITS_HOLDS));
+                number(out, *lasting);
+            }
+            More::Epoch(bits) => {
+                number(out, lifetime);
+                frame::argument(out, &[bits]);
+            }
+        }
+        for holds in holds {
+            frame::argument(out, &[holds.as_flattened()]);
         }
     }
 
-    /// What the script says after a step. `None`: that is not what it says.
-    pub fn told(&self, text: &[u8]) -> Option<Told> {
-        // It leaves all of them held, and says nothing of them.
-        let begins = self.word == "begin";
-        let lines = if begins { 0 } else { self.states.len() };
-        let mut said = text.splitn(lines + 1, |&byte| byte == b'\n');
-        let held = Reply {
-            seen: Seen::Held,
-            own_hold: false,
-        };
-        let replies = match begins {
-            true => vec![held; self.states.len()],
-            false => said.by_ref().take(lines).map(line).collect(),
-        };
-        let terms = said.next().filter(|terms| !terms.is_empty());
-        (replies.len() == self.states.len()).then(|| Told {
-            replies,
-            terms: terms.map(<[u8]>::to_vec),
-        })
-    }
-
-    /// What it says where it was to enter.
+    /// What the script says where it was to enter. `None`: that is not what it says.
     pub fn entered(&self, text: &[u8]) -> Option<Entered> {
         if text.is_empty() || text.starts_with(b"?") {
             return Some(Entered::Elsewhere);
         }
         let lines = text.split(|&byte| byte == b'\n');
-        let seen: Vec<Seen> = lines.map(|text| line(text).seen).collect();
+        let seen: Vec<Seen> = lines.map(|text| line(text, 0).seen).collect();
         (seen.len() == self.states.len()).then_some(Entered::Opened(seen))
     }
 }
 
-/// One state, as the script has left it.
-fn line(text: &[u8]) -> Reply {
-    let (own_hold, text) = match text.strip_prefix(b"!") {
-        Some(text) => (true, text),
-        None => (false, text),
-    };
-    let seen = match text {
+impl Part {
+    /// What the script says after the steps. `None`: that is not what it says.
+    pub fn told(&self, text: &[u8]) -> Option<Told> {
+        let held = Reply {
+            seen: Seen::Held,
+            own_hold: false,
+        };
+        let some = |terms: &[u8]| (!terms.is_empty()).then(|| terms.to_vec());
+        if self.begins {
+            let replies = vec![held; self.places.len()];
+            let terms = some(text);
+            return Some(Told { replies, terms });
+        }
+        // Terms are asked for by one step alone, and stand behind its states.
+        let most = match self.has_terms {
+            true => self.places.len() + 1,
+            false => usize::MAX,
+        };
+        let said: SmallVec<[&[u8]; 8]> = text.splitn(most, |&byte| byte == b'\n').collect();
+        let of = |&(at, hold): &(usize, usize)| Some(line(said.get(at)?, hold));
+        Some(Told {
+            replies: self.places.iter().map(of).collect::<Option<_>>()?,
+            terms: match self.has_terms {
+                true => some(said.get(self.places.len()).copied().unwrap_or_default()),
+                false => None,
+            },
+        })
+    }
+}
+
+/// One state, as the script has left it; and whether this one of the holds was there.
+fn line(text: &[u8], hold: usize) -> Reply {
+    let holds = text.iter().take_while(|&&byte| matches!(byte, b'!' | b'.'));
+    let (holds, state) = text.split_at(holds.count());
+    let seen = match state {
         b"*" => Seen::Held,
         epoch => Epoch::parse(epoch).map_or(Seen::Absent, Seen::Current),
     };
+    let own_hold = holds.get(hold) == Some(&b'!');
     Reply { seen, own_hold }
 }
 
@@ -227,7 +295,9 @@ mod tests {
             lasting: Duration::from_secs(60),
         };
         let mut out = BytesMut::new();
-        Call::step(begin, &states).write(&mut out, By::Digest("cafe"), "t", 3_600_000);
+        Call::step(begin, &states)
+            .0
+            .write(&mut out, By::Digest("cafe"), "t", 3_600_000);
         let words: Vec<&str> = std::str::from_utf8(&out)
             .unwrap()
             .split("\r\n")
@@ -243,11 +313,12 @@ mod tests {
             "t:~leases",
             "begin",
             "3600000",
-            "000000000000002a",
             "60000",
+            "000000000000002a",
+            "000000000000002a",
         ];
         assert_eq!(words, expected);
-        assert!(out.starts_with(b"*10\r\n"));
+        assert!(out.starts_with(b"*11\r\n"));
     }
 
     #[test]
@@ -258,7 +329,9 @@ mod tests {
             lasting: Duration::from_secs(100),
         };
         let mut out = BytesMut::new();
-        Call::step(begin, &states).write(&mut out, By::Digest("cafe"), "t", 5);
+        Call::step(begin, &states)
+            .0
+            .write(&mut out, By::Digest("cafe"), "t", 5);
         let text = std::str::from_utf8(&out).unwrap();
         assert!(text.contains("\r\n160000\r\n"), "{text}");
     }
@@ -273,20 +346,64 @@ mod tests {
             outcome: Outcome::Changed,
             lasting: Duration::ZERO,
         };
-        let said = format!("!*\n-\n!{epoch}");
-        let told = Call::step(changed, &states).told(said.as_bytes()).unwrap();
+        let said = format!("!*\n.-\n!{epoch}");
+        let (_, part) = Call::step(changed, &states);
+        let told = part.told(said.as_bytes()).unwrap();
         let expected = [
             reply(Seen::Held, true),
             reply(Seen::Absent, false),
             reply(Seen::Current(epoch), true),
         ];
         assert_eq!((&told.replies[..], told.terms), (&expected[..], None));
-        let purge = Call::step(Step::Purge, &states);
+        let (_, purge) = Call::step(Step::Purge, &states);
         let told = purge.told(b"-\n*\n-\n10@5 20@6").unwrap();
         assert_eq!(told.replies[1], reply(Seen::Held, false));
         assert_eq!(told.terms.as_deref(), Some(&b"10@5 20@6"[..]));
         assert_eq!(purge.told(b"-\n*\n-\n").unwrap().terms, None);
         assert_eq!(purge.told(b"-\n*"), None, "a line is missing");
+    }
+
+    #[test]
+    fn writes_that_come_together_are_told_together_and_each_hears_of_its_own_holds() {
+        let changed = |hold| Step::Finish {
+            hold: HoldId(hold),
+            outcome: Outcome::Changed,
+            lasting: Duration::ZERO,
+        };
+        let (mut call, one) = Call::step(changed(1), &states(&["list", "user:1"]));
+        assert!(call.takes(changed(2)));
+        let other = call.add(changed(2), &states(&["list", "user:2"]));
+        for step in [Step::Purge, begin(2, 60)] {
+            assert!(!call.takes(step), "{step:?}");
+        }
+        let mut out = BytesMut::new();
+        call.write(&mut out, By::Digest("cafe"), "t", 5);
+        let both = "\r\n00000000000000010000000000000002\r\n";
+        assert!(std::str::from_utf8(&out).unwrap().contains(both));
+        let said = b"!.*\n!-\n!-";
+        let own = |part: &Part| {
+            let replies = part.told(said).unwrap().replies;
+            replies
+                .iter()
+                .map(|reply| reply.own_hold)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (own(&one), own(&other)),
+            (vec![true, true], vec![false, true])
+        );
+
+        let (long, _) = Call::step(begin(1, 60), &states(&["list"]));
+        assert!(long.takes(begin(2, 60)) && !long.takes(begin(2, 61)));
+        let (purge, _) = Call::step(Step::Purge, &states(&["list"]));
+        assert!(!purge.takes(Step::Purge), "it has no hold to tell it by");
+    }
+
+    fn begin(hold: u64, lasting: u64) -> Step {
+        Step::Begin {
+            hold: HoldId(hold),
+            lasting: Duration::from_secs(lasting),
+        }
     }
 
     #[test]
