@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod hottest;
 pub mod known;
 pub mod obey;
+mod outliving;
 pub mod pass;
 pub mod plan;
 pub mod present;

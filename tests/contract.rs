@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,11 +20,11 @@ use larder::coherence::protocol::{self, Incarnation, Outcome, Seen, Step, Validi
 use larder::coherence::{HoldId, Journal, StateKey, States};
 use larder::config::MemoryTier;
 use larder::config::{Redis as Settings, RedisEndpoint, Store as StoreSettings, StoreAddress};
-use larder::store::Lifetimes;
-use larder::store::Store;
 use larder::store::memory::Memory;
 use larder::store::redis::Redis;
+use larder::store::{Found, Lifetimes, Store};
 use proptest::prelude::*;
+use proptest::sample::subsequence;
 use proptest::test_runner::{Config, TestRunner};
 use support::redis::{RedisServer, Reply};
 
@@ -71,32 +72,34 @@ fn states(names: &[&str]) -> States {
 }
 
 /// What of a reply is the same on any store: epochs are not, but whether there is one, and whether it changed, is.
+type Same = (bool, bool, bool, bool);
+
 async fn step(
     store: &Store,
-    state: &StateKey,
+    states: &[StateKey],
     step: Step,
-    last: &mut Option<Seen>,
-) -> (bool, bool, bool, bool) {
-    let replies = store
-        .step(std::slice::from_ref(state), step)
-        .await
-        .expect("the store is there");
-    let [StepReply { seen, own_hold }] = replies[..] else {
-        panic!("one reply for one state")
-    };
-    let changed = last.replace(seen) != Some(seen);
-    (
-        matches!(seen, Seen::Current(_)),
-        seen == Seen::Held,
-        own_hold,
-        changed,
-    )
+    last: &mut HashMap<StateKey, Seen>,
+) -> Vec<Same> {
+    let replies = store.step(states, step).await.expect("the store is there");
+    assert_eq!(replies.len(), states.len(), "one reply for each state");
+    let same = states.iter().zip(replies);
+    let same = same.map(|(state, StepReply { seen, own_hold })| {
+        let changed = last.insert(state.clone(), seen) != Some(seen);
+        let is_current = matches!(seen, Seen::Current(_));
+        (is_current, seen == Seen::Held, own_hold, changed)
+    });
+    same.collect()
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     let hold = (1u64..6).prop_map(HoldId);
     // Overdue at once, or not for the length of the test; and not in the order in which they come.
-    let lasting = prop_oneof![Just(Duration::ZERO), Just(HOLD), Just(HOLD * 2)];
+    let lasting = prop_oneof![
+        1 => Just(Duration::ZERO),
+        3 => Just(HOLD),
+        1 => Just(HOLD + Duration::from_secs(3)),
+        1 => Just(HOLD * 2)
+    ];
     let outcome = prop_oneof![
         Just(Outcome::Changed),
         Just(Outcome::Unchanged),
@@ -112,6 +115,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Steps on one state, or on several in one call, each of which may be in another condition.
 #[test]
 fn the_script_in_redis_and_the_protocol_come_to_the_same_in_any_history() {
     let server = RedisServer::start();
@@ -121,20 +125,40 @@ fn the_script_in_redis_and_the_protocol_come_to_the_same_in_any_history() {
         Store::Memory(Memory::new(1 << 20)),
     );
     let mut runner = TestRunner::new(Config {
-        cases: 300,
+        cases: 600,
         failure_persistence: None,
         ..Config::default()
     });
     let histories_so_far = AtomicU64::new(0);
-    let histories = proptest::collection::vec(any_step(), 1..25);
+    let of_some = prop_oneof![2 => Just(vec![0]), 4 => subsequence(vec![0, 1, 2], 1..=3)];
+    let histories = proptest::collection::vec((of_some, any_step()), 1..30);
     let done = runner.run(&histories, |steps| {
         let history = histories_so_far.fetch_add(1, Ordering::Relaxed);
-        let state = StateKey::new(format!("f{history}~state"));
-        let (mut in_redis, mut in_memory) = (None, None);
-        for (n, each) in steps.iter().enumerate() {
-            let theirs = runtime.block_on(step(&redis, &state, *each, &mut in_redis));
-            let ours = runtime.block_on(step(&memory, &state, *each, &mut in_memory));
+        let states = [0, 1, 2].map(|n| StateKey::new(format!("f{history}-{n}~state")));
+        let (mut in_redis, mut in_memory) = (HashMap::new(), HashMap::new());
+        for (n, (some, each)) in steps.iter().enumerate() {
+            let some: Vec<StateKey> = some.iter().map(|n| states[*n].clone()).collect();
+            let theirs = runtime.block_on(step(&redis, &some, *each, &mut in_redis));
+            let ours = runtime.block_on(step(&memory, &some, *each, &mut in_memory));
             prop_assert_eq!(theirs, ours, "step {} of {:?}", n, steps);
+        }
+        // Whatever way it came there: it reads as the step has said, and outlives each of its holds.
+        for state in &states {
+            let key = format!("t:{state}");
+            let stands = server.run_in(1, &["GET", &key]);
+            let text = match stands {
+                Reply::Nil => "-".to_owned(),
+                stands => stands.text(),
+            };
+            let seen = in_redis.get(state).copied().unwrap_or(Seen::Absent);
+            prop_assert_eq!(Seen::parse(text.as_bytes()), seen);
+            let deadlines = text.split('@').skip(1).map(|rest| &rest[..13]);
+            let last = deadlines
+                .map(|deadline| deadline.parse::<i64>().unwrap())
+                .max();
+            let ends = server.run_in(1, &["PEXPIRETIME", &key]).number();
+            prop_assert!(last.is_none_or(|last| ends > last + 1_000), "{}", text);
+            prop_assert!(text == "-" || ends > 0, "{} has no time to live", text);
         }
         Ok(())
     });
@@ -542,6 +566,138 @@ async fn a_script_that_redis_forgot_is_sent_again() {
         store.open(&states).await.unwrap()[..],
         [(_, Seen::Current(_))]
     ));
+}
+
+/// More than one call of the script can take: so there are several, and a write is held in all.
+#[tokio::test]
+async fn a_step_on_very_many_states_reaches_each_of_them() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let states: Vec<StateKey> = (0..1_000)
+        .map(|n| StateKey::new(format!("f{n}~state")))
+        .collect();
+    let (hold, lasting) = (HoldId(7), HOLD);
+    let begin = Step::Begin { hold, lasting };
+    assert!(store.announce(&states, begin).await.is_ok());
+    let held = server.keys_in(1);
+    assert_eq!(
+        held.iter().filter(|key| key.ends_with("~state")).count(),
+        1_000
+    );
+    let finish = Step::Finish {
+        hold,
+        outcome: Outcome::Changed,
+        lasting,
+    };
+    let replies = store.step(&states, finish).await.unwrap();
+    assert_eq!(replies.len(), 1_000);
+    assert!(
+        replies
+            .iter()
+            .all(|reply| reply.own_hold && reply.seen == Seen::Absent)
+    );
+    assert!(!server.keys_in(1).iter().any(|key| key.ends_with("~state")));
+}
+
+#[tokio::test]
+async fn states_that_a_look_up_has_shown_are_opened_in_the_life_that_the_store_lives() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let all = states(&["f~state", "g~all", "h~state"]);
+    let seen = |found: Found| found.states;
+    // One is there already, one is held, and of one nothing is known.
+    store.open(&states(&["g~all"])).await.unwrap();
+    let begin = Step::Begin {
+        hold: HoldId(1),
+        lasting: HOLD,
+    };
+    store.step(&states(&["h~state"]), begin).await.unwrap();
+    let shown = seen(
+        store
+            .look_up("t:f", &states(&["f~state", "g~all"]))
+            .await
+            .unwrap(),
+    );
+    let opened = store.open_after(&all, &shown).await.unwrap();
+    let [
+        (_, Seen::Current(f)),
+        (_, Seen::Current(g)),
+        (_, Seen::Held),
+    ] = opened[..]
+    else {
+        panic!("{opened:?}")
+    };
+    assert_eq!(shown[1].1, Seen::Current(g), "as it was");
+    assert_eq!(seen(store.look_up("t:f", &all).await.unwrap()), opened);
+    assert_eq!(store.open_after(&all, &opened).await.unwrap(), opened);
+
+    // Another instance finds that the store lives another life, and this one has not heard of it.
+    let record = server.run_in(1, &["GET", "t:~incarnation"]).text();
+    let other = record.replace(&format!("{:08x}", f.incarnation().0), "000000aa");
+    server
+        .run_in(1, &["SET", "t:~incarnation", &other])
+        .unwrap_ok();
+    let shown = seen(
+        store
+            .look_up("t:i", &states(&["f~state", "i~state"]))
+            .await
+            .unwrap(),
+    );
+    let all = states(&["f~state", "i~state"]);
+    let opened = store.open_after(&all, &shown).await.unwrap();
+    for (state, seen) in opened {
+        let Seen::Current(epoch) = seen else {
+            panic!("{state}: {seen:?}")
+        };
+        assert_eq!(epoch.incarnation(), Incarnation(0xaa), "{state}");
+    }
+
+    // And where nobody knows which life it is, it begins one.
+    server.run_in(1, &["DEL", "t:~incarnation"]);
+    let shown = seen(store.look_up("t:j", &states(&["j~state"])).await.unwrap());
+    let opened = store
+        .open_after(&states(&["j~state"]), &shown)
+        .await
+        .unwrap();
+    let [(_, Seen::Current(epoch))] = opened[..] else {
+        panic!("{opened:?}")
+    };
+    assert_ne!(epoch.incarnation(), Incarnation(0xaa));
+}
+
+#[tokio::test]
+async fn a_write_holds_what_is_none_of_ours_and_leaves_nothing_of_it() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let state = states(&["f~state"]);
+    for foreign in [
+        &["SET", "t:f~state", "garbage"][..],
+        &["SET", "t:f~state", "5f-0123456789abcdef x@y"],
+        &["SET", "t:f~state", "garbage 0123456789abcdef@9999999999999"],
+        &["HSET", "t:f~state", "a", "b"],
+    ] {
+        server.run_in(1, &["DEL", "t:f~state"]);
+        server.run_in(1, foreign);
+        let (hold, lasting) = (HoldId(1), HOLD);
+        let begin = Step::Begin { hold, lasting };
+        store.step(&state, begin).await.unwrap();
+        let seen = store.look_up("t:f", &state).await.unwrap().states;
+        assert_eq!(seen[0].1, Seen::Held, "{foreign:?}");
+        assert!(
+            server.run_in(1, &["PTTL", "t:f~state"]).number() > 0,
+            "{foreign:?}"
+        );
+        let outcome = Outcome::Unchanged;
+        let finish = Step::Finish {
+            hold,
+            outcome,
+            lasting,
+        };
+        let replies = store.step(&state, finish).await.unwrap();
+        assert!(replies[0].own_hold, "{foreign:?}");
+        let seen = store.look_up("t:f", &state).await.unwrap().states;
+        assert!(!matches!(seen[0].1, Seen::Current(_)), "{foreign:?}");
+    }
 }
 
 #[tokio::test]

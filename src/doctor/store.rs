@@ -312,8 +312,8 @@ impl Examination<'_> {
                     &sha,
                     "1",
                     &state,
-                    "60000",
                     "open",
+                    "60000",
                     "0000000000000000",
                 ];
                 self.ask(probe, &run).await

@@ -31,6 +31,7 @@ use crate::caching::reuse::{Reuse, reuse};
 use crate::caching::stored::Stored;
 use crate::clock::{self, Timestamp};
 use crate::coherence::LookUp;
+use crate::coherence::flights::Moment;
 use crate::config::{Access, Policy, Route};
 use crate::message::{conditions, forwarded};
 use crate::reply::Reply;
@@ -125,6 +126,8 @@ pub struct Foreseen {
     route: usize,
     pub asked: Asked,
     pub looked: LookUp,
+    /// Taken before it was looked up.
+    pub since: Moment,
     pub took: Duration,
 }
 
@@ -315,10 +318,16 @@ impl Proxy {
         let now = clock::now();
         let again = known.of(read, id.as_ref());
         let (depends, origin) = (&known.asked.depends, &known.asked.origin);
+        let since = setup.flights.now();
+        let begun = Begun {
+            now,
+            since,
+            started,
+        };
         let looked = again.with_names(|copy, own| {
             let coherence = &setup.coherence;
             match coherence.look_up_now(copy, depends, own, origin) {
-                Some(looked) => Ok(again.come_to(&setup, copy, looked, now, started)),
+                Some(looked) => Ok(again.come_to(&setup, copy, looked, begun)),
                 None => Err(match own {
                     None => (copy.to_owned(), depends.clone()),
                     Some(own) => (copy.to_owned(), shape::of_another(depends, own)),
@@ -337,7 +346,7 @@ impl Proxy {
             let origin = &known.asked.origin;
             let looked = setup.coherence.look_up(&copy, &depends, origin).await;
             let again = known.of(&read, id.as_ref());
-            again.come_to(&setup, &copy, looked, now, started)
+            again.come_to(&setup, &copy, looked, begun)
         });
         Some(Found::LookingUp(head, looking_up))
     }
@@ -376,6 +385,14 @@ impl Known {
             by_shape: self.shape.as_ref().zip(id),
         }
     }
+}
+
+/// How a look-up was begun.
+#[derive(Clone, Copy)]
+struct Begun {
+    now: Timestamp,
+    since: Moment,
+    started: Option<Instant>,
 }
 
 /// A known request that comes again, or another of its shape.
@@ -417,15 +434,13 @@ impl Again<'_> {
         }
     }
 
-    fn come_to(
-        &self,
-        setup: &Setup,
-        copy: &str,
-        looked: LookUp,
-        now: Timestamp,
-        started: Option<Instant>,
-    ) -> Outcome {
+    fn come_to(&self, setup: &Setup, copy: &str, looked: LookUp, begun: Begun) -> Outcome {
         let known = self.known;
+        let Begun {
+            now,
+            since,
+            started,
+        } = begun;
         match self.hit(setup, copy, &looked, now, started) {
             Some(hit) => Outcome::Hit(hit),
             None => Outcome::Foreseen(Box::new(Foreseen {
@@ -434,6 +449,7 @@ impl Again<'_> {
                 route: known.route,
                 asked: self.asked(),
                 looked,
+                since,
                 took: started.map(|started| started.elapsed()).unwrap_or_default(),
             })),
         }

@@ -1,5 +1,6 @@
 //! A read under a route: look up; if there is nothing, lead a fetch or follow one; reply.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::reuse::{self, Reuse, Terms, reuse};
 use crate::caching::stored::Stored;
 use crate::clock;
-use crate::coherence::flights::{Fence, Follower, Turn};
+use crate::coherence::flights::{Fence, Follower, Moment, Turn};
 use crate::coherence::{Depends, Epochs, LookUp, States, fresh_bits, protocol};
 use crate::config::{Access, Route};
 use crate::error::{Error, UpstreamFailure};
@@ -36,23 +37,26 @@ pub fn read(
 ) -> impl Future<Output = Result<Reply, Error>> + Send {
     // Before it is presented: what is learnt meanwhile makes it unknown.
     let terms = known::terms_of(&setup, &client, route);
-    let (presented, found) = match foreseen {
+    let (presented, found, since) = match foreseen {
         None => (
             present(&setup, &setup.served[route], &captures, &client),
+            None,
             None,
         ),
         Some(foreseen) => {
             let Foreseen {
                 asked,
                 looked,
+                since,
                 took,
                 ..
             } = *foreseen;
             debug_assert!(is_presented(&setup, route, &captures, &client, &asked));
-            (Presented::Asked(asked), Some((looked, took)))
+            (Presented::Asked(asked), Some((looked, took)), Some(since))
         }
     };
     async move {
+        let since = since.unwrap_or_else(|| setup.flights.now());
         match look_up(&setup, route, &captures, &client, &presented, found).await? {
             Looked::Hit(reply) => {
                 if let (Some(terms), Presented::Asked(asked)) = (terms, &presented) {
@@ -63,7 +67,15 @@ pub fn read(
             // Boxed, or a hit would carry room for all that it does not need.
             other => {
                 let client = Arc::new(client);
-                Box::pin(go_on(&setup, route, captures, client, presented, other)).await
+                Box::pin(go_on(
+                    &setup,
+                    route,
+                    captures,
+                    client,
+                    presented,
+                    (other, since),
+                ))
+                .await
             }
         }
     }
@@ -245,7 +257,7 @@ async fn go_on(
     captures: Captures,
     client: Arc<Client>,
     mut presented: Presented,
-    mut looked: Looked,
+    (mut looked, mut since): (Looked, Moment),
 ) -> Result<Reply, Error> {
     let served = &setup.served[route];
     // What is rare is boxed, here and below, or every miss would carry room for it, and zero and copy it.
@@ -292,11 +304,12 @@ async fn go_on(
                 captures: &captures,
                 client: &client,
             };
-            if !news && let Some(reply) = ask.wait(asked, stale, why).await? {
+            if !news && let Some(reply) = ask.wait(asked, since, stale, why).await? {
                 return Ok(reply);
             }
         }
         presented = present(setup, served, &captures, &client);
+        since = setup.flights.now();
         looked = look_up(setup, route, &captures, &client, &presented, None).await?;
     }
     match looked {
@@ -318,14 +331,19 @@ impl Ask<'_> {
     async fn wait(
         &self,
         asked: Asked,
+        since: Moment,
         stale: Option<Arc<Stored>>,
         why: Reason,
     ) -> Result<Option<Reply>, Error> {
         let Ask { setup, client, .. } = *self;
         let served = &setup.served[self.route];
         let (epochs, fence) = open(setup, served, &asked.depends).await;
-        let mut follower = match setup.flights.join(&asked.copy, &fence) {
-            Turn::Lead(fill, mut follower) => {
+        let mut follower = match setup.flights.join(&asked.copy, &fence, since) {
+            Turn::Lead {
+                fill,
+                mut follower,
+                look_again,
+            } => {
                 let fetch = Fetch {
                     setup: setup.clone(),
                     route: self.route,
@@ -335,6 +353,7 @@ impl Ask<'_> {
                     epochs,
                     absence: fence.absence,
                     replacing: stale,
+                    look_again,
                 };
                 follower.carry(fetch.run(fill));
                 follower
@@ -349,10 +368,19 @@ impl Ask<'_> {
         let for_me = |answer: &Answer| {
             leads || !matches!(answer, Answer::Coming(coming) if coming.others == Others::Wait)
         };
-        // Longer than this nobody waits for another's fetch.
-        let patience = setup.upstream.settings().total * 2;
-        let Ok(answer) = tokio::time::timeout(patience, follower.answer(for_me)).await else {
-            return Ok(None);
+        let answer = {
+            let mut answering = pin!(follower.answer(for_me));
+            match leads {
+                true => answering.await,
+                // Longer than this nobody waits for another's fetch.
+                false => {
+                    let patience = setup.upstream.settings().total * 2;
+                    match tokio::time::timeout(patience, answering.as_mut()).await {
+                        Ok(answer) => answer,
+                        Err(_) => return Ok(None),
+                    }
+                }
+            }
         };
         let collapsed = !leads;
         // Whoever has waited for longer than the verdict lasts, or was revoked meanwhile, is given nothing but the answer to

@@ -1,13 +1,13 @@
-//! A write: held, forwarded once, finished, and only then answered. It runs in a task that outlives its client:
-//! once it may have left, what it purges does not depend on who still waits.
+//! A write: held, forwarded once, finished, and only then answered. It outlives its client: once it may have left, what it
+//! purges does not depend on who still waits.
 
 use std::sync::Arc;
 
 use http::Response;
 use http::header::HeaderMap;
-use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::outliving::Outliving;
 use super::plan::{self, By};
 use super::under_way::UnderWay;
 use super::{Client, Setup, hottest, obey, pass, present, turnover};
@@ -18,7 +18,7 @@ use crate::caching::key::cache_group_state;
 use crate::coherence::turnstile::Entered;
 use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, protocol};
 use crate::config::{Config, PurgeRule, WhenStoreIsDown};
-use crate::error::{Error, UpstreamFailure};
+use crate::error::Error;
 use crate::metrics::COUNTED;
 use crate::purges::{self, ByWrite, Cause};
 use crate::reply::Reply;
@@ -83,14 +83,13 @@ async fn held_write(
     let entered = setup.turnstile.enter(&states).await;
     // The slot before the hold: a write that waits in the queue holds nothing.
     let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
-    let (tell, told) = oneshot::channel();
     let own = setup.clone();
-    setup.writes.tasks.spawn(async move {
-        let answered = held(&own, &client, body, states, by, (slot, entered), under_way).await;
-        // A client that has gone does not hear of it; the write is finished all the same.
-        let _ = tell.send(answered);
-    });
-    match told.await.unwrap_or(Err(UpstreamFailure::Lost.into()))? {
+    // A client that leaves does not hear of it; the write is finished all the same.
+    let held = Outliving::new(
+        async move { held(&own, &client, body, states, by, (slot, entered), under_way).await },
+        &setup.writes.tasks,
+    );
+    match held.await? {
         Answered::Passed(response) => Ok(pass::streamed(response, Forward::Method, None)),
         Answered::Kept(reply) => Ok(reply),
     }

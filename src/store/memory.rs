@@ -23,9 +23,11 @@ const SHARDS: usize = 64;
 /// forgotten, which is a purge and so always safe.
 const STATES_PER_SHARD: usize = 8_192;
 
+type Shard = HashMap<StateKey, State, RandomState>;
+
 pub struct Memory {
     copies: Copies,
-    states: Vec<RwLock<HashMap<StateKey, State, RandomState>>>,
+    states: Vec<RwLock<Shard>>,
     states_per_shard: usize,
     hasher: RandomState,
     /// Marked names, each until when.
@@ -184,7 +186,7 @@ impl Memory {
         reply
     }
 
-    fn shard(&self, state: &StateKey) -> &RwLock<HashMap<StateKey, State, RandomState>> {
+    fn shard(&self, state: &StateKey) -> &RwLock<Shard> {
         &self.states[self.hasher.hash_one(state) as usize % SHARDS]
     }
 }

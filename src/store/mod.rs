@@ -100,6 +100,7 @@ pub enum Store {
     Redis(redis::Redis),
 }
 
+/// What asks Redis for more than a hit is boxed, or each miss and write would carry room for it, whatever the store.
 impl Store {
     /// The copy and its states, in one round trip.
     pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
@@ -124,7 +125,19 @@ impl Store {
     pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.open(states)),
-            Store::Redis(redis) => timed(Command::Open, redis.open(states)).await,
+            Store::Redis(redis) => Box::pin(timed(Command::Open, redis.open(states))).await,
+        }
+    }
+
+    /// As `open`, for a read to which its own look-up has just shown some of these states.
+    pub async fn open_after(
+        &self,
+        states: &States,
+        seen: &[(StateKey, Seen)],
+    ) -> Result<SeenStates, Away> {
+        match self {
+            Store::Memory(memory) => Ok(memory.open(states)),
+            Store::Redis(redis) => timed(Command::Open, redis.open_after(states, seen)).await,
         }
     }
 
@@ -132,7 +145,7 @@ impl Store {
     pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.step(states, step)),
-            Store::Redis(redis) => timed(Command::Step, redis.step(states, step)).await,
+            Store::Redis(redis) => Box::pin(timed(Command::Step, redis.step(states, step))).await,
         }
     }
 
@@ -143,7 +156,9 @@ impl Store {
                 memory.step(states, step);
                 Ok(Duration::ZERO)
             }
-            Store::Redis(redis) => timed(Command::Step, redis.announce(states, step)).await,
+            Store::Redis(redis) => {
+                Box::pin(timed(Command::Step, redis.announce(states, step))).await
+            }
         }
     }
 
@@ -187,7 +202,9 @@ impl Store {
                 memory.put(copy, stored);
                 Ok(())
             }
-            Store::Redis(redis) => timed(Command::Put, redis.put(copy, &stored, lasting)).await,
+            Store::Redis(redis) => {
+                Box::pin(timed(Command::Put, redis.put(copy, &stored, lasting))).await
+            }
         }
     }
 

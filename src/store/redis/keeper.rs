@@ -25,8 +25,9 @@ use tokio_util::either::Either;
 use tracing::{error, info, warn};
 
 use super::frame::{self, Reply};
-use super::link::{self, Link, Probe, SCRIPT, SECTIONS, SHEBANGS, text};
+use super::link::{self, Link, Probe, SECTIONS, SHEBANGS, text};
 use super::pipe;
+use super::script::SCRIPT;
 use super::{A_WEEK, Place, Shared};
 use crate::coherence::lease;
 use crate::coherence::life::{self, How};

@@ -1,10 +1,11 @@
-//! A link to Redis: one connection for everything and one for the hits alone, both to the same server, and all that
+//! A link to Redis: one connection for what requests ask and one for everything else, both to the same server, and all that
 //! was learnt on them. When either is lost, so is the link with all commands under way, and nothing here sends one twice.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, Value};
@@ -16,17 +17,17 @@ use tracing::debug;
 use super::batched::Batched;
 use super::keeper::NoLink;
 use super::pipe::Pipe;
-use super::{A_WEEK, Place, Shared};
+use super::{A_WEEK, Place, Shared, frame, script};
+use crate::caching::cache_status::Reason;
+use crate::caching::stored::Stored;
 use crate::coherence::lease::{self, Registry};
 use crate::coherence::life::{Heard, How};
-use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, Step};
+use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{NOTICE, StateKey, fresh_bits};
-use crate::store::Away;
+use crate::store::{Away, codec};
 
 /// Commands that may be on their way at once. What waits here has not been sent, and so is no sign of a slow store.
 const IN_FLIGHT: usize = 512;
-
-pub(super) const SCRIPT: &str = include_str!("state.lua");
 
 const INCARNATION: &str = include_str!("incarnation.lua");
 
@@ -34,6 +35,12 @@ const LEASES: &str = include_str!("leases.lua");
 
 /// Where nobody has a lease, there is nothing to sweep; a write that finds one says so.
 const NEVER_MIND: Duration = Duration::from_secs(24 * 3600);
+
+/// States that one call of the script is told of: others wait while it runs.
+const AT_ONCE: usize = 64;
+
+/// A copy of at most so many bytes goes out with what requests ask; a larger one would make them wait for it.
+const SMALL: usize = 64 * 1024;
 
 /// Where the store's present life stands, below the prefix.
 pub(super) const INCARNATION_KEY: &str = "~incarnation";
@@ -53,7 +60,7 @@ pub(super) struct Link {
     pub(super) number: u64,
     connection: MultiplexedConnection,
     driver: JoinHandle<()>,
-    /// Look-ups go here.
+    /// Look-ups, steps and small copies go here.
     pub(super) pipe: Pipe,
     in_flight: Semaphore,
     sent: AtomicU64,
@@ -209,15 +216,15 @@ impl Link {
         self.pipe.give_up();
     }
 
+    /// The same step on each state.
     pub(super) async fn step(
         &self,
         shared: &Shared,
         states: &[StateKey],
         step: Step,
     ) -> Result<Vec<Reply>, Away> {
-        self.tell(shared, states, step, None)
-            .await
-            .map(|told| told.0)
+        let told = self.tell(shared, states, step).await?;
+        Ok(told.replies)
     }
 
     /// As `step`; and how long to wait for those who have seen the states before, as it stood after the steps.
@@ -227,64 +234,144 @@ impl Link {
         states: &[StateKey],
         step: Step,
     ) -> Result<Duration, Away> {
-        let mut terms = Cmd::new();
-        terms.arg("GET").arg(shared.key(lease::KEY));
-        let (_, terms) = self.tell(shared, states, step, Some(terms)).await?;
-        Ok(self.wait_for(&terms, shared.term()))
+        let told = self.tell(shared, states, step).await?;
+        Ok(self.wait_for(told.terms.as_deref(), shared.term()))
     }
 
     /// How long to wait by these terms, of which one may be this instance's own.
-    pub(super) fn wait_for(&self, terms: &Value, own: Option<Duration>) -> Duration {
+    pub(super) fn wait_for(&self, terms: Option<&[u8]>, own: Option<Duration>) -> Duration {
         let now = tokio::time::Instant::now();
-        let wait = Registry::wait(bytes(terms));
+        let wait = Registry::wait(terms);
         // Somebody must name what was lost, and sweep what is overdue.
         let is_watched = own.is_some() || *self.terms_next.lock() <= now + lease::STANDS_FOR * 2;
-        if bytes(terms).is_none() || (!wait.is_zero() && !is_watched) {
+        if terms.is_none() || (!wait.is_zero() && !is_watched) {
             self.terms_are_due.store(true, Ordering::Relaxed);
         }
         wait.max(self.young_until.saturating_duration_since(now))
     }
 
-    /// `last` is asked after all steps have been done.
+    /// Some at a time, each lot confirmed before the next is sent: so the terms are as they stood after all of them, and who
+    /// fails in the middle has told nobody for certain.
     async fn tell(
         &self,
         shared: &Shared,
         states: &[StateKey],
         step: Step,
-        last: Option<Cmd>,
-    ) -> Result<(Vec<Reply>, Value), Away> {
-        let mut evals = Pipeline::new();
-        for state in states {
-            evals.add_command(self.eval(shared, state, step, false));
-        }
-        if let Some(last) = &last {
-            evals.add_command(last.clone());
-        }
-        let mut values = self.run_all(shared, &evals).await?;
-        let mut said_last = values.split_off(states.len().min(values.len()));
-        // The server forgot the script (SCRIPT FLUSH, a restart behind a proxy): those did not run.
-        let unknown: Vec<usize> = values
-            .iter()
-            .enumerate()
-            .filter(|(_, value)| matches!(value, Value::ServerError(error) if error.code() == "NOSCRIPT"))
-            .map(|(n, _)| n)
-            .collect();
-        if !unknown.is_empty() {
-            let mut evals = Pipeline::new();
-            for n in &unknown {
-                evals.add_command(self.eval(shared, &states[*n], step, true));
-            }
-            if let Some(last) = last {
-                evals.add_command(last);
-            }
-            let mut again = self.run_all(shared, &evals).await?;
-            said_last = again.split_off(unknown.len().min(again.len()));
-            for (n, value) in unknown.into_iter().zip(again) {
-                values[n] = value;
+    ) -> Result<script::Told, Away> {
+        let mut told = script::Told::default();
+        let mut rest = states;
+        loop {
+            let (some, others) = rest.split_at(rest.len().min(AT_ONCE));
+            let call = script::Call::step(step, some);
+            let reply = self.call(shared, &call).await?;
+            let mut of_some = call.told(&reply).ok_or(Away)?;
+            told.replies.append(&mut of_some.replies);
+            told.terms = of_some.terms;
+            rest = others;
+            if rest.is_empty() {
+                return Ok(told);
             }
         }
-        let replies = values.iter().map(reply).collect::<Option<_>>();
-        Ok((replies.ok_or(Away)?, said_last.pop().unwrap_or(Value::Nil)))
+    }
+
+    /// Opens these states if the store still lives the life that is known here.
+    pub(super) async fn enter(
+        &self,
+        shared: &Shared,
+        states: &[StateKey],
+        life: Incarnation,
+        fresh: u32,
+    ) -> Result<script::Entered, Away> {
+        let call = script::Call::enter(life, fresh, states);
+        let reply = self.call(shared, &call).await?;
+        call.entered(&reply).ok_or(Away)
+    }
+
+    /// One call of the script. Gives the text that it returns.
+    async fn call(&self, shared: &Shared, call: &script::Call<'_>) -> Result<Bytes, Away> {
+        let lifetime = shared.lifetimes.load().state();
+        let mut by = script::By::Digest(&self.script_sha);
+        loop {
+            let write = |out: &mut BytesMut| call.write(out, by, &shared.prefix, lifetime);
+            let reply = self.pipe.say(1, write).await.map_err(|_| Away)?;
+            match frame::reply(&reply) {
+                Ok(frame::Reply::Text(text)) => return Ok(reply.slice_ref(text)),
+                // The server forgot it (SCRIPT FLUSH, a restart behind a proxy): it did not run.
+                Ok(frame::Reply::Error("NOSCRIPT")) if by != script::By::Text(&self.script) => {
+                    by = script::By::Text(&self.script);
+                }
+                Ok(frame::Reply::Error(code)) => {
+                    self.note_failing(code);
+                    debug!(store = %Place(&shared.settings), code, "the store refused a step");
+                    return Err(Away);
+                }
+                _ => return Err(Away),
+            }
+        }
+    }
+
+    /// A copy, after its states have been given time: a state outlives its copies, also one that is stored late. GT never
+    /// makes one of nothing.
+    pub(super) async fn put(
+        &self,
+        shared: &Shared,
+        copy: &str,
+        stored: &Stored,
+        lasting: Duration,
+    ) -> Result<(), Reason> {
+        let (value, prefix) = (codec::encode(stored), &shared.prefix);
+        let lifetime = shared.lifetimes.load().state().to_string();
+        let lasting = lasting.as_millis().max(1).to_string();
+        if value.len() > SMALL {
+            let mut put = Pipeline::new();
+            for (state, _) in &stored.epochs {
+                let mut expire = Cmd::new();
+                expire.arg("PEXPIRE").write_arg_pair(prefix, state);
+                put.add_command(expire.arg(&lifetime).arg("GT").to_owned());
+            }
+            let set = put.cmd("SET").arg(copy).arg(value).arg("PX");
+            let answers = self.run_all(shared, set.arg(&lasting)).await;
+            let answers = answers.map_err(|Away| Reason::StoreAway)?;
+            return match answers.last() {
+                Some(Value::ServerError(refused)) => Err(not_put(refused.code())),
+                _ => Ok(()),
+            };
+        }
+        let commands = stored.epochs.len() + 1;
+        let answer = self.pipe.say(commands, |out| {
+            for (state, _) in &stored.epochs {
+                frame::command(out, 4);
+                frame::argument(out, &[b"PEXPIRE"]);
+                frame::argument(out, &[prefix.as_bytes(), b":", state.as_str().as_bytes()]);
+                frame::argument(out, &[lifetime.as_bytes()]);
+                frame::argument(out, &[b"GT"]);
+            }
+            frame::command(out, 5);
+            for word in [b"SET", copy.as_bytes(), &value, b"PX", lasting.as_bytes()] {
+                frame::argument(out, &[word]);
+            }
+        });
+        let answer = answer.await.map_err(|_| Reason::StoreAway)?;
+        match frame::reply(&answer) {
+            Ok(frame::Reply::Error(code)) => {
+                self.note_failing(code);
+                Err(not_put(code))
+            }
+            Ok(_) => Ok(()),
+            Err(frame::Malformed) => Err(Reason::StoreAway),
+        }
+    }
+
+    /// The values of a reply.
+    pub(super) fn values<'r>(&self, reply: &'r [u8]) -> Result<frame::Values<'r>, Away> {
+        match frame::reply(reply) {
+            Ok(frame::Reply::Values(values)) => Ok(values),
+            Ok(frame::Reply::Error(code)) => {
+                self.note_failing(code);
+                Err(Away)
+            }
+            _ => Err(Away),
+        }
     }
 
     /// A state as it counts on this link, which was trusted or not when it was asked.
@@ -385,50 +472,6 @@ impl Link {
         who(told.each_ref().map(Option::as_deref))
     }
 
-    fn eval(&self, shared: &Shared, state: &StateKey, step: Step, whole: bool) -> Cmd {
-        let mut eval = Cmd::new();
-        match whole {
-            true => eval.arg("EVAL").arg(&self.script),
-            false => eval.arg("EVALSHA").arg(&self.script_sha),
-        };
-        eval.arg(1).write_arg_pair(&shared.prefix, state);
-        eval.arg(shared.lifetimes.load().state());
-        match step {
-            Step::Open { incarnation, fresh } => eval
-                .arg("open")
-                .arg(format!("{:08x}{fresh:08x}", incarnation.0)),
-            Step::Begin { hold, lasting } => eval
-                .arg("begin")
-                .arg(hold.to_string())
-                .arg(lasting.as_millis() as u64),
-            Step::Finish {
-                hold,
-                outcome,
-                lasting,
-            } => {
-                let word = match outcome {
-                    Outcome::Changed => "changed",
-                    Outcome::Unchanged => "unchanged",
-                    Outcome::Ambiguous => "ambiguous",
-                };
-                eval.arg(word)
-                    .arg(hold.to_string())
-                    .arg(lasting.as_millis() as u64)
-            }
-            Step::Renew {
-                hold,
-                incarnation,
-                fresh,
-            } => eval
-                .arg("renew")
-                .arg(hold.to_string())
-                .arg(format!("{:08x}{fresh:08x}", incarnation.0)),
-            Step::Purge => eval.arg("purge").arg("-"),
-            Step::Outdate => eval.arg("outdate").arg("-"),
-        };
-        eval
-    }
-
     fn trouble(&self, shared: &Shared, error: &RedisError) -> Away {
         if let Some(code) = error.code() {
             self.note_failing(code);
@@ -486,6 +529,11 @@ impl Drop for Sent<'_> {
     }
 }
 
+fn not_put(code: &str) -> Reason {
+    debug!(code, "the store did not take a copy");
+    Reason::StoreRefused
+}
+
 fn gone() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()
 }
@@ -513,19 +561,6 @@ pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
         Value::BulkString(bytes) => Some(bytes),
         _ => None,
     }
-}
-
-fn reply(value: &Value) -> Option<Reply> {
-    let Value::Array(parts) = value else {
-        return None;
-    };
-    let [state, own] = parts.as_slice() else {
-        return None;
-    };
-    Some(Reply {
-        seen: seen(bytes(state)),
-        own_hold: integer(own) == Some(1),
-    })
 }
 
 pub(super) fn text(value: &Value) -> Option<String> {

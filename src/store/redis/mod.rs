@@ -4,9 +4,11 @@
 mod batched;
 pub mod frame;
 mod keeper;
+mod known;
 mod link;
 mod pipe;
 pub mod probe;
+mod script;
 mod secret;
 
 use std::fmt;
@@ -19,7 +21,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::{Cmd, Pipeline, Value};
 use tokio::task::JoinHandle;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::tier::{self, Leasing, Standing, Tier};
 use super::{Away, Found, Health, Lifetimes, Listed, SeenStates, codec};
@@ -29,11 +31,12 @@ use crate::caching::stored::Stored;
 use crate::clock;
 use crate::coherence::lease::{self, Lease, Registry};
 use crate::coherence::life::{How, Record};
-use crate::coherence::protocol::{Reply, Seen, Step};
+use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{Journal, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
 use keeper::NoLink;
-use link::{ArgPair, INCARNATION_KEY, Link, bytes, integer, text, words};
+use link::{INCARNATION_KEY, Link, bytes, integer, text, words};
+use script::Entered;
 
 /// The deployment's own keys live a week from their last renewal.
 const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -224,22 +227,47 @@ impl Redis {
         self.shared.tier.as_ref().map(Tier::usage)
     }
 
+    /// After a look-up that has shown some of these states: those that it has shown as current are not asked about again, and all
+    /// others are opened in one round trip.
+    pub async fn open_after(
+        &self,
+        states: &States,
+        seen: &[(StateKey, Seen)],
+    ) -> Result<SeenStates, Away> {
+        let link = self.shared.link()?;
+        let is_current = |state| matches!(seen_of(seen, state), Some(Seen::Current(_)));
+        let is_new = |(_, seen): &(StateKey, Seen)| !matches!(seen, Seen::Current(_));
+        if seen.iter().any(is_new) && link.is_trusted() {
+            let asked = states.iter().filter(|state| !is_current(state));
+            let asked: States = asked.cloned().collect();
+            let life = link.life.last();
+            let opened = link.enter(&self.shared, &asked, life, fresh_bits() as u32);
+            if let Entered::Opened(opened) = opened.await? {
+                let opened: SeenStates = asked.into_iter().zip(opened).collect();
+                return Ok(merged(states, &opened, seen, life));
+            }
+        }
+        self.open_anew(&link, states).await
+    }
+
+    /// The states, with an epoch made for each that has neither epoch nor hold.
     pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
         let link = self.shared.link()?;
-        let mut mget = Cmd::new();
-        mget.arg("MGET").arg(self.shared.key(INCARNATION_KEY));
-        for state in states {
-            mget.write_arg_pair(&self.shared.prefix, state);
-        }
+        self.open_anew(&link, states).await
+    }
+
+    /// First what they are, and which life this is.
+    async fn open_anew(&self, link: &Link, states: &States) -> Result<SeenStates, Away> {
         let (trusted, before) = (link.is_trusted(), link.life.last());
-        let Value::Array(values) = link.run(&self.shared, &mget).await? else {
-            return Err(Away);
-        };
-        let Some((life, values)) = values.split_first() else {
-            return Err(Away);
-        };
+        let names = states.iter().map(StateKey::as_str);
+        let keys = std::iter::once(INCARNATION_KEY).chain(names);
+        let reply = link.pipe.mget(None, &self.shared.prefix, keys);
+        let reply = reply.await.map_err(|_| Away)?;
+        let mut values = link.values(&reply)?;
+        let life = values.next().ok_or(Away)?;
+        let life = life.and_then(|text| Record::parse(std::str::from_utf8(text).ok()?));
         // Another instance may have found that the store lives another life; or the key was evicted.
-        let life = match text(life).and_then(|text| Record::parse(&text)) {
+        let life = match life {
             Some(record) => {
                 link.life.hear(before, record.life);
                 record.life
@@ -250,36 +278,24 @@ impl Redis {
                 entered.await.map_err(|_| Away)?.0
             }
         };
-        let mut found: SeenStates = states
-            .iter()
-            .cloned()
-            .zip(
-                values
-                    .iter()
-                    .map(|value| link::seen(bytes(value)).by_link(trusted, life)),
-            )
-            .collect();
+        let seen = values.map(|value| link::seen(value).by_link(trusted, life));
+        let found: SeenStates = states.iter().cloned().zip(seen).collect();
         // A held one is asked, too: its hold may be overdue, and whoever asks sweeps it.
-        let asked: Vec<StateKey> = found
+        let asked = found
             .iter()
-            .filter(|(_, seen)| !matches!(seen, Seen::Current(_)))
-            .map(|(state, _)| state.clone())
-            .collect();
-        if !asked.is_empty() && trusted {
-            let step = Step::Open {
-                incarnation: life,
-                fresh: fresh_bits() as u32,
-            };
-            for (state, reply) in asked
-                .iter()
-                .zip(link.step(&self.shared, &asked, step).await?)
-            {
-                for (_, seen) in found.iter_mut().filter(|(name, _)| name == state) {
-                    *seen = reply.seen.in_life(life);
-                }
-            }
+            .filter(|(_, seen)| !matches!(seen, Seen::Current(_)));
+        let asked: States = asked.map(|(state, _)| state.clone()).collect();
+        if asked.is_empty() || !trusted {
+            return Ok(found);
         }
-        Ok(found)
+        let step = Step::Open {
+            incarnation: life,
+            fresh: fresh_bits() as u32,
+        };
+        let replies = link.step(&self.shared, &asked, step).await?;
+        let opened = replies.into_iter().map(|reply| reply.seen);
+        let opened: SeenStates = asked.into_iter().zip(opened).collect();
+        Ok(merged(states, &opened, &found, life))
     }
 
     /// Since when the store has been away, if it is.
@@ -311,7 +327,7 @@ impl Redis {
             let mut get = Cmd::new();
             get.arg("GET").arg(self.shared.key(lease::KEY));
             let terms = link.run(&self.shared, &get).await?;
-            Ok::<_, Away>(link.wait_for(&terms, self.shared.term()))
+            Ok::<_, Away>(link.wait_for(bytes(&terms), self.shared.term()))
         };
         // Whoever has a lease has it by a link that was there.
         asked.await.unwrap_or(Registry::wait(None))
@@ -331,38 +347,12 @@ impl Redis {
         stored: &Arc<Stored>,
         lasting: Duration,
     ) -> Result<(), Reason> {
-        let mut put = Pipeline::new();
-        put.cmd("SET")
-            .arg(copy)
-            .arg(codec::encode(stored))
-            .arg("PX")
-            .arg(lasting.as_millis().max(1) as u64);
-        // A state outlives its copies: whoever stores a late copy gives it time. GT never makes one of nothing.
-        for (state, _) in &stored.epochs {
-            let mut expire = Cmd::new();
-            expire
-                .arg("PEXPIRE")
-                .write_arg_pair(&self.shared.prefix, state);
-            expire.arg(self.shared.lifetimes.load().state()).arg("GT");
-            put.add_command(expire);
-        }
         let link = self.shared.link().map_err(|Away| Reason::StoreAway)?;
-        let replies = link
-            .run_all(&self.shared, &put)
-            .await
-            .map_err(|Away| Reason::StoreAway)?;
-        match replies.first() {
-            Some(Value::ServerError(refused)) => {
-                debug!(code = refused.code(), "the store did not take a copy");
-                Err(Reason::StoreRefused)
-            }
-            _ => {
-                if let Some(tier) = &self.shared.tier {
-                    tier.keep(copy, stored);
-                }
-                Ok(())
-            }
+        link.put(&self.shared, copy, stored, lasting).await?;
+        if let Some(tier) = &self.shared.tier {
+            tier.keep(copy, stored);
         }
+        Ok(())
     }
 
     pub async fn notes(&self, name: &str) -> Result<Vec<String>, Away> {
@@ -533,25 +523,16 @@ impl Shared {
         let names = names.chain(term.map(|_| lease::KEY));
         let reply = link.pipe.mget(copy, &self.prefix, names);
         let reply = reply.await.map_err(|_| Away)?;
-        let mut values = match frame::reply(&reply) {
-            Ok(frame::Reply::Values(values)) => values,
-            Ok(frame::Reply::Error(code)) => {
-                link.note_failing(code);
-                return Err(Away);
-            }
-            _ => return Err(Away),
-        };
+        let mut values = link.values(&reply)?;
         let value = copy.and_then(|_| values.next().flatten());
         let copy = match value {
             Some(value) => {
-                let value = match self.tier {
+                let stored = match self.tier {
                     // Kept, it must not keep what else was read with it.
-                    Some(_) => Bytes::copy_from_slice(value),
-                    None => reply.slice_ref(value),
+                    Some(_) => codec::decode(&Bytes::copy_from_slice(value), states).map(Arc::new),
+                    None => known::decode(value, states, || reply.slice_ref(value)),
                 };
-                codec::decode(&value, states)
-                    .map(Arc::new)
-                    .ok_or(Reason::Foreign)
+                stored.ok_or(Reason::Foreign)
             }
             None => Err(Reason::Absent),
         };
@@ -573,6 +554,28 @@ impl Shared {
         }
         Ok((Found { copy, states }, leasing))
     }
+}
+
+/// The states as they were opened, or else seen before, as they count in this life of the store.
+fn merged(
+    states: &States,
+    opened: &[(StateKey, Seen)],
+    seen: &[(StateKey, Seen)],
+    life: Incarnation,
+) -> SeenStates {
+    let now = |state: &StateKey| {
+        let seen = seen_of(opened, state).or_else(|| seen_of(seen, state));
+        seen.map_or(Seen::Absent, |seen| seen.in_life(life))
+    };
+    states
+        .iter()
+        .map(|state| (state.clone(), now(state)))
+        .collect()
+}
+
+fn seen_of(seen: &[(StateKey, Seen)], state: &StateKey) -> Option<Seen> {
+    let (_, seen) = seen.iter().find(|(name, _)| name == state)?;
+    Some(*seen)
 }
 
 /// Where the store is, for people, without its credentials.

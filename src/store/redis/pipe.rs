@@ -1,6 +1,6 @@
-//! The hits' own connection to Redis: MGETs go out, their replies come in, in order, and nothing else.
+//! The requests' own connection to Redis: look-ups, steps on states and small copies go out, their replies come in, in order.
 //!
-//! A hit pays for what it uses: its command is written straight into the buffer that is sent next, and what it is
+//! A request pays for what it uses: its command is written straight into the buffer that is sent next, and what it is
 //! given is a slice of what was read. All who ask in one turn of the scheduler share one system call, and mostly one
 //! to read. When the connection is lost, so is every command on it, and all who wait are told.
 
@@ -48,10 +48,17 @@ struct Queue {
     /// Commands that have not been sent.
     out: BytesMut,
     /// Who waits for a reply, in the order of the commands.
-    waiting: VecDeque<oneshot::Sender<Bytes>>,
+    waiting: VecDeque<Waiting>,
     /// The driver, while it has nothing to send: taken by who wakes it.
     asleep: Option<Waker>,
     lost: bool,
+}
+
+/// Who waits for the last of some replies.
+struct Waiting {
+    /// Those before it, of which nobody hears.
+    unheard: usize,
+    tell: oneshot::Sender<Bytes>,
 }
 
 impl Pipe {
@@ -86,11 +93,7 @@ impl Pipe {
         prefix: &str,
         states: impl Iterator<Item = &'s str> + Clone,
     ) -> oneshot::Receiver<Bytes> {
-        let (tell, told) = oneshot::channel();
-        let mut queue = self.queue.lock();
-        // Lost, it drops who would tell.
-        if !queue.lost {
-            let out = &mut queue.out;
+        self.say(1, |out| {
             let keys = states.clone().count() + usize::from(copy.is_some());
             frame::command(out, keys + 1);
             frame::argument(out, &[b"MGET"]);
@@ -100,7 +103,23 @@ impl Pipe {
             for state in states {
                 frame::argument(out, &[prefix.as_bytes(), b":", state.as_bytes()]);
             }
-            queue.waiting.push_back(tell);
+        })
+    }
+
+    /// Says so many commands, which `write` writes. Gives the last one's reply as it came, in its turn, or nothing if the
+    /// connection is lost.
+    pub(super) fn say(
+        &self,
+        commands: usize,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> oneshot::Receiver<Bytes> {
+        let (tell, told) = oneshot::channel();
+        let mut queue = self.queue.lock();
+        // Lost, it drops who would tell.
+        if !queue.lost {
+            write(&mut queue.out);
+            let unheard = commands - 1;
+            queue.waiting.push_back(Waiting { unheard, tell });
         }
         let asleep = queue.asleep.take();
         drop(queue);
@@ -258,16 +277,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if let Some(last) = replies.last() {
             self.last = last.len();
         }
-        let mut told: SmallVec<[oneshot::Sender<Bytes>; 64]> = SmallVec::new();
+        let mut told: SmallVec<[(oneshot::Sender<Bytes>, Bytes); 64]> = SmallVec::new();
         {
             let mut queue = self.queue.lock();
-            let waiting = queue.waiting.len().min(replies.len());
-            told.extend(queue.waiting.drain(..waiting));
+            for reply in replies {
+                match queue.waiting.front_mut() {
+                    Some(waiting) if waiting.unheard > 0 => waiting.unheard -= 1,
+                    Some(_) => told.extend(queue.waiting.pop_front().map(|one| (one.tell, reply))),
+                    None => return Err(io::Error::other("a reply to nothing that was asked")),
+                }
+            }
         }
-        if told.len() < replies.len() {
-            return Err(io::Error::other("a reply to nothing that was asked"));
-        }
-        for (tell, reply) in told.into_iter().zip(replies) {
+        for (tell, reply) in told {
             // Who has gone does not hear of it.
             let _ = tell.send(reply);
         }

@@ -6,7 +6,8 @@ use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
-use super::link::{SCRIPT, SHEBANGS, text};
+use super::link::{SHEBANGS, text};
+use super::script::SCRIPT;
 
 pub struct Probe {
     connection: MultiplexedConnection,

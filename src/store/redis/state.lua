@@ -1,97 +1,177 @@
--- One step on one state: `coherence::protocol::State::apply`, where the state is.
--- KEYS[1]: the state. ARGV: the state's lifetime in ms, the step, and its arguments.
--- Returns the state after the step, with one of its holds if it has any, and whether the step's own hold was there before.
+-- One step on each of some states: `coherence::protocol::State::apply`, where the states are. One after the other: that
+-- nobody sees it in between makes it cheap, and nothing relies on it.
+-- ARGV: the step; how long a state lives, in ms; the step's hold, or the life and the fresh bits of an epoch; how long the
+-- hold is to last, in ms.
+-- KEYS: the states. Behind them `begin`, `purge` and `outdate` have the key of the leases' terms, which is read when all is done,
+-- and `enter`, which is `open` if the store still lives the life that it names, the key of that record.
+-- Returns a line for each state as the step has left it: `*` if it is held, its epoch, or `-`; behind a `!` if the step's own
+-- hold was there. After those come the terms, or nothing; alone for `begin`, which leaves all states held. `enter` returns `?` and the
+-- record where that names another life, and nothing where there is none.
 --
--- A family that is written a lot bears many holds, and a loop over them is what costs most by far. So they stand in the order of
--- their deadlines, each as wide as the other: the first says whether any is overdue, the last how long the state must live, and
--- one's own is found as a piece of text. Only what is not so, or has an overdue one, is taken apart.
-local text = redis.pcall('GET', KEYS[1])
-if type(text) ~= 'string' then text = '-' end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local lifetime, step, hold = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+-- What costs most here is calls, then each text that is made, the more so the longer it is: a family that is written a lot bears
+-- many holds. They stand in the order of their deadlines, each as wide as the other: so the first says whether any is overdue, the
+-- last until when the state must live, and one's own is found as a piece of text. What is common has a short way; all else is taken apart.
+local call, find, sub = redis.call, string.find, string.sub
+local step, lifetime, hold = ARGV[1], ARGV[2], ARGV[3]
+local own_hold = ' ' .. hold .. '@'
+local WIDTH, EPOCH = 31, '^%x+%-%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x$'
+-- A state with a hold lives at least to the end of the ten seconds in which its last hold runs out, so not every hold need prolong it.
+local TEN_SECONDS = 10000
 
-local epoch, holds = string.match(text, '^(%x+%-%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x)(.*)$')
-if not epoch or (holds ~= '' and string.sub(holds, 1, 1) ~= ' ') then
-  epoch, holds = '-', string.match(text, '^%S*(.*)$')
+local states, beside = #KEYS, nil
+if step == 'begin' or step == 'purge' or step == 'outdate' or step == 'enter' then
+  beside, states = KEYS[states], states - 1
 end
 
-local width = 31
-local first = tonumber(string.match(holds, '^ %x%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x@(%d%d%d%d%d%d%d%d%d%d%d%d%d)'))
-local last = tonumber(string.match(string.sub(holds, -14), '^@(%d+)$'))
-local sweeps, own = step == 'open' or step == 'begin', false
-local deadline
-if step == 'begin' or step == 'ambiguous' then deadline = now + tonumber(ARGV[4]) end
+if step == 'enter' then
+  local record = redis.pcall('GET', beside)
+  if type(record) ~= 'string' then return false end
+  if not find(record, ' ' .. sub(hold, 1, 8) .. ' ', 1, true) then return '?' .. record end
+  step, beside = 'open', nil
+end
 
-if holds == '' or (first and last and #holds % width == 0 and not (sweeps and first <= now)
-    and not (deadline and deadline < last)) then
-  if step ~= 'open' then
-    local at = string.find(holds, ' ' .. hold .. '@', 1, true)
-    if at then
-      own = true
-      if step ~= 'ambiguous' then holds = string.sub(holds, 1, at - 1) .. string.sub(holds, at + width) end
-    end
+-- Two numbers of seconds and microseconds. Numbers beyond 32 bits are written in two halves: `%.0f` costs as much as a call.
+local time, now, deadline, life, fresh
+if step ~= 'changed' and step ~= 'unchanged' then
+  time = call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if step == 'begin' or step == 'ambiguous' then
+    deadline = now + ARGV[4]
+  elseif step == 'open' or step == 'renew' then
+    local micros = time[1] * 1000000 + time[2]
+    local bits = step == 'open' and hold or ARGV[4]
+    life = sub(bits, 1, 8)
+    fresh = string.format('%x%05x-%s', math.floor(micros / 1048576), micros % 1048576, bits)
   end
-  if step == 'begin' or (step == 'ambiguous' and not own) then
-    holds = holds .. string.format(' %s@%.0f', hold, deadline)
-    last = deadline
-  end
-else
-  local left, swept = {}, false
-  for id, its in string.gmatch(holds, ' (%x+)@(%d+)') do
-    its = tonumber(its)
-    if sweeps and its <= now then
-      swept = true
-    elseif step ~= 'open' and id == hold then
-      own = true
-      if step == 'ambiguous' then left[#left + 1] = { id, its } end
+end
+local held = deadline and string.format('%s%d%03d', own_hold, math.floor(deadline / 1000), deadline % 1000)
+
+local said = {}
+for n = 1, states do
+  local key = KEYS[n]
+  local text = redis.pcall('GET', key)
+  local after, own
+  if not text then
+    if held then
+      after = '*'
+      call('SET', key, '-' .. held, 'PX', lifetime)
+    elseif step == 'open' then
+      after = fresh
+      call('SET', key, fresh, 'PX', lifetime)
     else
-      left[#left + 1] = { id, its }
+      after = '-'
+    end
+  elseif type(text) == 'string' then
+    local at = find(text, ' ', 1, true)
+    local epoch = at and sub(text, 1, at - 1) or text
+    if epoch ~= '-' and step ~= 'changed' and not find(epoch, EPOCH) then
+      -- None of ours.
+    elseif step == 'begin' or step == 'open' then
+      local first, last = deadline, deadline
+      if at then
+        first, last = tonumber(sub(text, at + 18, at + 30)), tonumber(sub(text, -13))
+      end
+      local in_order = not at or (first and last and first > now and (#text + 1 - at) % WIDTH == 0)
+      if not in_order then
+        -- Or overdue.
+      elseif step == 'open' then
+        local of_it = sub(epoch, -16, -9) == life
+        if at and (of_it or epoch == '-') then after = '*' elseif of_it then after = text end
+      elseif last <= deadline and not (at and find(text, own_hold, at, true)) then
+        after = '*'
+        call('APPEND', key, held)
+        if not at or math.floor(last / TEN_SECONDS) < math.floor(deadline / TEN_SECONDS) then
+          call('PEXPIRE', key, lifetime, 'GT')
+        end
+      end
+    elseif step == 'changed' or step == 'unchanged' then
+      local found = at and find(text, own_hold, at, true)
+      local behind = found and found + WIDTH
+      own = found and (behind > #text or string.byte(text, behind) == 32)
+      if own then
+        if step == 'changed' then epoch = '-' end
+        if found > at or behind <= #text then
+          after = '*'
+          call('SET', key, epoch .. sub(text, at, found - 1) .. sub(text, behind), 'KEEPTTL')
+        else
+          after = epoch
+          if after ~= '-' then call('SET', key, after, 'KEEPTTL') end
+        end
+      elseif not at then
+        after = step == 'changed' and '-' or epoch
+      end
+      if after == '-' then call('DEL', key) end
     end
   end
-  if swept then epoch = '-' end
-  if step == 'begin' or (step == 'ambiguous' and not own) then left[#left + 1] = { hold, deadline } end
-  table.sort(left, function(one, other) return one[2] < other[2] end)
-  holds, last = '', nil
-  for n, held in ipairs(left) do
-    left[n], last = string.format(' %s@%.0f', held[1], held[2]), held[2]
+
+  if not after then
+    if not time then
+      time = call('TIME')
+      now = time[1] * 1000 + math.floor(time[2] / 1000)
+    end
+    own = false
+    local epoch, holds = '-', ''
+    if type(text) == 'string' then
+      epoch, holds = string.match(text, '^(%S*)(.*)$')
+      if not find(epoch, EPOCH) then epoch = '-' end
+    end
+    local left, last = {}, nil
+    for id, its in string.gmatch(holds, ' (%x+)@(%d+)') do
+      its = tonumber(its)
+      if (step == 'begin' or step == 'open') and its <= now then
+        -- Overdue: its write may have come to pass.
+        epoch = '-'
+      elseif step ~= 'open' and id == hold then
+        own = true
+        if step == 'ambiguous' then left[#left + 1] = { id, its } end
+      else
+        left[#left + 1] = { id, its }
+      end
+    end
+    if step == 'begin' or (step == 'ambiguous' and not own) then left[#left + 1] = { hold, deadline } end
+    table.sort(left, function(one, other) return one[2] < other[2] end)
+    for n, each in ipairs(left) do
+      left[n], last = string.format(' %s@%.0f', each[1], each[2]), each[2]
+    end
+    holds = table.concat(left)
+
+    if step == 'open' then
+      -- An epoch of another life of the store is as good as none: the first half of what follows its time says which.
+      if sub(epoch, -16, -9) ~= life then epoch = '-' end
+      if epoch == '-' and holds == '' then epoch = fresh end
+    elseif step == 'renew' then
+      local alone = own and holds == '' and sub(epoch, -16, -9) == life
+      epoch = alone and fresh or '-'
+    elseif step == 'outdate' and epoch ~= '-' then
+      -- The generation stands before the 13 digits of the epoch's microseconds.
+      local before, rest = string.match(epoch, '^(%x+)(%-%x+)$')
+      local micros = sub(before, -13)
+      local generation = (tonumber(sub(before, 1, -14), 16) or 0) + 1
+      if generation > 4095 then epoch = '-' else
+        epoch = string.format('%x', generation) .. string.rep('0', 13 - #micros) .. micros .. rest
+      end
+    elseif step == 'changed' or step == 'ambiguous' or step == 'purge' then
+      epoch = '-'
+    end
+
+    after = epoch .. holds
+    if after == '-' then
+      call('DEL', key)
+    elseif after ~= text or step == 'begin' then
+      -- A state outlives its copies and its holds: never shortened, always past the last deadline.
+      local longest = math.max(tonumber(lifetime), call('PTTL', key))
+      if last then longest = math.max(longest, last - now + TEN_SECONDS + 1000) end
+      call('SET', key, after, 'PX', string.format('%.0f', longest))
+    end
+    if last then after = '*' end
   end
-  holds = table.concat(left)
+  said[n] = own and '!' .. after or after
 end
 
-local function made(fresh)
-  local micros = time[1] * 1000000 + time[2]
-  return string.format('%x%05x', math.floor(micros / 1048576), micros % 1048576) .. '-' .. fresh
+if beside then
+  local terms = redis.pcall('GET', beside)
+  if type(terms) ~= 'string' then terms = '' end
+  if step == 'begin' then return terms end
+  said[states + 1] = terms
 end
-
-if step == 'open' then
-  -- An epoch of another life of the store is as good as none: the first half of what follows its time says which.
-  if string.match(epoch, '%-(%x%x%x%x%x%x%x%x)%x+$') ~= string.sub(ARGV[3], 1, 8) then epoch = '-' end
-  if epoch == '-' and holds == '' then epoch = made(ARGV[3]) end
-elseif step == 'renew' then
-  local life = string.match(epoch, '%-(%x%x%x%x%x%x%x%x)%x+$')
-  if own and holds == '' and life == string.sub(ARGV[4], 1, 8) then epoch = made(ARGV[4]) else epoch = '-' end
-elseif step == 'outdate' and epoch ~= '-' then
-  -- The generation stands before the 13 digits of the epoch's microseconds.
-  local before, rest = string.match(epoch, '^(%x+)(%-%x+)$')
-  local micros = string.sub(before, -13)
-  local generation = (tonumber(string.sub(before, 1, -14), 16) or 0) + 1
-  if generation > 4095 then epoch = '-' else
-    epoch = string.format('%x', generation) .. string.rep('0', 13 - #micros) .. micros .. rest
-  end
-elseif step == 'changed' or step == 'ambiguous' or step == 'purge' then
-  epoch = '-'
-end
-
-local after = epoch .. holds
-if after == '-' then
-  if text ~= '-' or redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DEL', KEYS[1]) end
-elseif after ~= text or step == 'begin' then
-  -- A state outlives its copies and its holds: never shortened, always past the last deadline.
-  local left = redis.call('PTTL', KEYS[1])
-  if holds ~= '' and last - now + 1000 > lifetime then lifetime = last - now + 1000 end
-  if left > lifetime then lifetime = left end
-  redis.call('SET', KEYS[1], after, 'PX', string.format('%.0f', lifetime))
-end
-local second = string.find(holds, ' ', 2, true)
-return { second and epoch .. string.sub(holds, 1, second - 1) or after, own and step ~= 'begin' and 1 or 0 }
+return table.concat(said, '\n')
