@@ -6,6 +6,7 @@
 //! key. *To purge*, it is read as generously as a server behind us might read it, since a purge too
 //! many costs a fetch and a purge too few serves the past.
 
+pub mod id;
 mod why;
 
 use std::fmt;
@@ -851,6 +852,13 @@ pub struct FamilyKey(String);
 impl FamilyKey {
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The family of another resource of the same route, whose id stands where this one's does.
+    pub fn of_another(&self, place: Range<usize>, id: &str) -> FamilyKey {
+        let mut family = self.0.clone();
+        family.replace_range(place, id);
+        FamilyKey(family)
     }
 }
 

@@ -9,8 +9,9 @@ use http::Method;
 use tracing::{debug, trace, warn};
 
 use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
+use super::known::{self, Foreseen};
 use super::present::{self, Asked, Presented};
-use super::{Client, Served, Setup, admit, known, pass, refresh, sample};
+use super::{Client, Served, Setup, admit, pass, refresh, sample};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::reuse::{self, Reuse, Terms, reuse};
@@ -32,13 +33,31 @@ pub fn read(
     route: usize,
     captures: Captures,
     client: Client,
+    foreseen: Option<Box<Foreseen>>,
 ) -> impl Future<Output = Result<Reply, Error>> + Send {
     // Before it is presented: what is learnt meanwhile makes it unknown.
     let terms = known::terms_of(&setup, &client, route);
-    let presented = present(&setup, &setup.served[route], &captures, &client);
+    let (presented, found, since) = match foreseen {
+        None => (
+            present(&setup, &setup.served[route], &captures, &client),
+            None,
+            None,
+        ),
+        Some(foreseen) => {
+            let Foreseen {
+                asked,
+                looked,
+                since,
+                took,
+                ..
+            } = *foreseen;
+            debug_assert!(is_presented(&setup, route, &captures, &client, &asked));
+            (Presented::Asked(asked), Some((looked, took)), Some(since))
+        }
+    };
     async move {
-        let since = setup.flights.now();
-        match look_up(&setup, route, &captures, &client, &presented).await? {
+        let since = since.unwrap_or_else(|| setup.flights.now());
+        match look_up(&setup, route, &captures, &client, &presented, found).await? {
             Looked::Hit(reply) => {
                 if let (Some(terms), Presented::Asked(asked)) = (terms, &presented) {
                     known::remember(&setup, &client, &reply, terms, (route, &captures), asked);
@@ -83,6 +102,21 @@ struct Lack {
     stale: Option<Arc<Stored>>,
 }
 
+/// Whether this is what would be presented, unless that has just changed.
+fn is_presented(
+    setup: &Setup,
+    route: usize,
+    captures: &Captures,
+    client: &Client,
+    asked: &Asked,
+) -> bool {
+    match present(setup, &setup.served[route], captures, client) {
+        Presented::Asked(again) => again.is_same(asked) || again.varied != asked.varied,
+        Presented::Pass(reason) => matches!(reason, Reason::StoreAway | Reason::VaryUnkeyed),
+        Presented::Unverified | Presented::Refused(_) => false,
+    }
+}
+
 /// The read as the cache sees it, by what this instance knows.
 pub fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Client) -> Presented {
     let Some(secret) = setup.coherence.store().secret() else {
@@ -115,12 +149,14 @@ pub fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Cli
     )
 }
 
+/// `found`: what was looked up before, and how long that took.
 async fn look_up(
     setup: &Arc<Setup>,
     route: usize,
     captures: &Captures,
     client: &Client,
     presented: &Presented,
+    found: Option<(LookUp, Duration)>,
 ) -> Result<Looked, Error> {
     let asked = match presented {
         Presented::Asked(asked) => asked,
@@ -132,14 +168,25 @@ async fn look_up(
     if let Some(hottest) = &served.hottest {
         hottest.count(&setup.config, &served.route.access, asked, captures, client);
     }
-    let asked_at = client.notes.as_ref().map(|_| clock::stopwatch());
-    let found = find(setup, served, client, asked).await;
-    if let (Some(notes), Some(asked_at)) = (&client.notes, asked_at) {
-        notes.store_took(asked_at.elapsed());
-    }
     let found = match found {
-        Ok(found) => found,
-        Err(other) => return Ok(other),
+        // It was begun when the request had come, as any is.
+        Some((found, took)) => {
+            if let Some(notes) = &client.notes {
+                notes.store_took(took);
+            }
+            found
+        }
+        None => {
+            let asked_at = client.notes.as_ref().map(|_| clock::stopwatch());
+            let found = find(setup, served, client, asked).await;
+            if let (Some(notes), Some(asked_at)) = (&client.notes, asked_at) {
+                notes.store_took(asked_at.elapsed());
+            }
+            match found {
+                Ok(found) => found,
+                Err(other) => return Ok(other),
+            }
+        }
     };
     let (stored, outdated) = match found {
         LookUp::Valid(stored) => (stored, false),
@@ -275,7 +322,7 @@ async fn go_on(
         }
         presented = present(setup, served, &captures, &client);
         since = setup.flights.now();
-        looked = look_up(setup, route, &captures, &client, &presented).await?;
+        looked = look_up(setup, route, &captures, &client, &presented, None).await?;
     }
     match looked {
         Looked::Hit(reply) => Ok(reply),

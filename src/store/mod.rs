@@ -105,19 +105,19 @@ impl Store {
     /// The copy and its states, in one round trip.
     pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
         match self {
-            Store::Memory(memory) => Ok(memory.look_up(copy, states)),
-            Store::Redis(redis) => match redis.look_up_now(copy, states) {
+            Store::Memory(memory) => Ok(memory.look_up(copy, states, None)),
+            Store::Redis(redis) => match redis.look_up_now(copy, states, None) {
                 Some(found) => Ok(found),
                 None => timed(Command::LookUp, redis.look_up(copy, states)).await,
             },
         }
     }
 
-    /// The same, if nobody need be asked.
-    pub fn look_up_now(&self, copy: &str, states: &States) -> Option<Found> {
+    /// The same, if nobody need be asked. `own`: the first state's name, where that is another.
+    pub fn look_up_now(&self, copy: &str, states: &States, own: Option<&str>) -> Option<Found> {
         match self {
-            Store::Memory(memory) => Some(memory.look_up(copy, states)),
-            Store::Redis(redis) => redis.look_up_now(copy, states),
+            Store::Memory(memory) => Some(memory.look_up(copy, states, own)),
+            Store::Redis(redis) => redis.look_up_now(copy, states, own),
         }
     }
 
