@@ -2,12 +2,13 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use support::client::Answer;
 use support::larder::Larder;
 use support::origin::{self, Origin};
-use support::{Gate, PURGE, eventually};
+use support::{Gate, PATIENCE, PURGE, eventually};
 
 const LIST: &str = "/api/users/";
 const BODY: &str = r#"[{"id": 1, "name": "Ada"}, {"id": 2, "name": "Grace"}]"#;
@@ -180,6 +181,74 @@ fn a_range_of_what_still_comes_is_answered_with_the_whole() {
 }
 
 /// 200 bytes and more, that are shorter when encoded.
+/// Bytes of which no two pieces are the same, and a piece in another place is seen to be.
+fn large(version: usize) -> String {
+    (0..250_000)
+        .map(|n| format!("{n:07}{version}"))
+        .collect::<String>()
+}
+
+#[test]
+fn a_large_copy_is_sent_whole_and_in_parts_again_and_again_and_a_new_one_in_its_place() {
+    let origin = Origin::start(|request| origin::json(large(request.number)));
+    let larder = users(&origin, "etag: true");
+    for version in [1, 3] {
+        let whole = large(version);
+        larder.get(LIST);
+        for _ in 0..3 {
+            let hit = larder.get(LIST);
+            assert!(hit.is_hit() && hit.text() == whole, "version {version}");
+            for (from, to) in [(0, 1_999_999), (1, 150_000), (700_000, 1_900_000), (5, 9)] {
+                let range = format!("bytes={from}-{to}");
+                let part = larder.get_with(LIST, &[("Range", &range)]);
+                assert_eq!(part.status, 206);
+                assert!(part.text() == whole[from..=to], "{range} of {version}");
+            }
+            let head = larder.request("HEAD", LIST, &[], b"");
+            assert!(head.is_hit() && head.text().is_empty());
+        }
+        larder.write("POST", LIST);
+    }
+}
+
+#[test]
+fn many_read_a_large_copy_at_once_and_slowly_while_it_is_replaced() {
+    let origin = Origin::start(|request| match request.method.as_str() {
+        "GET" => origin::json(large(request.number)),
+        _ => origin::json("{}"),
+    });
+    let larder = users(&origin, "etag: false");
+    larder.get(LIST);
+    assert!(larder.get(LIST).is_hit());
+    let readers: Vec<_> = (0..8)
+        .map(|n| {
+            let mut stream = TcpStream::connect(larder.address()).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            // Known by its bytes, or not.
+            let more = if n % 2 == 0 { "" } else { "X-Other: 1\r\n" };
+            let request =
+                format!("GET {LIST} HTTP/1.1\r\nHost: a\r\n{more}Connection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let mut firsts = Vec::new();
+    for mut stream in readers {
+        let mut first = vec![0; 1000];
+        stream.read_exact(&mut first).unwrap();
+        firsts.push((first, stream));
+    }
+    // What they read is dropped under them.
+    larder.write("POST", LIST);
+    larder.get(LIST);
+    assert!(larder.get(LIST).is_hit());
+    for (mut answer, mut stream) in firsts {
+        stream.read_to_end(&mut answer).unwrap();
+        let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
+        assert!(answer[head.unwrap() + 4..] == *large(1).as_bytes());
+    }
+}
+
 fn long() -> String {
     format!("[{}]", [BODY; 20].join(","))
 }
