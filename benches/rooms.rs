@@ -140,7 +140,7 @@ fn store(criterion: &mut Criterion) {
     memory.open(&states);
     memory.put(&key, Arc::new(copy));
     criterion.bench_function("store: look up in memory", |b| {
-        b.iter(|| memory.look_up(black_box(&key), &states))
+        b.iter(|| memory.look_up(black_box(&key), &states, None))
     });
 }
 

@@ -40,6 +40,7 @@ pub mod shadow;
 pub mod top;
 
 pub mod clock;
+pub mod hexadecimal;
 pub mod metrics;
 pub mod purges;
 pub mod telemetry;

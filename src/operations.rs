@@ -386,7 +386,7 @@ pub async fn set(
     }
     let copy = Stored {
         status: StatusCode::OK,
-        head: Head::of(route.mark(), fields, ANY_ORIGIN, &[]),
+        head: Head::of(route.mark(), &fields, ANY_ORIGIN, &[]),
         body,
         response_time: now,
         took: Duration::ZERO,

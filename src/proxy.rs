@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod hottest;
 pub mod known;
 pub mod obey;
+mod outliving;
 pub mod pass;
 pub mod plan;
 pub mod present;
@@ -59,7 +60,7 @@ use crate::metrics::{self, OfRoute};
 use crate::reload::Source;
 use crate::reply::{self, Reply};
 use crate::server::Peer;
-use crate::server::lane::RawHead;
+use crate::server::lane::Beneath;
 use crate::server::places::Counts;
 use crate::tls::certificates::Certificates;
 use crate::tls::server::Agreed;
@@ -67,7 +68,8 @@ use crate::upstream::{Asker, Upstream};
 use cap::Cap;
 use fetch::Answer;
 use hottest::Hottest;
-use plan::{By, Plan};
+use known::Foreseen;
+use plan::{Plan, Word};
 use rate::Rate;
 use refresh::Refreshes;
 use sample::Sample;
@@ -241,7 +243,7 @@ impl Proxy {
         });
         // There only where the client asks for another protocol.
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-        let head = request.extensions_mut().remove::<RawHead>();
+        let beneath = request.extensions_mut().remove::<Beneath>();
         let mut route = None;
         let answered = match accept(
             &setup.config,
@@ -252,10 +254,15 @@ impl Proxy {
             Ok((mut client, content)) => {
                 client.interim = interim;
                 client.notes = notes.clone();
-                client.head = head.map(|RawHead(bytes)| {
-                    let by = known::By::of(&setup, peer);
-                    known::Head { bytes, by }
-                });
+                let by = || known::By::of(&setup, peer);
+                let foreseen = match beneath {
+                    Some(Beneath::Foreseen(foreseen)) => Some(foreseen),
+                    Some(Beneath::Head(bytes)) => {
+                        client.head = Some(known::Head { bytes, by: by() });
+                        None
+                    }
+                    None => None,
+                };
                 let (method, target) = (&client.method, &client.target);
                 let plan = plan::plan(&setup.config, method, target, !content.is_end_stream());
                 if let Plan::Read { route: under, .. } = &plan {
@@ -268,6 +275,10 @@ impl Proxy {
                 match admitted {
                     Ok(()) => {
                         let plan = admit::with_credential(&setup, &client, plan);
+                        let is_still = |of: &Foreseen| {
+                            route.is_some_and(|route| of.is_still(&setup, route, by()))
+                        };
+                        let foreseen = foreseen.filter(|foreseen| is_still(foreseen));
                         let has_content = !content.is_end_stream();
                         match upgrade {
                             Some(upgrade)
@@ -278,7 +289,7 @@ impl Proxy {
                                     websocket::pass(&setup, &client, upgrade).await
                                 }) as Answering)
                             }
-                            _ => answer(setup.clone(), client, content, plan),
+                            _ => answer(setup.clone(), client, content, plan, foreseen),
                         }
                     }
                     Err(wait) => own(Error::RateLimited(wait)),
@@ -308,16 +319,19 @@ fn answer(
     client: Client,
     content: Incoming,
     plan: Plan,
+    foreseen: Option<Box<Foreseen>>,
 ) -> Either<impl Future<Output = Result<Reply, Error>> + Send + use<>, Answering> {
     Either::Right(match plan {
         Plan::Read { route, captures } => match &setup.config.routes[route].policy {
-            Policy::Ttl => return Either::Left(read::read(setup, route, captures, client)),
+            Policy::Ttl => {
+                return Either::Left(read::read(setup, route, captures, client, foreseen));
+            }
             Policy::Http(_) => {
                 Box::pin(async move { obey::read(&setup, route, captures, client).await })
             }
         },
-        Plan::Write { states, by } => {
-            Box::pin(async move { write(&setup, client, content, states, by).await })
+        Plan::Write { states, word } => {
+            Box::pin(async move { write(&setup, client, content, states, word).await })
         }
         Plan::Pass { why, detail } if client.method.is_safe() => {
             Box::pin(async move { pass(&setup, client, content, why, detail).await })
@@ -331,10 +345,10 @@ async fn write(
     client: Client,
     content: Incoming,
     states: Vec<StateKey>,
-    by: By,
+    word: Word,
 ) -> Result<Reply, Error> {
     let body = content_of(setup, content).read(READ_WHOLE).await?;
-    write::write(setup, Arc::new(client), body, states, by).await
+    write::write(setup, Arc::new(client), body, states, word).await
 }
 
 /// A write that drops nothing; but by rules that come meanwhile it may.

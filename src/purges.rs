@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use http::Method;
 use parking_lot::Mutex;
 use serde::Serialize;
+use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use crate::clock::{self, Timestamp};
@@ -19,7 +20,7 @@ const KEPT: usize = 200;
 /// Of one purge so many states are named.
 const NAMED: usize = 20;
 
-static LAST: Mutex<VecDeque<Purge>> = Mutex::new(VecDeque::new());
+static LAST: Mutex<VecDeque<Kept>> = Mutex::new(VecDeque::new());
 
 /// Why something was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,14 +59,22 @@ impl Cause {
 }
 
 /// The write that dropped it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct ByWrite {
-    pub method: String,
+    pub method: Method,
     pub path: String,
-    /// The rules of the file that name it, as `purge[1]`; none: the path is a route's own.
-    pub rules: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The rules of the file that name it, by their places; none: the path is a route's own.
+    pub rules: SmallVec<[u16; 4]>,
     pub request_id: Option<String>,
+}
+
+/// As it is kept: it is spelt when somebody looks.
+struct Kept {
+    at: Timestamp,
+    cause: Cause,
+    states: SmallVec<[StateKey; 4]>,
+    count: usize,
+    write: Option<ByWrite>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -79,21 +88,57 @@ pub struct Purge {
     /// How many there were.
     pub count: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub write: Option<ByWrite>,
+    pub write: Option<Told>,
+}
+
+/// A write as it is told.
+#[derive(Debug, Clone, Serialize)]
+pub struct Told {
+    pub method: String,
+    pub path: String,
+    /// As `purge[1]`.
+    pub rules: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+impl Kept {
+    fn told(&self) -> Purge {
+        Purge {
+            at: at(self.at),
+            unix_seconds: self.at.as_millis() / 1000,
+            cause: self.cause.word(),
+            states: self.states.iter().map(StateKey::to_string).collect(),
+            count: self.count,
+            write: self.write.as_ref().map(|write| Told {
+                method: write.method.to_string(),
+                path: write.path.clone(),
+                rules: write.rules(),
+                request_id: write.request_id.clone(),
+            }),
+        }
+    }
+}
+
+impl ByWrite {
+    fn rules(&self) -> Vec<String> {
+        let rules = self.rules.iter();
+        rules.map(|place| format!("purge[{place}]")).collect()
+    }
 }
 
 /// The last ones, the latest first.
 pub fn last(most: usize) -> Vec<Purge> {
-    LAST.lock().iter().rev().take(most).cloned().collect()
+    let last = LAST.lock();
+    last.iter().rev().take(most).map(Kept::told).collect()
 }
 
 /// A write has dropped these, or will have.
-pub fn by_write(cause: Cause, states: &[StateKey], method: &Method, write: ByWrite) {
-    let names = names(states);
-    let (path, id) = (write.path.as_str(), write.request_id.as_deref());
+pub fn by_write(cause: Cause, states: &[StateKey], write: ByWrite) {
+    let (method, path, id) = (&write.method, &write.path, write.request_id.as_deref());
     match cause {
         Cause::Owed => warn!(
-            states = names,
+            states = names(states),
             cause = cause.word(),
             %method,
             path,
@@ -101,11 +146,11 @@ pub fn by_write(cause: Cause, states: &[StateKey], method: &Method, write: ByWri
             "purge owed: the store is away, and will be told before it is used again"
         ),
         _ => info!(
-            states = names,
+            states = names(states),
             cause = cause.word(),
             %method,
             path,
-            rules = write.rules.join(" "),
+            rules = write.rules().join(" "),
             id,
             "purged"
         ),
@@ -129,16 +174,10 @@ pub fn by_hand(cause: Cause, states: &[StateKey]) {
 
 fn note(cause: Cause, states: &[StateKey], write: Option<ByWrite>) {
     COUNTED.purges.count([cause.word()]);
-    let now = clock::now();
-    let purge = Purge {
-        at: at(now),
-        unix_seconds: now.as_millis() / 1000,
-        cause: cause.word(),
-        states: states
-            .iter()
-            .take(NAMED)
-            .map(|state| state.as_str().to_owned())
-            .collect(),
+    let purge = Kept {
+        at: clock::now(),
+        cause,
+        states: states.iter().take(NAMED).cloned().collect(),
         count: states.len(),
         write,
     };

@@ -6,6 +6,7 @@
 //! key. *To purge*, it is read as generously as a server behind us might read it, since a purge too
 //! many costs a fetch and a purge too few serves the past.
 
+pub mod id;
 mod why;
 
 use std::fmt;
@@ -573,6 +574,12 @@ pub struct Decoded {
 impl Decoded {
     /// What is no UTF-8 after decoding becomes U+FFFD: no key holds it, but `<path:…>` matches it.
     pub fn of(raw_path: &str) -> Decoded {
+        if is_plain(raw_path) {
+            return Decoded {
+                plain: raw_path.to_owned(),
+                normalised: None,
+            };
+        }
         let plain = decoded(raw_path);
         let normalised = normalise(&plain);
         Decoded {
@@ -845,6 +852,13 @@ pub struct FamilyKey(String);
 impl FamilyKey {
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The family of another resource of the same route, whose id stands where this one's does.
+    pub fn of_another(&self, place: Range<usize>, id: &str) -> FamilyKey {
+        let mut family = self.0.clone();
+        family.replace_range(place, id);
+        FamilyKey(family)
     }
 }
 

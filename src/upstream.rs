@@ -110,10 +110,16 @@ impl Upstream {
     pub async fn send(
         self: &Arc<Self>,
         slot: Slot,
-        request: Outgoing,
+        mut request: Outgoing,
     ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
-        let (sent, notes) = (clock::stopwatch(), request.notes.clone());
-        let answered = self.answer(slot, request).await;
+        let (sent, notes) = (clock::stopwatch(), request.notes.take());
+        let answered = match Draft::of(request) {
+            Ok((draft, body)) => {
+                let arrived = self.arrived(&draft, body).await;
+                arrived.and_then(|arrived| self.answer(slot, &draft, arrived))
+            }
+            Err(failure) => Err(failure),
+        };
         let took = sent.elapsed();
         match &answered {
             Ok(response) => COUNTED.upstream.answered(response.status(), took),
@@ -125,28 +131,31 @@ impl Upstream {
         answered
     }
 
-    async fn answer(
-        self: &Arc<Self>,
-        slot: Slot,
-        request: Outgoing,
-    ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
-        let progress = request.body.progress();
-        let upgrade = request.fields.get(header::UPGRADE).cloned();
+    async fn arrived(&self, draft: &Draft, body: RequestBody) -> Result<Arrived, UpstreamFailure> {
+        let progress = body.progress();
         // Pinned here and below, as a future that is handed on is held twice.
-        let mut exchange = std::pin::pin!(self.exchange(request));
-        let arrived = match progress {
+        let mut exchange = std::pin::pin!(self.exchange(draft, body));
+        match progress {
             None => tokio::time::timeout(self.settings.total, exchange.as_mut())
                 .await
-                .map_err(|_| UpstreamFailure::TotalTimeout)??,
-            Some(progress) => self.while_streaming(exchange.as_mut(), &progress).await?,
-        };
-        let Arrived {
+                .unwrap_or(Err(UpstreamFailure::TotalTimeout)),
+            // Boxed, or all would carry room for it.
+            Some(progress) => Box::pin(self.while_streaming(exchange.as_mut(), &progress)).await,
+        }
+    }
+
+    fn answer(
+        &self,
+        slot: Slot,
+        draft: &Draft,
+        Arrived {
             response,
             connection,
             visit,
-        } = arrived;
+        }: Arrived,
+    ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let as_asked = upgrade.is_some_and(|asked| {
+        let as_asked = draft.fields.get(header::UPGRADE).is_some_and(|asked| {
             let named = response.headers().get(header::UPGRADE);
             named.is_some_and(|named| named.as_bytes().eq_ignore_ascii_case(asked.as_bytes()))
         });
@@ -183,35 +192,38 @@ impl Upstream {
     }
 
     /// Asks one upstream, and another where that is right.
-    async fn exchange(&self, request: Outgoing) -> Result<Arrived, UpstreamFailure> {
-        let (draft, body) = Draft::of(request)?;
+    async fn exchange(
+        &self,
+        draft: &Draft,
+        mut body: RequestBody,
+    ) -> Result<Arrived, UpstreamFailure> {
         let errand = match draft.safe {
             true => Errand::Safe,
             false => Errand::Write,
         };
         let mut asked = Asked::new();
-        let (mut request, mut sent_again) = (draft.request(body), false);
+        let mut sent_again = false;
         let mut failure = UpstreamFailure::Connect;
         while let Some(visit) = self.members.visit(errand, &asked) {
             let choice = visit.choice();
             asked.push(choice.member);
-            let mut attempt = std::pin::pin!(self.attempt(visit, request, &draft));
+            let mut attempt = std::pin::pin!(self.attempt(visit, body, draft));
             let came = match draft.safe && self.members.are_several() && !sent_again {
                 true => {
-                    let another =
-                        self.or_also_another(attempt.as_mut(), choice, &draft, &mut asked);
-                    another.await
+                    // Boxed, or all would carry room for it.
+                    let another = self.or_also_another(attempt.as_mut(), choice, draft, &mut asked);
+                    Box::pin(another).await
                 }
                 false => attempt.await,
             };
             match came {
                 Attempt::Answer(arrived) => return Ok(arrived),
-                Attempt::Unsent(unsent, why) => (request, failure) = (unsent, why),
+                Attempt::Unsent(unsent, why) => (body, failure) = (unsent, why),
                 Attempt::Lost { why, begun } if !draft.safe || begun || sent_again => {
                     return Err(why);
                 }
                 Attempt::Lost { why, .. } => {
-                    (request, failure) = (draft.request(RequestBody::Empty), why);
+                    (body, failure) = (RequestBody::Empty, why);
                     sent_again = true;
                 }
                 Attempt::LostForGood(why) => return Err(why),
@@ -240,9 +252,7 @@ impl Upstream {
             return first.await;
         };
         asked.push(other.choice().member);
-        let request = draft.request(RequestBody::Empty);
-        // Boxed, or every request would carry room for it.
-        let mut second = Box::pin(self.attempt(other, request, draft));
+        let mut second = std::pin::pin!(self.attempt(other, RequestBody::Empty, draft));
         let (came, is_first) = tokio::select! {
             came = &mut first => (came, true),
             came = &mut second => (came, false),
@@ -261,12 +271,7 @@ impl Upstream {
     }
 
     /// Asks this upstream: on a kept connection, or on a new one.
-    async fn attempt(
-        &self,
-        mut visit: Visit,
-        mut request: Request<RequestBody>,
-        draft: &Draft,
-    ) -> Attempt {
+    async fn attempt(&self, mut visit: Visit, mut body: RequestBody, draft: &Draft) -> Attempt {
         loop {
             let kept = match draft.upgrades {
                 true => None,
@@ -281,11 +286,14 @@ impl Upstream {
                 Ok(connected) => connected,
                 Err(why) => {
                     visit.heard(Came::Failure);
-                    return Attempt::Unsent(request, why);
+                    return Attempt::Unsent(body, why);
                 }
             };
             let before = connection.received.load(Ordering::Relaxed);
-            let answer = self.first_byte(connection.sender.send(request)).await;
+            let answer = {
+                let mut sending = std::pin::pin!(connection.sender.send(draft.request(body)));
+                self.first_byte(sending.as_mut()).await
+            };
             // Of a connection that many share it says nothing; there, an answer has begun when its head is there.
             let begun = matches!(connection.sender, Sender::Http1(_))
                 && connection.received.load(Ordering::Relaxed) != before;
@@ -314,20 +322,19 @@ impl Upstream {
                 }
                 // It never left, or never ran: the connection was closed before.
                 Some(unsent) if is_kept => {
-                    request = draft.request(unsent.into_body());
+                    body = unsent.into_body();
                     if matches!(connection.sender, Sender::Http2(..)) {
                         visit.forget_kept(&connection);
                     }
                 }
                 Some(unsent) => {
                     visit.heard(Came::Failure);
-                    let unsent = draft.request(unsent.into_body());
-                    return Attempt::Unsent(unsent, UpstreamFailure::Connect);
+                    return Attempt::Unsent(unsent.into_body(), UpstreamFailure::Connect);
                 }
                 // Lost to a connection that its server closed, before any byte of an answer: once more on a new one.
                 None if is_kept && draft.repeatable && !begun && lost.by_closing => {
                     visit.forget_kept(&connection);
-                    request = draft.request(RequestBody::Empty);
+                    body = RequestBody::Empty;
                 }
                 None => {
                     if !matches!(lost.why, UpstreamFailure::Content(_)) {
@@ -367,7 +374,7 @@ struct Arrived {
 enum Attempt {
     Answer(Arrived),
     /// It provably never left, and is still there.
-    Unsent(Request<RequestBody>, UpstreamFailure),
+    Unsent(RequestBody, UpstreamFailure),
     /// It may have been seen.
     Lost {
         why: UpstreamFailure,

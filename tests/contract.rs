@@ -228,7 +228,7 @@ fn writes_that_come_together_come_to_the_same_as_one_after_the_other() {
                 incarnation: Incarnation(1),
                 fresh: *fresh,
             };
-            let mut seen = |store| {
+            let seen = |store| {
                 let mut last = HashMap::new();
                 // In one of them an epoch is made, if it may be; all others are looked at by a step that changes nothing.
                 let look = Step::Finish {

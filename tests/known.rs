@@ -23,9 +23,14 @@ fn start(yaml: String) -> Larder {
     Larder::with(yaml).env("RUST_LOG", "trace").start()
 }
 
-/// How many requests were known again.
+/// How many requests were known, by their own bytes or by their shape.
 fn known(larder: &Larder) -> usize {
-    larder.output().matches("known again").count()
+    let output = larder.output();
+    output.matches("known again").count() + output.matches("known by its shape").count()
+}
+
+fn of_user(n: usize) -> String {
+    HEAD.replace("/7/", &format!("/{n}/"))
 }
 
 fn ask(connection: &mut Connection, head: &str) -> Answer {
@@ -52,6 +57,9 @@ on_both_stores! {
     one_that_is_known_again_is_answered_as_any_hit
     nothing_is_older_than_a_write_however_well_its_request_is_known
     a_request_is_known_by_all_its_bytes
+    whoever_asks_for_another_user_as_others_have_is_known_at_once
+    only_a_number_as_it_may_be_looked_up_is_known_by_that_of_another
+    what_is_known_and_no_hit_is_answered_as_what_is_not_known
     whatever_comes_however_it_is_cut_each_request_has_its_own_answer_in_its_turn
 }
 
@@ -160,11 +168,167 @@ fn a_request_is_known_by_all_its_bytes(store: &str) {
     assert!(known(&larder) > 0);
 }
 
+fn whoever_asks_for_another_user_as_others_have_is_known_at_once(store: &str) {
+    let number = Arc::new(AtomicUsize::new(1));
+    let says = number.clone();
+    let origin = Origin::start(move |request| {
+        let number = match request.method.as_str() {
+            "PUT" => says.fetch_add(1, Ordering::SeqCst) + 1,
+            _ => says.load(Ordering::SeqCst),
+        };
+        origin::json(format!("[\"{}\", {number}]", request.target))
+    });
+    let larder = start(users_api(&origin, store, "logs: {access: true}"));
+    let mut connection = larder.connect();
+    becomes_known(&larder, &mut connection, HEAD);
+    for n in 10..30 {
+        // By whatever thread.
+        ask(&mut larder.connect(), &of_user(n));
+    }
+    let mut at_once = 0;
+    for n in 10..30 {
+        let before = known(&larder);
+        let answer = ask(&mut connection, &of_user(n));
+        assert!(answer.is_hit(), "{}", answer.cache_status());
+        assert_eq!(answer.text(), format!("[\"/api/users/{n}/\", 1]"));
+        eventually("it is logged as its own", || {
+            let id = answer.field("x-request-id").unwrap_or("none");
+            let path = format!("\"path\":\"/api/users/{n}/\"");
+            let output = larder.output();
+            let mut events = output.lines().filter(|line| line.contains(id));
+            events.any(|line| line.contains(&path))
+        });
+        at_once += known(&larder) - before;
+    }
+    assert!(at_once > 0, "the thread may be another, but not each time");
+    // What is written to one is dropped of that one.
+    larder.write("PUT", "/api/users/11/");
+    for (n, expected) in [(11, 2), (12, 1)] {
+        let answer = ask(&mut connection, &of_user(n));
+        assert_eq!(answer.text(), format!("[\"/api/users/{n}/\", {expected}]"));
+    }
+}
+
+fn only_a_number_as_it_may_be_looked_up_is_known_by_that_of_another(store: &str) {
+    let origin = Origin::start(|request| origin::json(format!("\"{}\"", request.target)));
+    let larder = start(users_api(&origin, store, ""));
+    let mut connection = larder.connect();
+    becomes_known(&larder, &mut connection, HEAD);
+    let before = known(&larder);
+    for (odd, cache_status) in [
+        ("07", "fwd=bypass"),
+        ("%37", "fwd=bypass"),
+        ("+7", "fwd=bypass"),
+        ("-7", "fwd=bypass"),
+        ("7.0", "fwd=bypass"),
+        ("7;a", "fwd=bypass"),
+        ("7/7", "fwd=bypass"),
+        ("x/../7", "fwd=bypass"),
+        ("", "fwd=bypass"),
+        ("me", "fwd=bypass"),
+        ("f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "fwd=bypass"),
+        ("1000000000000000000000000", "fwd=uri-miss"),
+    ] {
+        let target = format!("/api/users/{odd}/");
+        for _ in 0..2 {
+            let answer = ask(&mut connection, &HEAD.replace("/api/users/7/", &target));
+            assert_eq!(answer.text(), format!("\"{target}\""));
+            if cache_status == "fwd=bypass" {
+                assert!(answer.cache_status().contains(cache_status), "{target}");
+            }
+        }
+    }
+    assert_eq!(known(&larder), before, "a hit of none of them");
+}
+
+fn what_is_known_and_no_hit_is_answered_as_what_is_not_known(store: &str) {
+    let number = Arc::new(AtomicUsize::new(1));
+    let says = number.clone();
+    let origin = Origin::start(move |_| version(&says));
+    let yaml = users_api(&origin, store, "").replace(
+        "key: \"users:detail:{id}\"",
+        "key: \"users:detail:{id}\", stale_while_revalidate: 1h",
+    );
+    let larder = start(yaml);
+    let mut connection = larder.connect();
+    becomes_known(&larder, &mut connection, HEAD);
+    let before = origin.count();
+    let mut missed = |head: &str, detail: &str| {
+        let answer = ask(&mut connection, head);
+        let expected = format!("detail={detail}");
+        assert!(
+            answer.cache_status().contains(&expected),
+            "{}",
+            answer.cache_status()
+        );
+        assert_eq!(
+            answer.text(),
+            format!("{{\"version\":{}}}", number.load(Ordering::SeqCst))
+        );
+        assert!(ask(&mut connection, head).is_hit());
+    };
+    // Nobody has asked for this one.
+    missed(&of_user(8), "absent");
+    number.fetch_add(1, Ordering::SeqCst);
+    larder.purge(&["users:detail:7"]);
+    missed(HEAD, "purged");
+    assert_eq!(origin.count(), before + 2);
+    // Outdated: what is there is shown once more, and fetched anew.
+    number.fetch_add(1, Ordering::SeqCst);
+    larder.purge_softly(&["users:detail:7"]);
+    let stale = ask(&mut connection, HEAD);
+    assert_eq!(stale.text(), "{\"version\":2}");
+    eventually("it is fetched anew", || {
+        ask(&mut connection, HEAD).text() == "{\"version\":3}"
+    });
+}
+
+/// What was looked up beneath is not looked up once more, though it led to nothing.
+#[test]
+fn a_miss_of_a_known_request_asks_the_store_as_often_as_any() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let redis = RedisServer::start();
+    let larder = start(users_api(&origin, &redis.url(), ""));
+    let mgets = |head: &str| {
+        larder.purge(&["users:detail:7"]);
+        redis.run(&["CONFIG", "RESETSTAT"]).unwrap_ok();
+        assert!(!ask(&mut larder.connect(), head).is_hit());
+        let stats = redis.run(&["INFO", "commandstats"]).text();
+        let mut lines = stats.lines();
+        let line = lines.find_map(|line| line.strip_prefix("cmdstat_mget:calls="));
+        let count: Option<u64> = line.and_then(|line| line.split(',').next()?.parse().ok());
+        count.expect("it was asked")
+    };
+    // A heartbeat may fall into one of them, but not into all.
+    let least = |head: &dyn Fn(usize) -> String| (0..20).map(|n| mgets(&head(n))).min();
+    let unknown = least(&|n| HEAD.replace("poller", &format!("new {n}")));
+    // Both threads know it.
+    for _ in 0..10 {
+        becomes_known(&larder, &mut larder.connect(), HEAD);
+    }
+    assert_eq!(least(&|_| HEAD.to_owned()), unknown);
+}
+
+/// Such a connection ends with its answer, known or not.
+#[test]
+fn one_of_http_1_0_is_never_known() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = start(users_api(&origin, "memory:", ""));
+    for _ in 0..6 {
+        let mut connection = larder.connect();
+        let answer = ask(&mut connection, &HEAD.replace("HTTP/1.1", "HTTP/1.0"));
+        assert_eq!(answer.status, 200);
+        assert!(connection.has_ended());
+    }
+    assert_eq!(known(&larder), 0);
+}
+
 /// One request of a connection's bytes, and what it is answered.
 #[derive(Debug, Clone)]
 enum Piece {
     Known,
-    Other,
+    /// Another user, whom this thread may never have heard of.
+    Other(usize),
     Head,
     /// What its content looks like is none of our business.
     Write {
@@ -179,7 +343,7 @@ impl Piece {
         let chunk = format!("{:x}\r\n{HEAD}\r\n0\r\n\r\n", HEAD.len());
         match self {
             Piece::Known => HEAD.to_owned(),
-            Piece::Other => HEAD.replace("/7/", "/8/"),
+            Piece::Other(n) => of_user(*n),
             Piece::Head => HEAD.replace("GET", "HEAD"),
             Piece::Write { chunked: false } => format!(
                 "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{HEAD}",
@@ -200,12 +364,12 @@ impl Piece {
         }
     }
 
-    fn answer(&self) -> &'static str {
+    fn answer(&self) -> String {
         match self {
-            Piece::Known => "\"/api/users/7/\"",
-            Piece::Other => "\"/api/users/8/\"",
-            Piece::Head => "",
-            Piece::Write { .. } | Piece::Unread | Piece::BareLf => "\"/echo\"",
+            Piece::Known => "\"/api/users/7/\"".to_owned(),
+            Piece::Other(n) => format!("\"/api/users/{n}/\""),
+            Piece::Head => String::new(),
+            Piece::Write { .. } | Piece::Unread | Piece::BareLf => "\"/echo\"".to_owned(),
         }
     }
 }
@@ -216,13 +380,14 @@ fn whatever_comes_however_it_is_cut_each_request_has_its_own_answer_in_its_turn(
         origin::json(format!("\"{}\"", request.target))
     });
     let larder = start(users_api(&origin, store, ""));
-    for head in [HEAD.to_owned(), Piece::Other.bytes()] {
+    for head in [HEAD.to_owned(), of_user(8)] {
         let mut connection = larder.connect();
         becomes_known(&larder, &mut connection, &head);
     }
     let piece = prop_oneof![
         4 => Just(Piece::Known),
-        1 => Just(Piece::Other),
+        // Half of them are asked for by nobody before.
+        3 => (8..200usize).prop_map(Piece::Other),
         1 => Just(Piece::Head),
         1 => any::<bool>().prop_map(|chunked| Piece::Write { chunked }),
         1 => Just(Piece::Unread),

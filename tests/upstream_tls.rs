@@ -211,6 +211,9 @@ fn is_refused(api: &Secured, host: &str, more: &str, remedy: &str) {
         }
     }
     assert_eq!(api.asked(), 0);
+    eventually("all nine are logged", || {
+        larder.output().matches("\"detail\":\"tls-failed\"").count() == 9
+    });
     let output = larder.output();
     assert_eq!(
         output.matches("no secure connection").count(),

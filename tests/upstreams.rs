@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::thread;
 use std::time::Duration;
 
 use support::client::Answer;
@@ -42,6 +45,31 @@ fn standings(larder: &Larder) -> Vec<String> {
     let each = told.as_array().expect("several").iter();
     each.map(|stands| stands["status"].as_str().unwrap().to_owned())
         .collect()
+}
+
+#[test]
+fn an_idle_connection_that_the_upstream_closes_is_closed_though_nobody_asks_for_anything() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            connection.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        connection.write_all(answer).unwrap();
+        connection.shutdown(Shutdown::Write).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.read(&mut [0]).map_err(|error| error.kind())
+    });
+    let larder = Larder::start(format!(
+        "upstream: http://{address}\nstore: {{url: 'memory:', prefix: t}}\nttl: 1h\nroutes: []\n"
+    ));
+    is_well(&larder.get("/other/"));
+    assert_eq!(upstream.join().unwrap(), Ok(0));
 }
 
 #[test]

@@ -14,6 +14,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::cache_status::CACHE_STATUS;
 use super::directives::Directives;
 use super::stored::Mark;
+use super::targeted;
+use crate::hexadecimal;
 use crate::message::fields::append_via;
 
 /// Fields that differ from one answer of a route to the next.
@@ -69,27 +71,32 @@ impl Head {
     /// `origin`: scheme://host under which it was asked, as its links may hold it. `varied`: the request fields by
     /// which the answer varies and its key splits.
     pub fn new(fields: HeaderMap, origin: &str, varied: &[HeaderName]) -> Head {
-        Head::of(Mark::default(), fields, origin, varied)
+        Head::of(Mark::default(), &fields, origin, varied)
     }
 
     /// As `new`, for a copy of the paths with this mark alone.
-    pub fn of(mark: Mark, mut fields: HeaderMap, origin: &str, varied: &[HeaderName]) -> Head {
+    pub fn of(mark: Mark, fields: &HeaderMap, origin: &str, varied: &[HeaderName]) -> Head {
         let mut own = Own::new();
         for name in OWN {
-            if fields.get_all(&name).iter().nth(1).is_none()
-                && let Some(value) = fields.remove(&name)
-            {
+            let mut values = fields.get_all(&name).iter();
+            if let (Some(value), None) = (values.next(), values.next()) {
                 own.push((name, alone(value)));
             }
         }
-        let mut text = format!("origin={origin}\tvary=").into_bytes();
+        let mut text = Vec::with_capacity(512);
+        text.extend_from_slice(b"origin=");
+        text.extend_from_slice(origin.as_bytes());
+        text.extend_from_slice(b"\tvary=");
         for (n, name) in varied.iter().enumerate() {
             text.extend_from_slice(if n > 0 { b"," } else { b"" });
             text.extend_from_slice(name.as_str().as_bytes());
         }
-        text.extend_from_slice(format!("\tof={:x}", mark.0).as_bytes());
-        for (name, value) in &fields {
-            write_field(&mut text, name, value);
+        text.extend_from_slice(b"\tof=");
+        hexadecimal::write(&mut text, mark.0);
+        for (name, value) in fields {
+            if !own.iter().any(|(own, _)| own == name) {
+                write_field(&mut text, name, value);
+            }
         }
         let shared = Shared::known(&text).expect("what was written is read again");
         Head::sharing(shared, own)
@@ -118,9 +125,9 @@ impl Head {
         fields
     }
 
-    /// What the origin says of its use.
-    pub fn directives(&self) -> Directives {
-        Directives::of(&self.shared.ready)
+    /// What the origin says of its use; in the first of the `targeted` fields, if it says so in one.
+    pub fn directives(&self, targeted: &[HeaderName]) -> Directives {
+        targeted::said(&self.shared.ready, targeted).directives
     }
 
     /// The fields of a hit.
@@ -253,14 +260,15 @@ impl Shared {
 }
 
 /// The value without the buffer that it was read into, all of which a slice would keep. Dates are mostly the last one.
-fn alone(value: HeaderValue) -> HeaderValue {
+fn alone(value: &HeaderValue) -> HeaderValue {
     thread_local! {
         static LAST: RefCell<Option<HeaderValue>> = const { RefCell::new(None) };
     }
     LAST.with_borrow_mut(|last| match last {
-        Some(last) if *last == value => last.clone(),
+        Some(last) if last == value => last.clone(),
         _ => {
-            let copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
+            let copy = HeaderValue::from_bytes(value.as_bytes());
+            let copy = copy.unwrap_or_else(|_| value.clone());
             *last = Some(copy.clone());
             copy
         }
@@ -279,13 +287,13 @@ fn write_field(into: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     into.push(b'\t');
     into.extend_from_slice(name.as_str().as_bytes());
     into.extend_from_slice(b": ");
-    for &byte in value.as_bytes() {
-        match byte {
-            b'\t' => into.extend_from_slice(b"\\t"),
-            b'\\' => into.extend_from_slice(b"\\\\"),
-            byte => into.push(byte),
-        }
+    let mut rest = value.as_bytes();
+    while let Some(at) = memchr::memchr2(b'\t', b'\\', rest) {
+        into.extend_from_slice(&rest[..at]);
+        into.extend_from_slice(if rest[at] == b'\t' { b"\\t" } else { b"\\\\" });
+        rest = &rest[at + 1..];
     }
+    into.extend_from_slice(rest);
 }
 
 /// One field of `text`, sharing its bytes wherever nothing was escaped.

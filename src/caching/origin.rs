@@ -276,7 +276,7 @@ pub fn kept_fields(choices: &Choices, fields: &HeaderMap, exchange: Exchange) ->
         header::PROXY_AUTHORIZATION,
         HeaderName::from_static("proxy-authentication-info"),
     ];
-    let mut kept = super::storing::kept_fields(fields, exchange);
+    let mut kept = super::storing::kept_fields(fields.clone(), exchange);
     let said = targeted::said(fields, &choices.targeted);
     for name in said.directives.no_cache_fields.iter().chain(&OF_A_PROXY) {
         kept.remove(name);

@@ -8,7 +8,6 @@ use http::HeaderName;
 
 use super::directives::{Directives, Seconds};
 use super::stored::{Freshness, Stored};
-use super::targeted;
 use crate::clock::Timestamp;
 
 /// What a route says of stale copies and of those about to become so.
@@ -90,10 +89,7 @@ pub fn worth_keeping(stored: &Stored, terms: Terms<'_>, ttl: Duration) -> Durati
 
 /// What the origin says of its use.
 fn said(stored: &Stored, terms: Terms<'_>) -> Directives {
-    match terms.targeted {
-        [] => stored.head.directives(),
-        targeted => targeted::said(&stored.head.fields(), targeted).directives,
-    }
+    stored.head.directives(terms.targeted)
 }
 
 /// How long past its freshness a copy may be used.

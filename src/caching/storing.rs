@@ -169,8 +169,7 @@ pub fn shareable(reason: Reason) -> bool {
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The fields to keep: end to end, with a Date (RFC 9110 §6.6.1), without Age.
-pub fn kept_fields(fields: &HeaderMap, exchange: Exchange) -> HeaderMap {
-    let mut kept = fields.clone();
+pub fn kept_fields(mut kept: HeaderMap, exchange: Exchange) -> HeaderMap {
     kept.remove(header::AGE);
     kept.remove(X_REQUEST_ID);
     if !kept.contains_key(header::DATE) {

@@ -41,6 +41,9 @@ pub fn said(fields: &HeaderMap, targets: &[HeaderName]) -> Said {
 /// §2.1: a Dictionary (RFC 8941 §3.2). Whatever is malformed anywhere in it, or of the wrong type where it matters, makes
 /// all of it nothing.
 fn read(fields: &HeaderMap, target: &HeaderName) -> Option<Directives> {
+    if !fields.contains_key(target) {
+        return None;
+    }
     let lines: Vec<&[u8]> = fields
         .get_all(target)
         .iter()

@@ -7,11 +7,12 @@
 //! more is given up and stores nothing.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
@@ -19,22 +20,31 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::Epochs;
-use crate::clock::{self, Timestamp};
 
 const SHARDS: usize = 32;
 
-/// Groups of keys of each of which it is known when a fetch has last ended.
-const GROUPS: usize = 1024;
+/// Places that remember when a fetch for one of their keys has ended.
+const ENDS: usize = 4096;
 
 /// The fetches under way, by the key of the copy they will make.
 pub struct Flights<A> {
-    shards: Arc<Vec<Shard<A>>>,
-    /// The microseconds at which a fetch has last ended.
-    ended: Arc<[AtomicU64]>,
-    hasher: RandomState,
+    air: Arc<Air<A>>,
 }
 
-type Shard<A> = Mutex<HashMap<String, SmallVec<[Arc<Flight<A>>; 1]>>>;
+struct Air<A> {
+    shards: Vec<Shard<A>>,
+    hasher: RandomState,
+    /// How many fetches have ended.
+    ended: AtomicU64,
+    /// Which of them was the last for a key in this place.
+    ends: Vec<AtomicU64>,
+}
+
+/// A moment, in fetches that have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment(u64);
+
+type Shard<A> = Mutex<HashMap<String, SmallVec<[Arc<Flight<A>>; 1]>, RandomState>>;
 
 /// What a read has seen just now, and a fetch carries.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -91,7 +101,12 @@ impl Drop for Interest {
 
 /// Lead or follow.
 pub enum Turn<A> {
-    Lead(Fill<A>, Follower<A>),
+    Lead {
+        fill: Fill<A>,
+        follower: Follower<A>,
+        /// A fetch for this copy may have ended since the leader has looked: it may be there.
+        look_again: bool,
+    },
     Follow(Follower<A>),
 }
 
@@ -99,12 +114,8 @@ pub enum Turn<A> {
 pub struct Fill<A> {
     flight: Arc<Flight<A>>,
     key: String,
-    shards: Arc<Vec<Shard<A>>>,
-    shard: usize,
-    ended: Arc<[AtomicU64]>,
-    group: usize,
-    /// As it stood when this one began.
-    ended_before: Timestamp,
+    air: Arc<Air<A>>,
+    hash: usize,
     /// The fetch that must be over before this one may leave.
     after: Option<watch::Receiver<Option<A>>>,
 }
@@ -126,9 +137,12 @@ type Fetching = Pin<Box<dyn Future<Output = ()> + Send>>;
 impl<A: Clone> Default for Flights<A> {
     fn default() -> Self {
         Flights {
-            shards: Arc::new((0..SHARDS).map(|_| Mutex::default()).collect()),
-            ended: (0..GROUPS).map(|_| AtomicU64::default()).collect(),
-            hasher: RandomState::new(),
+            air: Arc::new(Air {
+                shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+                hasher: RandomState::default(),
+                ended: AtomicU64::new(0),
+                ends: (0..ENDS).map(|_| AtomicU64::new(0)).collect(),
+            }),
         }
     }
 }
@@ -137,9 +151,7 @@ impl<A: Clone> Default for Flights<A> {
 impl<A> Clone for Flights<A> {
     fn clone(&self) -> Self {
         Flights {
-            shards: self.shards.clone(),
-            ended: self.ended.clone(),
-            hasher: self.hasher.clone(),
+            air: self.air.clone(),
         }
     }
 }
@@ -149,10 +161,15 @@ impl<A: Clone> Flights<A> {
         Flights::default()
     }
 
-    pub fn join(&self, key: &str, fence: &Fence) -> Turn<A> {
-        let hash = self.hasher.hash_one(key) as usize;
-        let (shard, group) = (hash % SHARDS, hash / SHARDS % GROUPS);
-        let mut flights = self.shards[shard].lock();
+    /// To be taken before a look-up.
+    pub fn now(&self) -> Moment {
+        Moment(self.air.ended.load(Ordering::Acquire))
+    }
+
+    /// For one who has looked for the copy after `since`, and found none.
+    pub fn join(&self, key: &str, fence: &Fence, since: Moment) -> Turn<A> {
+        let hash = self.air.hasher.hash_one(key) as usize;
+        let mut flights = self.air.shard(hash).lock();
         let under_way = flights.entry(key.to_owned()).or_default();
         for flight in under_way.iter() {
             let left = *flight.left.lock();
@@ -192,31 +209,33 @@ impl<A: Clone> Flights<A> {
             may_share_status: true,
             fetch: None,
         };
-        Turn::Lead(
-            Fill {
+        Turn::Lead {
+            look_again: self.air.end(hash).load(Ordering::Acquire) > since.0,
+            fill: Fill {
                 flight,
                 key: key.to_owned(),
-                shards: self.shards.clone(),
-                shard,
-                ended: self.ended.clone(),
-                group,
-                ended_before: Timestamp::from_micros(self.ended[group].load(Ordering::Relaxed)),
+                air: self.air.clone(),
+                hash,
                 after,
             },
             follower,
-        )
+        }
+    }
+}
+
+impl<A> Air<A> {
+    fn shard(&self, hash: usize) -> &Shard<A> {
+        &self.shards[hash % SHARDS]
+    }
+
+    fn end(&self, hash: usize) -> &AtomicU64 {
+        &self.ends[hash / SHARDS % ENDS]
     }
 }
 
 impl<A: Clone> Fill<A> {
     pub fn fence(&self) -> &Fence {
         &self.flight.fence
-    }
-
-    /// Whether another fetch may have stored what this one is for since a look-up that began then, and so did not see it. By
-    /// another instance it may have, too, which is worth no second look.
-    pub fn may_be_stored_since(&self, looked: Timestamp) -> bool {
-        self.ended_before >= looked
     }
 
     /// Waits until this fetch may leave.
@@ -229,7 +248,7 @@ impl<A: Clone> Fill<A> {
 
     /// The fetch leaves now: from here on nobody joins it without its epochs.
     pub fn leave(&self) {
-        let _shard = self.shards[self.shard].lock();
+        let _shard = self.air.shard(self.hash).lock();
         *self.flight.left.lock() = true;
     }
 
@@ -241,9 +260,10 @@ impl<A: Clone> Fill<A> {
 
 impl<A> Drop for Fill<A> {
     fn drop(&mut self) {
-        let mut flights = self.shards[self.shard].lock();
-        // Before it gives the key free: who leads next has looked up earlier, or knows of this.
-        self.ended[self.group].store(clock::now().as_micros(), Ordering::Relaxed);
+        let mut flights = self.air.shard(self.hash).lock();
+        // What it has stored was there before this.
+        let ended = self.air.ended.fetch_add(1, Ordering::AcqRel) + 1;
+        self.air.end(self.hash).store(ended, Ordering::Release);
         if let Some(under_way) = flights.get_mut(&self.key) {
             under_way.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
             if under_way.is_empty() {
@@ -323,14 +343,14 @@ mod tests {
 
     fn leads(turn: Turn<u8>) -> (Fill<u8>, Follower<u8>) {
         match turn {
-            Turn::Lead(fill, follower) => (fill, follower),
+            Turn::Lead { fill, follower, .. } => (fill, follower),
             Turn::Follow(_) => panic!("it follows"),
         }
     }
 
     fn follows(turn: Turn<u8>) -> Follower<u8> {
         match turn {
-            Turn::Lead(..) => panic!("it leads"),
+            Turn::Lead { .. } => panic!("it leads"),
             Turn::Follow(follower) => follower,
         }
     }
@@ -338,86 +358,89 @@ mod tests {
     #[test]
     fn a_read_joins_a_fetch_that_carries_the_epochs_it_has_itself_seen_and_no_other() {
         let flights = Flights::new();
-        let (fill, _one) = leads(flights.join("k", &fence(Some(1), None)));
+        let (fill, _one) = leads(flights.join("k", &fence(Some(1), None), flights.now()));
         fill.leave();
-        let _same = follows(flights.join("k", &fence(Some(1), None)));
-        let (later, _c) = leads(flights.join("k", &fence(Some(2), None)));
+        let _same = follows(flights.join("k", &fence(Some(1), None), flights.now()));
+        let (later, _c) = leads(flights.join("k", &fence(Some(2), None), flights.now()));
         later.leave();
-        let _unfenced = leads(flights.join("k", &fence(None, None)));
-        let _other_key = leads(flights.join("j", &fence(Some(1), None)));
+        let _unfenced = leads(flights.join("k", &fence(None, None), flights.now()));
+        let _other_key = leads(flights.join("j", &fence(Some(1), None), flights.now()));
     }
 
     #[test]
-    fn who_leads_looks_again_only_if_a_fetch_of_its_key_has_ended_since_its_look_up() {
+    fn only_who_looked_before_a_fetch_for_the_same_copy_had_ended_looks_again() {
         let flights = Flights::new();
-        let looked = clock::now();
-        let (first, _a) = leads(flights.join("k", &fence(Some(1), None)));
-        assert!(!first.may_be_stored_since(looked));
-        drop(first);
-        let (second, _b) = leads(flights.join("k", &fence(Some(1), None)));
-        assert!(second.may_be_stored_since(looked));
-        let later = Timestamp::from_micros(clock::now().as_micros() + 1);
-        assert!(!second.may_be_stored_since(later));
-        let others = ["a", "b", "c", "d", "e", "f"].map(|key| {
-            let (other, _c) = leads(flights.join(key, &fence(Some(1), None)));
-            other.may_be_stored_since(looked)
-        });
-        assert!(others.contains(&false), "all are in one group: {others:?}");
+        let looks_again = |key: &str, since| match flights.join(key, &fence(Some(1), None), since) {
+            Turn::Lead { look_again, .. } => look_again,
+            Turn::Follow(_) => panic!("it follows"),
+        };
+        let before = flights.now();
+        let (fill, _one) = leads(flights.join("k", &fence(Some(1), None), before));
+        let meanwhile = flights.now();
+        fill.answer(1);
+        drop(fill);
+        assert!(looks_again("k", before) && looks_again("k", meanwhile));
+        assert!(!looks_again("k", flights.now()));
+        assert!(!looks_again("another", before));
     }
 
     #[test]
     fn without_epochs_only_a_fetch_that_has_not_left_is_joined() {
         let flights = Flights::new();
-        let (first, _a) = leads(flights.join("k", &fence(None, None)));
-        let _b = follows(flights.join("k", &fence(None, None)));
+        let (first, _a) = leads(flights.join("k", &fence(None, None), flights.now()));
+        let _b = follows(flights.join("k", &fence(None, None), flights.now()));
         first.leave();
-        let (second, _c) = leads(flights.join("k", &fence(None, None)));
-        let _d = follows(flights.join("k", &fence(None, None)));
+        let (second, _c) = leads(flights.join("k", &fence(None, None), flights.now()));
+        let _d = follows(flights.join("k", &fence(None, None), flights.now()));
         assert!(second.after.is_some(), "one in flight and one waiting");
     }
 
     #[test]
     fn the_absence_of_a_thing_is_shared_only_where_a_create_would_have_been_seen() {
         let flights = Flights::new();
-        let (fill, _a) = leads(flights.join("k", &fence(Some(1), Some(5))));
+        let (fill, _a) = leads(flights.join("k", &fence(Some(1), Some(5)), flights.now()));
         assert!(
-            follows(flights.join("k", &fence(Some(1), Some(6)))).may_share_status,
+            follows(flights.join("k", &fence(Some(1), Some(6)), flights.now())).may_share_status,
             "it has not left"
         );
         fill.leave();
-        assert!(follows(flights.join("k", &fence(Some(1), Some(5)))).may_share_status);
-        assert!(!follows(flights.join("k", &fence(Some(1), Some(6)))).may_share_status);
-        assert!(!follows(flights.join("k", &fence(Some(1), None))).may_share_status);
+        assert!(
+            follows(flights.join("k", &fence(Some(1), Some(5)), flights.now())).may_share_status
+        );
+        assert!(
+            !follows(flights.join("k", &fence(Some(1), Some(6)), flights.now())).may_share_status
+        );
+        assert!(!follows(flights.join("k", &fence(Some(1), None), flights.now())).may_share_status);
     }
 
     #[tokio::test]
     async fn a_fetch_that_nobody_waits_for_is_given_up_and_the_key_is_free() {
         let flights = Flights::new();
-        let (fill, mut follower) = leads(flights.join("k", &fence(Some(1), None)));
+        let (fill, mut follower) = leads(flights.join("k", &fence(Some(1), None), flights.now()));
         let (under_way, mut given_up) = watch::channel(());
         follower.carry(async move {
             let _both = (fill, under_way);
             std::future::pending::<()>().await;
         });
-        let other = follows(flights.join("k", &fence(Some(1), None)));
+        let other = follows(flights.join("k", &fence(Some(1), None), flights.now()));
         drop(follower);
         tokio::task::yield_now().await;
         assert!(given_up.has_changed().is_ok(), "somebody still waits");
         drop(other);
         assert!(given_up.changed().await.is_err());
-        let _ = leads(flights.join("k", &fence(Some(1), None)));
+        let _ = leads(flights.join("k", &fence(Some(1), None), flights.now()));
     }
 
     #[tokio::test]
     async fn a_fetch_whose_leader_leaves_is_carried_on_for_those_who_stay() {
         let flights = Flights::new();
-        let (fill, mut leader) = leads(flights.join("k", &fence(Some(1), None)));
+        let (fill, mut leader) = leads(flights.join("k", &fence(Some(1), None), flights.now()));
         let (go_on, gone_on) = tokio::sync::oneshot::channel();
         leader.carry(async move {
             gone_on.await.unwrap();
             fill.answer(7);
         });
-        let mut other = follows(flights.join("k", &fence(Some(1), None)));
+        let mut other = follows(flights.join("k", &fence(Some(1), None), flights.now()));
         let a_while = std::time::Duration::from_millis(1);
         assert!(
             tokio::time::timeout(a_while, leader.answer(|_| true))
@@ -432,22 +455,22 @@ mod tests {
     #[tokio::test]
     async fn a_fetch_that_nobody_else_waits_for_ends_with_its_leader() {
         let flights = Flights::new();
-        let (fill, mut leader) = leads(flights.join("k", &fence(Some(1), None)));
+        let (fill, mut leader) = leads(flights.join("k", &fence(Some(1), None), flights.now()));
         leader.carry(async move {
             let _fill = fill;
             std::future::pending::<()>().await;
         });
         drop(leader);
-        let _ = leads(flights.join("k", &fence(Some(1), None)));
+        let _ = leads(flights.join("k", &fence(Some(1), None), flights.now()));
     }
 
     #[tokio::test]
     async fn the_waiting_fetch_leaves_when_the_one_before_is_over_however_it_ended() {
         for answered in [true, false] {
             let flights = Flights::new();
-            let (first, _a) = leads(flights.join("k", &fence(None, None)));
+            let (first, _a) = leads(flights.join("k", &fence(None, None), flights.now()));
             first.leave();
-            let (mut second, _b) = leads(flights.join("k", &fence(None, None)));
+            let (mut second, _b) = leads(flights.join("k", &fence(None, None), flights.now()));
             if answered {
                 first.answer(1);
             } else {

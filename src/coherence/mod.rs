@@ -121,7 +121,7 @@ pub struct Coherence {
 }
 
 /// What a look-up came to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum LookUp {
     /// A copy that nothing has invalidated; fresh or stale, which is `caching::reuse`'s to judge.
     Valid(Arc<Stored>),
@@ -158,8 +158,15 @@ impl Coherence {
     }
 
     /// As `look_up`, where nobody need be asked: with a store in this process, or one that has been asked a moment ago.
-    pub fn look_up_now(&self, copy: &str, depends: &Depends, origin: &str) -> Option<LookUp> {
-        let found = self.store.look_up_now(copy, &depends.states)?;
+    /// `own`: the first state's name, where that is another than in `depends`.
+    pub fn look_up_now(
+        &self,
+        copy: &str,
+        depends: &Depends,
+        own: Option<&str>,
+        origin: &str,
+    ) -> Option<LookUp> {
+        let found = self.store.look_up_now(copy, &depends.states, own)?;
         Some(judge(found, depends, origin))
     }
 

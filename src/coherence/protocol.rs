@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
 use crate::error::UpstreamFailure;
+use crate::hexadecimal;
 
 /// The name of a state, below the deployment's prefix: `users:list~state`, `users:detail~all`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,6 +96,15 @@ pub fn hex(digits: &[u8]) -> Option<u64> {
         number = number << 4 | u64::from(value & 0xf);
     }
     (matches!(digits.len(), 1..=16) && seen & 0x80 == 0).then_some(number)
+}
+
+impl Epoch {
+    /// Appends it as it is displayed.
+    pub fn write(self, into: &mut Vec<u8>) {
+        hexadecimal::write(into, (self.0 >> 64) as u64);
+        into.push(b'-');
+        into.extend_from_slice(&hexadecimal::padded(self.0 as u64));
+    }
 }
 
 impl fmt::Display for Epoch {

@@ -36,8 +36,11 @@ pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
             fields.remove(name);
         }
     }
-    for name in &HOP_BY_HOP {
-        fields.remove(name);
+    // Mostly there are none: that is seen sooner than each is looked for.
+    if fields.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        for name in &HOP_BY_HOP {
+            fields.remove(name);
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 //! A client's own X-Forwarded-* and Forwarded (RFC 7239) count only if it is a trusted proxy.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
+use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -114,42 +116,74 @@ pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, own: Scheme, trusted: &[Ip
 
 /// Puts our words in place of the client's.
 pub fn write(fields: &mut HeaderMap, via: &Via, scheme: Scheme, host: &str) {
-    for name in &OURS {
-        fields.remove(name);
+    if fields.keys().any(|name| OURS.contains(name)) {
+        for name in &OURS {
+            fields.remove(name);
+        }
     }
-    let chain: Vec<String> = via.chain.iter().map(IpAddr::to_string).collect();
-    if let (Some(client), Ok(all)) = (chain.first(), HeaderValue::from_str(&chain.join(", "))) {
-        fields.insert(
-            X_REAL_IP,
-            HeaderValue::from_str(client).expect("an address is a field value"),
-        );
-        fields.insert(X_FORWARDED_FOR, all);
+    // All that is to be said is one text, of which the fields are parts.
+    let mut text = Vec::with_capacity(128);
+    let mut client = 0;
+    for (n, address) in via.chain.iter().enumerate() {
+        text.extend_from_slice(if n > 0 { b", " } else { b"" });
+        write_address(&mut text, address);
+        client = if n > 0 { client } else { text.len() };
     }
-    if let Ok(forwarded) = HeaderValue::from_str(&rfc_7239(via, scheme, host)) {
-        fields.insert(FORWARDED, forwarded);
+    let chain = text.len();
+    let host = rfc_7239(&mut text, via, scheme, host);
+    let text = Bytes::from(text);
+    let mut say = |name: HeaderName, part: Range<usize>| {
+        if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(part)) {
+            fields.insert(name, value);
+        }
+    };
+    if client > 0 {
+        say(X_REAL_IP, 0..client);
+        say(X_FORWARDED_FOR, 0..chain);
     }
+    say(FORWARDED, chain..text.len());
+    say(X_FORWARDED_HOST, host);
     fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
-    if let Ok(host) = HeaderValue::from_str(host) {
-        fields.insert(X_FORWARDED_HOST, host);
-    }
 }
 
-/// The same chain as RFC 7239 writes it: the client with how it came, then who passed it on.
-fn rfc_7239(via: &Via, scheme: Scheme, host: &str) -> String {
-    let node = |address: &IpAddr| match address {
-        IpAddr::V4(address) => format!("for={address}"),
-        IpAddr::V6(address) => format!("for=\"[{address}]\""),
+/// Appends the same chain as RFC 7239 writes it: the client with how it came, then who passed it on. Says where in it the
+/// host stands.
+fn rfc_7239(text: &mut Vec<u8>, via: &Via, scheme: Scheme, host: &str) -> Range<usize> {
+    let node = |text: &mut Vec<u8>, address: &IpAddr| {
+        let (before, behind): (&[u8], &[u8]) = match address {
+            IpAddr::V4(_) => (b"for=", b""),
+            IpAddr::V6(_) => (b"for=\"[", b"]\""),
+        };
+        text.extend_from_slice(before);
+        write_address(text, address);
+        text.extend_from_slice(behind);
     };
-    let how = format!("host=\"{host}\";proto={}", scheme.as_str());
-    match via.chain.split_first() {
-        Some((client, proxies)) => {
-            let rest: String = proxies
-                .iter()
-                .map(|proxy| format!(", {}", node(proxy)))
-                .collect();
-            format!("{};{how}{rest}", node(client))
+    if let Some(client) = via.chain.first() {
+        node(text, client);
+        text.push(b';');
+    }
+    text.extend_from_slice(b"host=\"");
+    let start = text.len();
+    text.extend_from_slice(host.as_bytes());
+    let host = start..text.len();
+    text.extend_from_slice(b"\";proto=");
+    text.extend_from_slice(scheme.as_str().as_bytes());
+    for proxy in via.chain.iter().skip(1) {
+        text.extend_from_slice(b", ");
+        node(text, proxy);
+    }
+    host
+}
+
+fn write_address(text: &mut Vec<u8>, address: &IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (n, octet) in address.octets().into_iter().enumerate() {
+                text.extend_from_slice(if n > 0 { b"." } else { b"" });
+                text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
         }
-        None => how,
+        IpAddr::V6(address) => text.extend_from_slice(address.to_string().as_bytes()),
     }
 }
 
@@ -236,6 +270,40 @@ mod tests {
             [ip("198.51.100.7"), ip("10.0.0.2"), ip("127.0.0.1")]
         );
         assert_eq!(via.scheme, Scheme::Https);
+    }
+
+    #[test]
+    fn the_whole_chain_is_told_in_both_ways_of_writing() {
+        let mut sent = HeaderMap::new();
+        let via = |chain: &[&str]| Via {
+            chain: chain.iter().map(|address| ip(address)).collect(),
+            scheme: Scheme::Https,
+            untrusted_https: false,
+        };
+        let chain = via(&["2001:db8::7", "10.0.0.2"]);
+        write(&mut sent, &chain, Scheme::Https, "api.example.org:8443");
+        assert_eq!(
+            sent,
+            map(&[
+                ("x-real-ip", "2001:db8::7"),
+                ("x-forwarded-for", "2001:db8::7, 10.0.0.2"),
+                (
+                    "forwarded",
+                    "for=\"[2001:db8::7]\";host=\"api.example.org:8443\";proto=https, for=10.0.0.2"
+                ),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "api.example.org:8443"),
+            ])
+        );
+        write(&mut sent, &via(&[]), Scheme::Http, "a");
+        assert_eq!(
+            sent,
+            map(&[
+                ("forwarded", "host=\"a\";proto=http"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "a"),
+            ])
+        );
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
+use smallvec::SmallVec;
 use tracing::debug;
 
-use super::plan::{By, Plan};
+use super::plan::{By, Plan, Word};
 use super::{Client, Served, Setup, present};
 use crate::access::credential;
 use crate::access::key_file::Keys;
@@ -279,11 +280,14 @@ pub fn with_credential_by(
         plan if own.is_empty() => plan,
         Plan::Pass { .. } => Plan::Write {
             states: own.into_vec(),
-            by: By::Operator,
+            word: Word {
+                by: By::Operator,
+                rules: SmallVec::new(),
+            },
         },
-        Plan::Write { mut states, by } => {
+        Plan::Write { mut states, word } => {
             states.extend(own);
-            Plan::Write { states, by }
+            Plan::Write { states, word }
         }
         read @ Plan::Read { .. } => read,
     }

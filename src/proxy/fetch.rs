@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -23,7 +23,7 @@ use crate::caching::reuse;
 use crate::caching::stored::{Freshness, Stored, is_negative};
 use crate::caching::storing::{self, Nominated, Policy, Storable};
 use crate::caching::validation;
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::coherence::flights::Fill;
 use crate::coherence::{Epochs, LookUp, fresh_bits, protocol};
 use crate::config::{Access, Route};
@@ -102,17 +102,16 @@ pub struct Fetch {
     pub absence: Option<Epochs>,
     /// A valid copy that is to be validated or replaced.
     pub replacing: Option<Arc<Stored>>,
-    /// When the look-up began that showed that there is something to fetch, if it was a moment ago.
-    pub looked: Option<Timestamp>,
+    /// Whether it may be there by now.
+    pub look_again: bool,
 }
 
 impl Fetch {
     /// The fetch from its turn to its end.
     pub async fn run(mut self, mut fill: Fill<Answer>) {
         fill.turn().await;
-        let is_news = |looked| fill.may_be_stored_since(looked);
-        if self.epochs.is_ok() && self.looked.is_none_or(is_news) {
-            // Look again: another fetch may have ended between our look-up and our turn, and then there is nothing to do.
+        if self.epochs.is_ok() && self.look_again {
+            // Another fetch may have ended between our look-up and our turn, and then there is nothing to do.
             let looked = self.setup.coherence.look_up(
                 &self.asked.copy,
                 &self.asked.depends,
@@ -196,7 +195,7 @@ impl Fetch {
     }
 
     async fn receive(
-        self,
+        &self,
         fill: &Fill<Answer>,
         mut response: Response<UpstreamBody>,
         exchange: Exchange,
@@ -243,7 +242,7 @@ impl Fetch {
             .cloned()
             .collect();
         if !new.is_empty() {
-            served.learn(&self.setup.coherence, &new).await;
+            Box::pin(served.learn(&self.setup.coherence, &new)).await;
         }
         if new.iter().any(|name| self.client.fields.contains_key(name)) {
             return fill.answer(Answer::Unsent);
@@ -287,7 +286,7 @@ impl Fetch {
         };
         match validated {
             Some(stored) => {
-                let fetched = Arc::new(incoming.keep(&self, stored).await);
+                let fetched = Arc::new(incoming.keep(self, stored).await);
                 // Fields that make it for one client alone may have come with the 304.
                 fill.answer(match new.is_empty() && fetched.not_stored.is_none() {
                     true => Answer::Fetched(fetched),
@@ -333,7 +332,7 @@ struct Incoming {
 impl Incoming {
     async fn collect(
         &mut self,
-        fetch: Fetch,
+        fetch: &Fetch,
         fill: &Fill<Answer>,
         mut body: UpstreamBody,
         alone: bool,
@@ -368,7 +367,7 @@ impl Incoming {
                             Ok(frame) => frame,
                             Err(_) => {
                                 let failure = UpstreamFailure::TotalTimeout;
-                                return broken(&fetch, fill, &shared, announced, failure);
+                                return broken(fetch, fill, &shared, announced, failure);
                             }
                         }
                     }
@@ -396,17 +395,17 @@ impl Incoming {
                 }
                 Some(Err(error)) => {
                     debug!(%error, "the upstream's answer broke off");
-                    return broken(&fetch, fill, &shared, announced, UpstreamFailure::Lost);
+                    return broken(fetch, fill, &shared, announced, UpstreamFailure::Lost);
                 }
                 None => break,
             }
         }
         if self.length.is_some_and(|length| length != total) {
-            return broken(&fetch, fill, &shared, announced, UpstreamFailure::Lost);
+            return broken(fetch, fill, &shared, announced, UpstreamFailure::Lost);
         }
         drop(body);
         let whole = joined(&chunks);
-        let fetched = self.keep(&fetch, whole).await;
+        let fetched = self.keep(fetch, whole).await;
         // Stored before its last byte leaves, so that whoever has read it finds it.
         chunks[shown..]
             .iter()
@@ -447,7 +446,10 @@ impl Incoming {
 
     /// Stores the whole answer, if it is to be stored.
     async fn keep(&mut self, fetch: &Fetch, body: Bytes) -> Fetched {
-        let mut fields = storing::kept_fields(&self.fields, self.exchange);
+        let ages = self.fields.get_all(header::AGE).iter().cloned();
+        let ages: Vec<HeaderValue> = ages.collect();
+        let fields = std::mem::take(&mut self.fields);
+        let mut fields = storing::kept_fields(fields, self.exchange);
         fields.remove(header::CONTENT_LENGTH);
         if self.status == StatusCode::OK
             && fetch.served().route.etag
@@ -463,8 +465,8 @@ impl Incoming {
             }
         };
         // It is not kept, but who asked first is told how old the answer was.
-        for age in self.fields.get_all(header::AGE) {
-            fields.append(header::AGE, age.clone());
+        for age in ages {
+            fields.append(header::AGE, age);
         }
         Fetched {
             status: self.status,
@@ -513,7 +515,7 @@ impl Incoming {
             status: self.status,
             head: Head::of(
                 fetch.served().mark,
-                fields.clone(),
+                fields,
                 &fetch.asked.origin,
                 &self.varied,
             ),

@@ -2,18 +2,23 @@
 //! a pure function of its bytes, of how its connection came and of the configuration: so a head that led to a hit need not be
 //! read twice. What is remembered is what to look up, never an answer; each request looks up anew.
 //!
+//! Where the id in the path is all that heads differ by, they are known by their shape (`shape`), and so is one that nobody has
+//! sent before. What a look-up comes to that is no hit goes with the bytes to whoever reads them: neither is done twice.
+//!
 //! Each thread remembers for itself, so that no core waits for another. Nothing is remembered that depends on anything else:
 //! no route whose upstream decides who is admitted, no condition, no range, no coding.
+
+mod shape;
 
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::HeaderValue;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode, Version, header};
 use tracing::trace;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -26,11 +31,13 @@ use crate::caching::reuse::{Reuse, reuse};
 use crate::caching::stored::Stored;
 use crate::clock::{self, Timestamp};
 use crate::coherence::LookUp;
+use crate::coherence::flights::Moment;
 use crate::config::{Access, Policy, Route};
 use crate::message::{conditions, forwarded};
 use crate::reply::Reply;
 use crate::route::Captures;
 use crate::server::Peer;
+use shape::{Shape, Varying};
 
 /// Heads that a thread remembers: so many in each of so many sets, where the newest takes the oldest one's place.
 const WAYS: usize = 4;
@@ -44,8 +51,9 @@ const LONGEST: usize = 2048;
 
 /// A request that led to a hit.
 pub struct Known {
-    hash: u64,
     head: Bytes,
+    /// All of its shape are known by it.
+    shape: Option<Shape>,
     terms: Terms,
     route: usize,
     captures: Captures,
@@ -109,37 +117,95 @@ pub struct Hit {
     id: Option<HeaderValue>,
 }
 
-pub type LookingUp = Pin<Box<dyn Future<Output = Option<Hit>> + Send>>;
+/// What a known request asks for, and what its look-up came to, where that is no hit that is sent as it is. It is for whoever
+/// reads the bytes.
+#[derive(Clone)]
+pub struct Foreseen {
+    terms: Terms,
+    secret: HashingSecret,
+    route: usize,
+    pub asked: Asked,
+    pub looked: LookUp,
+    /// Taken before it was looked up.
+    pub since: Moment,
+    pub took: Duration,
+}
+
+/// What the bytes of a known request came to.
+pub enum Outcome {
+    Hit(Hit),
+    /// The bytes are to be read.
+    Foreseen(Box<Foreseen>),
+}
+
+pub type LookingUp = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 pub enum Found {
-    Hit(Hit),
-    /// The store takes its time. With the bytes, should it come to nothing.
+    Now(Outcome),
+    /// The store takes its time. With the bytes, should they have to be read.
     LookingUp(Bytes, LookingUp),
 }
 
-type Set = [Option<Arc<Known>>; WAYS];
+/// Each with its hash.
+type Set = [Option<(u64, Arc<Known>)>; WAYS];
 
 thread_local! {
     static KNOWN: RefCell<Vec<Set>> = const { RefCell::new(Vec::new()) };
     /// By which a head is recognised that comes for the second time.
     static SEEN: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
     static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// The key and the state of one that is known by its shape.
+    static NAMES: RefCell<[String; 2]> = const { RefCell::new([String::new(), String::new()]) };
 }
 
-/// A head's own bytes, if it is not the first time that this thread sees them.
+/// A head's own bytes, if it is not the first time that this thread sees them, or others of their shape.
 pub fn worth_knowing(head: &[u8]) -> Option<Bytes> {
     if head.len() > LONGEST || !head.starts_with(b"GET ") {
         return None;
     }
-    let hash = xxh3_64(head);
+    let hash = match Varying::of(head) {
+        Some(id) => id.hash_of_the_rest(head),
+        None => xxh3_64(head),
+    };
+    was_seen(hash).then(|| Bytes::copy_from_slice(head))
+}
+
+fn was_seen(hash: u64) -> bool {
     let mark = (hash >> 32) as u32;
     SEEN.with_borrow_mut(|seen| {
         if seen.is_empty() {
             seen.resize(MARKS, 0);
         }
         let place = &mut seen[hash as usize % MARKS];
-        (std::mem::replace(place, mark) == mark).then(|| Bytes::copy_from_slice(head))
+        std::mem::replace(place, mark) == mark
     })
+}
+
+/// What is known of these bytes; and their id, if it is known by its shape.
+fn find(read: &[u8]) -> Option<(Arc<Known>, Option<Varying>)> {
+    KNOWN.with_borrow(|sets| {
+        if let Some(id) = Varying::of(read) {
+            let is_of = |shape: &Shape, known: &Known| shape.is_of(&known.head, read, &id);
+            let is_it = |known: &Known| {
+                known
+                    .shape
+                    .as_ref()
+                    .is_some_and(|shape| is_of(shape, known))
+            };
+            if let Some(known) = find_in(sets, id.hash_of_the_rest(read), is_it) {
+                return Some((known, Some(id)));
+            }
+        }
+        let is_it = |known: &Known| known.shape.is_none() && known.head == read;
+        Some((find_in(sets, xxh3_64(read), is_it)?, None))
+    })
+}
+
+fn find_in(sets: &[Set], hash: u64, is_it: impl Fn(&Known) -> bool) -> Option<Arc<Known>> {
+    let set = sets.get(hash as usize % SETS)?;
+    let mut known = set.iter().flatten();
+    let (_, known) = known.find(|(of, known)| *of == hash && is_it(known))?;
+    Some(known.clone())
 }
 
 /// The terms under which a request is about to be presented, if it is to be remembered.
@@ -167,9 +233,19 @@ pub fn remember(
     if !is_written || !is_as_it_is(&setup.config.routes[route]) || !asks_for_all(client) {
         return;
     }
+    let (config, served) = (&setup.config, &setup.served);
+    let shape = Shape::of(config, served, client, head, route, asked, &secret);
+    let hash = match (&shape, Varying::of(head)) {
+        (Some(_), Some(id)) => id.hash_of_the_rest(head),
+        _ => xxh3_64(head),
+    };
+    // Others of its shape were seen, which says nothing of this one.
+    if shape.is_none() && Varying::of(head).is_some() && !was_seen(hash) {
+        return;
+    }
     let known = Known {
-        hash: xxh3_64(head),
         head: head.clone(),
+        shape,
         terms,
         route,
         captures: captures.clone(),
@@ -186,12 +262,12 @@ pub fn remember(
         if sets.is_empty() {
             sets.resize(SETS, [const { None }; WAYS]);
         }
-        let set = &mut sets[known.hash as usize % SETS];
+        let set = &mut sets[hash as usize % SETS];
         let same = set
             .iter()
-            .position(|other| other.as_ref().is_some_and(|other| other.head == known.head));
+            .position(|other| other.as_ref().is_some_and(|(of, _)| *of == hash));
         set[..=same.unwrap_or(WAYS - 1)].rotate_right(1);
-        set[0] = Some(Arc::new(known));
+        set[0] = Some((hash, Arc::new(known)));
     });
 }
 
@@ -208,6 +284,8 @@ fn asks_for_all(client: &Client) -> bool {
     let fields = &client.fields;
     let stays = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
     client.method == Method::GET
+        // Before, a connection ends with its answer.
+        && client.version == Version::HTTP_11
         && !conditions::are_in(fields)
         && !fields.contains_key(header::RANGE)
         && !fields.contains_key(header::EXPECT)
@@ -221,12 +299,7 @@ impl Proxy {
         if read.len() > LONGEST {
             return None;
         }
-        let hash = xxh3_64(read);
-        let is_it = |known: &&Arc<Known>| known.hash == hash && known.head == read;
-        let known = KNOWN.with_borrow(|sets| {
-            let set = sets.get(hash as usize % SETS)?;
-            set.iter().flatten().find(is_it).cloned()
-        })?;
+        let (known, id) = find(read)?;
         if !is_for(peer, &known.client) {
             return None;
         }
@@ -243,28 +316,39 @@ impl Proxy {
         }
         let started = (setup.is_counting || setup.config.logs.access).then(clock::stopwatch);
         let now = clock::now();
-        let asked = &known.asked;
-        let looked = setup
-            .coherence
-            .look_up_now(&asked.copy, &asked.depends, &asked.origin);
-        match looked {
-            Some(looked) => known.answered(&setup, looked, now, started).map(Found::Hit),
-            None => {
-                // The very one that it was found to be presented under.
-                let setup = Arc::clone(&setup);
-                let head = known.head.clone();
-                let looking_up = Box::pin(async move {
-                    let asked = &known.asked;
-                    let looked =
-                        setup
-                            .coherence
-                            .look_up(&asked.copy, &asked.depends, &asked.origin);
-                    let looked = looked.await;
-                    known.answered(&setup, looked, now, started)
-                });
-                Some(Found::LookingUp(head, looking_up))
+        let again = known.of(read, id.as_ref());
+        let (depends, origin) = (&known.asked.depends, &known.asked.origin);
+        let since = setup.flights.now();
+        let begun = Begun {
+            now,
+            since,
+            started,
+        };
+        let looked = again.with_names(|copy, own| {
+            let coherence = &setup.coherence;
+            match coherence.look_up_now(copy, depends, own, origin) {
+                Some(looked) => Ok(again.come_to(&setup, copy, looked, begun)),
+                None => Err(match own {
+                    None => (copy.to_owned(), depends.clone()),
+                    Some(own) => (copy.to_owned(), shape::of_another(depends, own)),
+                }),
             }
-        }
+        });
+        let (copy, depends) = match looked {
+            Ok(outcome) => return Some(Found::Now(outcome)),
+            Err(asked_for) => asked_for,
+        };
+        // The very one that it was found to be presented under.
+        let setup = Arc::clone(&setup);
+        let head = Bytes::copy_from_slice(read);
+        let read = head.clone();
+        let looking_up = Box::pin(async move {
+            let origin = &known.asked.origin;
+            let looked = setup.coherence.look_up(&copy, &depends, origin).await;
+            let again = known.of(&read, id.as_ref());
+            again.come_to(&setup, &copy, looked, begun)
+        });
+        Some(Found::LookingUp(head, looking_up))
     }
 }
 
@@ -293,35 +377,119 @@ impl By {
 }
 
 impl Known {
+    fn of<'k>(&'k self, head: &'k [u8], id: Option<&Varying>) -> Again<'k> {
+        let id = id.map(|id| id.text(head));
+        Again {
+            known: self,
+            head,
+            by_shape: self.shape.as_ref().zip(id),
+        }
+    }
+}
+
+/// How a look-up was begun.
+#[derive(Clone, Copy)]
+struct Begun {
+    now: Timestamp,
+    since: Moment,
+    started: Option<Instant>,
+}
+
+/// A known request that comes again, or another of its shape.
+struct Again<'k> {
+    known: &'k Known,
+    head: &'k [u8],
+    /// With its own id.
+    by_shape: Option<(&'k Shape, &'k str)>,
+}
+
+impl Again<'_> {
+    /// With the key of its copy, and the name of the first state where that is another than is known; in bytes that are used
+    /// again and again.
+    fn with_names<T>(&self, then: impl FnOnce(&str, Option<&str>) -> T) -> T {
+        let asked = &self.known.asked;
+        match self.by_shape {
+            None => then(&asked.copy, None),
+            Some((shape, id)) => NAMES.with_borrow_mut(|[copy, state]| {
+                shape.write_copy(asked, id, copy);
+                shape.write_state(asked, id, state);
+                then(copy, Some(state))
+            }),
+        }
+    }
+
+    fn asked(&self) -> Asked {
+        let asked = &self.known.asked;
+        match self.by_shape {
+            None => asked.clone(),
+            Some((shape, id)) => shape.make(asked, id),
+        }
+    }
+
+    fn path(&self) -> &str {
+        let own = self.known.client.target.path();
+        match self.by_shape {
+            None => own,
+            Some((shape, id)) => shape.path_in(self.head, own, id),
+        }
+    }
+
+    fn come_to(&self, setup: &Setup, copy: &str, looked: LookUp, begun: Begun) -> Outcome {
+        let known = self.known;
+        let Begun {
+            now,
+            since,
+            started,
+        } = begun;
+        match self.hit(setup, copy, &looked, now, started) {
+            Some(hit) => Outcome::Hit(hit),
+            None => Outcome::Foreseen(Box::new(Foreseen {
+                terms: known.terms,
+                secret: known.secret,
+                route: known.route,
+                asked: self.asked(),
+                looked,
+                since,
+                took: started.map(|started| started.elapsed()).unwrap_or_default(),
+            })),
+        }
+    }
+
     /// The hit that a look-up came to, if it is one that needs no second thought.
-    fn answered(
+    fn hit(
         &self,
         setup: &Setup,
-        looked: LookUp,
+        copy: &str,
+        looked: &LookUp,
         now: Timestamp,
         started: Option<Instant>,
     ) -> Option<Hit> {
         let LookUp::Valid(stored) = looked else {
             return None;
         };
-        let route = &setup.served[self.route].route;
-        let Reuse::Serve { left } = reuse(&stored, super::read::terms(route), now, || u64::MAX)
+        let known = self.known;
+        let route = &setup.served[known.route].route;
+        let Reuse::Serve { left } = reuse(stored, super::read::terms(route), now, || u64::MAX)
         else {
             return None;
         };
         if stored.status != StatusCode::OK
-            || !self.asked.holds(stored.head.varied())
+            || !known.asked.holds(stored.head.varied())
             || !stored.head.is_plain()
         {
             return None;
         }
-        if let Some(hottest) = &setup.served[self.route].hottest {
+        if let Some(hottest) = &setup.served[known.route].hottest {
             let (config, access) = (&setup.config, &route.access);
-            hottest.count(config, access, &self.asked, &self.captures, &self.client);
+            hottest.count(config, access, &known.asked, &known.captures, &known.client);
         }
         let (age, ttl) = (stored.age(now).as_secs(), left.as_secs());
-        let id = started.and_then(|started| self.tell(setup, &stored, ttl, started));
-        trace!(copy = %self.asked.copy, "served, known again");
+        let id = started.and_then(|started| self.tell(setup, stored, ttl, started));
+        match self.by_shape {
+            None => trace!(copy, "served, known again"),
+            Some(_) => trace!(copy, "served, known by its shape"),
+        }
+        let stored = stored.clone();
         let hit = Hit {
             stored,
             age,
@@ -339,9 +507,9 @@ impl Known {
         ttl: u64,
         started: Instant,
     ) -> Option<HeaderValue> {
-        let (client, took) = (&self.client, started.elapsed());
+        let (client, took) = (&self.known.client, started.elapsed());
         let notes = setup.config.logs.access.then(|| {
-            let notes = Notes::of(&client.method, client.target.path(), &client.fields);
+            let notes = Notes::of(&client.method, self.path(), &client.fields);
             notes.store_took(took);
             notes
         });
@@ -351,8 +519,18 @@ impl Known {
             bytes: Some(stored.body.len() as u64),
             took,
         };
-        told.of(setup, Some(self.route), notes.as_ref());
+        told.of(setup, Some(self.known.route), notes.as_ref());
         notes.map(|notes| notes.id().clone())
+    }
+}
+
+impl Foreseen {
+    /// Whether it is what would be presented and looked up now.
+    pub fn is_still(&self, setup: &Setup, route: usize, by: By) -> bool {
+        let terms = self.terms.setup == setup.number.get()
+            && self.route == route
+            && self.terms == terms(setup, route, by);
+        terms && setup.coherence.store().secret() == Some(self.secret)
     }
 }
 

@@ -17,12 +17,20 @@ pub enum Plan {
     /// Look up, or fetch and store, under this route (its place in the file).
     Read { route: usize, captures: Captures },
     /// Forward, and drop what hangs on these states.
-    Write { states: Vec<StateKey>, by: By },
+    Write { states: Vec<StateKey>, word: Word },
     /// Forward, and nothing else.
     Pass {
         why: Forward,
         detail: Option<Reason>,
     },
+}
+
+/// By whose word a write drops what it drops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    pub by: By,
+    /// The rules that name it, by their places in the file; none: the path is a route's own.
+    pub rules: SmallVec<[u16; 4]>,
 }
 
 /// Which answers to a write drop anything.
@@ -106,12 +114,23 @@ fn write(config: &Config, method: &Method, target: &TargetUri) -> Plan {
         true => By::Http,
         false => By::Operator,
     };
+    let place = |named: &PurgeRule| {
+        let place = config
+            .purge
+            .iter()
+            .position(|rule| std::ptr::eq(rule, named))?;
+        u16::try_from(place).ok()
+    };
+    let rules = rules.iter().filter_map(|(rule, _)| place(rule)).collect();
     match states.is_empty() {
         true => Plan::Pass {
             why: Forward::Method,
             detail: None,
         },
-        false => Plan::Write { states, by },
+        false => Plan::Write {
+            states,
+            word: Word { by, rules },
+        },
     }
 }
 

@@ -47,6 +47,23 @@ impl Asked {
     pub fn holds(&self, varied: &[HeaderName]) -> bool {
         varied.iter().all(|name| self.varied.contains(name))
     }
+
+    /// Whether both ask for the same, and of all the same; who is admitted aside.
+    pub fn is_same(&self, other: &Asked) -> bool {
+        let Asked {
+            family,
+            copy,
+            depends,
+            origin,
+            varied,
+            query,
+            accept,
+            admitted: _,
+        } = self;
+        (family, copy, depends) == (&other.family, &other.copy, &other.depends)
+            && (origin, varied, query) == (&other.origin, &other.varied, &other.query)
+            && *accept == other.accept
+    }
 }
 
 #[expect(

@@ -1,5 +1,6 @@
 //! A read under a route: look up; if there is nothing, lead a fetch or follow one; reply.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,14 +9,15 @@ use http::Method;
 use tracing::{debug, trace, warn};
 
 use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
+use super::known::{self, Foreseen};
 use super::present::{self, Asked, Presented};
-use super::{Client, Served, Setup, admit, known, pass, refresh, sample};
+use super::{Client, Served, Setup, admit, pass, refresh, sample};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::reuse::{self, Reuse, Terms, reuse};
 use crate::caching::stored::Stored;
-use crate::clock::{self, Timestamp};
-use crate::coherence::flights::{Fence, Follower, Turn};
+use crate::clock;
+use crate::coherence::flights::{Fence, Follower, Moment, Turn};
 use crate::coherence::{Depends, Epochs, LookUp, Shown, States, fresh_bits, protocol};
 use crate::config::{Access, Route};
 use crate::error::{Error, UpstreamFailure};
@@ -31,12 +33,31 @@ pub fn read(
     route: usize,
     captures: Captures,
     client: Client,
+    foreseen: Option<Box<Foreseen>>,
 ) -> impl Future<Output = Result<Reply, Error>> + Send {
     // Before it is presented: what is learnt meanwhile makes it unknown.
     let terms = known::terms_of(&setup, &client, route);
-    let presented = present(&setup, &setup.served[route], &captures, &client);
+    let (presented, found, since) = match foreseen {
+        None => (
+            present(&setup, &setup.served[route], &captures, &client),
+            None,
+            None,
+        ),
+        Some(foreseen) => {
+            let Foreseen {
+                asked,
+                looked,
+                since,
+                took,
+                ..
+            } = *foreseen;
+            debug_assert!(is_presented(&setup, route, &captures, &client, &asked));
+            (Presented::Asked(asked), Some((looked, took)), Some(since))
+        }
+    };
     async move {
-        match look_up(&setup, route, &captures, &client, &presented).await? {
+        let since = since.unwrap_or_else(|| setup.flights.now());
+        match look_up(&setup, route, &captures, &client, &presented, found).await? {
             Looked::Hit(reply) => {
                 if let (Some(terms), Presented::Asked(asked)) = (terms, &presented) {
                     known::remember(&setup, &client, &reply, terms, (route, &captures), asked);
@@ -46,7 +67,15 @@ pub fn read(
             // Boxed, or a hit would carry room for all that it does not need.
             other => {
                 let client = Arc::new(client);
-                Box::pin(go_on(&setup, route, captures, client, presented, other)).await
+                Box::pin(go_on(
+                    &setup,
+                    route,
+                    captures,
+                    client,
+                    presented,
+                    (other, since),
+                ))
+                .await
             }
         }
     }
@@ -67,12 +96,25 @@ enum Looked {
 
 /// What a look-up has left to be fetched.
 struct Lack {
-    /// When it began.
-    looked: Timestamp,
     /// What it has shown of the states.
     shown: Option<Box<Shown>>,
     /// The copy that is to be validated or replaced.
     stale: Option<Arc<Stored>>,
+}
+
+/// Whether this is what would be presented, unless that has just changed.
+fn is_presented(
+    setup: &Setup,
+    route: usize,
+    captures: &Captures,
+    client: &Client,
+    asked: &Asked,
+) -> bool {
+    match present(setup, &setup.served[route], captures, client) {
+        Presented::Asked(again) => again.is_same(asked) || again.varied != asked.varied,
+        Presented::Pass(reason) => matches!(reason, Reason::StoreAway | Reason::VaryUnkeyed),
+        Presented::Unverified | Presented::Refused(_) => false,
+    }
 }
 
 /// The read as the cache sees it, by what this instance knows.
@@ -107,12 +149,14 @@ pub fn present(setup: &Setup, served: &Served, captures: &Captures, client: &Cli
     )
 }
 
+/// `found`: what was looked up before, and how long that took.
 async fn look_up(
     setup: &Arc<Setup>,
     route: usize,
     captures: &Captures,
     client: &Client,
     presented: &Presented,
+    found: Option<(LookUp, Duration)>,
 ) -> Result<Looked, Error> {
     let asked = match presented {
         Presented::Asked(asked) => asked,
@@ -124,25 +168,32 @@ async fn look_up(
     if let Some(hottest) = &served.hottest {
         hottest.count(&setup.config, &served.route.access, asked, captures, client);
     }
-    let asked_at = client.notes.as_ref().map(|_| clock::stopwatch());
-    let found = find(setup, served, client, asked).await;
-    if let (Some(notes), Some(asked_at)) = (&client.notes, asked_at) {
-        notes.store_took(asked_at.elapsed());
-    }
     let found = match found {
-        Ok(found) => found,
-        Err(other) => return Ok(other),
+        // It was begun when the request had come, as any is.
+        Some((found, took)) => {
+            if let Some(notes) = &client.notes {
+                notes.store_took(took);
+            }
+            found
+        }
+        None => {
+            let asked_at = client.notes.as_ref().map(|_| clock::stopwatch());
+            let found = find(setup, served, client, asked).await;
+            if let (Some(notes), Some(asked_at)) = (&client.notes, asked_at) {
+                notes.store_took(asked_at.elapsed());
+            }
+            match found {
+                Ok(found) => found,
+                Err(other) => return Ok(other),
+            }
+        }
     };
     let (stored, outdated) = match found {
         LookUp::Valid(stored) => (stored, false),
         LookUp::Outdated(stored) => (stored, true),
         LookUp::Miss(reason, shown) => {
             debug!(copy = %asked.copy, why = reason.word(), "nothing to serve");
-            let lack = Lack {
-                looked: now,
-                shown,
-                stale: None,
-            };
+            let lack = Lack { shown, stale: None };
             return Ok(Looked::Miss(reason, lack));
         }
     };
@@ -175,7 +226,6 @@ async fn look_up(
                     Looked::Hit(hit(handling).await)
                 }
                 Reuse::Validate => Looked::Stale(Lack {
-                    looked: now,
                     shown: None,
                     stale: Some(stored),
                 }),
@@ -219,7 +269,7 @@ async fn go_on(
     captures: Captures,
     client: Arc<Client>,
     mut presented: Presented,
-    mut looked: Looked,
+    (mut looked, mut since): (Looked, Moment),
 ) -> Result<Reply, Error> {
     let served = &setup.served[route];
     // What is rare is boxed, here and below, or every miss would carry room for it, and zero and copy it.
@@ -266,12 +316,13 @@ async fn go_on(
                 captures: &captures,
                 client: &client,
             };
-            if !news && let Some(reply) = ask.wait(asked, lack, why).await? {
+            if !news && let Some(reply) = ask.wait(asked, since, lack, why).await? {
                 return Ok(reply);
             }
         }
         presented = present(setup, served, &captures, &client);
-        looked = look_up(setup, route, &captures, &client, &presented).await?;
+        since = setup.flights.now();
+        looked = look_up(setup, route, &captures, &client, &presented, None).await?;
     }
     match looked {
         Looked::Hit(reply) => Ok(reply),
@@ -289,12 +340,22 @@ struct Ask<'a> {
 
 impl Ask<'_> {
     /// Leads or follows one fetch. `None`: what came of it is not for this one, ask anew.
-    async fn wait(&self, asked: Asked, lack: Lack, why: Reason) -> Result<Option<Reply>, Error> {
+    async fn wait(
+        &self,
+        asked: Asked,
+        since: Moment,
+        lack: Lack,
+        why: Reason,
+    ) -> Result<Option<Reply>, Error> {
         let Ask { setup, client, .. } = *self;
         let served = &setup.served[self.route];
         let (epochs, fence) = open(setup, served, &asked.depends, lack.shown.as_deref()).await;
-        let mut follower = match setup.flights.join(&asked.copy, &fence) {
-            Turn::Lead(fill, mut follower) => {
+        let mut follower = match setup.flights.join(&asked.copy, &fence, since) {
+            Turn::Lead {
+                fill,
+                mut follower,
+                look_again,
+            } => {
                 let fetch = Fetch {
                     setup: setup.clone(),
                     route: self.route,
@@ -304,7 +365,7 @@ impl Ask<'_> {
                     epochs,
                     absence: fence.absence,
                     replacing: lack.stale,
-                    looked: Some(lack.looked),
+                    look_again,
                 };
                 follower.carry(fetch.run(fill));
                 follower
@@ -319,10 +380,19 @@ impl Ask<'_> {
         let for_me = |answer: &Answer| {
             leads || !matches!(answer, Answer::Coming(coming) if coming.others == Others::Wait)
         };
-        // Longer than this nobody waits for another's fetch.
-        let patience = setup.upstream.settings().total * 2;
-        let Ok(answer) = tokio::time::timeout(patience, follower.answer(for_me)).await else {
-            return Ok(None);
+        let answer = {
+            let mut answering = pin!(follower.answer(for_me));
+            match leads {
+                true => answering.await,
+                // Longer than this nobody waits for another's fetch.
+                false => {
+                    let patience = setup.upstream.settings().total * 2;
+                    match tokio::time::timeout(patience, answering.as_mut()).await {
+                        Ok(answer) => answer,
+                        Err(_) => return Ok(None),
+                    }
+                }
+            }
         };
         let collapsed = !leads;
         // Whoever has waited for longer than the verdict lasts, or was revoked meanwhile, is given nothing but the answer to

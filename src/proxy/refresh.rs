@@ -108,14 +108,17 @@ pub(super) async fn run(
     asked: Asked,
     replacing: Option<Arc<Stored>>,
 ) -> bool {
+    let since = setup.flights.now();
     let (epochs, fence) = read::open(setup, &setup.served[route], &asked.depends, None).await;
     if epochs.is_err() {
         return false;
     }
-    match setup.flights.join(&asked.copy, &fence) {
+    match setup.flights.join(&asked.copy, &fence, since) {
         // Somebody who could not be given the old copy is at it.
         Turn::Follow(_) => true,
-        Turn::Lead(fill, mut follower) => {
+        Turn::Lead {
+            fill, mut follower, ..
+        } => {
             let fetch = Fetch {
                 setup: setup.clone(),
                 route,
@@ -125,7 +128,7 @@ pub(super) async fn run(
                 epochs,
                 absence: fence.absence,
                 replacing,
-                looked: None,
+                look_again: true,
             };
             fetch.run(fill).await;
             match follower.answer(|_| true).await {

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 
 use futures_util::future::join_all;
 
-use super::plan::{self, By, Plan};
+use super::plan::{self, Plan, Word};
 use super::rate::Rate;
 use super::sample::Sample;
 use super::under_way::InFlight;
@@ -119,10 +119,10 @@ pub fn dropped_by(
     config: &Config,
     secret: Option<&HashingSecret>,
     client: &Client,
-) -> Option<(Vec<StateKey>, By)> {
+) -> Option<(Vec<StateKey>, Word)> {
     let plan = plan::plan(config, &client.method, &client.target, false);
     match admit::with_credential_by(config, secret, client, plan) {
-        Plan::Write { states, by } => Some((states, by)),
+        Plan::Write { states, word } => Some((states, word)),
         Plan::Read { .. } | Plan::Pass { .. } => None,
     }
 }

@@ -1,14 +1,14 @@
-//! A write: held, forwarded once, finished, and only then answered. It runs in a task that outlives its client:
-//! once it may have left, what it purges does not depend on who still waits.
+//! A write: held, forwarded once, finished, and only then answered. It outlives its client: once it may have left, what it
+//! purges does not depend on who still waits.
 
 use std::sync::Arc;
 
 use http::Response;
 use http::header::HeaderMap;
-use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::plan::{self, By};
+use super::outliving::Outliving;
+use super::plan::{self, By, Word};
 use super::under_way::UnderWay;
 use super::{Client, Setup, hottest, obey, pass, present, turnover};
 use crate::body::RequestBody;
@@ -17,8 +17,8 @@ use crate::caching::invalidation;
 use crate::caching::key::cache_group_state;
 use crate::coherence::turnstile::Entered;
 use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, protocol};
-use crate::config::{Config, PurgeRule, WhenStoreIsDown};
-use crate::error::{Error, UpstreamFailure};
+use crate::config::{Config, WhenStoreIsDown};
+use crate::error::Error;
 use crate::metrics::COUNTED;
 use crate::purges::{self, ByWrite, Cause};
 use crate::reply::Reply;
@@ -30,20 +30,20 @@ pub async fn write(
     client: Arc<Client>,
     body: RequestBody,
     mut states: Vec<StateKey>,
-    mut by: By,
+    mut word: Word,
 ) -> Result<Reply, Error> {
     let (under_way, newer) = setup
         .writes
         .enter(setup.generation, client.clone(), &states);
-    if let Some((more, by_newer)) = newer.and_then(|newer| dropped_by(setup, &newer, &client)) {
+    if let Some((more, newer)) = newer.and_then(|newer| dropped_by(setup, &newer, &client)) {
         states.extend(more);
         states.sort();
         states.dedup();
-        if by_newer == By::Operator {
-            by = by_newer;
+        if newer.by == By::Operator {
+            word.by = newer.by;
         }
     }
-    held_write(setup, client, body, states, by, under_way).await
+    held_write(setup, client, body, states, word, under_way).await
 }
 
 /// A write that drops nothing, as the rules are.
@@ -53,8 +53,8 @@ pub async fn unheld(
     body: RequestBody,
 ) -> Result<Reply, Error> {
     let (under_way, newer) = setup.writes.enter(setup.generation, client.clone(), &[]);
-    if let Some((states, by)) = newer.and_then(|newer| dropped_by(setup, &newer, &client)) {
-        return Box::pin(held_write(setup, client, body, states, by, under_way)).await;
+    if let Some((states, word)) = newer.and_then(|newer| dropped_by(setup, &newer, &client)) {
+        return Box::pin(held_write(setup, client, body, states, word, under_way)).await;
     }
     let passed = pass::pass(setup, &client, body, Forward::Method, None).await;
     under_way.came_to(match &passed {
@@ -66,7 +66,7 @@ pub async fn unheld(
 }
 
 /// By the configuration that was announced last, where that is not the one that planned it.
-fn dropped_by(setup: &Setup, newer: &Config, client: &Client) -> Option<(Vec<StateKey>, By)> {
+fn dropped_by(setup: &Setup, newer: &Config, client: &Client) -> Option<(Vec<StateKey>, Word)> {
     let secret = setup.coherence.store().secret();
     turnover::dropped_by(newer, secret.as_ref(), client)
 }
@@ -76,21 +76,31 @@ async fn held_write(
     client: Arc<Client>,
     body: RequestBody,
     states: Vec<StateKey>,
-    by: By,
+    word: Word,
     under_way: UnderWay,
 ) -> Result<Reply, Error> {
     // Not in the task: a client that leaves while it waits here has sent nothing, and is done.
     let entered = setup.turnstile.enter(&states).await;
     // The slot before the hold: a write that waits in the queue holds nothing.
     let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
-    let (tell, told) = oneshot::channel();
     let own = setup.clone();
-    setup.writes.tasks.spawn(async move {
-        let answered = held(&own, &client, body, states, by, (slot, entered), under_way).await;
-        // A client that has gone does not hear of it; the write is finished all the same.
-        let _ = tell.send(answered);
-    });
-    match told.await.unwrap_or(Err(UpstreamFailure::Lost.into()))? {
+    // A client that leaves does not hear of it; the write is finished all the same.
+    let held = Outliving::new(
+        async move {
+            held(
+                &own,
+                &client,
+                body,
+                states,
+                word,
+                (slot, entered),
+                under_way,
+            )
+            .await
+        },
+        &setup.writes.tasks,
+    );
+    match held.await? {
         Answered::Passed(response) => Ok(pass::streamed(response, Forward::Method, None)),
         Answered::Kept(reply) => Ok(reply),
     }
@@ -108,7 +118,7 @@ async fn held(
     client: &Client,
     body: RequestBody,
     states: Vec<StateKey>,
-    by: By,
+    word: Word,
     (slot, mut entered): (Slot, Entered),
     under_way: UnderWay,
 ) -> Result<Answered, Error> {
@@ -117,7 +127,7 @@ async fn held(
         WhenStoreIsDown::Forward => WithoutStore::Forward,
     };
     // What is rare is boxed, here and below, or every write would carry room for it, and zero and copy it.
-    let keeping = match by {
+    let keeping = match word.by {
         By::Http => Box::pin(obey::Keeping::prepare(setup, client)).await,
         By::Operator => None,
     };
@@ -129,7 +139,7 @@ async fn held(
         .send(slot, present::pass(&setup.config, client, body))
         .await;
     let outcome = match &answered {
-        Ok(response) => match by {
+        Ok(response) => match word.by {
             By::Operator => protocol::outcome_of_status(response.status()),
             By::Http => invalidation::outcome(response.status()),
         },
@@ -138,7 +148,7 @@ async fn held(
     entered.came_to(outcome);
     under_way.came_to(outcome);
     if let (Ok(response), Outcome::Changed) = (&answered, outcome) {
-        drop_named(setup, client, by, response.headers(), &states).await;
+        drop_named(setup, client, &word, response.headers(), &states).await;
     }
     let keeping = keeping.filter(|keeping| {
         let kept = answered
@@ -153,7 +163,7 @@ async fn held(
         }
         None => (setup.coherence.finish(writing, outcome).await, None),
     };
-    tell(setup, client, finished, outcome, &states)?;
+    tell(client, &word, finished, outcome, &states)?;
     if finished == Finished::Confirmed && outcome != Outcome::Unchanged {
         hottest::purged(setup, &states);
     }
@@ -170,18 +180,19 @@ async fn held(
 async fn drop_named(
     setup: &Setup,
     client: &Client,
-    by: By,
+    word: &Word,
     answer: &HeaderMap,
     already: &[StateKey],
 ) {
-    let origin = client.origin();
     let groups = invalidation::invalidated_groups(&client.method, answer);
     let mut states: Vec<StateKey> = groups
         .iter()
-        .map(|group| StateKey::new(cache_group_state(&origin, group)))
+        .map(|group| StateKey::new(cache_group_state(&client.origin(), group)))
         .collect();
     // Where a rule names the write, it alone says which targets.
-    if let (By::Http, Some(target)) = (by, client.url()) {
+    if word.by == By::Http
+        && let Some(target) = client.url()
+    {
         for url in invalidation::named(&target, answer) {
             let path = Decoded::of(url.path());
             states.extend(plan::drops(&setup.config, &client.method, &path).states);
@@ -192,7 +203,7 @@ async fn drop_named(
         return;
     }
     match Box::pin(setup.coherence.purge(&states)).await {
-        Ok(()) => purged(setup, client, Cause::Named, &states),
+        Ok(()) => purged(client, word, Cause::Named, &states),
         Err(_) => warn!(
             path = client.target.path(),
             "what an answer named (Location, Content-Location, Cache-Group-Invalidation) is not dropped: the store is away"
@@ -201,8 +212,8 @@ async fn drop_named(
 }
 
 fn tell(
-    setup: &Setup,
     client: &Client,
+    word: &Word,
     finished: Finished,
     outcome: Outcome,
     states: &[StateKey],
@@ -214,7 +225,7 @@ fn tell(
         (Finished::Owed | Finished::Unconfirmed, _) => Some(Cause::Owed),
     };
     if let Some(cause) = cause {
-        purged(setup, client, cause, states);
+        purged(client, word, cause, states);
     }
     match finished {
         Finished::Confirmed | Finished::Owed => Ok(()),
@@ -223,19 +234,13 @@ fn tell(
 }
 
 /// Says what was dropped, and by which of the rules.
-fn purged(setup: &Setup, client: &Client, cause: Cause, states: &[StateKey]) {
-    let (config, path) = (&setup.config, client.target.path());
-    let named = plan::drops(config, &client.method, &Decoded::of(path)).rules;
-    let place = |rule: &PurgeRule| config.purge.iter().position(|one| std::ptr::eq(one, rule));
-    let rules = named.iter().filter_map(|(rule, _)| place(rule));
+fn purged(client: &Client, word: &Word, cause: Cause, states: &[StateKey]) {
+    let notes = client.notes.as_ref();
     let write = ByWrite {
-        method: client.method.to_string(),
-        path: path.to_owned(),
-        rules: rules.map(|place| format!("purge[{place}]")).collect(),
-        request_id: client
-            .notes
-            .as_ref()
-            .map(|notes| notes.id_text().to_owned()),
+        method: client.method.clone(),
+        path: client.target.path().to_owned(),
+        rules: word.rules.clone(),
+        request_id: notes.map(|notes| notes.id_text().to_owned()),
     };
-    purges::by_write(cause, states, &client.method, write);
+    purges::by_write(cause, states, write);
 }

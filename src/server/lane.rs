@@ -25,17 +25,22 @@ use super::Peer;
 use super::pulse::Pulse;
 use crate::body;
 use crate::proxy::Proxy;
-use crate::proxy::known::{self, Hit, LookingUp};
+use crate::proxy::known::{self, Foreseen, Hit, LookingUp, Outcome};
 
 /// Bodies up to this are copied behind their heads: one piece is cheaper to send than two.
 const COPIED: usize = 4 * 1024;
 
-/// The bytes of a request's head, for whoever wants to know it again.
-#[derive(Debug, Clone)]
-pub struct RawHead(pub Bytes);
+/// What was seen of a request from here.
+#[derive(Clone)]
+pub enum Beneath {
+    /// The bytes of its head, for whoever wants to know it again.
+    Head(Bytes),
+    /// It is known, and looked up.
+    Foreseen(Box<Foreseen>),
+}
 
 /// What the machinery's side says of its requests.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Exchanges {
     /// How many it has begun.
     begun: AtomicU64,
@@ -45,8 +50,8 @@ pub struct Exchanges {
     content: AtomicU64,
     /// Anything has been read at all.
     spoken: AtomicBool,
-    /// The latest one's head, if it may be worth knowing again.
-    head: parking_lot::Mutex<Option<Bytes>>,
+    /// What is to be said of the next.
+    beneath: parking_lot::Mutex<Option<Beneath>>,
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -65,8 +70,8 @@ impl Exchanges {
         self.content
             .store(length.unwrap_or(UNKNOWN), Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
-        if let Some(head) = self.head.lock().take() {
-            request.extensions_mut().insert(RawHead(head));
+        if let Some(beneath) = self.beneath.lock().take() {
+            request.extensions_mut().insert(beneath);
         }
     }
 }
@@ -142,6 +147,9 @@ pub struct Lane<S> {
     under_way: Option<UnderWay>,
 }
 
+/// Known bytes that came to no hit, and what they came to.
+type ToBeRead = (Bytes, Box<Foreseen>);
+
 /// What became of known bytes, while it takes its time.
 enum UnderWay {
     LookingUp(Bytes, LookingUp),
@@ -176,13 +184,15 @@ impl<S> Lane<S> {
     }
 
     /// The machinery is handed what was read.
-    fn hand(&mut self, read: &[u8]) {
+    fn hand(&mut self, read: &[u8], foreseen: Option<Box<Foreseen>>) {
         self.place = match self.place {
             Place::Between => match head_of(read) {
                 Some(head) => {
-                    *self.exchanges.head.lock() = match head == read.len() {
-                        true => known::worth_knowing(read),
-                        false => None,
+                    // It is certain that the next request that is begun is this one, and no other.
+                    *self.exchanges.beneath.lock() = match (head == read.len(), foreseen) {
+                        (true, Some(foreseen)) => Some(Beneath::Foreseen(foreseen)),
+                        (true, None) => known::worth_knowing(read).map(Beneath::Head),
+                        (false, _) => None,
                     };
                     Place::Handed {
                         begun: self.exchanges.begun.load(Ordering::Relaxed),
@@ -257,19 +267,21 @@ impl<S: AsyncWrite + Unpin> Lane<S> {
         })
     }
 
-    /// Goes on with what is under way. `Some`: bytes that are the machinery's after all.
-    fn poll_under_way(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    /// Goes on with what is under way. `Some`: bytes that are the machinery's after all, and what is known of them.
+    fn poll_under_way(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<ToBeRead>>> {
         loop {
             match &mut self.under_way {
                 None => return Poll::Ready(Ok(None)),
                 Some(UnderWay::LookingUp(_, looking_up)) => {
-                    let hit = ready!(looking_up.as_mut().poll(cx));
+                    let outcome = ready!(looking_up.as_mut().poll(cx));
                     let Some(UnderWay::LookingUp(head, _)) = self.under_way.take() else {
                         return Poll::Ready(Ok(None));
                     };
-                    match hit {
-                        Some(hit) => self.write(hit, cx)?,
-                        None => return Poll::Ready(Ok(Some(head))),
+                    match outcome {
+                        Outcome::Hit(hit) => self.write(hit, cx)?,
+                        Outcome::Foreseen(foreseen) => {
+                            return Poll::Ready(Ok(Some((head, foreseen))));
+                        }
                     }
                 }
                 Some(UnderWay::Writing { head, body }) => {
@@ -320,12 +332,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lane<S> {
         let lane = self.get_mut();
         let before = into.filled().len();
         loop {
-            if let Some(head) = ready!(lane.poll_under_way(cx))? {
+            if let Some((head, foreseen)) = ready!(lane.poll_under_way(cx))? {
                 if into.remaining() < head.len() {
                     return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
                 }
                 into.put_slice(&head);
-                lane.hand(&head);
+                lane.hand(&head, Some(foreseen));
                 return Poll::Ready(Ok(()));
             }
             ready!(Pin::new(&mut lane.stream).poll_read(cx, into))?;
@@ -335,21 +347,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lane<S> {
             }
             lane.exchanges.spoken.store(true, Ordering::Relaxed);
             if lane.place != Place::Between {
-                lane.hand(read);
+                lane.hand(read, None);
                 return Poll::Ready(Ok(()));
             }
             let known = |proxy: &Arc<Proxy>| proxy.known(read, &lane.peer);
             match lane.knowing.as_ref().and_then(known) {
-                Some(known::Found::Hit(hit)) => {
+                Some(known::Found::Now(Outcome::Hit(hit))) => {
                     lane.write(hit, cx)?;
                     into.set_filled(before);
+                }
+                Some(known::Found::Now(Outcome::Foreseen(foreseen))) => {
+                    lane.hand(read, Some(foreseen));
+                    return Poll::Ready(Ok(()));
                 }
                 Some(known::Found::LookingUp(head, looking_up)) => {
                     lane.under_way = Some(UnderWay::LookingUp(head, looking_up));
                     into.set_filled(before);
                 }
                 None => {
-                    lane.hand(read);
+                    lane.hand(read, None);
                     return Poll::Ready(Ok(()));
                 }
             }

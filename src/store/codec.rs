@@ -19,6 +19,7 @@ use crate::caching::stored::Stored;
 use crate::clock::Timestamp;
 use crate::coherence::protocol::hex;
 use crate::coherence::{Epoch, Epochs, StateKey};
+use crate::hexadecimal;
 
 /// With the version of the format.
 pub const MAGIC: &[u8] = b"\nlarder4 ";
@@ -27,26 +28,38 @@ const FOOTER: usize = MAGIC.len() + 8 + 1 + 8 + 1 + 16;
 
 /// The value to store, in one buffer.
 pub fn encode(stored: &Stored) -> Vec<u8> {
-    use std::io::Write;
-    let mut value = Vec::with_capacity(stored.body.len() + 512 + FOOTER);
+    let mut value = Vec::with_capacity(stored.body.len() + 768 + FOOTER);
     value.extend_from_slice(&stored.body);
     let line_start = value.len();
-    let _ = write!(
-        value,
-        "\n{}\tt={}\ttook={}\tage={}\tlife={}\tepochs=",
-        stored.status.as_str(),
-        stored.response_time.as_micros(),
-        stored.took.as_micros(),
-        stored.initial_age.as_micros(),
-        stored.lifetime.as_micros(),
-    );
+    value.push(b'\n');
+    value.extend_from_slice(stored.status.as_str().as_bytes());
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    for (name, number) in [
+        ("\tt=", stored.response_time.as_micros()),
+        ("\ttook=", micros(stored.took)),
+        ("\tage=", micros(stored.initial_age)),
+        ("\tlife=", micros(stored.lifetime)),
+    ] {
+        value.extend_from_slice(name.as_bytes());
+        value.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+    value.extend_from_slice(b"\tepochs=");
     for (n, (state, epoch)) in stored.epochs.iter().enumerate() {
-        let _ = write!(value, "{}{state}@{epoch}", if n > 0 { "," } else { "" });
+        value.extend_from_slice(if n > 0 { b"," } else { b"" });
+        value.extend_from_slice(state.as_str().as_bytes());
+        value.push(b'@');
+        epoch.write(&mut value);
     }
     stored.head.write(&mut value);
     let (body, line) = (line_start, value.len() - line_start);
     let checksum = xxh3_64(&value);
-    let _ = write!(value, "\nlarder4 {body:08x} {line:08x} {checksum:016x}");
+    value.extend_from_slice(MAGIC);
+    // Of the lengths eight digits, of the checksum all.
+    for (number, from) in [(body as u64, 8), (line as u64, 8), (checksum, 0)] {
+        value.extend_from_slice(&hexadecimal::padded(number)[from..]);
+        value.push(b' ');
+    }
+    value.pop();
     value
 }
 

@@ -1,10 +1,11 @@
 //! The embedded store: copies bounded by bytes, and the same states and steps as in Redis, in this process.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use parking_lot::{Mutex, RwLock};
 
 use super::copies::Copies;
@@ -22,9 +23,11 @@ const SHARDS: usize = 64;
 /// forgotten, which is a purge and so always safe.
 const STATES_PER_SHARD: usize = 8_192;
 
+type Shard = HashMap<StateKey, State, RandomState>;
+
 pub struct Memory {
     copies: Copies,
-    states: Vec<RwLock<HashMap<StateKey, State>>>,
+    states: Vec<RwLock<Shard>>,
     states_per_shard: usize,
     hasher: RandomState,
     /// Marked names, each until when.
@@ -42,7 +45,7 @@ impl Memory {
             states: (0..SHARDS).map(|_| RwLock::default()).collect(),
             // Each copy may have a family of its own: fewer states than copies, and copies are kept that are never valid.
             states_per_shard: STATES_PER_SHARD.max((bytes / 1_000) as usize / SHARDS),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             marks: Mutex::default(),
             secret: HashingSecret::random(),
             adopted: Mutex::default(),
@@ -59,15 +62,23 @@ impl Memory {
         self.secret
     }
 
-    pub fn look_up(&self, copy: &str, states: &States) -> Found {
+    /// `own`: the first state's name, where that is another.
+    pub fn look_up(&self, copy: &str, states: &States, own: Option<&str>) -> Found {
         // The copy first: a state that changes in between makes the look-up a miss, never a stale hit.
         let copy = self.copies.get(copy).ok_or(Reason::Absent);
+        let first = own.map(|name| named(copy.as_deref().ok(), name));
+        let (replaced, others) = match first {
+            Some(first) => (Some(first), states.get(1..).unwrap_or_default()),
+            None => (None, &states[..]),
+        };
+        let states = replaced.into_iter().chain(others.iter().cloned());
+        let states = states.map(|state| {
+            let seen = self.seen(&state);
+            (state, seen)
+        });
         Found {
+            states: states.collect(),
             copy,
-            states: states
-                .iter()
-                .map(|state| (state.clone(), self.seen(state)))
-                .collect(),
         }
     }
 
@@ -175,9 +186,16 @@ impl Memory {
         reply
     }
 
-    fn shard(&self, state: &StateKey) -> &RwLock<HashMap<StateKey, State>> {
+    fn shard(&self, state: &StateKey) -> &RwLock<Shard> {
         &self.states[self.hasher.hash_one(state) as usize % SHARDS]
     }
+}
+
+/// The state of that name. The copy mostly knows it: then nothing is made, and the very same text need not be read to be compared.
+fn named(copy: Option<&Stored>, name: &str) -> StateKey {
+    let mut known = copy.into_iter().flat_map(|copy| &copy.epochs);
+    let known = known.find(|(state, _)| state.as_str() == name);
+    known.map_or_else(|| StateKey::new(name), |(state, _)| state.clone())
 }
 
 #[cfg(test)]

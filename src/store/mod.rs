@@ -100,23 +100,24 @@ pub enum Store {
     Redis(redis::Redis),
 }
 
+/// What asks Redis for more than a hit is boxed, or each miss and write would carry room for it, whatever the store.
 impl Store {
     /// The copy and its states, in one round trip.
     pub async fn look_up(&self, copy: &str, states: &States) -> Result<Found, Away> {
         match self {
-            Store::Memory(memory) => Ok(memory.look_up(copy, states)),
-            Store::Redis(redis) => match redis.look_up_now(copy, states) {
+            Store::Memory(memory) => Ok(memory.look_up(copy, states, None)),
+            Store::Redis(redis) => match redis.look_up_now(copy, states, None) {
                 Some(found) => Ok(found),
                 None => timed(Command::LookUp, redis.look_up(copy, states)).await,
             },
         }
     }
 
-    /// The same, if nobody need be asked.
-    pub fn look_up_now(&self, copy: &str, states: &States) -> Option<Found> {
+    /// The same, if nobody need be asked. `own`: the first state's name, where that is another.
+    pub fn look_up_now(&self, copy: &str, states: &States, own: Option<&str>) -> Option<Found> {
         match self {
-            Store::Memory(memory) => Some(memory.look_up(copy, states)),
-            Store::Redis(redis) => redis.look_up_now(copy, states),
+            Store::Memory(memory) => Some(memory.look_up(copy, states, own)),
+            Store::Redis(redis) => redis.look_up_now(copy, states, own),
         }
     }
 
@@ -124,7 +125,7 @@ impl Store {
     pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.open(states)),
-            Store::Redis(redis) => timed(Command::Open, redis.open(states)).await,
+            Store::Redis(redis) => Box::pin(timed(Command::Open, redis.open(states))).await,
         }
     }
 
@@ -144,7 +145,7 @@ impl Store {
     pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.step(states, step)),
-            Store::Redis(redis) => timed(Command::Step, redis.step(states, step)).await,
+            Store::Redis(redis) => Box::pin(timed(Command::Step, redis.step(states, step))).await,
         }
     }
 
@@ -155,7 +156,9 @@ impl Store {
                 memory.step(states, step);
                 Ok(Duration::ZERO)
             }
-            Store::Redis(redis) => timed(Command::Step, redis.announce(states, step)).await,
+            Store::Redis(redis) => {
+                Box::pin(timed(Command::Step, redis.announce(states, step))).await
+            }
         }
     }
 
@@ -199,7 +202,9 @@ impl Store {
                 memory.put(copy, stored);
                 Ok(())
             }
-            Store::Redis(redis) => timed(Command::Put, redis.put(copy, &stored, lasting)).await,
+            Store::Redis(redis) => {
+                Box::pin(timed(Command::Put, redis.put(copy, &stored, lasting))).await
+            }
         }
     }
 

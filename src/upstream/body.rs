@@ -8,6 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::connection::Connection;
+use super::sender::Sender;
 use super::{Slot, Visit};
 use crate::body::{Broken, Silence};
 
@@ -16,6 +17,8 @@ pub struct UpstreamBody {
     incoming: Incoming,
     silence: Silence,
     connection: Option<Connection>,
+    /// That it has broken off, to be said next.
+    broken: Option<hyper::Error>,
     visit: Visit,
     _slot: Slot,
 }
@@ -33,6 +36,7 @@ impl UpstreamBody {
             incoming,
             silence,
             connection,
+            broken: None,
             visit,
             _slot: slot,
         }
@@ -62,8 +66,18 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let body = self.get_mut();
+        if let Some(error) = body.broken.take() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
         loop {
-            return match Pin::new(&mut body.incoming).poll_frame(cx) {
+            let next = match &mut body.connection {
+                Some(Connection {
+                    sender: Sender::Http1(http1),
+                    ..
+                }) => http1.poll_frame(cx, &mut body.incoming),
+                _ => Pin::new(&mut body.incoming).poll_frame(cx),
+            };
+            return match next {
                 Poll::Ready(Some(Ok(frame))) => {
                     body.silence.broken();
                     match frame.is_data() {
@@ -74,7 +88,10 @@ impl Body for UpstreamBody {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     body.connection = None;
-                    Poll::Ready(Some(Err(error.into())))
+                    body.broken = Some(error);
+                    // In the next turn: what came before goes out first, or an answer that breaks off would look like none at all.
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
                 }
                 Poll::Ready(None) => {
                     body.give_back();

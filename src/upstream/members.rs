@@ -2,10 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -31,10 +32,15 @@ pub(super) struct Members {
     versions: Versions,
 }
 
+/// How often idle connections are looked after.
+const LOOKED_AFTER_EVERY: Duration = Duration::from_secs(1);
+
 /// One upstream.
 pub(super) struct Member {
     address: UpstreamAddress,
     idle: Mutex<Vec<Idle>>,
+    /// Somebody looks after those.
+    is_watched: AtomicBool,
     /// The one connection of HTTP/2, which all share.
     shared: Mutex<Option<Connection>>,
     /// Whoever makes it; the others wait for it rather than make one each.
@@ -65,6 +71,7 @@ impl Members {
         let member = |address: &UpstreamAddress| Member {
             address: address.clone(),
             idle: Mutex::default(),
+            is_watched: AtomicBool::new(false),
             shared: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             heard: Arc::default(),
@@ -173,6 +180,36 @@ impl Members {
     pub fn checked(&self, place: usize, came: Came) {
         let change = self.fleet.lock().checked(place, came, Instant::now());
         self.log(place, change);
+    }
+
+    /// Lets go of idle connections that are not wanted any more, or that the upstream has closed, until there are none.
+    fn watch_over_idle(self: &Arc<Self>, place: usize) {
+        let (members, keep) = (Arc::downgrade(self), self.pool_idle);
+        let member = &self.all[place];
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        if member.is_watched.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(LOOKED_AFTER_EVERY).await;
+                let Some(members) = members.upgrade() else {
+                    return;
+                };
+                let member = &members.all[place];
+                let mut idle = member.idle.lock();
+                idle.retain_mut(|idle| match &mut idle.connection.sender {
+                    Sender::Http1(http1) => idle.since.elapsed() < keep && http1.is_free(),
+                    Sender::Http2(..) => false,
+                });
+                if idle.is_empty() {
+                    member.is_watched.store(false, Ordering::Release);
+                    return;
+                }
+            }
+        });
     }
 
     fn conclude(&self, choice: Choice, came: Came) {
@@ -285,7 +322,11 @@ impl Visit {
     /// One that can be switched to another protocol.
     pub(super) async fn connect_alone(&self) -> Result<Connection, UpstreamFailure> {
         let place = self.choice.member;
-        self.members.connect_to(place, Versions::Http1).await
+        let mut own = self.members.connect_to(place, Versions::Http1).await?;
+        if let Sender::Http1(http1) = &mut own.sender {
+            http1.let_go();
+        }
+        Ok(own)
     }
 
     /// A kept connection was lost: the next one shall be newer, and what is lost on that is lost.
@@ -297,17 +338,21 @@ impl Visit {
         &self.members.all[self.choice.member]
     }
 
-    pub(super) fn give_back(&self, connection: Connection) {
-        if connection.sender.is_closed() || matches!(connection.sender, Sender::Http2(..)) {
+    pub(super) fn give_back(&self, mut connection: Connection) {
+        let Sender::Http1(http1) = &mut connection.sender else {
             return;
+        };
+        if !http1.is_free() {
+            // The answer came before all of the request's content had gone: the rest follows.
+            return http1.let_go();
         }
-        let (now, keep) = (Instant::now(), self.members.pool_idle);
+        let since = Instant::now();
         let mut idle = self.member().idle.lock();
-        idle.retain(|idle| now - idle.since < keep);
-        idle.push(Idle {
-            connection,
-            since: now,
-        });
+        idle.push(Idle { connection, since });
+        if idle.len() == 1 {
+            drop(idle);
+            self.members.watch_over_idle(self.choice.member);
+        }
     }
 
     pub(super) fn heard(&mut self, came: Came) {

@@ -1,13 +1,19 @@
 //! HTTP towards an upstream in either version, and what the loss of a request means.
 
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_util::future::Either;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Request, Response, header};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
+use tokio::task::unconstrained;
 
 use super::connection::Unconnected;
 use crate::body::{ContentError, RequestBody};
@@ -27,10 +33,20 @@ const PING_PATIENCE: Duration = Duration::from_secs(5);
 /// Takes requests for one connection.
 pub(super) enum Sender {
     /// One after the other.
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Http1),
     /// As many at once as the upstream allows; whoever is beyond that waits.
     Http2(http2::SendRequest<RequestBody>, Scheme),
 }
+
+/// A connection of HTTP/1, which is carried on by whoever has it in hand: a task of its own would have to be woken for each
+/// request and for each answer, and would have to wake who waits for it. While nobody has it, nothing is done on it.
+pub(super) struct Http1 {
+    requests: http1::SendRequest<RequestBody>,
+    /// None when the connection has ended, or has a task of its own.
+    driving: Option<Driving>,
+}
+
+type Driving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What was lost.
 pub(super) struct Lost {
@@ -51,9 +67,11 @@ impl Sender {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Unconnected::Io(std::io::Error::other(error)))?;
-        // Its errors reach whoever waits for an answer.
-        tokio::spawn(async { drop(connection.with_upgrades().await) });
-        Ok(Sender::Http1(sender))
+        Ok(Sender::Http1(Http1 {
+            requests: sender,
+            // Its errors reach whoever waits for an answer.
+            driving: Some(Box::pin(async { drop(connection.with_upgrades().await) })),
+        }))
     }
 
     pub async fn http2<S>(stream: S, scheme: Scheme, streams: usize) -> Result<Sender, Unconnected>
@@ -87,29 +105,122 @@ impl Sender {
 
     pub fn is_closed(&self) -> bool {
         match self {
-            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http1(http1) => http1.requests.is_closed(),
             Sender::Http2(sender, _) => sender.is_closed(),
         }
     }
 
     /// Whether it takes a request now.
     pub async fn is_ready(&mut self) -> bool {
-        !self.is_closed()
-            && match self {
-                Sender::Http1(sender) => sender.ready().await.is_ok(),
-                Sender::Http2(sender, _) => sender.ready().await.is_ok(),
-            }
+        match self {
+            Sender::Http1(http1) => http1.is_free(),
+            Sender::Http2(sender, _) => !sender.is_closed() && sender.ready().await.is_ok(),
+        }
     }
 
-    pub async fn send(
-        &mut self,
+    /// (No `async fn`: that would hold the request twice.)
+    pub fn send<'s>(
+        &'s mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Lost> {
+    ) -> impl Future<Output = Result<Response<Incoming>, Lost>> + use<'s> {
         match self {
-            Sender::Http1(sender) => sender.try_send_request(request).await.map_err(lost),
+            Sender::Http1(http1) => Either::Left(http1.send(request)),
             // Boxed, or every request of HTTP/1 would carry room for it.
-            Sender::Http2(sender, scheme) => Box::pin(send_http2(sender, scheme, request)).await,
+            Sender::Http2(sender, scheme) => {
+                Either::Right(Box::pin(send_http2(sender, scheme, request)))
+            }
         }
+    }
+}
+
+pin_project! {
+    /// A request on its way, until the head of its answer.
+    struct Sending<'s, F> {
+        #[pin]
+        answer: F,
+        http1: &'s mut Http1,
+    }
+}
+
+impl<F> Future for Sending<'_, F>
+where
+    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+{
+    type Output = Result<Response<Incoming>, Lost>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut sending = self.project();
+        let mut answer = sending.answer.as_mut();
+        let answered = sending.http1.poll_with(cx, |cx| answer.as_mut().poll(cx));
+        answered.map_err(lost)
+    }
+}
+
+impl Http1 {
+    /// Whether it takes a request now. What its server has said meanwhile, or that it has closed, is noticed here.
+    pub fn is_free(&mut self) -> bool {
+        if let Some(driving) = &mut self.driving {
+            let mut cx = Context::from_waker(Waker::noop());
+            if pin!(unconstrained(driving.as_mut()))
+                .poll(&mut cx)
+                .is_ready()
+            {
+                self.driving = None;
+            }
+        }
+        self.requests.is_ready() && !self.requests.is_closed()
+    }
+
+    /// From now on it goes on by itself, whatever becomes of the rest.
+    pub fn let_go(&mut self) {
+        if let Some(driving) = self.driving.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(driving);
+        }
+    }
+
+    /// Carries the connection on, and says what `wanted` comes to: what that waits for is done by the connection alone, so it
+    /// wakes nobody.
+    fn poll_with<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut wanted: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let mut nobody = Context::from_waker(Waker::noop());
+        match &mut self.driving {
+            None => return wanted(cx),
+            Some(driving) => {
+                if let Poll::Ready(done) = wanted(&mut nobody) {
+                    return Poll::Ready(done);
+                }
+                if driving.as_mut().poll(cx).is_pending() {
+                    return wanted(&mut nobody);
+                }
+            }
+        }
+        self.driving = None;
+        wanted(cx)
+    }
+
+    fn send<'s>(
+        &'s mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, Lost>> + use<'s> {
+        Sending {
+            // A budget that has run out would wake nobody either.
+            answer: unconstrained(self.requests.try_send_request(request)),
+            http1: self,
+        }
+    }
+
+    /// The next piece of an answer that this connection brings.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut Incoming,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, hyper::Error>>> {
+        self.poll_with(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx))
     }
 }
 

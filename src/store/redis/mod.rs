@@ -141,10 +141,20 @@ impl Redis {
         }
     }
 
-    /// What is here, and is known to be valid for a request that has come by now.
-    pub fn look_up_now(&self, copy: &str, states: &States) -> Option<Found> {
+    /// What is here, and is known to be valid for a request that has come by now. `own`: the first state's name, where that
+    /// is another.
+    pub fn look_up_now(&self, copy: &str, states: &States, own: Option<&str>) -> Option<Found> {
         let tier = self.shared.tier.as_ref()?;
         tier.term()?;
+        let of_another: States;
+        let states = match own {
+            None => states,
+            Some(own) => {
+                let others = states.iter().skip(1).cloned();
+                of_another = std::iter::once(StateKey::new(own)).chain(others).collect();
+                &of_another
+            }
+        };
         let now = clock::uptime();
         let link = self.shared.link.load();
         let link = link.as_ref()?;

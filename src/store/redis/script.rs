@@ -1,7 +1,5 @@
 //! What `state.lua` is told, and what it says: one call for some states. No I/O.
 
-use std::io::Write;
-
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
@@ -10,6 +8,7 @@ use super::link::INCARNATION_KEY;
 use crate::coherence::StateKey;
 use crate::coherence::lease;
 use crate::coherence::protocol::{Epoch, Incarnation, Outcome, Reply, Seen, Step};
+use crate::hexadecimal;
 
 pub const SCRIPT: &str = include_str!("state.lua");
 
@@ -294,9 +293,7 @@ fn of_epoch(life: Incarnation, fresh: u32) -> Bits {
 }
 
 fn hex(bits: u64) -> Bits {
-    let mut digits = [0; 16];
-    let _ = write!(&mut digits[..], "{bits:016x}");
-    digits
+    hexadecimal::padded(bits)
 }
 
 fn number(out: &mut BytesMut, number: u64) {
