@@ -252,11 +252,7 @@ fn writes_that_come_together_come_to_the_same_as_one_after_the_other() {
         Ok(())
     });
     done.unwrap();
-    let info = server.run(&["INFO", "commandstats"]).text();
-    let calls = info
-        .lines()
-        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
-    let calls: u64 = calls.unwrap().split(',').next().unwrap().parse().unwrap();
+    let calls = evalshas(&server);
     let writes = writes_so_far.into_inner();
     assert!(
         calls < writes,
@@ -762,6 +758,46 @@ async fn states_that_a_look_up_has_shown_are_opened_in_the_life_that_the_store_l
         panic!("{opened:?}")
     };
     assert_ne!(epoch.incarnation(), Incarnation(0xaa));
+}
+
+/// Those who miss in one turn are told by one call: what they share has one epoch, and what is held is held for all.
+#[tokio::test]
+async fn reads_that_come_together_open_what_they_share_once() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let begin = Step::Begin {
+        hold: HoldId(1),
+        lasting: HOLD,
+    };
+    store.step(&states(&["held~state"]), begin).await.unwrap();
+    let before = evalshas(&server);
+    let mut shown = Vec::new();
+    for n in 0..8 {
+        let mut all = states(&["g~all", "held~state"]);
+        all.insert(0, StateKey::new(format!("f{n}~state")));
+        let found = store.look_up("t:f", &all).await.unwrap();
+        shown.push((all, found.states));
+    }
+    let reads = shown
+        .iter()
+        .map(|(all, shown)| store.open_after(all, shown));
+    let opened = futures_util::future::join_all(reads).await;
+    let opened: Vec<_> = opened.into_iter().map(Result::unwrap).collect();
+    assert_eq!(evalshas(&server) - before, 1, "together");
+    for seen in &opened {
+        assert!(matches!(seen[0].1, Seen::Current(_)), "{seen:?}");
+        assert_eq!(seen[1], opened[0][1], "{seen:?}");
+        assert_eq!(seen[2].1, Seen::Held, "{seen:?}");
+        let all: States = seen.iter().map(|(state, _)| state.clone()).collect();
+        assert_eq!(&store.look_up("t:f", &all).await.unwrap().states, seen);
+    }
+}
+
+fn evalshas(server: &RedisServer) -> u64 {
+    let info = server.run(&["INFO", "commandstats"]).text();
+    let mut lines = info.lines();
+    let calls = lines.find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
 }
 
 #[tokio::test]
