@@ -793,6 +793,60 @@ async fn reads_that_come_together_open_what_they_share_once() {
     }
 }
 
+/// `cargo test --release --test contract what_a_write_costs -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "it measures"]
+async fn what_a_write_costs_redis_where_others_hold_what_it_drops() {
+    const WRITES: u64 = 9_600;
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let lasting = HOLD;
+    for (others, together) in [(0, 1), (40, 1), (40, 4), (40, 16), (40, 32)] {
+        server.run(&["FLUSHDB"]).unwrap_ok();
+        let each = |first: u64, count: u64, finishes: bool| {
+            let store = &store;
+            let writes = (first..first + count).map(move |n| async move {
+                let hold = HoldId(n + 1);
+                let own = StateKey::new(format!("f{n}~state"));
+                let states = [StateKey::new("list~state"), own];
+                match finishes {
+                    false => drop(store.announce(&states, Step::Begin { hold, lasting }).await),
+                    true => {
+                        let outcome = Outcome::Changed;
+                        let finish = Step::Finish {
+                            hold,
+                            outcome,
+                            lasting,
+                        };
+                        let replies = store.step(&states, finish).await.unwrap();
+                        assert!(replies.iter().all(|reply| reply.own_hold));
+                    }
+                }
+            });
+            futures_util::future::join_all(writes)
+        };
+        each(0, others, false).await;
+        let before = cpu_of(&server);
+        for first in (0..WRITES).step_by(together as usize) {
+            each(others + first, together, false).await;
+            each(first, together, true).await;
+        }
+        let cost = (cpu_of(&server) - before) * 1e6 / WRITES as f64;
+        println!("{others} others, {together} together: {cost:.1} µs of Redis's CPU a write");
+        each(WRITES, others, true).await;
+    }
+}
+
+/// In seconds.
+fn cpu_of(server: &RedisServer) -> f64 {
+    let info = server.run(&["INFO", "cpu"]).text();
+    let names = ["used_cpu_user:", "used_cpu_sys:"];
+    let figures = info
+        .lines()
+        .filter_map(|line| names.iter().find_map(|name| line.strip_prefix(name)));
+    figures.map(|figure| figure.parse::<f64>().unwrap()).sum()
+}
+
 fn evalshas(server: &RedisServer) -> u64 {
     let info = server.run(&["INFO", "commandstats"]).text();
     let mut lines = info.lines();
