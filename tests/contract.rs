@@ -252,11 +252,7 @@ fn writes_that_come_together_come_to_the_same_as_one_after_the_other() {
         Ok(())
     });
     done.unwrap();
-    let info = server.run(&["INFO", "commandstats"]).text();
-    let calls = info
-        .lines()
-        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
-    let calls: u64 = calls.unwrap().split(',').next().unwrap().parse().unwrap();
+    let calls = evalshas(&server);
     let writes = writes_so_far.into_inner();
     assert!(
         calls < writes,
@@ -762,6 +758,100 @@ async fn states_that_a_look_up_has_shown_are_opened_in_the_life_that_the_store_l
         panic!("{opened:?}")
     };
     assert_ne!(epoch.incarnation(), Incarnation(0xaa));
+}
+
+/// Those who miss in one turn are told by one call: what they share has one epoch, and what is held is held for all.
+#[tokio::test]
+async fn reads_that_come_together_open_what_they_share_once() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let begin = Step::Begin {
+        hold: HoldId(1),
+        lasting: HOLD,
+    };
+    store.step(&states(&["held~state"]), begin).await.unwrap();
+    let before = evalshas(&server);
+    let mut shown = Vec::new();
+    for n in 0..8 {
+        let mut all = states(&["g~all", "held~state"]);
+        all.insert(0, StateKey::new(format!("f{n}~state")));
+        let found = store.look_up("t:f", &all).await.unwrap();
+        shown.push((all, found.states));
+    }
+    let reads = shown
+        .iter()
+        .map(|(all, shown)| store.open_after(all, shown));
+    let opened = futures_util::future::join_all(reads).await;
+    let opened: Vec<_> = opened.into_iter().map(Result::unwrap).collect();
+    assert_eq!(evalshas(&server) - before, 1, "together");
+    for seen in &opened {
+        assert!(matches!(seen[0].1, Seen::Current(_)), "{seen:?}");
+        assert_eq!(seen[1], opened[0][1], "{seen:?}");
+        assert_eq!(seen[2].1, Seen::Held, "{seen:?}");
+        let all: States = seen.iter().map(|(state, _)| state.clone()).collect();
+        assert_eq!(&store.look_up("t:f", &all).await.unwrap().states, seen);
+    }
+}
+
+/// `cargo test --release --test contract what_a_write_costs -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "it measures"]
+async fn what_a_write_costs_redis_where_others_hold_what_it_drops() {
+    const WRITES: u64 = 9_600;
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let lasting = HOLD;
+    for (others, together) in [(0, 1), (40, 1), (40, 4), (40, 16), (40, 32)] {
+        server.run(&["FLUSHDB"]).unwrap_ok();
+        let each = |first: u64, count: u64, finishes: bool| {
+            let store = &store;
+            let writes = (first..first + count).map(move |n| async move {
+                let hold = HoldId(n + 1);
+                let own = StateKey::new(format!("f{n}~state"));
+                let states = [StateKey::new("list~state"), own];
+                match finishes {
+                    false => drop(store.announce(&states, Step::Begin { hold, lasting }).await),
+                    true => {
+                        let outcome = Outcome::Changed;
+                        let finish = Step::Finish {
+                            hold,
+                            outcome,
+                            lasting,
+                        };
+                        let replies = store.step(&states, finish).await.unwrap();
+                        assert!(replies.iter().all(|reply| reply.own_hold));
+                    }
+                }
+            });
+            futures_util::future::join_all(writes)
+        };
+        each(0, others, false).await;
+        let before = cpu_of(&server);
+        for first in (0..WRITES).step_by(together as usize) {
+            each(others + first, together, false).await;
+            each(first, together, true).await;
+        }
+        let cost = (cpu_of(&server) - before) * 1e6 / WRITES as f64;
+        println!("{others} others, {together} together: {cost:.1} µs of Redis's CPU a write");
+        each(WRITES, others, true).await;
+    }
+}
+
+/// In seconds.
+fn cpu_of(server: &RedisServer) -> f64 {
+    let info = server.run(&["INFO", "cpu"]).text();
+    let names = ["used_cpu_user:", "used_cpu_sys:"];
+    let figures = info
+        .lines()
+        .filter_map(|line| names.iter().find_map(|name| line.strip_prefix(name)));
+    figures.map(|figure| figure.parse::<f64>().unwrap()).sum()
+}
+
+fn evalshas(server: &RedisServer) -> u64 {
+    let info = server.run(&["INFO", "commandstats"]).text();
+    let mut lines = info.lines();
+    let calls = lines.find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, Value};
@@ -22,7 +22,7 @@ use crate::caching::cache_status::Reason;
 use crate::caching::stored::Stored;
 use crate::coherence::lease::{self, Registry};
 use crate::coherence::life::{Heard, How};
-use crate::coherence::protocol::{Incarnation, Outcome, Reply, Seen, Step};
+use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{NOTICE, StateKey, fresh_bits};
 use crate::store::{Away, codec};
 
@@ -259,15 +259,8 @@ impl Link {
         let mut rest = states;
         loop {
             let (some, others) = rest.split_at(rest.len().min(script::AT_ONCE));
-            let mut of_some = match step {
-                // What writes tell in the same turn is told together: a family that many write to is read and written once.
-                Step::Begin { .. }
-                | Step::Finish {
-                    outcome: Outcome::Changed | Outcome::Unchanged,
-                    ..
-                } => self.tell_along(shared, some, step).await?,
-                _ => self.tell_alone(shared, some, step).await?,
-            };
+            let (reply, part) = self.call(shared, script::Ask::Step(step), some).await?;
+            let mut of_some = part.told(&reply).ok_or(Away)?;
             told.replies.append(&mut of_some.replies);
             told.terms = of_some.terms;
             rest = others;
@@ -275,33 +268,6 @@ impl Link {
                 return Ok(told);
             }
         }
-    }
-
-    async fn tell_along(
-        &self,
-        shared: &Shared,
-        states: &[StateKey],
-        step: Step,
-    ) -> Result<script::Told, Away> {
-        let lifetime = shared.lifetimes.load().state();
-        let group = |call| Group::of(call, &self.script_sha, &shared.prefix, lifetime);
-        let (reply, part) = self.pipe.tell(step, states, group);
-        let reply = reply.await.map_err(|_| Away)?;
-        match self.text_of(shared, &reply)? {
-            Some(text) => part.told(text).ok_or(Away),
-            None => self.tell_alone(shared, states, step).await,
-        }
-    }
-
-    async fn tell_alone(
-        &self,
-        shared: &Shared,
-        states: &[StateKey],
-        step: Step,
-    ) -> Result<script::Told, Away> {
-        let (call, part) = script::Call::step(step, states);
-        let reply = self.call(shared, &call).await?;
-        part.told(&reply).ok_or(Away)
     }
 
     /// Opens these states if the store still lives the life that is known here.
@@ -312,25 +278,34 @@ impl Link {
         life: Incarnation,
         fresh: u32,
     ) -> Result<script::Entered, Away> {
-        let call = script::Call::enter(life, fresh, states);
-        let reply = self.call(shared, &call).await?;
-        call.entered(&reply).ok_or(Away)
+        let ask = script::Ask::Enter { life, fresh };
+        let (reply, part) = self.call(shared, ask, states).await?;
+        part.entered(&reply).ok_or(Away)
     }
 
-    /// One call of the script. Gives the text that it returns.
-    async fn call(&self, shared: &Shared, call: &script::Call) -> Result<Bytes, Away> {
-        let lifetime = shared.lifetimes.load().state();
-        for by in [
-            script::By::Digest(&self.script_sha),
-            script::By::Text(&self.script),
-        ] {
-            let write = |out: &mut BytesMut| call.write(out, by, &shared.prefix, lifetime);
-            let reply = self.pipe.say(1, write).await.map_err(|_| Away)?;
-            if let Some(text) = self.text_of(shared, &reply)? {
-                return Ok(reply.slice_ref(text));
-            }
+    /// One call of the script, along with what others ask of it in the same turn: so what many write to is read and written once.
+    /// Gives the text that it returns, and what of that is the answer to this.
+    async fn call(
+        &self,
+        shared: &Shared,
+        ask: script::Ask,
+        states: &[StateKey],
+    ) -> Result<(Bytes, script::Part), Away> {
+        let (lifetime, prefix) = (shared.lifetimes.load().state(), &shared.prefix);
+        let group = |call| Group::of(call, &self.script_sha, prefix, lifetime);
+        let (reply, part) = self.pipe.tell(ask, states, group);
+        let reply = reply.await.map_err(|_| Away)?;
+        if let Some(text) = self.text_of(shared, &reply)? {
+            return Ok((reply.slice_ref(text), part));
         }
-        Err(Away)
+        let (call, part) = script::Call::new(ask, states);
+        let by = script::By::Text(&self.script);
+        let reply = self
+            .pipe
+            .say(1, |out| call.write(out, by, prefix, lifetime));
+        let reply = reply.await.map_err(|_| Away)?;
+        let text = self.text_of(shared, &reply)?.ok_or(Away)?;
+        Ok((reply.slice_ref(text), part))
     }
 
     /// What a call of the script has returned. `None`: the server has forgotten it (SCRIPT FLUSH, a restart behind a proxy), and

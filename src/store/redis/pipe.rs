@@ -19,9 +19,8 @@ use tokio::task::JoinHandle;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::frame::{self, Extent};
-use super::script::{By, Call, Part};
+use super::script::{Ask, By, Call, Part};
 use crate::coherence::StateKey;
-use crate::coherence::protocol::Step;
 
 /// Room that is made for what is read, or more if the last reply was long.
 const READ: usize = 32 * 1024;
@@ -66,7 +65,7 @@ struct Waiting {
     tell: SmallVec<[oneshot::Sender<Bytes>; 1]>,
 }
 
-/// Steps of several writes that are told by one call of the script.
+/// What several requests tell by one call of the script.
 pub(super) struct Group {
     pub(super) call: Call,
     pub(super) digest: String,
@@ -151,24 +150,24 @@ impl Pipe {
         told
     }
 
-    /// Tells a step of a write along with those that wait to be sent, or as the first of a group. Gives the reply to all of
+    /// Tells some states along with what waits to be sent, or as the first of a group. Gives the reply to all of
     /// them, and what of it is this one's.
     pub(super) fn tell(
         &self,
-        step: Step,
+        ask: Ask,
         states: &[StateKey],
         group: impl FnOnce(Call) -> Group,
     ) -> (oneshot::Receiver<Bytes>, Part) {
         let (tell, told) = oneshot::channel();
         let mut queue = self.queue.lock();
-        let waiting = queue.groups.iter_mut().find(|group| group.call.takes(step));
+        let waiting = queue.groups.iter_mut().find(|group| group.call.takes(ask));
         let part = match waiting {
             Some(group) => {
                 group.tell.push(tell);
-                group.call.add(step, states)
+                group.call.add(ask, states)
             }
             None => {
-                let (call, part) = Call::step(step, states);
+                let (call, part) = Call::new(ask, states);
                 if !queue.lost {
                     let mut group = group(call);
                     group.tell.push(tell);

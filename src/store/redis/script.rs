@@ -25,7 +25,18 @@ pub enum By<'s> {
     Text(&'s str),
 }
 
-/// One call of the script: a step on some states; or of several writes that came together, and are told one after the other.
+/// What some states are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    Step(Step),
+    /// `Step::Open`, if the store still lives that life.
+    Enter {
+        life: Incarnation,
+        fresh: u32,
+    },
+}
+
+/// One call of the script: what some states are told; or several that came together, done one after the other.
 #[derive(Debug)]
 pub struct Call {
     word: &'static str,
@@ -45,8 +56,7 @@ enum More {
     Nothing,
     /// How long holds are to last, in milliseconds.
     Lasting(u64),
-    /// The life and the fresh bits of an epoch.
-    Epoch(Bits),
+    Epoch(Incarnation, u32),
 }
 
 /// What of a call's answer is one step's.
@@ -54,9 +64,17 @@ enum More {
 pub struct Part {
     /// For each state its line, and its hold's place in that.
     places: SmallVec<[(usize, usize); 2]>,
-    /// It leaves all of them held, and is told nothing of them.
-    begins: bool,
-    has_terms: bool,
+    says: Says,
+}
+
+/// What the script says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    Lines,
+    /// And behind them the terms.
+    LinesAndTerms,
+    /// It leaves all of them held.
+    Terms,
 }
 
 /// What steps have come to.
@@ -78,77 +96,79 @@ pub enum Entered {
 
 impl Call {
     /// Without states yet.
-    fn of(step: Step) -> Call {
-        let (word, beside) = match step {
-            Step::Open { .. } => ("open", None),
-            Step::Begin { .. } => ("begin", Some(lease::KEY)),
-            Step::Finish { outcome, .. } => match outcome {
-                Outcome::Changed => ("changed", None),
-                Outcome::Unchanged => ("unchanged", None),
-                Outcome::Ambiguous => ("ambiguous", None),
+    fn of(ask: Ask) -> Call {
+        let (word, beside) = match ask {
+            Ask::Enter { .. } => ("enter", Some(INCARNATION_KEY)),
+            Ask::Step(step) => match step {
+                Step::Open { .. } => ("open", None),
+                Step::Begin { .. } => ("begin", Some(lease::KEY)),
+                Step::Finish { outcome, .. } => match outcome {
+                    Outcome::Changed => ("changed", None),
+                    Outcome::Unchanged => ("unchanged", None),
+                    Outcome::Ambiguous => ("ambiguous", None),
+                },
+                Step::Renew { .. } => ("renew", None),
+                Step::Purge => ("purge", Some(lease::KEY)),
+                Step::Outdate => ("outdate", Some(lease::KEY)),
             },
-            Step::Renew { .. } => ("renew", None),
-            Step::Purge => ("purge", Some(lease::KEY)),
-            Step::Outdate => ("outdate", Some(lease::KEY)),
         };
-        let more = match step {
-            Step::Begin { lasting, .. }
-            | Step::Finish {
-                lasting,
-                outcome: Outcome::Ambiguous,
-                ..
-            } => More::Lasting(lasting.as_millis() as u64),
-            Step::Open { incarnation, fresh }
-            | Step::Renew {
-                incarnation, fresh, ..
-            } => More::Epoch(of_epoch(incarnation, fresh)),
-            Step::Finish { .. } | Step::Purge | Step::Outdate => More::Nothing,
+        let more = match ask {
+            Ask::Step(
+                Step::Begin { lasting, .. }
+                | Step::Finish {
+                    lasting,
+                    outcome: Outcome::Ambiguous,
+                    ..
+                },
+            ) => More::Lasting(lasting.as_millis() as u64),
+            Ask::Step(
+                Step::Open { incarnation, fresh }
+                | Step::Renew {
+                    incarnation, fresh, ..
+                },
+            ) => More::Epoch(incarnation, fresh),
+            Ask::Enter { life, fresh } => More::Epoch(life, fresh),
+            Ask::Step(Step::Finish { .. } | Step::Purge | Step::Outdate) => More::Nothing,
         };
-        let states = Vec::new();
         Call {
             word,
-            states,
+            states: Vec::new(),
             beside,
             more,
         }
     }
 
-    pub fn step(step: Step, states: &[StateKey]) -> (Call, Part) {
-        let mut call = Call::of(step);
-        let part = call.add(step, states);
+    pub fn new(ask: Ask, states: &[StateKey]) -> (Call, Part) {
+        let mut call = Call::of(ask);
+        let part = call.add(ask, states);
         (call, part)
     }
 
-    /// `Step::Open`, if the store still lives that life.
-    pub fn enter(life: Incarnation, fresh: u32, states: &[StateKey]) -> Call {
-        let each = |state: &StateKey| (state.clone(), Holds::new());
-        Call {
-            word: "enter",
-            states: states.iter().map(each).collect(),
-            beside: Some(INCARNATION_KEY),
-            more: More::Epoch(of_epoch(life, fresh)),
-        }
-    }
-
-    /// Whether this step may be told along with those that are there.
-    pub fn takes(&self, step: Step) -> bool {
-        let other = Call::of(step);
-        matches!(self.word, "begin" | "changed" | "unchanged")
-            && (self.word, &self.more) == (other.word, &other.more)
+    /// Whether this may be told along with what is there: what many say at once, where one error is everybody's.
+    pub fn takes(&self, ask: Ask) -> bool {
+        let other = Call::of(ask);
+        let goes_along = match (&self.more, &other.more) {
+            // They may all have the same epoch: no state has it twice.
+            (More::Epoch(life, _), More::Epoch(of_other, _)) => life == of_other,
+            (own, of_other) => own == of_other,
+        };
+        matches!(self.word, "begin" | "changed" | "unchanged" | "enter")
+            && self.word == other.word
+            && goes_along
             && self.states.len() < AT_ONCE
     }
 
-    /// One more such step.
-    pub fn add(&mut self, step: Step, states: &[StateKey]) -> Part {
-        let hold = match step {
-            Step::Begin { hold, .. } | Step::Finish { hold, .. } | Step::Renew { hold, .. } => {
-                Some(hex(hold.0))
-            }
-            Step::Open { .. } | Step::Purge | Step::Outdate => None,
+    /// One more such.
+    pub fn add(&mut self, ask: Ask, states: &[StateKey]) -> Part {
+        let hold = match ask {
+            Ask::Step(
+                Step::Begin { hold, .. } | Step::Finish { hold, .. } | Step::Renew { hold, .. },
+            ) => Some(hex(hold.0)),
+            Ask::Step(Step::Open { .. } | Step::Purge | Step::Outdate) | Ask::Enter { .. } => None,
         };
         let mut place = |state: &StateKey| {
             let line = self.states.iter().position(|(known, _)| known == state);
-            let line = line.filter(|_| hold.is_some()).unwrap_or_else(|| {
+            let line = line.unwrap_or_else(|| {
                 self.states.push((state.clone(), Holds::new()));
                 self.states.len() - 1
             });
@@ -165,8 +185,11 @@ impl Call {
         };
         Part {
             places: states.iter().map(&mut place).collect(),
-            begins: self.word == "begin",
-            has_terms: self.beside.is_some(),
+            says: match (self.word, self.beside) {
+                ("begin", _) => Says::Terms,
+                (_, Some(lease::KEY)) => Says::LinesAndTerms,
+                _ => Says::Lines,
+            },
         }
     }
 
@@ -201,54 +224,55 @@ impl Call {
                 number(out, lifetime.max(lasting + BEYOND_ITS_HOLDS));
                 number(out, *lasting);
             }
-            More::Epoch(bits) => {
+            More::Epoch(life, fresh) => {
                 number(out, lifetime);
-                frame::argument(out, &[bits]);
+                frame::argument(out, &[&of_epoch(*life, *fresh)]);
             }
         }
         for holds in holds {
             frame::argument(out, &[holds.as_flattened()]);
         }
     }
-
-    /// What the script says where it was to enter. `None`: that is not what it says.
-    pub fn entered(&self, text: &[u8]) -> Option<Entered> {
-        if text.is_empty() || text.starts_with(b"?") {
-            return Some(Entered::Elsewhere);
-        }
-        let lines = text.split(|&byte| byte == b'\n');
-        let seen: Vec<Seen> = lines.map(|text| line(text, 0).seen).collect();
-        (seen.len() == self.states.len()).then_some(Entered::Opened(seen))
-    }
 }
 
 impl Part {
     /// What the script says after the steps. `None`: that is not what it says.
     pub fn told(&self, text: &[u8]) -> Option<Told> {
-        let held = Reply {
-            seen: Seen::Held,
-            own_hold: false,
-        };
         let some = |terms: &[u8]| (!terms.is_empty()).then(|| terms.to_vec());
-        if self.begins {
-            let replies = vec![held; self.places.len()];
-            let terms = some(text);
-            return Some(Told { replies, terms });
-        }
-        // Terms are asked for by one step alone, and stand behind its states.
-        let most = match self.has_terms {
-            true => self.places.len() + 1,
-            false => usize::MAX,
+        // Terms behind lines are asked for by one step alone.
+        let (most, own) = match self.says {
+            Says::Terms => {
+                let held = Reply {
+                    seen: Seen::Held,
+                    own_hold: false,
+                };
+                return Some(Told {
+                    replies: vec![held; self.places.len()],
+                    terms: some(text),
+                });
+            }
+            Says::LinesAndTerms => {
+                let lines = self.places.iter().map(|(line, _)| line + 1).max();
+                (lines.unwrap_or(0) + 1, lines)
+            }
+            Says::Lines => (usize::MAX, None),
         };
         let said: SmallVec<[&[u8]; 8]> = text.splitn(most, |&byte| byte == b'\n').collect();
         let of = |&(at, hold): &(usize, usize)| Some(line(said.get(at)?, hold));
         Some(Told {
             replies: self.places.iter().map(of).collect::<Option<_>>()?,
-            terms: match self.has_terms {
-                true => some(said.get(self.places.len()).copied().unwrap_or_default()),
-                false => None,
-            },
+            terms: own.and_then(|lines| some(said.get(lines)?)),
         })
+    }
+
+    /// What it says where it was to enter.
+    pub fn entered(&self, text: &[u8]) -> Option<Entered> {
+        if text.is_empty() || text.starts_with(b"?") {
+            return Some(Entered::Elsewhere);
+        }
+        let told = self.told(text)?;
+        let seen = told.replies.iter().map(|reply| reply.seen);
+        Some(Entered::Opened(seen.collect()))
     }
 }
 
@@ -295,7 +319,7 @@ mod tests {
             lasting: Duration::from_secs(60),
         };
         let mut out = BytesMut::new();
-        Call::step(begin, &states)
+        Call::new(Ask::Step(begin), &states)
             .0
             .write(&mut out, By::Digest("cafe"), "t", 3_600_000);
         let words: Vec<&str> = std::str::from_utf8(&out)
@@ -329,7 +353,7 @@ mod tests {
             lasting: Duration::from_secs(100),
         };
         let mut out = BytesMut::new();
-        Call::step(begin, &states)
+        Call::new(Ask::Step(begin), &states)
             .0
             .write(&mut out, By::Digest("cafe"), "t", 5);
         let text = std::str::from_utf8(&out).unwrap();
@@ -347,7 +371,7 @@ mod tests {
             lasting: Duration::ZERO,
         };
         let said = format!("!*\n.-\n!{epoch}");
-        let (_, part) = Call::step(changed, &states);
+        let (_, part) = Call::new(Ask::Step(changed), &states);
         let told = part.told(said.as_bytes()).unwrap();
         let expected = [
             reply(Seen::Held, true),
@@ -355,7 +379,7 @@ mod tests {
             reply(Seen::Current(epoch), true),
         ];
         assert_eq!((&told.replies[..], told.terms), (&expected[..], None));
-        let (_, purge) = Call::step(Step::Purge, &states);
+        let (_, purge) = Call::new(Ask::Step(Step::Purge), &states);
         let told = purge.told(b"-\n*\n-\n10@5 20@6").unwrap();
         assert_eq!(told.replies[1], reply(Seen::Held, false));
         assert_eq!(told.terms.as_deref(), Some(&b"10@5 20@6"[..]));
@@ -365,16 +389,18 @@ mod tests {
 
     #[test]
     fn writes_that_come_together_are_told_together_and_each_hears_of_its_own_holds() {
-        let changed = |hold| Step::Finish {
-            hold: HoldId(hold),
-            outcome: Outcome::Changed,
-            lasting: Duration::ZERO,
+        let changed = |hold| {
+            Ask::Step(Step::Finish {
+                hold: HoldId(hold),
+                outcome: Outcome::Changed,
+                lasting: Duration::ZERO,
+            })
         };
-        let (mut call, one) = Call::step(changed(1), &states(&["list", "user:1"]));
+        let (mut call, one) = Call::new(changed(1), &states(&["list", "user:1"]));
         assert!(call.takes(changed(2)));
         let other = call.add(changed(2), &states(&["list", "user:2"]));
-        for step in [Step::Purge, begin(2, 60)] {
-            assert!(!call.takes(step), "{step:?}");
+        for ask in [Ask::Step(Step::Purge), begin(2, 60)] {
+            assert!(!call.takes(ask), "{ask:?}");
         }
         let mut out = BytesMut::new();
         call.write(&mut out, By::Digest("cafe"), "t", 5);
@@ -393,33 +419,45 @@ mod tests {
             (vec![true, true], vec![false, true])
         );
 
-        let (long, _) = Call::step(begin(1, 60), &states(&["list"]));
+        let (long, _) = Call::new(begin(1, 60), &states(&["list"]));
         assert!(long.takes(begin(2, 60)) && !long.takes(begin(2, 61)));
-        let (purge, _) = Call::step(Step::Purge, &states(&["list"]));
-        assert!(!purge.takes(Step::Purge), "it has no hold to tell it by");
+        let (purge, _) = Call::new(Ask::Step(Step::Purge), &states(&["list"]));
+        assert!(
+            !purge.takes(Ask::Step(Step::Purge)),
+            "it has no hold to tell it by"
+        );
     }
 
-    fn begin(hold: u64, lasting: u64) -> Step {
-        Step::Begin {
+    fn begin(hold: u64, lasting: u64) -> Ask {
+        Ask::Step(Step::Begin {
             hold: HoldId(hold),
             lasting: Duration::from_secs(lasting),
-        }
+        })
     }
 
     #[test]
     fn a_store_of_another_life_is_not_entered() {
         let states = states(&["f~state"]);
-        let call = Call::enter(Incarnation(7), 1, &states);
+        let enter = |life, fresh| Ask::Enter {
+            life: Incarnation(life),
+            fresh,
+        };
+        let (mut call, part) = Call::new(enter(7, 1), &states);
         let epoch = Epoch::new(Timestamp::from_micros(5), Incarnation(7), 1);
         let opened = Entered::Opened(vec![Seen::Current(epoch)]);
         let said = epoch.to_string();
-        assert_eq!(call.entered(said.as_bytes()), Some(opened));
+        assert_eq!(part.entered(said.as_bytes()), Some(opened));
         for elsewhere in ["", "?who:when 00000008 5"] {
             assert_eq!(
-                call.entered(elsewhere.as_bytes()),
+                part.entered(elsewhere.as_bytes()),
                 Some(Entered::Elsewhere),
                 "{elsewhere}"
             );
         }
+        assert!(call.takes(enter(7, 2)) && !call.takes(enter(8, 2)));
+        let other = call.add(enter(7, 2), &self::states(&["g~state", "f~state"]));
+        let both = format!("{epoch}\n*");
+        let opened = Entered::Opened(vec![Seen::Held, Seen::Current(epoch)]);
+        assert_eq!(other.entered(both.as_bytes()), Some(opened));
     }
 }
