@@ -485,10 +485,8 @@ impl Again<'_> {
         }
         let (age, ttl) = (stored.age(now).as_secs(), left.as_secs());
         let id = started.and_then(|started| self.tell(setup, stored, ttl, started));
-        match self.by_shape {
-            None => trace!(copy, "served, known again"),
-            Some(_) => trace!(copy, "served, known by its shape"),
-        }
+        let by_shape = self.by_shape.is_some();
+        trace!(copy, by_shape, "served, known again");
         let stored = stored.clone();
         let hit = Hit {
             stored,
