@@ -5,7 +5,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use support::client::Answer;
+use support::client::{Answer, HOST};
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::{Gate, PATIENCE, PURGE, eventually};
@@ -183,7 +183,7 @@ fn a_range_of_what_still_comes_is_answered_with_the_whole() {
 /// 200 bytes and more, that are shorter when encoded.
 /// Bytes of which no two pieces are the same, and a piece in another place is seen to be.
 fn large(version: usize) -> String {
-    (0..250_000)
+    (0..125_000)
         .map(|n| format!("{n:07}{version}"))
         .collect::<String>()
 }
@@ -192,13 +192,15 @@ fn large(version: usize) -> String {
 fn a_large_copy_is_sent_whole_and_in_parts_again_and_again_and_a_new_one_in_its_place() {
     let origin = Origin::start(|request| origin::json(large(request.number)));
     let larder = users(&origin, "etag: true");
-    for version in [1, 3] {
-        let whole = large(version);
-        larder.get(LIST);
+    let mut before = String::new();
+    for version in ["first", "second"] {
+        let whole = larder.get(LIST).text();
+        assert!((0..4).any(|number| large(number) == whole) && whole != before);
         for _ in 0..3 {
             let hit = larder.get(LIST);
-            assert!(hit.is_hit() && hit.text() == whole, "version {version}");
-            for (from, to) in [(0, 1_999_999), (1, 150_000), (700_000, 1_900_000), (5, 9)] {
+            assert!(hit.is_hit(), "{:?}", hit.fields);
+            assert!(hit.text() == whole, "version {version}");
+            for (from, to) in [(0, 999_999), (1, 150_000), (700_000, 900_000), (5, 9)] {
                 let range = format!("bytes={from}-{to}");
                 let part = larder.get_with(LIST, &[("Range", &range)]);
                 assert_eq!(part.status, 206);
@@ -208,6 +210,7 @@ fn a_large_copy_is_sent_whole_and_in_parts_again_and_again_and_a_new_one_in_its_
             assert!(head.is_hit() && head.text().is_empty());
         }
         larder.write("POST", LIST);
+        before = whole;
     }
 }
 
@@ -218,7 +221,7 @@ fn many_read_a_large_copy_at_once_and_slowly_while_it_is_replaced() {
         _ => origin::json("{}"),
     });
     let larder = users(&origin, "etag: false");
-    larder.get(LIST);
+    let whole = larder.get(LIST).text();
     assert!(larder.get(LIST).is_hit());
     let readers: Vec<_> = (0..8)
         .map(|n| {
@@ -227,7 +230,7 @@ fn many_read_a_large_copy_at_once_and_slowly_while_it_is_replaced() {
             // Known by its bytes, or not.
             let more = if n % 2 == 0 { "" } else { "X-Other: 1\r\n" };
             let request =
-                format!("GET {LIST} HTTP/1.1\r\nHost: a\r\n{more}Connection: close\r\n\r\n");
+                format!("GET {LIST} HTTP/1.1\r\nHost: {HOST}\r\n{more}Connection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).unwrap();
             stream
         })
@@ -245,7 +248,7 @@ fn many_read_a_large_copy_at_once_and_slowly_while_it_is_replaced() {
     for (mut answer, mut stream) in firsts {
         stream.read_to_end(&mut answer).unwrap();
         let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
-        assert!(answer[head.unwrap() + 4..] == *large(1).as_bytes());
+        assert!(answer[head.unwrap() + 4..] == *whole.as_bytes());
     }
 }
 
