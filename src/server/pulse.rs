@@ -12,7 +12,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::net::SendFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -20,7 +19,6 @@ use tracing::debug;
 
 use super::places::Counts;
 use crate::body::Silence;
-use crate::store::sealed;
 
 /// A reader that takes less than this in `write_idle` takes nothing.
 const LEAST: usize = 16 * 1024;
@@ -157,28 +155,6 @@ impl<S: AsFd> Watched<S> {
         &self.pulse
     }
 
-    /// Sends what is before the last piece and as much as goes of that, where it is a large body that need not be copied. `None`:
-    /// nothing was sent, and it is to be written as anything else is, which also waits until something can be.
-    fn send_sealed(&self, from: &[IoSlice<'_>]) -> Option<usize> {
-        let (body, before) = from.split_last()?;
-        let (file, mut offset) = sealed::find(body)?;
-        let mut sent = 0;
-        for piece in before.iter().filter(|piece| !piece.is_empty()) {
-            let flags = SendFlags::MORE | SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.stream, piece, flags) {
-                Ok(length) if length == piece.len() => sent += length,
-                Ok(length) => return Some(sent + length),
-                Err(_) => return (sent > 0).then_some(sent),
-            }
-        }
-        match rustix::fs::sendfile(&self.stream, &*file, Some(&mut offset), body.len()) {
-            Ok(length) => sent += length,
-            // An error is found again by the next to write.
-            Err(_) => {}
-        }
-        (sent > 0).then_some(sent)
-    }
-
     /// So much of what was offered has been written, or none of it can be.
     fn written(
         &mut self,
@@ -265,10 +241,7 @@ impl<S: AsyncWrite + AsFd + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = match self.send_sealed(from) {
-            Some(sent) => Poll::Ready(Ok(sent)),
-            None => Pin::new(&mut self.stream).poll_write_vectored(cx, from),
-        };
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, from);
         self.written(cx, written, || from.iter().map(|slice| slice.len()).sum())
     }
 }
