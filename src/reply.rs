@@ -18,7 +18,7 @@ use crate::message::selection::{Selection, select};
 use crate::message::{conditions, fields, ranges};
 
 /// What every hit says of its way here.
-const OURS: [HeaderName; 3] = [header::AGE, header::VIA, CACHE_STATUS];
+static OURS: [HeaderName; 3] = [header::AGE, header::VIA, CACHE_STATUS];
 
 /// An answer and how it came about.
 pub struct Reply {

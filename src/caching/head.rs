@@ -19,7 +19,7 @@ use crate::hexadecimal;
 use crate::message::fields::append_via;
 
 /// Fields that differ from one answer of a route to the next.
-const OWN: [HeaderName; 4] = [
+static OWN: [HeaderName; 4] = [
     header::DATE,
     header::ETAG,
     header::LAST_MODIFIED,
@@ -77,10 +77,10 @@ impl Head {
     /// As `new`, for a copy of the paths with this mark alone.
     pub fn of(mark: Mark, fields: &HeaderMap, origin: &str, varied: &[HeaderName]) -> Head {
         let mut own = Own::new();
-        for name in OWN {
-            let mut values = fields.get_all(&name).iter();
+        for name in &OWN {
+            let mut values = fields.get_all(name).iter();
             if let (Some(value), None) = (values.next(), values.next()) {
-                own.push((name, alone(value)));
+                own.push((name.clone(), alone(value)));
             }
         }
         let mut text = Vec::with_capacity(512);

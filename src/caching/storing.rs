@@ -41,7 +41,7 @@ pub struct Storable {
 }
 
 /// The fields by which a key may come to split once an answer is seen to vary by them.
-pub const LEARNABLE: [HeaderName; 2] = [header::ACCEPT_LANGUAGE, header::ORIGIN];
+pub static LEARNABLE: [HeaderName; 2] = [header::ACCEPT_LANGUAGE, header::ORIGIN];
 
 /// Decides by status, fields and times; `content_length` is `None` where the body's end is not announced.
 pub fn storable(
@@ -136,7 +136,7 @@ pub struct Nominated {
 /// Reads Vary. Accept is always in the key, Accept-Encoding is asked as identity, Cookie and Authorization are
 /// in the credential's partition or not sent at all.
 pub fn nominated(policy: &Policy, fields: &HeaderMap) -> Nominated {
-    const SATISFIED: [HeaderName; 4] = [
+    static SATISFIED: [HeaderName; 4] = [
         header::ACCEPT,
         header::ACCEPT_ENCODING,
         header::COOKIE,

@@ -6,7 +6,7 @@ use super::date;
 use crate::clock::Timestamp;
 
 /// The conditions of a request; a fill is sent without them, or a poller would be told 304 and nothing stored.
-pub const CONDITIONS: [HeaderName; 5] = [
+pub static CONDITIONS: [HeaderName; 5] = [
     header::IF_NONE_MATCH,
     header::IF_MODIFIED_SINCE,
     header::IF_MATCH,
@@ -15,7 +15,7 @@ pub const CONDITIONS: [HeaderName; 5] = [
 ];
 
 /// The fields of a 200 that a 304 in its place repeats (RFC 9110 §15.4.5).
-const OF_A_304: [HeaderName; 6] = [
+static OF_A_304: [HeaderName; 6] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
     header::DATE,

@@ -8,7 +8,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Fields that end here, whether or not Connection names them.
-const HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     header::TE,
     header::TRAILER,
@@ -21,7 +21,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 /// Fields that nobody can have removed by naming them in Connection: the message would mean something else without them.
-const NOT_NAMEABLE: [HeaderName; 5] = [
+static NOT_NAMEABLE: [HeaderName; 5] = [
     header::HOST,
     header::CONTENT_LENGTH,
     header::AUTHORIZATION,
