@@ -371,10 +371,6 @@ struct Arrived {
 }
 
 /// What came of asking one upstream.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one at a time, and a box would be allocated for each answer"
-)]
 enum Attempt {
     Answer(Arrived),
     /// It provably never left, and is still there.

@@ -22,6 +22,7 @@ use crate::server::places::Places;
 use crate::server::{self, Manners};
 use crate::store::memory::Memory;
 use crate::store::redis::Redis;
+use crate::store::sealed;
 use crate::store::{Lifetimes, Store};
 use crate::tls::certificates::Certificates;
 use crate::tls::follow;
@@ -425,12 +426,15 @@ fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
 fn room_for(connections: usize) -> usize {
     /// For the upstream, the store, the listeners and whatever a library opens.
     const OTHERS: u64 = 256;
-    let wanted = connections as u64 + OTHERS;
+    let wanted = connections as u64 + OTHERS + sealed::MOST as u64;
     let got = rlimit::increase_nofile_limit(wanted).unwrap_or(1024);
-    let room = usize::try_from(got.saturating_sub(OTHERS))
+    // Of what there is, large bodies have a sixteenth at most.
+    let files = (got / 16).min(sealed::MOST as u64);
+    let room = usize::try_from(got.saturating_sub(OTHERS + files))
         .unwrap_or(connections)
         .min(connections)
         .max(64);
+    sealed::allow(files as usize);
     if room < connections.min(1024) {
         warn!(
             connections = room,

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::net::SendFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -19,6 +20,7 @@ use tracing::debug;
 
 use super::places::Counts;
 use crate::body::Silence;
+use crate::store::sealed;
 
 /// A reader that takes less than this in `write_idle` takes nothing.
 const LEAST: usize = 16 * 1024;
@@ -62,6 +64,8 @@ pub(super) struct Waiting {
     stalled: Option<Instant>,
     /// The connection's task.
     pub task: Option<Waker>,
+    /// When a head must be there that had begun, or was to begin, before the machinery was.
+    pub carried: Option<Instant>,
 }
 
 impl Pulse {
@@ -79,6 +83,7 @@ impl Pulse {
                 since: Instant::now(),
                 stalled: None,
                 task: None,
+                carried: None,
             }),
             counts,
         })
@@ -110,6 +115,11 @@ impl Pulse {
     pub fn is_answered_beneath(&self) {
         self.beneath.store(true, Ordering::Relaxed);
         self.received.store(false, Ordering::Relaxed);
+    }
+
+    /// Something of a head was received before.
+    pub fn has_received(&self) {
+        self.received.store(true, Ordering::Relaxed);
     }
 
     fn stalls(&self, task: &Waker) {
@@ -153,6 +163,28 @@ impl<S: AsFd> Watched<S> {
 
     pub fn pulse(&self) -> &Arc<Pulse> {
         &self.pulse
+    }
+
+    /// Sends what is before the last piece and as much as goes of that, where it is a large body that need not be copied. `None`:
+    /// nothing was sent, and it is to be written as anything else is, which also waits until something can be.
+    fn send_sealed(&self, from: &[IoSlice<'_>]) -> Option<usize> {
+        let (body, before) = from.split_last()?;
+        let (file, mut offset) = sealed::find(body)?;
+        let mut sent = 0;
+        for piece in before.iter().filter(|piece| !piece.is_empty()) {
+            let flags = SendFlags::MORE | SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.stream, piece, flags) {
+                Ok(length) if length == piece.len() => sent += length,
+                Ok(length) => return Some(sent + length),
+                Err(_) => return (sent > 0).then_some(sent),
+            }
+        }
+        match rustix::fs::sendfile(&self.stream, &*file, Some(&mut offset), body.len()) {
+            Ok(length) => sent += length,
+            // An error is found again by the next to write.
+            Err(_) => {}
+        }
+        (sent > 0).then_some(sent)
     }
 
     /// So much of what was offered has been written, or none of it can be.
@@ -241,7 +273,10 @@ impl<S: AsyncWrite + AsFd + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, from);
+        let written = match self.send_sealed(from) {
+            Some(sent) => Poll::Ready(Ok(sent)),
+            None => Pin::new(&mut self.stream).poll_write_vectored(cx, from),
+        };
         self.written(cx, written, || from.iter().map(|slice| slice.len()).sum())
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use super::sealed;
 use crate::caching::stored::Stored;
 
 pub struct Copies(Cache<String, Arc<Stored>, ByBytes>);
@@ -33,6 +34,13 @@ impl Copies {
 
     /// It must hold no more than its own bytes: a slice of a buffer would keep the whole of it.
     pub fn put(&self, copy: &str, stored: Arc<Stored>) {
+        let stored = match sealed::keep(&stored.body) {
+            None => stored,
+            Some(body) => Arc::new(Stored {
+                body,
+                ..Stored::clone(&stored)
+            }),
+        };
         self.0.insert(copy.to_owned(), stored);
     }
 

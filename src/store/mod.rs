@@ -6,6 +6,7 @@ pub mod codec;
 pub mod copies;
 pub mod memory;
 pub mod redis;
+pub mod sealed;
 pub mod tier;
 
 use std::sync::Arc;
