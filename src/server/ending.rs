@@ -5,6 +5,9 @@
 //! most likely sent a request, which we have not read: it, and a write among them, would fail. So a connection on which
 //! nothing has come yet is given a moment for its first request.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -22,21 +25,27 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// How one connection learns of the end, and who waits for it.
 pub struct Ending {
-    watcher: Watcher,
+    /// Until it is dropped the connection is waited for.
+    _watcher: Watcher,
     end: watch::Receiver<bool>,
 }
 
 impl Ending {
     pub fn new(watcher: Watcher, end: watch::Receiver<bool>) -> Ending {
-        Ending { watcher, end }
+        Ending {
+            _watcher: watcher,
+            end,
+        }
     }
 
-    /// To its end. `has_spoken`: whether anything has come from the client.
+    /// Until the machinery is done with the connection; `None`: it has had nothing to do, and may be let go of, as `poll_free` says.
+    /// `has_spoken`: whether anything has come from the client.
     pub async fn watch_http1<I, B, S>(
-        mut self,
-        mut connection: http1::UpgradeableConnection<I, S>,
+        &mut self,
+        connection: &mut http1::UpgradeableConnection<I, S>,
         has_spoken: impl Fn() -> bool,
-    ) -> hyper::Result<()>
+        mut poll_free: impl FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Option<hyper::Result<()>>
     where
         S: Service<Request<Incoming>, Response = Response<B>>,
         S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -45,21 +54,42 @@ impl Ending {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
         http1::UpgradeableConnection<I, S>: Unpin,
     {
+        let until_free = poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => poll_free(cx).map(|()| None),
+        });
         tokio::select! {
             biased;
-            done = &mut connection => return done,
+            done = until_free => return done,
             _ = self.end.wait_for(|end| *end) => {}
         }
         let until = tokio::time::Instant::now() + FIRST_REQUEST;
         while !has_spoken() && tokio::time::Instant::now() < until {
-            if let Ok(done) = tokio::time::timeout(LOOK, &mut connection).await {
-                return done;
+            if let Ok(done) = tokio::time::timeout(LOOK, &mut *connection).await {
+                return Some(done);
             }
         }
-        std::pin::Pin::new(&mut connection).graceful_shutdown();
-        let done = connection.await;
-        // Until here it was waited for.
-        drop(self.watcher);
-        done
+        Pin::new(&mut *connection).graceful_shutdown();
+        Some(connection.await)
+    }
+
+    /// The same without the machinery. `None`: the process ends, and nothing is under way.
+    pub async fn watch_alone<T>(
+        &mut self,
+        mut alone: impl Future<Output = T> + Unpin,
+        has_spoken: impl Fn() -> bool,
+    ) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = &mut alone => return Some(done),
+            _ = self.end.wait_for(|end| *end) => {}
+        }
+        let until = tokio::time::Instant::now() + FIRST_REQUEST;
+        while !has_spoken() && tokio::time::Instant::now() < until {
+            if let Ok(done) = tokio::time::timeout(LOOK, &mut alone).await {
+                return Some(done);
+            }
+        }
+        None
     }
 }

@@ -24,7 +24,8 @@ impl HeadTimer {
     }
 }
 
-struct Until {
+/// The wait for one head.
+pub struct Until {
     since: Instant,
     deadline: Instant,
     /// Nothing of the head has come.
@@ -38,21 +39,42 @@ impl Timer for HeadTimer {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        Box::pin(self.until(deadline))
+    }
+}
+
+impl HeadTimer {
+    /// The same, for who waits without the machinery.
+    pub fn begins_to_wait(&self) -> Until {
+        self.until(Instant::now() + self.0.patience.header)
+    }
+
+    fn until(&self, deadline: Instant) -> Until {
         let (pulse, patience) = (&self.0, self.0.patience);
         let since = deadline - patience.header;
         // The first head must come at once: who only opens connections waits for nothing.
         let idle = pulse.had_a_request.swap(true, Ordering::Relaxed);
         pulse.received.store(false, Ordering::Relaxed);
         pulse.beneath.store(false, Ordering::Relaxed);
-        Box::pin(Until {
+        let carried = pulse.waiting.lock().carried.take();
+        Until {
             since,
-            deadline: match idle {
-                true => since + patience.keep_alive,
-                false => deadline,
+            deadline: match (carried, idle) {
+                (Some(carried), _) => carried,
+                (None, true) => since + patience.keep_alive,
+                (None, false) => deadline,
             },
-            idle,
+            idle: idle && carried.is_none(),
             pulse: pulse.clone(),
-        })
+        }
+    }
+}
+
+impl Until {
+    /// The machinery goes on waiting for this head.
+    pub fn is_carried_on(&self) {
+        let is_idle = self.idle || self.pulse.beneath.load(Ordering::Relaxed);
+        self.pulse.waiting.lock().carried = (!is_idle).then_some(self.deadline);
     }
 }
 
@@ -155,6 +177,23 @@ mod tests {
             assert_eq!(over.is_ok(), patience == KEEP_ALIVE);
             assert!(started.elapsed() >= patience && started.elapsed() < patience * 2);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_head_has_no_more_time_for_having_been_waited_for_without_the_machinery() {
+        let (timer, _) = timer();
+        let now = || tokio::time::Instant::now().into_std();
+        let started = tokio::time::Instant::now();
+        let alone = timer.until(now() + HEADER);
+        tokio::time::sleep(HEADER / 2).await;
+        alone.is_carried_on();
+        waits(&timer).await;
+        assert!(started.elapsed() >= HEADER && started.elapsed() < HEADER + HEADER / 4);
+        // Once one was answered, the machinery waits for the next as it always has.
+        let started = tokio::time::Instant::now();
+        timer.until(now() + HEADER).is_carried_on();
+        waits(&timer).await;
+        assert!(started.elapsed() >= KEEP_ALIVE);
     }
 
     #[tokio::test(start_paused = true)]

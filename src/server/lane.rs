@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::{Request, Response, StatusCode, header};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -61,9 +62,15 @@ impl Exchanges {
         self.spoken.load(Ordering::Relaxed)
     }
 
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     /// The machinery has read a request.
     pub fn begin<B: Body>(&self, request: &mut Request<B>) {
-        let length = match request.headers().contains_key(header::TRANSFER_ENCODING) {
+        let length = match request.headers().contains_key(header::TRANSFER_ENCODING)
+            || !persists(request.version(), request.headers())
+        {
             true => None,
             false => request.body().size_hint().exact(),
         };
@@ -74,6 +81,12 @@ impl Exchanges {
             request.extensions_mut().insert(beneath);
         }
     }
+}
+
+/// Whether another request may follow, without any doubt.
+fn persists(version: Version, fields: &HeaderMap) -> bool {
+    let stays = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+    version == Version::HTTP_11 && fields.get_all(header::CONNECTION).iter().all(stays)
 }
 
 pin_project! {
@@ -95,7 +108,9 @@ impl Drop for Until {
 
 /// An answer as the machinery is given it.
 pub fn answering<B>(answer: Response<B>, exchanges: Arc<Exchanges>) -> Response<Answering<B>> {
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+        || !persists(Version::HTTP_11, answer.headers())
+    {
         // What follows is no request.
         exchanges.content.store(UNKNOWN, Ordering::Relaxed);
     }
@@ -145,6 +160,12 @@ pub struct Lane<S> {
     exchanges: Arc<Exchanges>,
     place: Place,
     under_way: Option<UnderWay>,
+    /// Read already, for the machinery, which was not there.
+    unread: Bytes,
+    /// The machinery has not written all that it has flushed.
+    is_flushing: bool,
+    /// It closes the connection.
+    is_closing: bool,
 }
 
 /// Known bytes that came to no hit, and what they came to.
@@ -180,7 +201,24 @@ impl<S> Lane<S> {
             peer,
             exchanges,
             under_way: None,
+            unread: Bytes::new(),
+            is_flushing: false,
+            is_closing: false,
         }
+    }
+
+    /// Whether the machinery has nothing left to do: what comes next begins a request.
+    pub fn is_free(&self) -> bool {
+        self.place == Place::Between
+            && self.under_way.is_none()
+            && self.unread.is_empty()
+            && !self.is_flushing
+            && !self.is_closing
+    }
+
+    /// What was read and handed over is read again, by the machinery.
+    pub fn gives_again(&mut self, read: Bytes) {
+        self.unread = read;
     }
 
     /// The machinery is handed what was read.
@@ -330,6 +368,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lane<S> {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let lane = self.get_mut();
+        if !lane.unread.is_empty() {
+            let length = into.remaining().min(lane.unread.len());
+            into.put_slice(&lane.unread.split_to(length));
+            lane.pulse.has_received();
+            return Poll::Ready(Ok(()));
+        }
         let before = into.filled().len();
         loop {
             if let Some((head, foreseen)) = ready!(lane.poll_under_way(cx))? {
@@ -385,11 +429,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lane<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let lane = self.get_mut();
         lane.flushed();
-        Pin::new(&mut lane.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut lane.stream).poll_flush(cx);
+        lane.is_flushing = flushed.is_pending();
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let lane = self.get_mut();
+        lane.is_closing = true;
         // Who asked before we were told to end has its answer, if we have it.
         ready!(lane.poll_under_way(cx))?;
         Pin::new(&mut lane.stream).poll_shutdown(cx)

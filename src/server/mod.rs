@@ -1,5 +1,6 @@
 //! Listening: connections in, requests to whoever answers them, and an orderly end.
 
+mod alone;
 mod arriving;
 mod ending;
 mod frames;

@@ -62,6 +62,8 @@ pub(super) struct Waiting {
     stalled: Option<Instant>,
     /// The connection's task.
     pub task: Option<Waker>,
+    /// When a head must be there that had begun, or was to begin, before the machinery was.
+    pub carried: Option<Instant>,
 }
 
 impl Pulse {
@@ -79,6 +81,7 @@ impl Pulse {
                 since: Instant::now(),
                 stalled: None,
                 task: None,
+                carried: None,
             }),
             counts,
         })
@@ -110,6 +113,11 @@ impl Pulse {
     pub fn is_answered_beneath(&self) {
         self.beneath.store(true, Ordering::Relaxed);
         self.received.store(false, Ordering::Relaxed);
+    }
+
+    /// Something of a head was received before.
+    pub fn has_received(&self) {
+        self.received.store(true, Ordering::Relaxed);
     }
 
     fn stalls(&self, task: &Waker) {

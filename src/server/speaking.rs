@@ -1,7 +1,9 @@
 //! HTTP on a connection that has arrived.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use http::{Request, Response, Version};
@@ -10,13 +12,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::Watcher;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tracing::debug;
 
+use super::alone::{self, Alone, Leisure, Lent};
 use super::arriving::Arrived;
 use super::ending::Ending;
 use super::head_timer::HeadTimer;
 use super::lane::{self, Exchanges, Lane};
+use super::pulse::Pulse;
 use super::{Manners, Peer, http2, preface};
 use crate::interim::{Interim, Turn, WithInterim};
 use crate::proxy::Proxy;
@@ -68,7 +74,7 @@ pub async fn speak<F, Answer, B>(
 async fn http1<F, Answer, B>(
     arrived: Arrived,
     manners: Manners,
-    watcher: Ending,
+    mut watcher: Ending,
     knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
@@ -83,36 +89,80 @@ async fn http1<F, Answer, B>(
         pulse,
         peer,
     } = arrived;
-    let interim = Interim::default();
-    let own = interim.clone();
     let exchanges = Arc::new(Exchanges::default());
-    let spoken = exchanges.clone();
-    let stream = Lane::new(
+    let lane = Lane::new(
         stream,
         pulse.clone(),
         knowing,
         peer.clone(),
         exchanges.clone(),
     );
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        exchanges.begin(&mut request);
-        // RFC 9110 §15.2: never to an HTTP/1.0 client.
-        let turn = (request.version() == Version::HTTP_11).then(|| own.turn());
-        let answered = own.clone().before(answer(request, &peer, turn));
-        let exchanges = exchanges.clone();
-        answered.map(move |answer| Ok::<_, Infallible>(lane::answering(answer, exchanges)))
-    });
-    let connection = http1::Builder::new()
-        .timer(HeadTimer::new(pulse))
-        .header_read_timeout(manners.patience.header)
-        .max_headers(manners.fields)
-        .max_buf_size(manners.head.max(8 * 1024))
-        .serve_connection(TokioIo::new(WithInterim::new(stream, interim)), service)
-        .with_upgrades();
-    if let Err(error) = watcher
-        .watch_http1(connection, || spoken.has_spoken())
-        .await
-    {
-        debug!(%error, "a client's connection ended early");
+    let mut lane = Arc::new(Mutex::new(lane));
+    let has_spoken = || exchanges.has_spoken();
+    loop {
+        if lane.lock().is_free() && !alone(&mut lane, &pulse, &mut watcher, has_spoken).await {
+            return;
+        }
+        let (interim, exchanges) = (Interim::default(), &exchanges);
+        let stream = WithInterim::new(Lent::of(&lane), interim.clone());
+        let service = service_fn(|mut request: Request<Incoming>| {
+            exchanges.begin(&mut request);
+            // RFC 9110 §15.2: never to an HTTP/1.0 client.
+            let turn = (request.version() == Version::HTTP_11).then(|| interim.turn());
+            let answered = interim.clone().before(answer(request, &peer, turn));
+            let exchanges = exchanges.clone();
+            answered.map(move |answer| Ok::<_, Infallible>(lane::answering(answer, exchanges)))
+        });
+        // Boxed: it is not there while nothing is asked.
+        let mut connection = Box::new(
+            http1::Builder::new()
+                .timer(HeadTimer::new(pulse.clone()))
+                .header_read_timeout(manners.patience.header)
+                .max_headers(manners.fields)
+                .max_buf_size(manners.head.max(8 * 1024))
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades(),
+        );
+        let mut leisure = Leisure::default();
+        let poll_free = |cx: &mut Context<'_>| match lane.lock().is_free() {
+            true => leisure.poll(exchanges.begun(), cx),
+            false => Poll::Pending,
+        };
+        let watched = watcher.watch_http1(&mut connection, has_spoken, poll_free);
+        match watched.await {
+            None => {}
+            Some(Ok(())) => return,
+            Some(Err(error)) => {
+                debug!(%error, "a client's connection ended early");
+                return;
+            }
+        }
     }
+}
+
+/// Until something is for the machinery to read. Else it has ended.
+async fn alone<S: AsyncRead + AsyncWrite + Unpin>(
+    lane: &mut Arc<Mutex<Lane<S>>>,
+    pulse: &Arc<Pulse>,
+    ending: &mut Ending,
+    has_spoken: impl Fn() -> bool,
+) -> bool {
+    // The machinery is gone, or was not there yet.
+    let Some(lane) = Arc::get_mut(lane).map(Mutex::get_mut) else {
+        return false;
+    };
+    let mut patience = HeadTimer::new(pulse.clone()).begins_to_wait();
+    let waiting = poll_fn(|cx| alone::poll_alone(lane, &mut patience, cx));
+    match ending.watch_alone(waiting, has_spoken).await {
+        Some(Ok(Alone::Spoken)) => {
+            patience.is_carried_on();
+            return true;
+        }
+        Some(Ok(Alone::Closed)) | None => {
+            let _ = lane.shutdown().await;
+        }
+        Some(Ok(Alone::Silent)) => debug!("a client's connection said nothing for too long"),
+        Some(Err(error)) => debug!(%error, "a client's connection ended early"),
+    }
+    false
 }

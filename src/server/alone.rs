@@ -1,0 +1,132 @@
+//! A client's connection between two requests, without HTTP's machinery: that holds buffers and room for a request, which an
+//! idle connection needs none of. It is made for what the lane does not answer itself, and let go of when it has nothing left.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::head_timer::Until;
+use super::lane::Lane;
+
+/// Bytes that are read at once.
+const READ: usize = 8 * 1024;
+
+/// To make the machinery costs as much as a tenth of a request that it passes on: it is not let go of between two that follow each other.
+const A_WHILE: Duration = Duration::from_secs(1);
+
+/// What came of a connection that was left alone.
+pub enum Alone {
+    /// Something is to be read by the machinery, which finds it in the lane.
+    Spoken,
+    /// The client has closed it.
+    Closed,
+    /// It has said nothing for as long as it may, or is to make room.
+    Silent,
+}
+
+/// Answers what it can, until there is something that it cannot.
+pub fn poll_alone<S: AsyncRead + AsyncWrite + Unpin>(
+    lane: &mut Lane<S>,
+    patience: &mut Until,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Alone>> {
+    // Nothing stays in it from one poll to the next.
+    thread_local!(static READ_INTO: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+    let read = READ_INTO.with_borrow_mut(|bytes| {
+        bytes.resize(READ, 0);
+        let mut into = ReadBuf::new(bytes);
+        let read = Pin::new(&mut *lane).poll_read(cx, &mut into);
+        read.map_ok(|()| Bytes::copy_from_slice(into.filled()))
+    });
+    match read {
+        Poll::Ready(Ok(read)) if read.is_empty() => Poll::Ready(Ok(Alone::Closed)),
+        Poll::Ready(Ok(read)) => {
+            lane.gives_again(read);
+            Poll::Ready(Ok(Alone::Spoken))
+        }
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        Poll::Pending => Pin::new(patience).poll(cx).map(|()| Ok(Alone::Silent)),
+    }
+}
+
+/// How long the machinery has had nothing to do. A request costs no timer: one goes off while there are requests, too, and sees it.
+#[derive(Default)]
+pub struct Leisure {
+    /// Requests that it had begun when that was looked at last.
+    begun: u64,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Leisure {
+    /// Ready, if it has begun none for a while, of so many until now. Asked while it is free.
+    pub fn poll(&mut self, begun: u64, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| {
+            self.begun = begun;
+            Box::pin(tokio::time::sleep(A_WHILE))
+        });
+        while timer.as_mut().poll(cx).is_ready() {
+            if std::mem::replace(&mut self.begun, begun) == begun {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(Instant::now() + A_WHILE);
+        }
+        Poll::Pending
+    }
+}
+
+/// The lane as the machinery has it: it can be let go of without the connection.
+pub struct Lent<S>(Arc<Mutex<Lane<S>>>);
+
+impl<S> Lent<S> {
+    pub fn of(lane: &Arc<Mutex<Lane<S>>>) -> Lent<S> {
+        Lent(lane.clone())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lent<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.lock()).poll_read(cx, into)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lent<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.lock()).poll_write(cx, from)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.lock()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.lock()).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.lock().is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.lock()).poll_write_vectored(cx, from)
+    }
+}
