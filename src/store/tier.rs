@@ -4,7 +4,7 @@
 //! with a lease (`coherence::lease`), once in a term. Whoever comes while they are being asked for waits for that answer if a
 //! lease that is counted from that question covers its request.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
@@ -17,6 +17,7 @@ use futures_util::future::Shared;
 use parking_lot::Mutex;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::copies::Copies;
 use super::{Away, Found, SeenStates};
@@ -249,6 +250,21 @@ impl Tier {
     fn shard(&self, states: &States) -> &Mutex<HashMap<States, Question>> {
         &self.asking[self.hasher.hash_one(states) as usize % SHARDS]
     }
+}
+
+/// A state's name, which is mostly one of those that this thread had lately.
+pub fn name(of: &str) -> StateKey {
+    const KEPT: usize = 256;
+    thread_local! {
+        static LATELY: RefCell<[Option<StateKey>; KEPT]> = const { RefCell::new([const { None }; KEPT]) };
+    }
+    LATELY.with_borrow_mut(|lately| {
+        let place = &mut lately[xxh3_64(of.as_bytes()) as usize % KEPT];
+        match place {
+            Some(name) if name.as_str() == of => name.clone(),
+            _ => place.insert(StateKey::new(of)).clone(),
+        }
+    })
 }
 
 /// What the states that it names make of a copy.

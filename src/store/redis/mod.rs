@@ -151,7 +151,7 @@ impl Redis {
             None => states,
             Some(own) => {
                 let others = states.iter().skip(1).cloned();
-                of_another = std::iter::once(StateKey::new(own)).chain(others).collect();
+                of_another = std::iter::once(tier::name(own)).chain(others).collect();
                 &of_another
             }
         };
