@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ fn standings(larder: &Larder) -> Vec<String> {
 fn an_idle_connection_that_the_upstream_closes_is_closed_though_nobody_asks_for_anything() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let (idle, is_idle) = mpsc::channel();
     let upstream = thread::spawn(move || {
         let (mut connection, _) = listener.accept().unwrap();
         let mut head = Vec::new();
@@ -61,6 +63,7 @@ fn an_idle_connection_that_the_upstream_closes_is_closed_though_nobody_asks_for_
         }
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
         connection.write_all(answer).unwrap();
+        is_idle.recv().unwrap();
         connection.shutdown(Shutdown::Write).unwrap();
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
         connection.read(&mut [0]).map_err(|error| error.kind())
@@ -69,6 +72,7 @@ fn an_idle_connection_that_the_upstream_closes_is_closed_though_nobody_asks_for_
         "upstream: http://{address}\nstore: {{url: 'memory:', prefix: t}}\nttl: 1h\nroutes: []\n"
     ));
     is_well(&larder.get("/other/"));
+    idle.send(()).unwrap();
     assert_eq!(upstream.join().unwrap(), Ok(0));
 }
 

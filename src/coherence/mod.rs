@@ -127,11 +127,11 @@ pub enum LookUp {
     Valid(Arc<Stored>),
     /// The same, but a soft purge wants it fetched anew, however fresh.
     Outdated(Arc<Stored>),
-    /// And what it has shown of the states on the way.
+    /// And what it has shown of the states on the way; boxed, or a hit would carry room for it.
     Miss(Reason, Option<Box<Shown>>),
 }
 
-/// Boxed, or a hit would carry room for it.
+/// States as a look-up has found them.
 pub type Shown = SeenStates;
 
 impl Coherence {

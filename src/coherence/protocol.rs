@@ -72,30 +72,12 @@ impl Epoch {
     pub fn parse(text: &[u8]) -> Option<Epoch> {
         let at = memchr::memchr(b'-', text).filter(|at| (1..=16).contains(at))?;
         let (micros, fresh) = (&text[..at], &text[at + 1..]);
-        let (micros, fresh) = (hex(micros)?, hex(fresh).filter(|_| fresh.len() == 16)?);
+        let (micros, fresh) = (
+            hexadecimal::read(micros)?,
+            hexadecimal::read(fresh).filter(|_| fresh.len() == 16)?,
+        );
         Some(Epoch(u128::from(micros) << 64 | u128::from(fresh)))
     }
-}
-
-/// Up to 16 hex digits, small ones.
-pub fn hex(digits: &[u8]) -> Option<u64> {
-    /// The value of a digit, or a bit that no digit has.
-    const VALUES: [u8; 256] = {
-        let mut values = [0x80; 256];
-        let mut value = 0;
-        while value < 16 {
-            values[b"0123456789abcdef"[value] as usize] = value as u8;
-            value += 1;
-        }
-        values
-    };
-    let (mut number, mut seen) = (0, 0);
-    for digit in digits {
-        let value = VALUES[usize::from(*digit)];
-        seen |= value;
-        number = number << 4 | u64::from(value & 0xf);
-    }
-    (matches!(digits.len(), 1..=16) && seen & 0x80 == 0).then_some(number)
 }
 
 impl Epoch {
@@ -338,7 +320,10 @@ impl State {
         let mut holds = SmallVec::new();
         for word in words {
             let (id, deadline) = std::str::from_utf8(word).ok()?.split_once('@')?;
-            holds.push((HoldId(hex(id.as_bytes())?), deadline.parse().ok()?));
+            holds.push((
+                HoldId(hexadecimal::read(id.as_bytes())?),
+                deadline.parse().ok()?,
+            ));
         }
         Some(State { epoch, holds })
     }

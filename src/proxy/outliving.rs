@@ -11,14 +11,14 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 /// as one of `tasks` from the beginning.
 pub struct Outliving<T: Send + 'static> {
     rest: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
-    _counted: TaskTrackerToken,
+    counted: TaskTrackerToken,
 }
 
 impl<T: Send + 'static> Outliving<T> {
     pub fn new(whole: impl Future<Output = T> + Send + 'static, tasks: &TaskTracker) -> Self {
         Outliving {
             rest: Some(Box::pin(whole)),
-            _counted: tasks.token(),
+            counted: tasks.token(),
         }
     }
 }
@@ -41,7 +41,7 @@ impl<T: Send + 'static> Drop for Outliving<T> {
         if let Some(rest) = self.rest.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            let counted = self._counted.clone();
+            let counted = self.counted.clone();
             runtime.spawn(async move {
                 drop(rest.await);
                 drop(counted);

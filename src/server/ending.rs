@@ -63,11 +63,8 @@ impl Ending {
             done = until_free => return done,
             _ = self.end.wait_for(|end| *end) => {}
         }
-        let until = tokio::time::Instant::now() + FIRST_REQUEST;
-        while !has_spoken() && tokio::time::Instant::now() < until {
-            if let Ok(done) = tokio::time::timeout(LOOK, &mut *connection).await {
-                return Some(done);
-            }
+        if let Some(done) = until_first_request(&mut *connection, has_spoken).await {
+            return Some(done);
         }
         Pin::new(&mut *connection).graceful_shutdown();
         Some(connection.await)
@@ -84,12 +81,20 @@ impl Ending {
             done = &mut alone => return Some(done),
             _ = self.end.wait_for(|end| *end) => {}
         }
-        let until = tokio::time::Instant::now() + FIRST_REQUEST;
-        while !has_spoken() && tokio::time::Instant::now() < until {
-            if let Ok(done) = tokio::time::timeout(LOOK, &mut alone).await {
-                return Some(done);
-            }
-        }
-        None
+        until_first_request(alone, has_spoken).await
     }
+}
+
+/// Gives the client a moment for its first request, if it has said nothing yet. What the connection came to, if that was its end.
+async fn until_first_request<C: Future + Unpin>(
+    mut connection: C,
+    has_spoken: impl Fn() -> bool,
+) -> Option<C::Output> {
+    let until = tokio::time::Instant::now() + FIRST_REQUEST;
+    while !has_spoken() && tokio::time::Instant::now() < until {
+        if let Ok(done) = tokio::time::timeout(LOOK, &mut connection).await {
+            return Some(done);
+        }
+    }
+    None
 }

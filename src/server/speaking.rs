@@ -149,6 +149,7 @@ async fn alone<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> bool {
     // The machinery is gone, or was not there yet.
     let Some(lane) = Arc::get_mut(lane).map(Mutex::get_mut) else {
+        debug_assert!(false, "somebody still has the lane");
         return false;
     };
     let mut patience = HeadTimer::new(pulse.clone()).begins_to_wait();

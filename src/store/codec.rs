@@ -17,7 +17,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::caching::head::Head;
 use crate::caching::stored::Stored;
 use crate::clock::Timestamp;
-use crate::coherence::protocol::hex;
 use crate::coherence::{Epoch, Epochs, StateKey};
 use crate::hexadecimal;
 
@@ -69,8 +68,11 @@ pub fn decode(value: &Bytes, known: &[StateKey]) -> Option<Stored> {
     let footer_start = value.len().checked_sub(FOOTER)?;
     let (content, footer) = value.split_at(footer_start);
     let numbers: &[u8; 34] = footer.strip_prefix(MAGIC)?.try_into().ok()?;
-    let (body, line) = (hex(&numbers[..8])? as usize, hex(&numbers[9..17])? as usize);
-    let checksum = hex(&numbers[18..])?;
+    let (body, line) = (
+        hexadecimal::read(&numbers[..8])? as usize,
+        hexadecimal::read(&numbers[9..17])? as usize,
+    );
+    let checksum = hexadecimal::read(&numbers[18..])?;
     let spaces = numbers[8] == b' ' && numbers[17] == b' ';
     if !spaces || body.checked_add(line)? != content.len() || xxh3_64(content) != checksum {
         return None;

@@ -137,7 +137,9 @@ impl Store {
     ) -> Result<SeenStates, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.open(states)),
-            Store::Redis(redis) => timed(Command::Open, redis.open_after(states, seen)).await,
+            Store::Redis(redis) => {
+                Box::pin(timed(Command::Open, redis.open_after(states, seen))).await
+            }
         }
     }
 

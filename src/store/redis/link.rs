@@ -86,8 +86,8 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// `hits` is ready for look-ups.
-    pub(super) async fn over<S>(stream: S, hits: S) -> Result<Link, String>
+    /// `pipe` is ready for commands.
+    pub(super) async fn over<S>(stream: S, pipe: S) -> Result<Link, String>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -106,7 +106,7 @@ impl Link {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             connection,
             driver: tokio::spawn(driver),
-            pipe: Pipe::over(hits),
+            pipe: Pipe::over(pipe),
             in_flight: Semaphore::new(IN_FLIGHT),
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),

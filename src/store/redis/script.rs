@@ -163,7 +163,7 @@ impl Call {
         let hold = match ask {
             Ask::Step(
                 Step::Begin { hold, .. } | Step::Finish { hold, .. } | Step::Renew { hold, .. },
-            ) => Some(hex(hold.0)),
+            ) => Some(hexadecimal::padded(hold.0)),
             Ask::Step(Step::Open { .. } | Step::Purge | Step::Outdate) | Ask::Enter { .. } => None,
         };
         let mut place = |state: &StateKey| {
@@ -289,11 +289,7 @@ fn line(text: &[u8], hold: usize) -> Reply {
 }
 
 fn of_epoch(life: Incarnation, fresh: u32) -> Bits {
-    hex(u64::from(life.0) << 32 | u64::from(fresh))
-}
-
-fn hex(bits: u64) -> Bits {
-    hexadecimal::padded(bits)
+    hexadecimal::padded(u64::from(life.0) << 32 | u64::from(fresh))
 }
 
 fn number(out: &mut BytesMut, number: u64) {
