@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::message::fields;
+use crate::message::{fields, heads};
 
 /// Bytes of interim answers that one request may have waiting; what is beyond is dropped.
 const MOST: usize = 16 * 1024;
@@ -153,12 +153,7 @@ fn message(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
     fields::strip_hop_by_hop(&mut fields);
     let reason = status.canonical_reason().unwrap_or_default();
     let mut message = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
-    for (name, value) in &fields {
-        message.extend_from_slice(name.as_str().as_bytes());
-        message.extend_from_slice(b": ");
-        message.extend_from_slice(value.as_bytes());
-        message.extend_from_slice(b"\r\n");
-    }
+    heads::write_fields(&fields, &mut message);
     message.extend_from_slice(b"\r\n");
     message
 }

@@ -7,6 +7,7 @@ pub mod date;
 pub mod fields;
 pub mod forwarded;
 pub mod framing;
+pub mod heads;
 pub mod http2;
 pub mod query;
 pub mod ranges;

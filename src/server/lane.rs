@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Peer;
 use super::pulse::Pulse;
 use crate::body;
+use crate::message::heads;
 use crate::proxy::Proxy;
 use crate::proxy::known::{self, Foreseen, Hit, LookingUp, Outcome};
 
@@ -224,7 +225,7 @@ impl<S> Lane<S> {
     /// The machinery is handed what was read.
     fn hand(&mut self, read: &[u8], foreseen: Option<Box<Foreseen>>) {
         self.place = match self.place {
-            Place::Between => match head_of(read) {
+            Place::Between => match heads::end(read) {
                 Some(head) => {
                     // It is certain that the next request that is begun is this one, and no other.
                     *self.exchanges.beneath.lock() = match (head == read.len(), foreseen) {
@@ -343,22 +344,6 @@ impl<S: AsyncWrite + Unpin> Lane<S> {
             }
         }
     }
-}
-
-/// How long the head is that these bytes begin with, if every reader must find the same: its lines end in CRLF and nothing
-/// else is a line's end.
-fn head_of(read: &[u8]) -> Option<usize> {
-    let end = memchr::memmem::find(read, b"\r\n\r\n")? + 4;
-    let head = &read[..end];
-    let mut at = 0;
-    while let Some(found) = memchr::memchr2(b'\r', b'\n', &head[at..]) {
-        at += found;
-        if head.get(at..at + 2) != Some(b"\r\n") || at == 0 {
-            return None;
-        }
-        at += 2;
-    }
-    Some(end)
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lane<S> {

@@ -1,0 +1,87 @@
+//! Heads of HTTP/1.1 as they go over the wire: those that every reader must read alike, and none other. RFC 9112 §2 to §5.
+//! Whatever is not read here is hyper's to read, or to refuse.
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// How long the head is that these bytes begin with: its lines end in CRLF and nothing else is a line's end.
+pub fn end(read: &[u8]) -> Option<usize> {
+    let end = memchr::memmem::find(read, b"\r\n\r\n")? + 4;
+    let head = &read[..end];
+    let mut at = 0;
+    while let Some(found) = memchr::memchr2(b'\r', b'\n', &head[at..]) {
+        at += found;
+        if head.get(at..at + 2) != Some(b"\r\n") || at == 0 {
+            return None;
+        }
+        at += 2;
+    }
+    Some(end)
+}
+
+/// Fields that were found in `head`, whose bytes they share. `None`: one of them is none.
+pub fn fields(found: &[httparse::Header<'_>], head: &Bytes) -> Option<HeaderMap> {
+    let mut fields = HeaderMap::with_capacity(found.len());
+    for field in found {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let value = match field.value {
+            [] => Bytes::new(),
+            value => head.slice_ref(value),
+        };
+        let value = HeaderValue::from_maybe_shared(value).ok()?;
+        fields.try_append(name, value).ok()?;
+    }
+    Some(fields)
+}
+
+/// Each on a line of its own.
+pub fn write_fields(fields: &HeaderMap, into: &mut Vec<u8>) {
+    for (name, value) in fields {
+        write_field(name.as_str(), value.as_bytes(), into);
+    }
+}
+
+pub fn write_field(name: &str, value: &[u8], into: &mut Vec<u8>) {
+    into.reserve(name.len() + value.len() + 4);
+    into.extend_from_slice(name.as_bytes());
+    into.extend_from_slice(b": ");
+    into.extend_from_slice(value);
+    into.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_ends_at_its_empty_line_if_no_other_end_of_a_line_is_in_it() {
+        for (read, ends) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Some(27)),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\nmore\n", Some(27)),
+            ("GET / HTTP/1.1\r\nHost: a\r\n", None),
+            ("GET / HTTP/1.1\nHost: a\r\n\r\n", None),
+            ("GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n", None),
+            ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", None),
+        ] {
+            assert_eq!(end(read.as_bytes()), ends, "{read:?}");
+        }
+    }
+
+    #[test]
+    fn fields_are_read_and_written_in_their_order_and_share_their_bytes() {
+        let head = Bytes::from_static(b"Via: a\r\nX-Empty:  \r\nvia: \xe9\r\n\r\n");
+        let mut found = [httparse::EMPTY_HEADER; 4];
+        let httparse::Status::Complete((_, found)) =
+            httparse::parse_headers(&head, &mut found).unwrap()
+        else {
+            panic!("not all of it");
+        };
+        let fields = fields(found, &head).unwrap();
+        let via: Vec<&[u8]> = fields.get_all("via").iter().map(|v| v.as_bytes()).collect();
+        assert_eq!(via, [&b"a"[..], b"\xe9"]);
+        assert_eq!(fields["x-empty"], "");
+        let mut written = Vec::new();
+        write_fields(&fields, &mut written);
+        assert_eq!(written, b"via: a\r\nvia: \xe9\r\nx-empty: \r\n");
+    }
+}
