@@ -83,6 +83,44 @@ impl Body for ReplyBody {
     }
 }
 
+/// What a client sends behind a request's head.
+pub enum Content {
+    /// As it comes.
+    Incoming(Incoming),
+    /// It came with the head, all of it.
+    Whole(Bytes),
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Content::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
+            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Content::Incoming(incoming) => incoming.is_end_stream(),
+            Content::Whole(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Content::Incoming(incoming) => incoming.size_hint(),
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
+
 /// What goes upstream.
 pub enum RequestBody {
     Empty,
@@ -149,7 +187,7 @@ impl Body for RequestBody {
 pub struct ClientBody {
     /// Read before it was known that the rest is streamed.
     head: Bytes,
-    incoming: Incoming,
+    incoming: Content,
     received: u64,
     most: u64,
     pace: Pace,
@@ -197,7 +235,7 @@ impl std::fmt::Display for ContentError {
 impl std::error::Error for ContentError {}
 
 impl ClientBody {
-    pub fn new(incoming: Incoming, most: u64, pace: Pace) -> Self {
+    pub fn new(incoming: Content, most: u64, pace: Pace) -> Self {
         ClientBody {
             head: Bytes::new(),
             incoming,
