@@ -403,11 +403,16 @@ impl Silence {
 
 /// A small piece would keep all of the buffer that it was read into.
 pub fn compact(piece: Bytes) -> Bytes {
-    const SMALL: usize = 2048;
-    match piece.len() < SMALL {
+    match is_compact(&piece) {
         true => Bytes::copy_from_slice(&piece),
         false => piece,
     }
+}
+
+/// Whether a piece that was made compact is alone in its buffer.
+pub fn is_compact(piece: &Bytes) -> bool {
+    const SMALL: usize = 2048;
+    piece.len() < SMALL
 }
 
 /// Bytes of whole answers that are held for their readers, in all of the process: no request carries a handle to it.
@@ -481,6 +486,12 @@ impl SharedBody {
 
     pub fn push(&self, chunk: Bytes) {
         self.change(|growing| growing.chunks.push(chunk));
+    }
+
+    pub fn push_all(&self, chunks: &[Bytes]) {
+        if !chunks.is_empty() {
+            self.change(|growing| growing.chunks.extend_from_slice(chunks));
+        }
     }
 
     pub fn finish(&self) {
