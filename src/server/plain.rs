@@ -361,3 +361,231 @@ impl Writing {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use http_body_util::{BodyExt, Full};
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use parking_lot::Mutex;
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::server::pulse::Patience;
+
+    /// What one makes of a request.
+    #[derive(Debug, PartialEq)]
+    struct Understood {
+        method: Method,
+        uri: Uri,
+        fields: HeaderMap,
+        content: Bytes,
+    }
+
+    fn manners() -> Manners {
+        let second = Duration::from_secs(1);
+        Manners {
+            h2c: false,
+            streams: 1,
+            target: 8 * 1024,
+            fields: 100,
+            head: 16 * 1024,
+            handshake_timeout: second,
+            patience: Patience {
+                header: second,
+                keep_alive: second,
+                write_idle: second,
+            },
+            proxy_protocol: false,
+            held: 0,
+            drain: second,
+        }
+    }
+
+    fn here(bytes: &[u8]) -> Option<Understood> {
+        let bytes = Bytes::copy_from_slice(bytes);
+        let brought = read(&bytes, &mut None, &Interim::default(), &manners())?;
+        let (head, content) = brought.request.into_parts();
+        let Content::Whole(content) = content else {
+            return None;
+        };
+        Some(Understood {
+            method: head.method,
+            uri: head.uri,
+            fields: head.headers,
+            content,
+        })
+    }
+
+    /// All that hyper makes of it: of a single request, one.
+    async fn by_hyper(bytes: &[u8]) -> Vec<Understood> {
+        let understood = Mutex::new(Vec::new());
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let service = service_fn(|request: Request<hyper::body::Incoming>| async {
+            let (head, content) = request.into_parts();
+            let content = content.collect().await.map(|all| all.to_bytes());
+            if let Ok(content) = content {
+                understood.lock().push(Understood {
+                    method: head.method,
+                    uri: head.uri,
+                    fields: head.headers,
+                    content,
+                });
+            }
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+        });
+        client.write_all(bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        let served = http1::Builder::new()
+            .half_close(true)
+            .serve_connection(TokioIo::new(server), service);
+        let mut answers = Vec::new();
+        let _ = tokio::join!(served, client.read_to_end(&mut answers));
+        understood.into_inner()
+    }
+
+    /// Each with what is likely to be plain first.
+    const METHODS: [&str; 6] = ["GET ", "POST ", "PATCH ", "DELETE ", "get ", "OPTIONS "];
+    const TARGETS: [&str; 7] = [
+        "/api/users/7/",
+        "/?a=b&c",
+        "/%zz",
+        "*",
+        "http://a/",
+        "/a b",
+        "/#f",
+    ];
+    const VERSIONS: [&str; 4] = [
+        " HTTP/1.1\r\n",
+        " HTTP/1.0\r\n",
+        " HTTP/2.0\r\n",
+        " HTTP/1.1\n",
+    ];
+    const LINES: [&str; 22] = [
+        "Host: a\r\n",
+        "host:a\r\n",
+        "Accept: */*\r\n",
+        "X-Empty:\r\n",
+        "X-Long: \t a\t b \r\n",
+        "X_Under: 1\r\n",
+        "X: \u{e9}\r\n",
+        "Connection: keep-alive\r\n",
+        "Content-Length: 3\r\n",
+        "Content-Length: 0\r\n",
+        "content-length: 03\r\n",
+        "Content-Length: 3, 3\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Connection: close\r\n",
+        "Connection: keep-alive, upgrade\r\n",
+        "Upgrade: websocket\r\n",
+        "Expect: 100-continue\r\n",
+        "Bad(Name): 1\r\n",
+        "Host : a\r\n",
+        " folded\r\n",
+        "X: a\rb\r\n",
+        "X: a\0b\r\n",
+    ];
+    const ENDS: [&str; 6] = [
+        "\r\n",
+        "\r\nabc",
+        "\r\nabcd",
+        "\r\nab",
+        "\r\n\r\n",
+        "\r\n3\r\nabc\r\n0\r\n\r\n",
+    ];
+
+    /// Mostly one of the first `likely`.
+    fn one_of(all: &'static [&'static str], likely: usize) -> impl Strategy<Value = &'static str> {
+        prop_oneof![5 => prop::sample::select(&all[..likely]), 1 => prop::sample::select(all)]
+    }
+
+    fn messages() -> impl Strategy<Value = Vec<u8>> {
+        let start = (
+            one_of(&METHODS, 4),
+            one_of(&TARGETS, 3),
+            one_of(&VERSIONS, 1),
+        );
+        let lines = prop::collection::vec(one_of(&LINES, 9), 0..5);
+        let change = (any::<u8>(), any::<prop::sample::Index>(), 0..4);
+        (start, lines, one_of(&ENDS, 2), change).prop_map(
+            |((method, target, version), lines, end, (byte, at, change))| {
+                let all = [method, target, version, &lines.concat(), end].concat();
+                let mut bytes = all.into_bytes();
+                if change == 0 {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+                bytes
+            },
+        )
+    }
+
+    #[test]
+    fn what_is_read_here_hyper_reads_no_other_way() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.build().unwrap();
+        let (mut runner, read_here) = (
+            TestRunner::new(Config {
+                failure_persistence: None,
+                ..Config::with_cases(20_000)
+            }),
+            Cell::new(0),
+        );
+        let checked = runner.run(&messages(), |bytes| {
+            if let Some(here) = here(&bytes) {
+                read_here.set(read_here.get() + 1);
+                let by_hyper = runtime.block_on(by_hyper(&bytes));
+                prop_assert_eq!(by_hyper, [here], "{:?}", String::from_utf8_lossy(&bytes));
+            }
+            Ok(())
+        });
+        checked.unwrap();
+        assert!(
+            read_here.get() > 200,
+            "{} of them were plain",
+            read_here.get()
+        );
+    }
+
+    #[test]
+    fn what_is_plain_is_read_and_what_asks_for_anything_more_is_not() {
+        let plain = "PATCH /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\nabc";
+        let understood = here(plain.as_bytes()).unwrap();
+        assert_eq!(understood.method, Method::PATCH);
+        assert_eq!(understood.uri, "/a?b");
+        assert_eq!(understood.content, "abc");
+        assert_eq!(understood.fields.len(), 3);
+        for (from, to) in [
+            ("PATCH", "HEAD"),
+            ("PATCH", "OPTIONS"),
+            ("/a?b", "http://a/"),
+            ("/a?b", "*"),
+            ("HTTP/1.1", "HTTP/1.0"),
+            ("\r\nHost", "\nHost"),
+            ("Length: 3", "Length: 2"),
+            ("Length: 3", "Length: 4"),
+            ("Length: 3", "Length: 03"),
+            ("Length: 3", "Length: +3"),
+            ("Content-Length", "X-Length"),
+            ("Connection: keep-alive", "Connection: close"),
+            ("Connection: keep-alive", "Connection: x-a"),
+            ("Connection: keep-alive", "Expect: 100-continue"),
+            ("Connection: keep-alive", "Transfer-Encoding: chunked"),
+            ("Connection: keep-alive", "Upgrade: websocket"),
+            ("Connection: keep-alive", "Content-Length: 3"),
+            ("Host: a", "Host : a"),
+            ("Host: a", "Host: a\r\n b"),
+            ("Host: a", "Host: a\0"),
+        ] {
+            let changed = plain.replacen(from, to, 1);
+            assert_ne!(changed, plain);
+            assert_eq!(here(changed.as_bytes()), None, "{changed:?}");
+        }
+    }
+}
