@@ -83,6 +83,44 @@ impl Body for ReplyBody {
     }
 }
 
+/// What a client sends behind a request's head.
+pub enum Content {
+    /// As it comes.
+    Incoming(Incoming),
+    /// It came with the head, all of it.
+    Whole(Bytes),
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Content::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
+            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Content::Incoming(incoming) => incoming.is_end_stream(),
+            Content::Whole(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Content::Incoming(incoming) => incoming.size_hint(),
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
+
 /// What goes upstream.
 pub enum RequestBody {
     Empty,
@@ -149,7 +187,7 @@ impl Body for RequestBody {
 pub struct ClientBody {
     /// Read before it was known that the rest is streamed.
     head: Bytes,
-    incoming: Incoming,
+    incoming: Content,
     received: u64,
     most: u64,
     pace: Pace,
@@ -197,7 +235,7 @@ impl std::fmt::Display for ContentError {
 impl std::error::Error for ContentError {}
 
 impl ClientBody {
-    pub fn new(incoming: Incoming, most: u64, pace: Pace) -> Self {
+    pub fn new(incoming: Content, most: u64, pace: Pace) -> Self {
         ClientBody {
             head: Bytes::new(),
             incoming,
@@ -365,11 +403,16 @@ impl Silence {
 
 /// A small piece would keep all of the buffer that it was read into.
 pub fn compact(piece: Bytes) -> Bytes {
-    const SMALL: usize = 2048;
-    match piece.len() < SMALL {
+    match is_compact(&piece) {
         true => Bytes::copy_from_slice(&piece),
         false => piece,
     }
+}
+
+/// Whether a piece that was made compact is alone in its buffer.
+pub fn is_compact(piece: &Bytes) -> bool {
+    const SMALL: usize = 2048;
+    piece.len() < SMALL
 }
 
 /// Bytes of whole answers that are held for their readers, in all of the process: no request carries a handle to it.
@@ -443,6 +486,12 @@ impl SharedBody {
 
     pub fn push(&self, chunk: Bytes) {
         self.change(|growing| growing.chunks.push(chunk));
+    }
+
+    pub fn push_all(&self, chunks: &[Bytes]) {
+        if !chunks.is_empty() {
+            self.change(|growing| growing.chunks.extend_from_slice(chunks));
+        }
     }
 
     pub fn finish(&self) {

@@ -67,8 +67,13 @@ impl Interim {
         }
     }
 
+    /// Whether anything waits to be written.
+    pub fn waits(&self) -> bool {
+        self.0.waits.load(Ordering::Acquire)
+    }
+
     /// Writes what waits, and wakes who holds an answer back for it.
-    fn poll_write(
+    pub fn poll_write(
         &self,
         mut stream: Pin<&mut impl AsyncWrite>,
         cx: &mut Context<'_>,
@@ -191,7 +196,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WithInterim<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let WithInterim { stream, interim } = self.get_mut();
-        if interim.0.waits.load(Ordering::Acquire) {
+        if interim.waits() {
             ready!(interim.poll_write(Pin::new(stream), cx))?;
         }
         Pin::new(stream).poll_flush(cx)

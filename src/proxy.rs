@@ -33,7 +33,7 @@ use futures_util::FutureExt;
 use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName};
 use http::{Method, Request, Response, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -41,7 +41,7 @@ use url::Url;
 
 use crate::access::key_file::Keys;
 use crate::access::verdict::Verdicts;
-use crate::body::{ClientBody, Pace, ReplyBody, RequestBody};
+use crate::body::{ClientBody, Content, Pace, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Reason};
 use crate::caching::stored::Mark;
 use crate::clock;
@@ -59,9 +59,9 @@ use crate::message::{framing, http2};
 use crate::metrics::{self, OfRoute};
 use crate::reload::Source;
 use crate::reply::{self, Reply};
-use crate::server::Peer;
 use crate::server::lane::Beneath;
 use crate::server::places::Counts;
+use crate::server::{Brought, Peer};
 use crate::tls::certificates::Certificates;
 use crate::tls::server::Agreed;
 use crate::upstream::{Asker, Upstream};
@@ -230,10 +230,14 @@ impl Proxy {
     /// What needs no waiting is done at once: whatever a future holds is moved with it, and each hit is one.
     pub fn handle(
         &self,
-        mut request: Request<Incoming>,
+        brought: Brought,
         peer: &Peer,
-        interim: Option<Turn>,
     ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
+        let Brought {
+            mut request,
+            interim,
+            beneath,
+        } = brought;
         let setup = self.setup();
         let logs = setup.config.logs.access;
         let started = (logs || setup.is_counting).then(clock::stopwatch);
@@ -243,7 +247,6 @@ impl Proxy {
         });
         // There only where the client asks for another protocol.
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-        let beneath = request.extensions_mut().remove::<Beneath>();
         let mut route = None;
         let answered = match accept(
             &setup.config,
@@ -317,7 +320,7 @@ fn own<L>(error: Error) -> Either<L, Answering> {
 fn answer(
     setup: Arc<Setup>,
     client: Client,
-    content: Incoming,
+    content: Content,
     plan: Plan,
     foreseen: Option<Box<Foreseen>>,
 ) -> Either<impl Future<Output = Result<Reply, Error>> + Send + use<>, Answering> {
@@ -343,7 +346,7 @@ fn answer(
 async fn write(
     setup: &Arc<Setup>,
     client: Client,
-    content: Incoming,
+    content: Content,
     states: Vec<StateKey>,
     word: Word,
 ) -> Result<Reply, Error> {
@@ -352,7 +355,7 @@ async fn write(
 }
 
 /// A write that drops nothing; but by rules that come meanwhile it may.
-async fn unheld(setup: &Arc<Setup>, client: Client, content: Incoming) -> Result<Reply, Error> {
+async fn unheld(setup: &Arc<Setup>, client: Client, content: Content) -> Result<Reply, Error> {
     let body = content_of(setup, content).read(READ_WHOLE).await?;
     write::unheld(setup, Arc::new(client), body).await
 }
@@ -360,7 +363,7 @@ async fn unheld(setup: &Arc<Setup>, client: Client, content: Incoming) -> Result
 async fn pass(
     setup: &Arc<Setup>,
     client: Client,
-    content: Incoming,
+    content: Content,
     why: Forward,
     detail: Option<Reason>,
 ) -> Result<Reply, Error> {
@@ -371,7 +374,7 @@ async fn pass(
     pass::pass(setup, &client, body, why, detail).await
 }
 
-fn content_of(setup: &Setup, content: Incoming) -> ClientBody {
+fn content_of(setup: &Setup, content: Content) -> ClientBody {
     let limits = &setup.config.limits;
     let pace = Pace {
         idle: limits.content_idle,

@@ -56,10 +56,10 @@ pub async fn hit(asking: Asking<'_>, stored: &Stored, handling: Handling, now: T
 /// An answer that has just been fetched, all of it: whatever of it the request asks for.
 pub async fn fetched(
     asking: Asking<'_>,
-    (status, fields, body): (StatusCode, &HeaderMap, &Bytes),
+    (status, fields, body): (StatusCode, HeaderMap, &Bytes),
     handling: Handling,
 ) -> Reply {
-    let fields = dressed(fields.clone(), handling);
+    let fields = dressed(fields, handling);
     let response = selected(asking, status, fields, body).await;
     Reply { response, handling }
 }

@@ -18,12 +18,11 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::body::ReplyBody;
+use crate::body::{Content, ReplyBody};
 use crate::metrics;
 use crate::operations::OperationError;
 use crate::proxy::{Proxy, Setup};
@@ -110,17 +109,13 @@ type Told = (StatusCode, Value);
 pub fn answer(
     admin: &Admin,
     peer: &Peer,
-    request: Request<Incoming>,
+    request: Request<Content>,
 ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
     let certified = peer.tls.as_ref().is_some_and(|agreed| agreed.certified);
     answered(admin.clone(), certified, request)
 }
 
-async fn answered(
-    admin: Admin,
-    certified: bool,
-    request: Request<Incoming>,
-) -> Response<ReplyBody> {
+async fn answered(admin: Admin, certified: bool, request: Request<Content>) -> Response<ReplyBody> {
     let setup = admin.proxy.setup();
     let (head, content) = request.into_parts();
     let path = percent_decode_str(head.uri.path())
@@ -300,7 +295,7 @@ fn is_json(fields: &HeaderMap) -> bool {
         .eq_ignore_ascii_case("application/json")
 }
 
-async fn whole(content: Incoming) -> Result<Bytes, Told> {
+async fn whole(content: Content) -> Result<Bytes, Told> {
     let read = Limited::new(content, LARGEST).collect();
     let Ok(read) = tokio::time::timeout(LONGEST, read).await else {
         let detail = json!({ "detail": "the content took too long to arrive" });

@@ -165,7 +165,7 @@ impl Running {
                     admin_tls,
                     stays.1.clone(),
                     None,
-                    move |request, peer, _| admin::answer(&operator, peer, request),
+                    move |brought, peer| admin::answer(&operator, peer, brought.request),
                 )
                 .await;
             });
@@ -179,7 +179,7 @@ impl Running {
                 acceptor,
                 ended,
                 Some(proxy.clone()),
-                move |request, peer, interim| proxy.handle(request, peer, interim),
+                move |brought, peer| proxy.handle(brought, peer),
             ))
         };
         let at = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());

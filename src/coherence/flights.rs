@@ -7,16 +7,17 @@
 //! more is given up and stores nothing.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::hash::BuildHasher;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
 
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::Epochs;
@@ -84,8 +85,52 @@ struct Flight<A> {
     fence: Fence,
     /// Changes under the shard's lock.
     left: Mutex<bool>,
-    answer: watch::Sender<Option<A>>,
+    told: Mutex<Told<A>>,
     interest: Weak<Interest>,
+}
+
+/// What those who wait are told.
+struct Told<A> {
+    /// The latest.
+    answer: Option<A>,
+    /// Nothing more will be told.
+    is_over: bool,
+    /// Who waits, each in its place.
+    waiting: Vec<Option<Waker>>,
+}
+
+impl<A> Flight<A> {
+    fn tell(&self, tell: impl FnOnce(&mut Told<A>)) {
+        let woken: SmallVec<[Waker; 4]> = {
+            let mut told = self.told.lock();
+            tell(&mut told);
+            told.waiting.iter_mut().filter_map(Option::take).collect()
+        };
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// An answer that is wanted, or `None` once there will be none; until then whoever asks is woken by what is told.
+    fn poll_told(
+        &self,
+        is_wanted: impl Fn(&A) -> bool,
+        place: &mut Option<usize>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<A>>
+    where
+        A: Clone,
+    {
+        let mut told = self.told.lock();
+        let answer = told.answer.as_ref().filter(|answer| is_wanted(answer));
+        if answer.is_some() || told.is_over {
+            return Poll::Ready(answer.cloned());
+        }
+        let place = *place.get_or_insert_with(|| {
+            told.waiting.push(None);
+            told.waiting.len() - 1
+        });
+        told.waiting[place] = Some(cx.waker().clone());
+        Poll::Pending
+    }
 }
 
 /// Kept by all who wait; when the last one goes, so does the fetch.
@@ -117,12 +162,12 @@ pub struct Fill<A> {
     air: Arc<Air<A>>,
     hash: usize,
     /// The fetch that must be over before this one may leave.
-    after: Option<watch::Receiver<Option<A>>>,
+    after: Option<Arc<Flight<A>>>,
 }
 
 /// A place among those who wait.
 pub struct Follower<A> {
-    answer: watch::Receiver<Option<A>>,
+    flight: Arc<Flight<A>>,
     interest: Arc<Interest>,
     /// It is this one's own request that was sent.
     pub leads: bool,
@@ -180,7 +225,7 @@ impl<A: Clone> Flights<A> {
                 continue;
             };
             return Turn::Follow(Follower {
-                answer: flight.answer.subscribe(),
+                flight: flight.clone(),
                 interest,
                 leads: false,
                 may_share_status: share == Share::Whatever,
@@ -192,18 +237,22 @@ impl<A: Clone> Flights<A> {
             None => under_way
                 .iter()
                 .rfind(|flight| flight.fence.epochs.is_none())
-                .map(|flight| flight.answer.subscribe()),
+                .cloned(),
         };
         let interest = Arc::new(Interest(Mutex::new(None)));
         let flight = Arc::new(Flight {
             fence: fence.clone(),
             left: Mutex::new(false),
-            answer: watch::Sender::new(None),
+            told: Mutex::new(Told {
+                answer: None,
+                is_over: false,
+                waiting: Vec::new(),
+            }),
             interest: Arc::downgrade(&interest),
         });
         under_way.push(flight.clone());
         let follower = Follower {
-            answer: flight.answer.subscribe(),
+            flight: flight.clone(),
             interest,
             leads: true,
             may_share_status: true,
@@ -240,9 +289,10 @@ impl<A: Clone> Fill<A> {
 
     /// Waits until this fetch may leave.
     pub async fn turn(&mut self) {
-        if let Some(mut before) = self.after.take() {
+        if let Some(before) = self.after.take() {
             // Answered or given up: either way it is over.
-            let _ = before.wait_for(Option::is_some).await;
+            let mut place = None;
+            poll_fn(|cx| before.poll_told(|_| true, &mut place, cx).map(drop)).await;
         }
     }
 
@@ -254,7 +304,7 @@ impl<A: Clone> Fill<A> {
 
     /// Tells everybody.
     pub fn answer(&self, answer: A) {
-        self.flight.answer.send_replace(Some(answer));
+        self.flight.tell(|told| told.answer = Some(answer));
     }
 }
 
@@ -270,6 +320,8 @@ impl<A> Drop for Fill<A> {
                 flights.remove(&self.key);
             }
         }
+        drop(flights);
+        self.flight.tell(|told| told.is_over = true);
     }
 }
 
@@ -284,21 +336,28 @@ impl<A> Follower<A> {
     where
         A: Clone,
     {
-        let Follower { answer, fetch, .. } = self;
-        let mut told = pin!(async {
-            let told = answer.wait_for(|answer| answer.as_ref().is_some_and(&is_for_me));
-            told.await.ok().and_then(|answer| answer.clone())
-        });
-        let Some(fetching) = fetch else {
-            return told.await;
-        };
-        tokio::select! {
-            biased;
-            told = &mut told => return told,
-            () = fetching => {}
+        let Follower { flight, fetch, .. } = self;
+        if let Some(fetching) = fetch {
+            // All that is told is told by the fetch itself: nobody else would have to wake this one.
+            let told = poll_fn(|cx| {
+                let is_done = fetching.as_mut().poll(cx).is_ready();
+                let told = flight.told.lock().answer.clone();
+                match told.filter(&is_for_me) {
+                    Some(answer) if !is_done => Poll::Ready(Some(answer)),
+                    _ if is_done => Poll::Ready(None),
+                    _ => Poll::Pending,
+                }
+            });
+            if let Some(answer) = told.await {
+                return Some(answer);
+            }
+            *fetch = None;
         }
-        *fetch = None;
-        told.await
+        if let Some(flight) = Arc::get_mut(flight) {
+            return flight.told.get_mut().answer.take().filter(is_for_me);
+        }
+        let mut place = None;
+        poll_fn(|cx| flight.poll_told(&is_for_me, &mut place, cx)).await
     }
 
     /// To be kept by whoever still reads.
@@ -417,7 +476,7 @@ mod tests {
     async fn a_fetch_that_nobody_waits_for_is_given_up_and_the_key_is_free() {
         let flights = Flights::new();
         let (fill, mut follower) = leads(flights.join("k", &fence(Some(1), None), flights.now()));
-        let (under_way, mut given_up) = watch::channel(());
+        let (under_way, mut given_up) = tokio::sync::watch::channel(());
         follower.carry(async move {
             let _both = (fill, under_way);
             std::future::pending::<()>().await;

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::present::{self, Asked, Presented};
 use super::{Client, Served, Setup, read};
-use crate::body::{SharedBody, compact};
+use crate::body::{SharedBody, compact, is_compact};
 use crate::caching::cache_status::Reason;
 use crate::caching::freshness::Exchange;
 use crate::caching::head::Head;
@@ -56,6 +56,7 @@ pub enum Answer {
     Failed(UpstreamFailure),
 }
 
+#[derive(Clone)]
 pub struct Fetched {
     pub status: StatusCode,
     /// What the upstream said: 304, where the stored body was still good.
@@ -95,7 +96,7 @@ pub struct Fetch {
     pub route: usize,
     pub captures: Captures,
     pub client: Arc<Client>,
-    pub asked: Asked,
+    pub asked: Arc<Asked>,
     /// What to store under, or why there is nothing.
     pub epochs: Result<Epochs, Reason>,
     /// What a negative answer is stored under besides.
@@ -340,9 +341,9 @@ impl Incoming {
         let most = fetch.served().route.max_body;
         let deadline = tokio::time::Instant::now() + fetch.setup.upstream.settings().total;
         let whole_first = self.is_told_by_its_body(&fetch.served().route);
-        let shared = SharedBody::new(self.length);
+        let mut shared = None;
         let mut chunks: Vec<Bytes> = Vec::new();
-        let (mut shown, mut total, mut announced) = (0, 0u64, false);
+        let (mut shown, mut total) = (0, 0u64);
         loop {
             let frame = {
                 let mut next = pin!(body.frame());
@@ -351,23 +352,21 @@ impl Incoming {
                     Poll::Pending => {
                         // Nothing more for now: what is there goes out, but for a last chunk, which waits for the store.
                         if !chunks.is_empty() && Some(total) != self.length && !whole_first {
-                            if !announced {
-                                announced = true;
+                            let shared = shared.get_or_insert_with(|| {
+                                let shared = SharedBody::new(self.length);
                                 fill.answer(Answer::Coming(Arc::new(
                                     self.coming(&shared, self.others(alone)),
                                 )));
-                            }
-                            chunks[shown..]
-                                .iter()
-                                .cloned()
-                                .for_each(|chunk| shared.push(chunk));
+                                shared
+                            });
+                            shared.push_all(&chunks[shown..]);
                             shown = chunks.len();
                         }
                         match tokio::time::timeout_at(deadline, next).await {
                             Ok(frame) => frame,
                             Err(_) => {
                                 let failure = UpstreamFailure::TotalTimeout;
-                                return broken(fetch, fill, &shared, announced, failure);
+                                return broken(fetch, fill, shared.as_ref(), failure);
                             }
                         }
                     }
@@ -383,10 +382,8 @@ impl Incoming {
                     if total > most {
                         // Too large to keep: it goes on to the one whose request it was, alone.
                         self.not_stored = Some(Reason::TooLarge);
-                        chunks[shown..]
-                            .iter()
-                            .cloned()
-                            .for_each(|chunk| shared.push(chunk));
+                        let shared = shared.unwrap_or_else(|| SharedBody::new(self.length));
+                        shared.push_all(&chunks[shown..]);
                         shared.hand_over(body);
                         return fill.answer(Answer::Coming(Arc::new(
                             self.coming(&shared, Others::GoAlone),
@@ -395,23 +392,22 @@ impl Incoming {
                 }
                 Some(Err(error)) => {
                     debug!(%error, "the upstream's answer broke off");
-                    return broken(fetch, fill, &shared, announced, UpstreamFailure::Lost);
+                    return broken(fetch, fill, shared.as_ref(), UpstreamFailure::Lost);
                 }
                 None => break,
             }
         }
         if self.length.is_some_and(|length| length != total) {
-            return broken(fetch, fill, &shared, announced, UpstreamFailure::Lost);
+            return broken(fetch, fill, shared.as_ref(), UpstreamFailure::Lost);
         }
         drop(body);
         let whole = joined(&chunks);
         let fetched = self.keep(fetch, whole).await;
         // Stored before its last byte leaves, so that whoever has read it finds it.
-        chunks[shown..]
-            .iter()
-            .cloned()
-            .for_each(|chunk| shared.push(chunk));
-        shared.finish();
+        if let Some(shared) = shared {
+            shared.push_all(&chunks[shown..]);
+            shared.finish();
+        }
         fill.answer(match alone {
             true => Answer::Varied(Arc::new(fetched)),
             false => Answer::Fetched(Arc::new(fetched)),
@@ -490,7 +486,7 @@ impl Incoming {
         }
         let asked = match fetch.asked.holds(&self.varied) {
             true => Some(fetch.asked.clone()),
-            false => fetch.asked_again(),
+            false => fetch.asked_again().map(Arc::new),
         };
         let (Some(asked), Ok(mut epochs)) = (asked, fetch.epochs.clone()) else {
             return Err(Reason::Held);
@@ -567,19 +563,25 @@ pub fn is_not_for_a_cache(nominated: &Nominated, client: &HeaderMap) -> bool {
 fn broken(
     fetch: &Fetch,
     fill: &Fill<Answer>,
-    shared: &SharedBody,
-    announced: bool,
+    shared: Option<&SharedBody>,
     failure: UpstreamFailure,
 ) {
-    shared.break_off("the upstream's answer broke off");
-    match announced {
-        true => fill.answer(Answer::Failed(failure)),
-        false => fetch.failed(fill, failure),
+    match shared {
+        Some(shared) => {
+            shared.break_off("the upstream's answer broke off");
+            fill.answer(Answer::Failed(failure));
+        }
+        None => fetch.failed(fill, failure),
     }
 }
 
-/// One copy of exactly its size: a slice of a read buffer would keep all of the buffer.
+/// One copy of exactly its size: a slice of a read buffer would keep all of the buffer. A small one is that already.
 fn joined(chunks: &[Bytes]) -> Bytes {
+    if let [whole] = chunks
+        && is_compact(whole)
+    {
+        return whole.clone();
+    }
     let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
     chunks
         .iter()

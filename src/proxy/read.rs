@@ -310,13 +310,14 @@ async fn go_on(
                 return alone(forward_word(why), why).await;
             }
             let news = served.learn_from_others(&setup.coherence).await;
+            let asked = Arc::new(asked);
             let ask = Ask {
                 setup,
                 route,
                 captures: &captures,
                 client: &client,
             };
-            if !news && let Some(reply) = ask.wait(asked, since, lack, why).await? {
+            if !news && let Some(reply) = ask.wait(&asked, since, lack, why).await? {
                 return Ok(reply);
             }
         }
@@ -342,7 +343,7 @@ impl Ask<'_> {
     /// Leads or follows one fetch. `None`: what came of it is not for this one, ask anew.
     async fn wait(
         &self,
-        asked: Asked,
+        asked: &Arc<Asked>,
         since: Moment,
         lack: Lack,
         why: Reason,
@@ -415,7 +416,7 @@ impl Ask<'_> {
                 Ok(Some(self.stored(&stored, handling).await))
             }
             Some(Answer::Varied(fetched)) if leads => {
-                Ok(Some(self.fetched(&fetched, why, collapsed).await))
+                Ok(Some(self.fetched(fetched, why, collapsed).await))
             }
             Some(Answer::Varied(_) | Answer::Unsent) => Ok(None),
             Some(Answer::NotForACache) => {
@@ -427,14 +428,14 @@ impl Ask<'_> {
             Some(Answer::Fetched(fetched))
                 if leads || follower.may_share_status || !fetched.for_its_status =>
             {
-                Ok(Some(self.fetched(&fetched, why, collapsed).await))
+                Ok(Some(self.fetched(fetched, why, collapsed).await))
             }
             Some(Answer::Fetched(_)) => Ok(None),
             Some(Answer::Coming(coming)) if leads => {
                 Ok(Some(read_along(&coming, &follower, why, collapsed)))
             }
             Some(Answer::Coming(coming)) if coming.others == Others::GoAlone => Box::pin(
-                pass::fill_alone(setup, served, client, &asked, Reason::TooLarge),
+                pass::fill_alone(setup, served, client, asked, Reason::TooLarge),
             )
             .await
             .map(Some),
@@ -450,7 +451,7 @@ impl Ask<'_> {
                         forward_word(why),
                         Some(reason),
                     ))),
-                    None => Box::pin(pass::fill_alone(setup, served, client, &asked, reason))
+                    None => Box::pin(pass::fill_alone(setup, served, client, asked, reason))
                         .await
                         .map(Some),
                 }
@@ -465,7 +466,7 @@ impl Ask<'_> {
         reply::hit(self.asking(), stored, handling, clock::now()).await
     }
 
-    async fn fetched(&self, fetched: &Fetched, why: Reason, collapsed: bool) -> Reply {
+    async fn fetched(&self, fetched: Arc<Fetched>, why: Reason, collapsed: bool) -> Reply {
         let handling = Handling::Forwarded {
             why: forward_word(why),
             status: Some(fetched.said),
@@ -473,7 +474,9 @@ impl Ask<'_> {
             collapsed,
             detail: Some(fetched.not_stored.unwrap_or(why).word()),
         };
-        let answer = (fetched.status, &fetched.fields, &fetched.body);
+        // Mostly nobody else has waited for it.
+        let fetched = Arc::try_unwrap(fetched).unwrap_or_else(|shared| shared.as_ref().clone());
+        let answer = (fetched.status, fetched.fields, &fetched.body);
         reply::fetched(self.asking(), answer, handling).await
     }
 

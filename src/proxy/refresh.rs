@@ -124,7 +124,7 @@ pub(super) async fn run(
                 route,
                 captures,
                 client,
-                asked,
+                asked: Arc::new(asked),
                 epochs,
                 absence: fence.absence,
                 replacing,

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::head_timer::Until;
 use super::lane::Lane;
+use crate::proxy::known::Foreseen;
 
 /// Bytes that are read at once.
 const READ: usize = 8 * 1024;
@@ -22,10 +23,10 @@ const READ: usize = 8 * 1024;
 /// To make the machinery costs as much as a tenth of a request that it passes on: it is not let go of between two that follow each other.
 const A_WHILE: Duration = Duration::from_secs(1);
 
-/// What came of a connection that was left alone.
+/// What a connection that was left alone has read.
 pub enum Alone {
-    /// Something is to be read by the machinery, which finds it in the lane.
-    Spoken,
+    /// What the lane does not answer itself, and what is known of it.
+    Spoken(Bytes, Option<Box<Foreseen>>),
     /// The client has closed it.
     Closed,
     /// It has said nothing for as long as it may, or is to make room.
@@ -43,15 +44,12 @@ pub fn poll_alone<S: AsyncRead + AsyncWrite + Unpin>(
     let read = READ_INTO.with_borrow_mut(|bytes| {
         bytes.resize(READ, 0);
         let mut into = ReadBuf::new(bytes);
-        let read = Pin::new(&mut *lane).poll_read(cx, &mut into);
-        read.map_ok(|()| Bytes::copy_from_slice(into.filled()))
+        let read = lane.poll_unanswered(cx, &mut into);
+        read.map_ok(|foreseen| (Bytes::copy_from_slice(into.filled()), foreseen))
     });
     match read {
-        Poll::Ready(Ok(read)) if read.is_empty() => Poll::Ready(Ok(Alone::Closed)),
-        Poll::Ready(Ok(read)) => {
-            lane.gives_again(read);
-            Poll::Ready(Ok(Alone::Spoken))
-        }
+        Poll::Ready(Ok((read, _))) if read.is_empty() => Poll::Ready(Ok(Alone::Closed)),
+        Poll::Ready(Ok((read, foreseen))) => Poll::Ready(Ok(Alone::Spoken(read, foreseen))),
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         Poll::Pending => Pin::new(patience).poll(cx).map(|()| Ok(Alone::Silent)),
     }

@@ -70,18 +70,30 @@ impl Ending {
         Some(connection.await)
     }
 
-    /// The same without the machinery. `None`: the process ends, and nothing is under way.
+    /// The same without the machinery. `None`: the process ends, and nothing is under way. What is being answered is waited for.
     pub async fn watch_alone<T>(
         &mut self,
         mut alone: impl Future<Output = T> + Unpin,
         has_spoken: impl Fn() -> bool,
+        is_answering: impl Fn() -> bool,
     ) -> Option<T> {
         tokio::select! {
             biased;
             done = &mut alone => return Some(done),
             _ = self.end.wait_for(|end| *end) => {}
         }
-        until_first_request(alone, has_spoken).await
+        if let Some(done) = until_first_request(&mut alone, has_spoken).await {
+            return Some(done);
+        }
+        match is_answering() {
+            true => Some(alone.await),
+            false => None,
+        }
+    }
+
+    /// Whoever answers looks here whether more may be asked.
+    pub fn end(&self) -> watch::Receiver<bool> {
+        self.end.clone()
     }
 }
 

@@ -24,8 +24,8 @@ use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
 use super::frames::Metered;
-use super::{Manners, Peer};
-use crate::interim::Turn;
+use super::{Brought, Manners, Peer};
+use crate::body::Content;
 
 /// Of one stream: what a write's content is read whole up to, so that such a write needs no further window.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -67,7 +67,7 @@ pub async fn serve<S, F, Answer, B>(
     answer: F,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
+    F: Fn(Brought, &Peer) -> Answer + Send + Sync,
     Answer: Future<Output = Response<B>> + Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -75,8 +75,13 @@ pub async fn serve<S, F, Answer, B>(
 {
     let streams = Streams::default();
     let service = service_fn(move |request: Request<Incoming>| {
-        // hyper has no way to send an interim answer by HTTP/2.
-        answer(request, &peer, None).map(|answered| {
+        let brought = Brought {
+            request: request.map(Content::Incoming),
+            // hyper has no way to send one by HTTP/2.
+            interim: None,
+            beneath: None,
+        };
+        answer(brought, &peer).map(|answered| {
             ANSWERED.set(true);
             Ok::<_, Infallible>(answered)
         })

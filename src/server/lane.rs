@@ -10,6 +10,7 @@
 //! machinery's alone until it ends.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use bytes::{Buf, Bytes};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -33,12 +35,22 @@ use crate::proxy::known::{self, Foreseen, Hit, LookingUp, Outcome};
 const COPIED: usize = 4 * 1024;
 
 /// What was seen of a request from here.
-#[derive(Clone)]
 pub enum Beneath {
     /// The bytes of its head, for whoever wants to know it again.
     Head(Bytes),
     /// It is known, and looked up.
     Foreseen(Box<Foreseen>),
+}
+
+impl Beneath {
+    /// What can be said of a request whose head was read so, with whatever stands behind it.
+    pub fn of(head: &[u8], read: &[u8], foreseen: Option<Box<Foreseen>>) -> Option<Beneath> {
+        match (head.len() == read.len(), foreseen) {
+            (true, Some(foreseen)) => Some(Beneath::Foreseen(foreseen)),
+            (true, None) => known::worth_knowing(head).map(Beneath::Head),
+            (false, _) => None,
+        }
+    }
 }
 
 /// What the machinery's side says of its requests.
@@ -53,7 +65,7 @@ pub struct Exchanges {
     /// Anything has been read at all.
     spoken: AtomicBool,
     /// What is to be said of the next.
-    beneath: parking_lot::Mutex<Option<Beneath>>,
+    beneath: Mutex<Option<Beneath>>,
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -67,8 +79,8 @@ impl Exchanges {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// The machinery has read a request.
-    pub fn begin<B: Body>(&self, request: &mut Request<B>) {
+    /// The machinery has read a request. What was seen of it from here.
+    pub fn begin<B: Body>(&self, request: &Request<B>) -> Option<Beneath> {
         let length = match request.headers().contains_key(header::TRANSFER_ENCODING)
             || !persists(request.version(), request.headers())
         {
@@ -78,14 +90,12 @@ impl Exchanges {
         self.content
             .store(length.unwrap_or(UNKNOWN), Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
-        if let Some(beneath) = self.beneath.lock().take() {
-            request.extensions_mut().insert(beneath);
-        }
+        self.beneath.lock().take()
     }
 }
 
 /// Whether another request may follow, without any doubt.
-fn persists(version: Version, fields: &HeaderMap) -> bool {
+pub fn persists(version: Version, fields: &HeaderMap) -> bool {
     let stays = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
     version == Version::HTTP_11 && fields.get_all(header::CONNECTION).iter().all(stays)
 }
@@ -161,8 +171,9 @@ pub struct Lane<S> {
     exchanges: Arc<Exchanges>,
     place: Place,
     under_way: Option<UnderWay>,
-    /// Read already, for the machinery, which was not there.
+    /// Read already, for the machinery, which was not there; and what is known of it.
     unread: Bytes,
+    foreseen: Option<Box<Foreseen>>,
     /// The machinery has not written all that it has flushed.
     is_flushing: bool,
     /// It closes the connection.
@@ -203,9 +214,14 @@ impl<S> Lane<S> {
             exchanges,
             under_way: None,
             unread: Bytes::new(),
+            foreseen: None,
             is_flushing: false,
             is_closing: false,
         }
+    }
+
+    pub fn exchanges(&self) -> Arc<Exchanges> {
+        self.exchanges.clone()
     }
 
     /// Whether the machinery has nothing left to do: what comes next begins a request.
@@ -217,9 +233,9 @@ impl<S> Lane<S> {
             && !self.is_closing
     }
 
-    /// What was read and handed over is read again, by the machinery.
-    pub fn gives_again(&mut self, read: Bytes) {
-        self.unread = read;
+    /// What was read is read again, by the machinery.
+    pub fn gives_again(&mut self, read: Bytes, foreseen: Option<Box<Foreseen>>) {
+        (self.unread, self.foreseen) = (read, foreseen);
     }
 
     /// The machinery is handed what was read.
@@ -228,11 +244,7 @@ impl<S> Lane<S> {
             Place::Between => match heads::end(read) {
                 Some(head) => {
                     // It is certain that the next request that is begun is this one, and no other.
-                    *self.exchanges.beneath.lock() = match (head == read.len(), foreseen) {
-                        (true, Some(foreseen)) => Some(Beneath::Foreseen(foreseen)),
-                        (true, None) => known::worth_knowing(read).map(Beneath::Head),
-                        (false, _) => None,
-                    };
+                    *self.exchanges.beneath.lock() = Beneath::of(&read[..head], read, foreseen);
                     Place::Handed {
                         begun: self.exchanges.begun.load(Ordering::Relaxed),
                         beyond: (read.len() - head) as u64,
@@ -346,6 +358,72 @@ impl<S: AsyncWrite + Unpin> Lane<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Lane<S> {
+    /// Answers what it can. What it cannot is in `into`, with what is known of it; nothing at all at the end.
+    pub fn poll_unanswered(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<Option<Box<Foreseen>>>> {
+        let before = into.filled().len();
+        loop {
+            if let Some((head, foreseen)) = ready!(self.poll_under_way(cx))? {
+                if into.remaining() < head.len() {
+                    return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+                }
+                into.put_slice(&head);
+                return Poll::Ready(Ok(Some(foreseen)));
+            }
+            ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+            let read = &into.filled()[before..];
+            if read.is_empty() {
+                return Poll::Ready(Ok(None));
+            }
+            self.exchanges.spoken.store(true, Ordering::Relaxed);
+            if self.place != Place::Between {
+                return Poll::Ready(Ok(None));
+            }
+            let known = |proxy: &Arc<Proxy>| proxy.known(read, &self.peer);
+            match self.knowing.as_ref().and_then(known) {
+                Some(known::Found::Now(Outcome::Hit(hit))) => {
+                    self.write(hit, cx)?;
+                    into.set_filled(before);
+                }
+                Some(known::Found::Now(Outcome::Foreseen(foreseen))) => {
+                    return Poll::Ready(Ok(Some(foreseen)));
+                }
+                Some(known::Found::LookingUp(head, looking_up)) => {
+                    self.under_way = Some(UnderWay::LookingUp(head, looking_up));
+                    into.set_filled(before);
+                }
+                None => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+
+    /// While an answer to a request is made elsewhere: whether its client has left. What it has asked meanwhile waits.
+    pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.unread.is_empty() {
+            return Poll::Pending;
+        }
+        let mut bytes = [MaybeUninit::uninit(); 1024];
+        let mut into = ReadBuf::uninit(&mut bytes);
+        match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into)) {
+            Ok(()) if into.filled().is_empty() => Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
+            Ok(()) => {
+                self.unread = Bytes::copy_from_slice(into.filled());
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(error),
+        }
+    }
+
+    /// What an answer is written to that is made elsewhere.
+    pub fn stream(&mut self) -> Pin<&mut S> {
+        Pin::new(&mut self.stream)
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lane<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -353,52 +431,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lane<S> {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let lane = self.get_mut();
-        if !lane.unread.is_empty() {
-            let length = into.remaining().min(lane.unread.len());
-            into.put_slice(&lane.unread.split_to(length));
-            lane.pulse.has_received();
-            return Poll::Ready(Ok(()));
-        }
         let before = into.filled().len();
-        loop {
-            if let Some((head, foreseen)) = ready!(lane.poll_under_way(cx))? {
-                if into.remaining() < head.len() {
-                    return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
-                }
-                into.put_slice(&head);
-                lane.hand(&head, Some(foreseen));
-                return Poll::Ready(Ok(()));
+        let foreseen = match lane.unread.is_empty() {
+            true => ready!(lane.poll_unanswered(cx, into))?,
+            false => {
+                let length = into.remaining().min(lane.unread.len());
+                into.put_slice(&lane.unread.split_to(length));
+                lane.pulse.has_received();
+                lane.foreseen.take()
             }
-            ready!(Pin::new(&mut lane.stream).poll_read(cx, into))?;
-            let read = &into.filled()[before..];
-            if read.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            lane.exchanges.spoken.store(true, Ordering::Relaxed);
-            if lane.place != Place::Between {
-                lane.hand(read, None);
-                return Poll::Ready(Ok(()));
-            }
-            let known = |proxy: &Arc<Proxy>| proxy.known(read, &lane.peer);
-            match lane.knowing.as_ref().and_then(known) {
-                Some(known::Found::Now(Outcome::Hit(hit))) => {
-                    lane.write(hit, cx)?;
-                    into.set_filled(before);
-                }
-                Some(known::Found::Now(Outcome::Foreseen(foreseen))) => {
-                    lane.hand(read, Some(foreseen));
-                    return Poll::Ready(Ok(()));
-                }
-                Some(known::Found::LookingUp(head, looking_up)) => {
-                    lane.under_way = Some(UnderWay::LookingUp(head, looking_up));
-                    into.set_filled(before);
-                }
-                None => {
-                    lane.hand(read, None);
-                    return Poll::Ready(Ok(()));
-                }
-            }
+        };
+        let read = &into.filled()[before..];
+        if !read.is_empty() {
+            lane.hand(read, foreseen);
         }
+        Poll::Ready(Ok(()))
     }
 }
 

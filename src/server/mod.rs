@@ -8,6 +8,7 @@ mod head_timer;
 mod http2;
 pub mod lane;
 pub mod places;
+mod plain;
 mod preface;
 mod proxied;
 pub mod pulse;
@@ -19,16 +20,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper_util::server::graceful::GracefulShutdown;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::body::Content;
 use crate::interim::Turn;
 use crate::proxy::Proxy;
 use crate::tls::server::{Acceptor, Agreed};
+use lane::Beneath;
 use places::Places;
 use pulse::{Patience, Pulse, Watched};
 
@@ -72,6 +75,14 @@ pub struct Peer {
     pub tls: Option<Agreed>,
 }
 
+/// A request as its connection brings it.
+pub struct Brought {
+    pub request: Request<Content>,
+    /// Where interim answers to it go, if anywhere.
+    pub interim: Option<Turn>,
+    pub beneath: Option<Beneath>,
+}
+
 /// Sees to it that readers who do not take their answers do not fill the memory with them.
 async fn relieve(places: Arc<Places>, manners: watch::Receiver<Manners>) {
     let mut looks = tokio::time::interval(LOOKS);
@@ -106,7 +117,7 @@ pub async fn serve<F, Answer, B>(
     knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
-    F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Clone + Send + Sync + 'static,
+    F: Fn(Brought, &Peer) -> Answer + Clone + Send + Sync + 'static,
     Answer: Future<Output = Response<B>> + Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,

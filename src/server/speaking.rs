@@ -2,7 +2,10 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
@@ -23,8 +26,9 @@ use super::ending::Ending;
 use super::head_timer::HeadTimer;
 use super::lane::{self, Exchanges, Lane};
 use super::pulse::Pulse;
-use super::{Manners, Peer, http2, preface};
-use crate::interim::{Interim, Turn, WithInterim};
+use super::{Brought, Manners, Peer, http2, plain, preface};
+use crate::body::Content;
+use crate::interim::{Interim, WithInterim};
 use crate::proxy::Proxy;
 use crate::tls::server::{Protocol, Stream};
 
@@ -36,7 +40,7 @@ pub async fn speak<F, Answer, B>(
     knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
-    F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
+    F: Fn(Brought, &Peer) -> Answer + Send + Sync,
     Answer: Future<Output = Response<B>> + Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -78,7 +82,7 @@ async fn http1<F, Answer, B>(
     knowing: Option<Arc<Proxy>>,
     answer: F,
 ) where
-    F: Fn(Request<Incoming>, &Peer, Option<Turn>) -> Answer + Send + Sync,
+    F: Fn(Brought, &Peer) -> Answer + Send + Sync,
     Answer: Future<Output = Response<B>> + Send,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -99,17 +103,29 @@ async fn http1<F, Answer, B>(
     );
     let mut lane = Arc::new(Mutex::new(lane));
     let has_spoken = || exchanges.has_spoken();
+    let interim = Interim::default();
     loop {
-        if lane.lock().is_free() && !alone(&mut lane, &pulse, &mut watcher, has_spoken).await {
-            return;
+        if lane.lock().is_free() {
+            // The machinery is gone, or was not there yet.
+            let Some(lane) = Arc::get_mut(&mut lane).map(Mutex::get_mut) else {
+                debug_assert!(false, "somebody still has the lane");
+                return;
+            };
+            let answer = |brought| answer(brought, &peer);
+            if !alone(lane, &pulse, &manners, &interim, &mut watcher, answer).await {
+                return;
+            }
         }
-        let (interim, exchanges) = (Interim::default(), &exchanges);
+        let exchanges = &exchanges;
         let stream = WithInterim::new(Lent::of(&lane), interim.clone());
-        let service = service_fn(|mut request: Request<Incoming>| {
-            exchanges.begin(&mut request);
-            // RFC 9110 §15.2: never to an HTTP/1.0 client.
-            let turn = (request.version() == Version::HTTP_11).then(|| interim.turn());
-            let answered = interim.clone().before(answer(request, &peer, turn));
+        let service = service_fn(|request: Request<Incoming>| {
+            let brought = Brought {
+                beneath: exchanges.begin(&request),
+                // RFC 9110 §15.2: never to an HTTP/1.0 client.
+                interim: (request.version() == Version::HTTP_11).then(|| interim.turn()),
+                request: request.map(Content::Incoming),
+            };
+            let answered = interim.clone().before(answer(brought, &peer));
             let exchanges = exchanges.clone();
             answered.map(move |answer| Ok::<_, Infallible>(lane::answering(answer, exchanges)))
         });
@@ -140,29 +156,60 @@ async fn http1<F, Answer, B>(
     }
 }
 
-/// Until something is for the machinery to read. Else it has ended.
-async fn alone<S: AsyncRead + AsyncWrite + Unpin>(
-    lane: &mut Arc<Mutex<Lane<S>>>,
+/// Without the machinery, until something is for it to read. Else the connection has ended.
+async fn alone<S, F, Answer, B>(
+    lane: &mut Lane<S>,
     pulse: &Arc<Pulse>,
+    manners: &Manners,
+    interim: &Interim,
     ending: &mut Ending,
-    has_spoken: impl Fn() -> bool,
-) -> bool {
-    // The machinery is gone, or was not there yet.
-    let Some(lane) = Arc::get_mut(lane).map(Mutex::get_mut) else {
-        debug_assert!(false, "somebody still has the lane");
-        return false;
+    answer: F,
+) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Fn(Brought) -> Answer,
+    Answer: Future<Output = Response<B>>,
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (exchanges, end) = (lane.exchanges(), ending.end());
+    let came = {
+        let is_answering = AtomicBool::new(false);
+        let answering = pin!(async {
+            loop {
+                let mut patience = HeadTimer::new(pulse.clone()).begins_to_wait();
+                let next = poll_fn(|cx| alone::poll_alone(lane, &mut patience, cx)).await?;
+                let Alone::Spoken(read, mut foreseen) = next else {
+                    return Ok::<_, io::Error>(Some(next));
+                };
+                let Some(brought) = plain::read(&read, &mut foreseen, interim, manners) else {
+                    patience.is_carried_on();
+                    lane.gives_again(read, foreseen);
+                    return Ok(None);
+                };
+                is_answering.store(true, Ordering::Relaxed);
+                // Boxed: it is not there while nothing is asked.
+                let exchange = Box::pin(plain::exchange(lane, interim, answer(brought), &end));
+                match exchange.await? {
+                    true if lane.is_free() => is_answering.store(false, Ordering::Relaxed),
+                    // More was asked meanwhile.
+                    true => return Ok(None),
+                    false => return Ok(Some(Alone::Closed)),
+                }
+            }
+        });
+        let is_answering = || is_answering.load(Ordering::Relaxed);
+        let has_spoken = || exchanges.has_spoken();
+        ending
+            .watch_alone(answering, has_spoken, is_answering)
+            .await
     };
-    let mut patience = HeadTimer::new(pulse.clone()).begins_to_wait();
-    let waiting = poll_fn(|cx| alone::poll_alone(lane, &mut patience, cx));
-    match ending.watch_alone(waiting, has_spoken).await {
-        Some(Ok(Alone::Spoken)) => {
-            patience.is_carried_on();
-            return true;
-        }
-        Some(Ok(Alone::Closed)) | None => {
+    match came {
+        Some(Ok(None)) => return true,
+        Some(Ok(Some(Alone::Silent))) => debug!("a client's connection said nothing for too long"),
+        Some(Ok(Some(Alone::Closed | Alone::Spoken(..)))) | None => {
             let _ = lane.shutdown().await;
         }
-        Some(Ok(Alone::Silent)) => debug!("a client's connection said nothing for too long"),
         Some(Err(error)) => debug!(%error, "a client's connection ended early"),
     }
     false

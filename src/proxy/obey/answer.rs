@@ -167,7 +167,7 @@ impl Ask {
             collapsed: false,
             detail: Some(kept.err().unwrap_or(why).word()),
         };
-        let answer = (status, fields, body);
+        let answer = (status, fields.clone(), body);
         reply::fetched(self.asking(), answer, handling).await
     }
 
