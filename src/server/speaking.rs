@@ -188,8 +188,9 @@ where
                     return Ok(None);
                 };
                 is_answering.store(true, Ordering::Relaxed);
-                // Boxed: it is not there while nothing is asked.
-                let exchange = Box::pin(plain::exchange(lane, interim, answer(brought), &end));
+                // Boxed: they are not there while nothing is asked. One by one, for what is in a box is not moved.
+                let answered = Box::pin(interim.clone().before(answer(brought)));
+                let exchange = Box::pin(plain::exchange(lane, interim, answered, &end));
                 match exchange.await? {
                     true if lane.is_free() => is_answering.store(false, Ordering::Relaxed),
                     // More was asked meanwhile.
