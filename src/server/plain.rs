@@ -87,15 +87,16 @@ pub fn read(
 fn is_plain(fields: &HeaderMap, content: usize) -> bool {
     const OF_THE_CONNECTION: [HeaderName; 3] =
         [header::TRANSFER_ENCODING, header::EXPECT, header::UPGRADE];
-    let declared = match fields.get(header::CONTENT_LENGTH) {
-        None => Some(0),
-        Some(length) => length.to_str().ok().and_then(|length| length.parse().ok()),
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
+    let declared = match (lengths.next(), lengths.next()) {
+        (None, _) => Some(0),
+        (Some(length), None) => framing::length(length.as_bytes()),
+        (Some(_), Some(_)) => None,
     };
-    declared == Some(content)
+    declared == Some(content as u64)
         && OF_THE_CONNECTION
             .iter()
             .all(|name| !fields.contains_key(name))
-        && framing::of_a_request_is_clear(Version::HTTP_11, fields)
         && lane::persists(Version::HTTP_11, fields)
 }
 
