@@ -4,11 +4,16 @@
 //! byte of an answer; and where there are several upstreams, once to another, if the first gave no byte of an answer. What
 //! provably never left goes to the next upstream, whatever it is. The cap and its queue are for all of them together.
 
+mod again;
+#[cfg(test)]
+mod alike;
 mod body;
 mod checks;
 mod connection;
+mod draft;
 mod fleet;
 mod members;
+mod plain;
 mod sender;
 
 pub mod queue;
@@ -17,8 +22,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -31,7 +35,9 @@ use crate::message::framing;
 use crate::message::target::ForwardUri;
 use crate::metrics::COUNTED;
 use crate::proxy::told::Notes;
+use body::Content;
 use connection::Connection;
+use draft::Draft;
 use fleet::{Came, Choice, Errand};
 use members::{Members, Visit};
 pub use queue::{Asker, Slot};
@@ -155,18 +161,23 @@ impl Upstream {
         }: Arrived,
     ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let as_asked = draft.fields.get(header::UPGRADE).is_some_and(|asked| {
+        let as_asked = draft.upgrade().is_some_and(|asked| {
             let named = response.headers().get(header::UPGRADE);
             named.is_some_and(|named| named.as_bytes().eq_ignore_ascii_case(asked.as_bytes()))
         });
-        if (switches && !as_asked)
-            || !framing::of_an_answer_is_clear(response.version(), response.headers())
-        {
+        // Of a plain one it is.
+        let is_clear = match response.body() {
+            Content::Plain(_) => true,
+            Content::Hyper(_) => {
+                framing::of_an_answer_is_clear(response.version(), response.headers())
+            }
+        };
+        if (switches && !as_asked) || !is_clear {
             return Err(UpstreamFailure::Malformed);
         }
         let connection = (!switches).then_some(connection);
         let silence = Silence::new(self.settings.idle);
-        Ok(response.map(|incoming| UpstreamBody::new(incoming, silence, connection, visit, slot)))
+        Ok(response.map(|content| UpstreamBody::new(content, silence, connection, visit, slot)))
     }
 
     /// The time limits count from the content's end; before it, only from the last sign of life.
@@ -291,7 +302,7 @@ impl Upstream {
             };
             let before = connection.received.load(Ordering::Relaxed);
             let answer = {
-                let mut sending = std::pin::pin!(connection.sender.send(draft.request(body)));
+                let mut sending = std::pin::pin!(connection.sender.send(draft, body));
                 self.first_byte(sending.as_mut()).await
             };
             // Of a connection that many share it says nothing; there, an answer has begun when its head is there.
@@ -322,14 +333,14 @@ impl Upstream {
                 }
                 // It never left, or never ran: the connection was closed before.
                 Some(unsent) if is_kept => {
-                    body = unsent.into_body();
+                    body = unsent;
                     if matches!(connection.sender, Sender::Http2(..)) {
                         visit.forget_kept(&connection);
                     }
                 }
                 Some(unsent) => {
                     visit.heard(Came::Failure);
-                    return Attempt::Unsent(unsent.into_body(), UpstreamFailure::Connect);
+                    return Attempt::Unsent(unsent, UpstreamFailure::Connect);
                 }
                 // Lost to a connection that its server closed, before any byte of an answer: once more on a new one.
                 None if is_kept && draft.repeatable && !begun && lost.by_closing => {
@@ -365,7 +376,7 @@ type Asked = SmallVec<[usize; 4]>;
 
 /// An answer's head, and what it came by.
 struct Arrived {
-    response: Response<Incoming>,
+    response: Response<Content>,
     connection: Connection,
     visit: Visit,
 }
@@ -389,51 +400,7 @@ enum Attempt {
     LostForGood(UpstreamFailure),
 }
 
-/// All of a request but its content, to be sent again where that may be.
-struct Draft {
-    method: Method,
-    uri: Uri,
-    fields: HeaderMap,
-    interim: Option<Turn>,
-    /// A GET or HEAD without content: it can be sent once more where a kept connection was lost.
-    repeatable: bool,
-    /// And to another upstream.
-    safe: bool,
-    upgrades: bool,
-}
-
 /// Whoever gets no slot has no answer of the API.
 fn counted(slot: Result<Slot, UpstreamFailure>) -> Result<Slot, UpstreamFailure> {
     slot.inspect_err(|failure| COUNTED.upstream.failures.count([failure.word()]))
-}
-
-impl Draft {
-    fn of(outgoing: Outgoing) -> Result<(Draft, RequestBody), UpstreamFailure> {
-        let repeatable = matches!(outgoing.method, Method::GET | Method::HEAD)
-            && matches!(outgoing.body, RequestBody::Empty);
-        let uri = outgoing.target.as_str().parse();
-        let draft = Draft {
-            uri: uri.map_err(|_| UpstreamFailure::Malformed)?,
-            upgrades: outgoing.fields.contains_key(header::UPGRADE),
-            method: outgoing.method,
-            fields: outgoing.fields,
-            interim: outgoing.interim,
-            repeatable,
-            safe: repeatable && !outgoing.once,
-        };
-        Ok((draft, outgoing.body))
-    }
-
-    fn request(&self, body: RequestBody) -> Request<RequestBody> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.fields.clone();
-        if let Some(turn) = self.interim.clone() {
-            hyper::ext::on_informational(&mut request, move |answer| {
-                turn.send(answer.status(), answer.headers());
-            });
-        }
-        request
-    }
 }

@@ -77,6 +77,69 @@ fn an_idle_connection_that_the_upstream_closes_is_closed_though_nobody_asks_for_
 }
 
 #[test]
+fn a_connection_goes_on_after_answers_of_every_kind_and_what_it_is_asked_stays_the_same() {
+    let script = |request: &Request| match request.parameter("how") {
+        Some("chunks") => origin::json("[1, 2]").chunked(),
+        Some("hints") => origin::json("[1, 2]").early("HTTP/1.1 103 Early Hints\r\n\r\n"),
+        Some("nothing") => origin::status(204, ""),
+        _ => origin::json("[1, 2]"),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let origins = [
+        Origin::start(script),
+        Origin::start_on_unix_socket(&directory.path().join("api"), script),
+    ];
+    for origin in origins {
+        let larder = Larder::start(users_api(&origin, "memory:", ""));
+        let mut client = larder.connect();
+        let ways = [
+            "plain", "nothing", "plain", "chunks", "plain", "hints", "nothing", "plain",
+        ];
+        for how in ways {
+            for method in ["GET", "POST", "HEAD"] {
+                let body: &[u8] = if method == "POST" { b"{}" } else { b"" };
+                let fields = [("X-Request-Id", "a"), ("X-Odd", "b"), ("Via", "1.0 c")];
+                let target = format!("/other/?how={how}");
+                let answer = client.request(method, &target, &fields, body);
+                is_well(&answer);
+                let empty = how == "nothing" || method == "HEAD";
+                assert_eq!(answer.text(), if empty { "" } else { "[1, 2]" }, "{how}");
+            }
+        }
+        let asked = origin.requests();
+        assert_eq!(asked.len(), 3 * ways.len());
+        for (place, request) in asked.iter().enumerate() {
+            let first = &asked[place % 3];
+            assert_eq!(request.connection, 1);
+            assert_eq!(request.method, first.method);
+            assert_eq!(request.fields.0, first.fields.0);
+            assert_eq!(request.content.text(), first.content.text());
+        }
+    }
+}
+
+#[test]
+fn a_connection_is_not_used_again_after_a_close_or_bytes_beyond_an_answers_end() {
+    let origin = Origin::start(|request| match request.parameter("how") {
+        Some("close") => origin::json("{}").field("Connection", "close"),
+        Some("surplus") => origin::raw("HTTP/1.1 204 No Content\r\n\r\nmore").staying(),
+        _ => origin::json("{}"),
+    });
+    let larder = Larder::start(users_api(&origin, "memory:", ""));
+    for (how, connection) in [
+        ("none", 1),
+        ("close", 1),
+        ("none", 2),
+        ("surplus", 2),
+        ("none", 3),
+        ("none", 3),
+    ] {
+        is_well(&larder.get(&format!("/other/?how={how}")));
+        assert_eq!(origin.last().connection, connection, "{how}");
+    }
+}
+
+#[test]
 fn they_are_asked_in_turn_and_the_least_busy_first() {
     let gate = Gate::new();
     let closed = gate.clone();

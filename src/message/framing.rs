@@ -10,7 +10,7 @@ pub fn of_a_request_is_clear(version: Version, fields: &HeaderMap) -> bool {
     let lengths = fields.get_all(header::CONTENT_LENGTH).iter();
     at_most_one(codings, |coding| {
         version == Version::HTTP_11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-    }) && at_most_one(lengths, is_canonical)
+    }) && at_most_one(lengths, |digits| length(digits.as_bytes()).is_some())
 }
 
 /// Of an answer: passed on, a length beside chunks would end it elsewhere for the client than for us.
@@ -18,6 +18,18 @@ pub fn of_an_answer_is_clear(version: Version, fields: &HeaderMap) -> bool {
     let both = fields.contains_key(header::TRANSFER_ENCODING)
         && fields.contains_key(header::CONTENT_LENGTH);
     !both && (of_a_request_is_clear(version, fields) || ends_with_its_connection(version, fields))
+}
+
+/// What a Content-Length says that can be read in one way: a decimal number as one writes it, below 2^63.
+pub fn length(digits: &[u8]) -> Option<u64> {
+    let is_canonical = match digits {
+        [] | [b'0', _, ..] => false,
+        digits => digits.iter().all(u8::is_ascii_digit),
+    };
+    let length = digits.iter().try_fold(0i64, |length, digit| {
+        length.checked_mul(10)?.checked_add(i64::from(digit & 0xf))
+    });
+    length.filter(|_| is_canonical)?.try_into().ok()
 }
 
 /// One coding that nobody knows: such an answer ends with its connection, and is passed on as what came (§6.3). Not one that
@@ -54,16 +66,6 @@ fn at_most_one<'a>(
         (Some(line), None) => is_valid(line),
         (Some(_), Some(_)) => false,
     }
-}
-
-/// A decimal number as one writes it, below 2^63.
-fn is_canonical(length: &HeaderValue) -> bool {
-    let digits = length.as_bytes();
-    digits.iter().all(u8::is_ascii_digit)
-        && (digits.len() == 1 || digits.first() != Some(&b'0'))
-        && length
-            .to_str()
-            .is_ok_and(|digits| digits.parse::<i64>().is_ok())
 }
 
 #[cfg(test)]

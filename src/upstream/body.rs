@@ -8,17 +8,26 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::connection::Connection;
-use super::sender::Sender;
+use super::plain;
+use super::sender::{Http1, Sender};
 use super::{Slot, Visit};
 use crate::body::{Broken, Silence};
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// By whom an answer's content is read.
+pub(super) enum Content {
+    Plain(plain::Content),
+    Hyper(Incoming),
+}
+
 /// An answer's content. Holds its slot and its place at the upstream, and gives the connection back at the end.
 pub struct UpstreamBody {
-    incoming: Incoming,
+    content: Content,
     silence: Silence,
     connection: Option<Connection>,
     /// That it has broken off, to be said next.
-    broken: Option<hyper::Error>,
+    broken: Option<BoxError>,
     visit: Visit,
     _slot: Slot,
 }
@@ -26,14 +35,14 @@ pub struct UpstreamBody {
 impl UpstreamBody {
     /// Without a connection there is none to be given back.
     pub(super) fn new(
-        incoming: Incoming,
+        content: Content,
         silence: Silence,
         connection: Option<Connection>,
         visit: Visit,
         slot: Slot,
     ) -> UpstreamBody {
         UpstreamBody {
-            incoming,
+            content,
             silence,
             connection,
             broken: None,
@@ -51,7 +60,7 @@ impl UpstreamBody {
 
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.content.is_at_its_end() {
             self.give_back();
         }
     }
@@ -59,7 +68,7 @@ impl Drop for UpstreamBody {
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -67,17 +76,10 @@ impl Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let body = self.get_mut();
         if let Some(error) = body.broken.take() {
-            return Poll::Ready(Some(Err(error.into())));
+            return Poll::Ready(Some(Err(error)));
         }
         loop {
-            let next = match &mut body.connection {
-                Some(Connection {
-                    sender: Sender::Http1(http1),
-                    ..
-                }) => http1.poll_frame(cx, &mut body.incoming),
-                _ => Pin::new(&mut body.incoming).poll_frame(cx),
-            };
-            return match next {
+            return match body.content.poll_frame(cx, body.connection.as_mut()) {
                 Poll::Ready(Some(Ok(frame))) => {
                     body.silence.broken();
                     match frame.is_data() {
@@ -111,10 +113,55 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.content.is_at_its_end()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.content.size_hint()
+    }
+}
+
+impl Content {
+    /// The next piece of it, from the connection that brings it if it is one of HTTP/1.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: Option<&mut Connection>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let http1 = connection.and_then(|connection| match &mut connection.sender {
+            Sender::Http1(http1) => Some(http1),
+            Sender::Http2(..) => None,
+        });
+        match (self, http1) {
+            (Content::Plain(content), http1) => {
+                let plain = http1.and_then(|http1| match http1 {
+                    Http1::Plain(plain) => Some(plain),
+                    Http1::Hyper(_) => None,
+                });
+                let piece = content.poll_piece(cx, plain);
+                piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece?))))
+            }
+            (Content::Hyper(incoming), Some(Http1::Hyper(driven))) => {
+                driven.poll_frame(cx, incoming).map_err(BoxError::from)
+            }
+            (Content::Hyper(incoming), _) => {
+                let frame = Pin::new(incoming).poll_frame(cx);
+                frame.map_err(BoxError::from)
+            }
+        }
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        match self {
+            Content::Plain(content) => SizeHint::with_exact(content.left()),
+            Content::Hyper(incoming) => incoming.size_hint(),
+        }
+    }
+
+    pub fn is_at_its_end(&self) -> bool {
+        match self {
+            Content::Plain(content) => content.is_at_its_end(),
+            Content::Hyper(incoming) => incoming.is_end_stream(),
+        }
     }
 }

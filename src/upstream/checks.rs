@@ -3,15 +3,18 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::header::{self, HeaderValue};
-use http::{Request, Uri};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Uri};
 use tokio::runtime::Handle;
 
+use super::Outgoing;
 use super::connection::Versions;
+use super::draft::Draft;
 use super::fleet::Came;
 use super::members::Members;
 use crate::body::RequestBody;
 use crate::config::HealthCheck;
+use crate::message::target::ForwardUri;
 
 /// How long an upstream may take to answer one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,19 +55,27 @@ async fn look(
     host: &HeaderValue,
 ) -> Option<Came> {
     let members = members.upgrade()?;
-    let mut request = Request::new(RequestBody::Empty);
-    *request.uri_mut() = path.clone();
-    let fields = request.headers_mut();
+    let mut fields = HeaderMap::new();
     let agent = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
     fields.insert(header::HOST, host.clone());
     fields.insert(header::USER_AGENT, agent);
     if members.versions() == Versions::Http1 {
         fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    let request = Outgoing {
+        method: Method::GET,
+        target: ForwardUri::new(path.path(), path.query()),
+        fields,
+        body: RequestBody::Empty,
+        interim: None,
+        notes: None,
+        once: true,
+    };
     let asked = async {
+        let (draft, body) = Draft::of(request).ok()?;
         let versions = members.versions();
         let mut connection = members.connect_to(member, versions).await.ok()?;
-        connection.sender.send(request).await.ok()
+        connection.sender.send(&draft, body).await.ok()
     };
     let answer = tokio::time::timeout(PATIENCE, asked).await.ok().flatten();
     Some(match answer {

@@ -64,7 +64,7 @@ pub(super) async fn connect(
             let stream = dial(host, *port).await.map_err(Unconnected::Io)?;
             let stream = Counted::new(stream, &received, heard);
             match streams {
-                None => Sender::http1(stream).await?,
+                None => Sender::http1(stream),
                 Some(streams) => Sender::http2(stream, Scheme::HTTP, streams).await?,
             }
         }
@@ -83,7 +83,7 @@ pub(super) async fn connect(
             let chosen = streams.filter(|_| tls::client::chose_http2(&secured));
             let stream = Counted::new(secured, &received, heard);
             match chosen {
-                None => Sender::http1(stream).await?,
+                None => Sender::http1(stream),
                 Some(streams) => Sender::http2(stream, Scheme::HTTPS, streams).await?,
             }
         }
@@ -91,7 +91,7 @@ pub(super) async fn connect(
             let stream = UnixStream::connect(path).await.map_err(Unconnected::Io)?;
             let stream = Counted::new(stream, &received, heard);
             match streams {
-                None => Sender::http1(stream).await?,
+                None => Sender::http1(stream),
                 Some(streams) => Sender::http2(stream, Scheme::HTTP, streams).await?,
             }
         }

@@ -324,7 +324,7 @@ impl Visit {
         let place = self.choice.member;
         let mut own = self.members.connect_to(place, Versions::Http1).await?;
         if let Sender::Http1(http1) = &mut own.sender {
-            http1.let_go();
+            http1.go_on_alone().await;
         }
         Ok(own)
     }
@@ -342,7 +342,7 @@ impl Visit {
         let Sender::Http1(http1) = &mut connection.sender else {
             return;
         };
-        if !http1.is_free() {
+        if !http1.is_open() {
             // The answer came before all of the request's content had gone: the rest follows.
             return http1.let_go();
         }

@@ -4,7 +4,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::future::Either;
+use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Request, Response, header};
 use hyper::body::{Body, Frame, Incoming};
@@ -15,13 +15,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::task::unconstrained;
 
+use super::again::Again;
+use super::body::Content;
 use super::connection::Unconnected;
+use super::draft::Draft;
+use super::plain::{self, Came, Plain};
 use crate::body::{ContentError, RequestBody};
 use crate::error::UpstreamFailure;
 use crate::tls;
 
 /// A slow reader must not have us buffer much of an answer.
-const READ_BUFFER: usize = 64 * 1024;
+pub(super) const READ_BUFFER: usize = 64 * 1024;
 
 /// The same for each stream; the connection has room for as many as there can be, or slow readers would stop the others.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -40,7 +44,15 @@ pub(super) enum Sender {
 
 /// A connection of HTTP/1, which is carried on by whoever has it in hand: a task of its own would have to be woken for each
 /// request and for each answer, and would have to wake who waits for it. While nobody has it, nothing is done on it.
-pub(super) struct Http1 {
+///
+/// It begins plain. By the first exchange that is not, it becomes hyper's, and stays so.
+pub(super) enum Http1 {
+    Plain(Plain),
+    Hyper(Driven),
+}
+
+/// A connection that hyper speaks on.
+pub(super) struct Driven {
     requests: http1::SendRequest<RequestBody>,
     /// None when the connection has ended, or has a task of its own.
     driving: Option<Driving>,
@@ -51,27 +63,18 @@ type Driving = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What was lost.
 pub(super) struct Lost {
     /// It provably never ran, and is still there.
-    pub unsent: Option<Request<RequestBody>>,
+    pub unsent: Option<RequestBody>,
     pub why: UpstreamFailure,
     /// As a kept connection is lost when its server closes it.
     pub by_closing: bool,
 }
 
 impl Sender {
-    pub async fn http1<S>(stream: S) -> Result<Sender, Unconnected>
+    pub fn http1<S>(stream: S) -> Sender
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(READ_BUFFER)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| Unconnected::Io(std::io::Error::other(error)))?;
-        Ok(Sender::Http1(Http1 {
-            requests: sender,
-            // Its errors reach whoever waits for an answer.
-            driving: Some(Box::pin(async { drop(connection.with_upgrades().await) })),
-        }))
+        Sender::Http1(Http1::Plain(Plain::new(stream)))
     }
 
     pub async fn http2<S>(stream: S, scheme: Scheme, streams: usize) -> Result<Sender, Unconnected>
@@ -105,7 +108,8 @@ impl Sender {
 
     pub fn is_closed(&self) -> bool {
         match self {
-            Sender::Http1(http1) => http1.requests.is_closed(),
+            Sender::Http1(Http1::Plain(plain)) => !plain.is_open(),
+            Sender::Http1(Http1::Hyper(driven)) => driven.requests.is_closed(),
             Sender::Http2(sender, _) => sender.is_closed(),
         }
     }
@@ -113,22 +117,104 @@ impl Sender {
     /// Whether it takes a request now.
     pub async fn is_ready(&mut self) -> bool {
         match self {
-            Sender::Http1(http1) => http1.is_free(),
+            Sender::Http1(http1) => http1.is_open(),
             Sender::Http2(sender, _) => !sender.is_closed() && sender.ready().await.is_ok(),
         }
     }
 
-    /// (No `async fn`: that would hold the request twice.)
-    pub fn send<'s>(
-        &'s mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, Lost>> + use<'s> {
-        match self {
-            Sender::Http1(http1) => Either::Left(http1.send(request)),
-            // Boxed, or every request of HTTP/1 would carry room for it.
-            Sender::Http2(sender, scheme) => {
-                Either::Right(Box::pin(send_http2(sender, scheme, request)))
+    /// Sends a request and waits for the head of its answer.
+    pub async fn send(
+        &mut self,
+        draft: &Draft,
+        body: RequestBody,
+    ) -> Result<Response<Content>, Lost> {
+        let mut written = 0;
+        if let Sender::Http1(Http1::Plain(plain)) = self
+            && draft.is_plain(&body)
+        {
+            match plain.exchange(draft, &body).await {
+                Came::Answer(response) => return Ok(response.map(Content::Plain)),
+                Came::Other { written: so_far } => written = so_far,
+                Came::Unsent => return Err(Lost::before_it_left(body)),
+                Came::Lost(error) => return Err(Lost::with(error.as_ref())),
             }
+        }
+        // Boxed, or plain requests would carry room for it.
+        let sent = match self {
+            Sender::Http1(http1) => Box::pin(http1.send_by_hyper(draft, body, written)).await,
+            Sender::Http2(sender, scheme) => {
+                Box::pin(send_http2(sender, scheme, draft.request(body))).await
+            }
+        };
+        sent.map(|response| response.map(Content::Hyper))
+    }
+}
+
+impl Http1 {
+    /// Whether it takes a request, as far as that can be said without asking the system: what a plain one's server has said
+    /// meanwhile, or that it has closed, is noticed when the request is sent, of which then nothing has left.
+    pub fn is_open(&mut self) -> bool {
+        match self {
+            Http1::Plain(plain) => plain.is_open(),
+            Http1::Hyper(driven) => driven.is_free(),
+        }
+    }
+
+    /// Whether it takes a request now. What its server has said meanwhile, or that it has closed, is noticed here.
+    pub fn is_free(&mut self) -> bool {
+        match self {
+            Http1::Plain(plain) => plain.is_free(),
+            Http1::Hyper(driven) => driven.is_free(),
+        }
+    }
+
+    /// No further request is sent on it. What is still under way goes on by itself.
+    pub fn let_go(&mut self) {
+        match self {
+            Http1::Plain(plain) => plain.end(),
+            Http1::Hyper(driven) => driven.let_go(),
+        }
+    }
+
+    /// From now on it goes on by itself, whatever becomes of the rest.
+    pub async fn go_on_alone(&mut self) {
+        if let Some(driven) = self.by_hyper(Bytes::new()).await {
+            driven.let_go();
+        }
+    }
+
+    /// So much of the request has been `written` before.
+    async fn send_by_hyper(
+        &mut self,
+        draft: &Draft,
+        body: RequestBody,
+        written: usize,
+    ) -> Result<Response<Incoming>, Lost> {
+        let again = match written {
+            0 => Bytes::new(),
+            _ => plain::written(draft, &body, written),
+        };
+        let Some(driven) = self.by_hyper(again).await else {
+            return Err(Lost::with(None));
+        };
+        let mut sent = driven.send(draft.request(body)).await;
+        if let Err(lost) = &mut sent
+            && written > 0
+        {
+            // By hyper's word it has not left.
+            lost.unsent = None;
+        }
+        sent
+    }
+
+    /// The same connection as hyper's, on which this was `written` of a request that is now sent by it.
+    pub async fn by_hyper(&mut self, written: Bytes) -> Option<&mut Driven> {
+        if let Http1::Plain(plain) = self {
+            *self = Http1::Hyper(Driven::new(plain.leave(written)).await.ok()?);
+        }
+        match self {
+            Http1::Hyper(driven) => Some(driven),
+            Http1::Plain(_) => None,
         }
     }
 }
@@ -138,7 +224,7 @@ pin_project! {
     struct Sending<'s, F> {
         #[pin]
         answer: F,
-        http1: &'s mut Http1,
+        driven: &'s mut Driven,
     }
 }
 
@@ -151,14 +237,26 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut sending = self.project();
         let mut answer = sending.answer.as_mut();
-        let answered = sending.http1.poll_with(cx, |cx| answer.as_mut().poll(cx));
+        let answered = sending.driven.poll_with(cx, |cx| answer.as_mut().poll(cx));
         answered.map_err(lost)
     }
 }
 
-impl Http1 {
+impl Driven {
+    async fn new(stream: Again<Box<dyn plain::Stream>>) -> Result<Driven, hyper::Error> {
+        let (requests, connection) = http1::Builder::new()
+            .max_buf_size(READ_BUFFER)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        Ok(Driven {
+            requests,
+            // Its errors reach whoever waits for an answer.
+            driving: Some(Box::pin(async { drop(connection.with_upgrades().await) })),
+        })
+    }
+
     /// Whether it takes a request now. What its server has said meanwhile, or that it has closed, is noticed here.
-    pub fn is_free(&mut self) -> bool {
+    fn is_free(&mut self) -> bool {
         if let Some(driving) = &mut self.driving {
             let mut cx = Context::from_waker(Waker::noop());
             if pin!(unconstrained(driving.as_mut()))
@@ -172,7 +270,7 @@ impl Http1 {
     }
 
     /// From now on it goes on by itself, whatever becomes of the rest.
-    pub fn let_go(&mut self) {
+    fn let_go(&mut self) {
         if let Some(driving) = self.driving.take()
             && let Ok(runtime) = Handle::try_current()
         {
@@ -210,7 +308,7 @@ impl Http1 {
         Sending {
             // A budget that has run out would wake nobody either.
             answer: unconstrained(self.requests.try_send_request(request)),
-            http1: self,
+            driven: self,
         }
     }
 
@@ -219,7 +317,7 @@ impl Http1 {
         &mut self,
         cx: &mut Context<'_>,
         incoming: &mut Incoming,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         self.poll_with(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx))
     }
 }
@@ -230,11 +328,11 @@ async fn send_http2(
     request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, Lost> {
     let sent = as_http2(request, scheme).map_err(|request| Lost {
-        unsent: Some(*request),
+        unsent: Some(request.into_body()),
         why: UpstreamFailure::Malformed,
         by_closing: false,
     })?;
-    let again = again(&sent);
+    let again = sent.body().again();
     sender.try_send_request(sent).await.map_err(|error| {
         let again = again.filter(|_| never_ran(error.error()));
         let mut lost = lost(error);
@@ -265,11 +363,6 @@ fn as_http2(
     Ok(request)
 }
 
-/// A request whose content can be had a second time.
-fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    Some(Request::new(request.body().again()?))
-}
-
 /// The upstream itself says that it has not run: a stream that it refused, or one beyond the last that it will process, which
 /// alone bears the error of its GOAWAY. RFC 9113 §8.7.
 fn never_ran(error: &hyper::Error) -> bool {
@@ -279,9 +372,32 @@ fn never_ran(error: &hyper::Error) -> bool {
     })
 }
 
+impl Lost {
+    /// To a connection that was closed, or of no use, before.
+    fn before_it_left(body: RequestBody) -> Lost {
+        Lost {
+            unsent: Some(body),
+            why: UpstreamFailure::Lost,
+            by_closing: true,
+        }
+    }
+
+    /// To a connection that ended, by this error if it was by one.
+    fn with(error: Option<&std::io::Error>) -> Lost {
+        Lost {
+            unsent: None,
+            why: match error.is_some_and(tls::client::was_refused) {
+                true => UpstreamFailure::TlsRefused,
+                false => UpstreamFailure::Lost,
+            },
+            by_closing: true,
+        }
+    }
+}
+
 fn lost(mut error: TrySendError<Request<RequestBody>>) -> Lost {
     Lost {
-        unsent: error.take_message(),
+        unsent: error.take_message().map(Request::into_body),
         why: failure(error.error()),
         by_closing: is_lost(error.error()),
     }
