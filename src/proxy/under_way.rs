@@ -6,10 +6,11 @@
 //! holds what that says, too; of all that have entered before, the reload takes the holds in their place.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::Client;
@@ -37,14 +38,21 @@ pub struct InFlight {
     pub client: Arc<Client>,
     /// What it has held, or is about to.
     pub states: Vec<StateKey>,
-    ended: watch::Receiver<Option<Outcome>>,
+    end: Arc<End>,
+}
+
+/// How it ended, once it has.
+#[derive(Default)]
+struct End {
+    outcome: OnceLock<Outcome>,
+    told: Notify,
 }
 
 /// A write's own end of it. Dropped, it is over; nobody knows how, if it has not said so.
 pub struct UnderWay {
     writes: Arc<Writes>,
     id: u64,
-    ended: watch::Sender<Option<Outcome>>,
+    end: Arc<End>,
 }
 
 impl Writes {
@@ -68,24 +76,20 @@ impl Writes {
         client: Arc<Client>,
         states: &[StateKey],
     ) -> (UnderWay, Option<Arc<Config>>) {
-        let (tell, ended) = watch::channel(None);
+        let end = Arc::<End>::default();
         let mut book = self.book.lock();
         book.entered += 1;
         let id = book.entered;
         let write = InFlight {
             client,
             states: states.to_vec(),
-            ended,
+            end: end.clone(),
         };
         book.under_way.insert(id, write);
         let newer = (book.generation != generation).then(|| book.latest.clone());
         drop(book);
         let writes = self.clone();
-        let under_way = UnderWay {
-            writes,
-            id,
-            ended: tell,
-        };
+        let under_way = UnderWay { writes, id, end };
         (under_way, newer)
     }
 
@@ -100,22 +104,34 @@ impl Writes {
 
 impl InFlight {
     /// Waits for its end.
-    pub async fn ended(mut self) -> Outcome {
-        match self.ended.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.unwrap_or(Outcome::Ambiguous),
-            Err(_) => Outcome::Ambiguous,
+    pub async fn ended(self) -> Outcome {
+        let mut told = pin!(self.end.told.notified());
+        // Whatever is told from here on is heard.
+        told.as_mut().enable();
+        match self.end.outcome.get() {
+            Some(outcome) => *outcome,
+            None => {
+                told.await;
+                self.end
+                    .outcome
+                    .get()
+                    .copied()
+                    .unwrap_or(Outcome::Ambiguous)
+            }
         }
     }
 }
 
 impl UnderWay {
     pub fn came_to(self, outcome: Outcome) {
-        self.ended.send_replace(Some(outcome));
+        let _ = self.end.outcome.set(outcome);
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        self.end.outcome.get_or_init(|| Outcome::Ambiguous);
+        self.end.told.notify_waiters();
         self.writes.book.lock().under_way.remove(&self.id);
     }
 }
