@@ -130,7 +130,7 @@ impl Plain {
         self.ended
     }
 
-    /// More bytes, at most as many as leave `READ_BUFFER` in all. None: the end.
+    /// More bytes, at most as many as leave `READ_BUFFER` in all. 0: the end.
     fn poll_more(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         let room = READ_BUFFER.saturating_sub(self.read.len());
         if self.read.capacity() - self.read.len() < ROOM {
