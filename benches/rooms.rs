@@ -108,7 +108,15 @@ fn caching(criterion: &mut Criterion) {
         };
         b.iter(|| {
             let fields = black_box(&fields);
-            storing::storable(&policy, StatusCode::OK, fields, Some(300), exchange)
+            let nominated = storing::nominated(&policy, fields);
+            storing::storable(
+                &policy,
+                &nominated,
+                StatusCode::OK,
+                fields,
+                Some(300),
+                exchange,
+            )
         })
     });
     criterion.bench_function("caching: may it be served", |b| {

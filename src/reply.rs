@@ -166,6 +166,19 @@ fn said(
     spelled.1.clone()
 }
 
+/// Likewise, what one answer after the other says of how it was handled.
+fn said_as_before(handling: Handling) -> HeaderValue {
+    thread_local!(static SPELLED: RefCell<Option<(Handling, HeaderValue)>> = const { RefCell::new(None) });
+    SPELLED.with_borrow_mut(|spelled| match spelled {
+        Some((before, value)) if *before == handling => value.clone(),
+        _ => {
+            let value = handling.header();
+            *spelled = Some((handling, value.clone()));
+            value
+        }
+    })
+}
+
 /// What the upstream said, as it comes.
 pub fn forwarded(
     status: StatusCode,
@@ -210,6 +223,6 @@ pub fn error(error: Error) -> Reply {
 /// With what every answer says of its way here.
 fn dressed(mut fields: HeaderMap, handling: Handling) -> HeaderMap {
     fields::append_via(&mut fields);
-    fields.append(CACHE_STATUS, handling.header());
+    fields.append(CACHE_STATUS, said_as_before(handling));
     fields
 }

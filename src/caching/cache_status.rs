@@ -188,31 +188,24 @@ impl Handling {
     }
 
     pub fn header(&self) -> HeaderValue {
-        use std::fmt::Write;
-        let mut text = String::with_capacity(64);
-        let _ = match self {
-            // What a hit says is short and said often.
-            Handling::Hit { ttl } => {
-                text.push_str(Handling::HIT);
-                write!(text, "{ttl}")
-            }
-            other => write!(text, "{other}"),
-        };
-        HeaderValue::try_from(text).expect("a Cache-Status is ASCII")
+        HeaderValue::try_from(self.text()).expect("a Cache-Status is ASCII")
     }
-}
 
-impl fmt::Display for Handling {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Put together by hand: every answer says one.
+    fn text(&self) -> String {
+        let mut text = String::with_capacity(64);
+        let mut say = |parts: &[&str]| parts.iter().for_each(|part| text.push_str(part));
+        let mut number = itoa::Buffer::new();
         match self {
-            Handling::Hit { ttl } => write!(f, "{}{ttl}", Handling::HIT),
-            Handling::StaleHit { stale } => write!(
-                f,
-                "larder; hit; ttl=-{stale}; detail={}",
-                Reason::StaleWhileRevalidate.word()
-            ),
+            Handling::Hit { ttl } => say(&[Handling::HIT, number.format(*ttl)]),
+            Handling::StaleHit { stale } => {
+                let stale = number.format(*stale);
+                let why = Reason::StaleWhileRevalidate.word();
+                say(&["larder; hit; ttl=-", stale, "; detail=", why]);
+            }
             Handling::OutdatedHit => {
-                write!(f, "larder; hit; ttl=0; detail={}", Reason::SoftPurge.word())
+                let why = Reason::SoftPurge.word();
+                say(&["larder; hit; ttl=0; detail=", why]);
             }
             Handling::Forwarded {
                 why,
@@ -221,23 +214,29 @@ impl fmt::Display for Handling {
                 collapsed,
                 detail,
             } => {
-                write!(f, "larder; fwd={}", why.word())?;
+                say(&["larder; fwd=", why.word()]);
                 if let Some(status) = status {
-                    write!(f, "; fwd-status={}", status.as_str())?;
+                    say(&["; fwd-status=", status.as_str()]);
                 }
                 if *stored {
-                    f.write_str("; stored")?;
+                    say(&["; stored"]);
                 }
                 if *collapsed {
-                    f.write_str("; collapsed")?;
+                    say(&["; collapsed"]);
                 }
-                match detail {
-                    Some(detail) => write!(f, "; detail={detail}"),
-                    None => Ok(()),
+                if let Some(detail) = detail {
+                    say(&["; detail=", detail]);
                 }
             }
-            Handling::Own { detail } => write!(f, "larder; detail={detail}"),
+            Handling::Own { detail } => say(&["larder; detail=", detail]),
         }
+        text
+    }
+}
+
+impl fmt::Display for Handling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
     }
 }
 

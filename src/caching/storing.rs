@@ -43,9 +43,11 @@ pub struct Storable {
 /// The fields by which a key may come to split once an answer is seen to vary by them.
 pub static LEARNABLE: [HeaderName; 2] = [header::ACCEPT_LANGUAGE, header::ORIGIN];
 
-/// Decides by status, fields and times; `content_length` is `None` where the body's end is not announced.
+/// Decides by status, fields and times; `content_length` is `None` where the body's end is not announced, and `nominated` what
+/// its Vary says.
 pub fn storable(
     policy: &Policy,
+    nominated: &Nominated,
     status: StatusCode,
     fields: &HeaderMap,
     content_length: Option<u64>,
@@ -64,7 +66,6 @@ pub fn storable(
     if directives.private {
         return Err(Reason::Private);
     }
-    let nominated = nominated(policy, fields);
     if nominated.anything || !nominated.unkeyed.is_empty() {
         return Err(Reason::VaryUnkeyed);
     }
@@ -209,6 +210,7 @@ mod tests {
             .map(|l| l.to_str().unwrap().parse().unwrap());
         storable(
             &policy,
+            &nominated(&policy, &fields),
             StatusCode::from_u16(status).unwrap(),
             &fields,
             length,

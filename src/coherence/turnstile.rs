@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -43,7 +44,7 @@ pub enum Entry {
 /// The turns of all states of which there is something to remember.
 #[derive(Default)]
 pub struct Turns {
-    states: HashMap<StateKey, Turn>,
+    states: HashMap<StateKey, Turn, RandomState>,
     /// How many states it takes before some are forgotten.
     forget_at: usize,
 }

@@ -469,8 +469,15 @@ pub async fn judge(
     let length = response.body().size_hint().exact();
     let (head, body) = response.into_parts();
     let nominated = storing::nominated(&policy, &head.headers);
-    let mut verdict = storing::storable(&policy, head.status, &head.headers, length, exchange)
-        .map(|storable| whole_seconds(storable.lifetime - storable.initial_age));
+    let mut verdict = storing::storable(
+        &policy,
+        &nominated,
+        head.status,
+        &head.headers,
+        length,
+        exchange,
+    )
+    .map(|storable| whole_seconds(storable.lifetime - storable.initial_age));
     let mut body = pin!(body);
     let (mut start, mut total) = (Vec::new(), 0u64);
     let deadline = tokio::time::Instant::now() + setup.upstream.settings().total;

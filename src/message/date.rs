@@ -2,6 +2,8 @@
 //! Names in any case, and a weekday that need not be true; everything else to the letter, for what is no date
 //! means that a response has expired.
 
+use std::cell::Cell;
+
 use http::HeaderValue;
 use http::header::{HeaderMap, HeaderName};
 
@@ -24,10 +26,21 @@ const DAY: u64 = 86_400;
 /// The date that `text` says. A year of two digits is the one nearest to `around`, at most 50 years ahead of it.
 /// What lies before 1970 is taken for 1970: long past, either way.
 pub fn parse(text: &[u8], around: Timestamp) -> Option<Timestamp> {
-    let read = imf_fixdate(text)
-        .or_else(|| rfc850(text, around))
-        .or_else(|| asctime(text))?;
-    read.timestamp()
+    // Most of those that are read within a second are the same.
+    thread_local!(static LAST: Cell<([u8; 29], Option<Timestamp>)> = const { Cell::new(([0; 29], None)) });
+    let (last, meant) = LAST.get();
+    if last == text {
+        return meant;
+    }
+    let Some(read) = imf_fixdate(text) else {
+        let read = rfc850(text, around).or_else(|| asctime(text))?;
+        return read.timestamp();
+    };
+    let meant = read.timestamp();
+    if let Ok(text) = text.try_into() {
+        LAST.set((text, meant));
+    }
+    meant
 }
 
 /// The date in the one line of a field; two lines say none.

@@ -1,6 +1,8 @@
 //! Heads of HTTP/1.1 as they go over the wire: those that every reader must read alike, and none other. RFC 9112 §2 to §5.
 //! Whatever is not read here is hyper's to read, or to refuse.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -21,18 +23,53 @@ pub fn end(read: &[u8]) -> Option<usize> {
 
 /// Fields that were found in `head`, whose bytes they share. `None`: one of them is none.
 pub fn fields(found: &[httparse::Header<'_>], head: &Bytes) -> Option<HeaderMap> {
-    let mut fields = HeaderMap::with_capacity(found.len());
-    for field in found {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        let value = match field.value {
-            [] => Bytes::new(),
-            value => head.slice_ref(value),
-        };
-        let value = HeaderValue::from_maybe_shared(value).ok()?;
-        fields.try_append(name, value).ok()?;
-    }
-    Some(fields)
+    NAMES.with_borrow_mut(|names| {
+        let mut fields = HeaderMap::with_capacity(found.len());
+        for field in found {
+            let name = names.find(field.name)?;
+            let value = match field.value {
+                [] => Bytes::new(),
+                value => head.slice_ref(value),
+            };
+            let value = HeaderValue::from_maybe_shared(value).ok()?;
+            fields.try_append(name, value).ok()?;
+        }
+        Some(fields)
+    })
 }
+
+thread_local! {
+    static NAMES: RefCell<Names> = const { RefCell::new(Names([const { None }; 64])) };
+}
+
+/// Names as they were last read on this thread, each in its place: one head is much like the next, and to compare a name costs
+/// less than to read it.
+struct Names([Option<(Box<str>, HeaderName)>; 64]);
+
+impl Names {
+    fn find(&mut self, spelt: &str) -> Option<HeaderName> {
+        let text = spelt.as_bytes();
+        // Numbers by which the usual names have places of their own.
+        let place = match text {
+            [first, .., last] => usize::from(*first) + 55 * usize::from(*last) + 17 * text.len(),
+            _ => 0,
+        };
+        let known = &mut self.0[place % 64];
+        if let Some((as_then, name)) = known
+            && **as_then == *spelt
+        {
+            return Some(name.clone());
+        }
+        let name = HeaderName::from_bytes(text).ok()?;
+        if text.len() <= LONGEST {
+            *known = Some((spelt.into(), name.clone()));
+        }
+        Some(name)
+    }
+}
+
+/// A longer name is hardly one that comes again.
+const LONGEST: usize = 64;
 
 /// Each on a line of its own.
 pub fn write_fields(fields: &HeaderMap, into: &mut Vec<u8>) {
@@ -64,6 +101,21 @@ mod tests {
             ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", None),
         ] {
             assert_eq!(end(read.as_bytes()), ends, "{read:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_read_before_is_what_it_would_be_if_read_anew() {
+        let mut names = Names([const { None }; 64]);
+        let long = "x".repeat(LONGEST + 1);
+        let all = [
+            "Date", "date", "DATE", "X-A", "x-a", "X-B", "a", "", "b c", &long,
+        ];
+        for _ in 0..3 {
+            for spelt in all {
+                let anew = HeaderName::from_bytes(spelt.as_bytes()).ok();
+                assert_eq!(names.find(spelt), anew, "{spelt:?}");
+            }
         }
     }
 

@@ -254,6 +254,7 @@ impl Fetch {
         };
         let verdict = storing::storable(
             &policy,
+            &nominated,
             response.status(),
             response.headers(),
             length,

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -29,7 +30,7 @@ struct Book {
     generation: u64,
     latest: Arc<Config>,
     entered: u64,
-    under_way: HashMap<u64, InFlight>,
+    under_way: HashMap<u64, InFlight, RandomState>,
 }
 
 /// A write as a reload sees it.
@@ -63,7 +64,7 @@ impl Writes {
                 generation: 0,
                 latest: Arc::new(config.clone()),
                 entered: 0,
-                under_way: HashMap::new(),
+                under_way: HashMap::default(),
             }),
         })
     }

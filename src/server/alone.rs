@@ -6,12 +6,10 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
 
 use super::head_timer::Until;
 use super::lane::Lane;
@@ -19,9 +17,6 @@ use crate::proxy::known::Foreseen;
 
 /// Bytes that are read at once.
 const READ: usize = 8 * 1024;
-
-/// To make the machinery costs as much as a tenth of a request that it passes on: it is not let go of between two that follow each other.
-const A_WHILE: Duration = Duration::from_secs(1);
 
 /// What a connection that was left alone has read.
 pub enum Alone {
@@ -52,31 +47,6 @@ pub fn poll_alone<S: AsyncRead + AsyncWrite + Unpin>(
         Poll::Ready(Ok((read, foreseen))) => Poll::Ready(Ok(Alone::Spoken(read, foreseen))),
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         Poll::Pending => Pin::new(patience).poll(cx).map(|()| Ok(Alone::Silent)),
-    }
-}
-
-/// How long the machinery has had nothing to do. A request costs no timer: one goes off while there are requests, too, and sees it.
-#[derive(Default)]
-pub struct Leisure {
-    /// Requests that it had begun when that was looked at last.
-    begun: u64,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Leisure {
-    /// Ready, if it has begun none for a while, of so many until now. Asked while it is free.
-    pub fn poll(&mut self, begun: u64, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| {
-            self.begun = begun;
-            Box::pin(tokio::time::sleep(A_WHILE))
-        });
-        while timer.as_mut().poll(cx).is_ready() {
-            if std::mem::replace(&mut self.begun, begun) == begun {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(Instant::now() + A_WHILE);
-        }
-        Poll::Pending
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -38,13 +38,13 @@ impl Ending {
         }
     }
 
-    /// Until the machinery is done with the connection; `None`: it has had nothing to do, and may be let go of, as `poll_free` says.
+    /// Until the machinery is done with the connection; `None`: it has nothing left to do, and can be let go of, as `is_free` says.
     /// `has_spoken`: whether anything has come from the client.
     pub async fn watch_http1<I, B, S>(
         &mut self,
         connection: &mut http1::UpgradeableConnection<I, S>,
         has_spoken: impl Fn() -> bool,
-        mut poll_free: impl FnMut(&mut Context<'_>) -> Poll<()>,
+        is_free: impl Fn() -> bool,
     ) -> Option<hyper::Result<()>>
     where
         S: Service<Request<Incoming>, Response = Response<B>>,
@@ -56,7 +56,8 @@ impl Ending {
     {
         let until_free = poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending => poll_free(cx).map(|()| None),
+            Poll::Pending if is_free() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
         });
         tokio::select! {
             biased;

@@ -75,10 +75,6 @@ impl Exchanges {
         self.spoken.load(Ordering::Relaxed)
     }
 
-    pub fn begun(&self) -> u64 {
-        self.begun.load(Ordering::Relaxed)
-    }
-
     /// The machinery has read a request. What was seen of it from here.
     pub fn begin<B: Body>(&self, request: &Request<B>) -> Option<Beneath> {
         let length = match request.headers().contains_key(header::TRANSFER_ENCODING)

@@ -87,23 +87,24 @@ pub fn read(
 fn is_plain(fields: &HeaderMap, content: usize) -> bool {
     const OF_THE_CONNECTION: [HeaderName; 3] =
         [header::TRANSFER_ENCODING, header::EXPECT, header::UPGRADE];
-    let declared = match fields.get(header::CONTENT_LENGTH) {
-        None => Some(0),
-        Some(length) => length.to_str().ok().and_then(|length| length.parse().ok()),
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
+    let declared = match (lengths.next(), lengths.next()) {
+        (None, _) => Some(0),
+        (Some(length), None) => framing::length(length.as_bytes()),
+        (Some(_), Some(_)) => None,
     };
-    declared == Some(content)
+    declared == Some(content as u64)
         && OF_THE_CONNECTION
             .iter()
             .all(|name| !fields.contains_key(name))
-        && framing::of_a_request_is_clear(Version::HTTP_11, fields)
         && lane::persists(Version::HTTP_11, fields)
 }
 
-/// Waits for the answer and writes it. Whether another request may follow; not after `end` was announced.
+/// Waits for the answer, which comes after all interim ones are written, and writes it. Whether another request may follow; not after `end` was announced.
 pub async fn exchange<S, Answer, B>(
     lane: &mut Lane<S>,
     interim: &Interim,
-    answer: Answer,
+    mut answer: Pin<Box<Answer>>,
     end: &watch::Receiver<bool>,
 ) -> io::Result<bool>
 where
@@ -112,20 +113,18 @@ where
     B: Body,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let answered = {
-        let mut answered = pin!(interim.clone().before(answer));
-        poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(answer) = answered.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(answer));
-                }
-                if !interim.waits() || interim.poll_write(lane.stream(), cx)?.is_pending() {
-                    return lane.poll_left(cx).map(Err);
-                }
+    let answered = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Ok(answer));
             }
-        })
-        .await?
-    };
+            if !interim.waits() || interim.poll_write(lane.stream(), cx)?.is_pending() {
+                return lane.poll_left(cx).map(Err);
+            }
+        }
+    });
+    let answered = answered.await?;
+    drop(answer);
     let stays = !*end.borrow() && lane::persists(Version::HTTP_11, answered.headers());
     let (head, body) = answered.into_parts();
     let mut framed = Framed::of(&head, &body);

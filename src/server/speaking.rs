@@ -6,7 +6,6 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use http::{Request, Response, Version};
@@ -20,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tracing::debug;
 
-use super::alone::{self, Alone, Leisure, Lent};
+use super::alone::{self, Alone, Lent};
 use super::arriving::Arrived;
 use super::ending::Ending;
 use super::head_timer::HeadTimer;
@@ -139,12 +138,8 @@ async fn http1<F, Answer, B>(
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades(),
         );
-        let mut leisure = Leisure::default();
-        let poll_free = |cx: &mut Context<'_>| match lane.lock().is_free() {
-            true => leisure.poll(exchanges.begun(), cx),
-            false => Poll::Pending,
-        };
-        let watched = watcher.watch_http1(&mut connection, has_spoken, poll_free);
+        let is_free = || lane.lock().is_free();
+        let watched = watcher.watch_http1(&mut connection, has_spoken, is_free);
         match watched.await {
             None => {}
             Some(Ok(())) => return,
@@ -188,8 +183,9 @@ where
                     return Ok(None);
                 };
                 is_answering.store(true, Ordering::Relaxed);
-                // Boxed: it is not there while nothing is asked.
-                let exchange = Box::pin(plain::exchange(lane, interim, answer(brought), &end));
+                // Boxed: they are not there while nothing is asked. One by one, for what is in a box is not moved.
+                let answered = Box::pin(interim.clone().before(answer(brought)));
+                let exchange = Box::pin(plain::exchange(lane, interim, answered, &end));
                 match exchange.await? {
                     true if lane.is_free() => is_answering.store(false, Ordering::Relaxed),
                     // More was asked meanwhile.

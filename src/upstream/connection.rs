@@ -52,7 +52,7 @@ pub(super) async fn connect(
     address: &UpstreamAddress,
     versions: Versions,
     tls: Option<&Result<tls::client::Client, io::Error>>,
-    heard: &Arc<AtomicU64>,
+    heard: Option<&Arc<AtomicU64>>,
 ) -> Result<Connection, Unconnected> {
     let received = Arc::new(AtomicU64::new(0));
     let streams = match versions {
@@ -166,15 +166,15 @@ fn alternating(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 struct Counted<S> {
     stream: S,
     received: Arc<AtomicU64>,
-    heard: Arc<AtomicU64>,
+    heard: Option<Arc<AtomicU64>>,
 }
 
 impl<S> Counted<S> {
-    fn new(stream: S, received: &Arc<AtomicU64>, heard: &Arc<AtomicU64>) -> Counted<S> {
+    fn new(stream: S, received: &Arc<AtomicU64>, heard: Option<&Arc<AtomicU64>>) -> Counted<S> {
         Counted {
             stream,
             received: received.clone(),
-            heard: heard.clone(),
+            heard: heard.cloned(),
         }
     }
 }
@@ -190,7 +190,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         let read = (into.filled().len() - before) as u64;
         if read > 0 {
             self.received.fetch_add(read, Ordering::Relaxed);
-            self.heard.fetch_add(read, Ordering::Relaxed);
+            if let Some(heard) = &self.heard {
+                heard.fetch_add(read, Ordering::Relaxed);
+            }
         }
         done
     }

@@ -157,7 +157,9 @@ impl Members {
         versions: Versions,
     ) -> Result<Connection, UpstreamFailure> {
         let member = &self.all[place];
-        let (tls, heard) = (self.tls.as_ref(), &member.heard);
+        // Of one alone nobody asks whether it is silent.
+        let heard = self.are_several().then_some(&member.heard);
+        let tls = self.tls.as_ref();
         // Boxed: it costs round trips, and whoever finds a kept connection need not carry room for it.
         let connecting = Box::pin(connection::connect(&member.address, versions, tls, heard));
         match tokio::time::timeout(self.connect, connecting).await {
@@ -286,10 +288,11 @@ impl Visit {
         {
             return Some(shared);
         }
+        let now = Instant::now();
         loop {
             let mut idle = member.idle.lock().pop()?;
-            if idle.since.elapsed() < self.members.pool_idle
-                && idle.connection.made.elapsed() < LONGEST_USE
+            if now.saturating_duration_since(idle.since) < self.members.pool_idle
+                && now.saturating_duration_since(idle.connection.made) < LONGEST_USE
                 && idle.connection.sender.is_ready().await
             {
                 return Some(idle.connection);

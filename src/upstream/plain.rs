@@ -9,14 +9,16 @@
 //! Nobody's task carries such a connection on, but whoever has it in hand.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Method, Response, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::unconstrained;
 use tokio_util::io::poll_read_buf;
 
 use super::again::Again;
@@ -84,8 +86,13 @@ impl Plain {
 
     /// Whether it takes a request, after a look at whether its server has said something meanwhile, or has closed.
     pub fn is_free(&mut self) -> bool {
+        if !self.is_open() {
+            return false;
+        }
         let mut cx = Context::from_waker(Waker::noop());
-        self.is_open() && !self.has_spoken(&mut cx)
+        // Of many that are looked after in one turn, a budget would let some seem free.
+        let look = unconstrained(poll_fn(|cx| Poll::Ready(self.has_spoken(cx))));
+        pin!(look).poll(&mut cx) == Poll::Ready(false)
     }
 
     /// It is used no more. Its server is told, as far as that can be done at once.
@@ -123,7 +130,7 @@ impl Plain {
         self.ended
     }
 
-    /// More bytes, at most as many as leave `READ_BUFFER` in all. None: the end.
+    /// More bytes, at most as many as leave `READ_BUFFER` in all. 0: the end.
     fn poll_more(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         let room = READ_BUFFER.saturating_sub(self.read.len());
         if self.read.capacity() - self.read.len() < ROOM {

@@ -13,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -61,15 +62,20 @@ impl Queue {
         copy: Option<u64>,
         patience: Duration,
     ) -> Result<Slot, UpstreamFailure> {
-        let (tell, told) = oneshot::channel();
-        let arrival = self.line.lock().arrive(asker, copy, tell);
-        let ticket = match arrival {
-            Arrival::Goes => {
-                return Ok(Slot {
-                    queue: self.clone(),
-                    asker,
-                });
+        let slot = || Slot {
+            queue: self.clone(),
+            asker,
+        };
+        let (arrival, told) = {
+            let mut line = self.line.lock();
+            if line.goes_at_once(asker) {
+                return Ok(slot());
             }
+            let (tell, told) = oneshot::channel();
+            (line.arrive(asker, copy, tell), told)
+        };
+        let ticket = match arrival {
+            Arrival::Goes => return Ok(slot()),
             Arrival::Refused => return Err(UpstreamFailure::QueueFull),
             Arrival::Waits { ticket, instead_of } => {
                 // Who is sent away hears of it by the channel's end.
@@ -138,7 +144,7 @@ struct Line<T> {
     places: usize,
     /// Those that are taken.
     length: usize,
-    under_way: HashMap<Asker, usize>,
+    under_way: HashMap<Asker, usize, RandomState>,
     /// Whose turn is next stands first. Nobody is here who does not wait.
     turns: VecDeque<Turn<T>>,
     last: u64,
@@ -174,16 +180,23 @@ impl<T> Line<T> {
             free: slots,
             places,
             length: 0,
-            under_way: HashMap::new(),
+            under_way: HashMap::default(),
             turns: VecDeque::new(),
             last: 0,
         }
     }
 
-    fn arrive(&mut self, asker: Asker, copy: Option<u64>, tell: T) -> Arrival<T> {
-        // If one is free, all who wait have their share.
-        if self.free > 0 && self.may_have_one_more(asker) {
+    /// If one is free, all who wait have their share.
+    fn goes_at_once(&mut self, asker: Asker) -> bool {
+        let goes = self.free > 0 && self.may_have_one_more(asker);
+        if goes {
             self.take(asker);
+        }
+        goes
+    }
+
+    fn arrive(&mut self, asker: Asker, copy: Option<u64>, tell: T) -> Arrival<T> {
+        if self.goes_at_once(asker) {
             return Arrival::Goes;
         }
         let mut instead_of = None;

@@ -41,7 +41,8 @@ fn by_ttl(override_origin: bool, status: StatusCode, fields: &HeaderMap) {
     let kept = |fields: &HeaderMap| {
         let length = fields.get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        storing::storable(&policy, status, fields, length, exchange())
+        let nominated = storing::nominated(&policy, fields);
+        storing::storable(&policy, &nominated, status, fields, length, exchange())
     };
     let storable = kept(fields);
     if let Ok(storable) = &storable {
