@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::{SmallVec, smallvec};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::frame::{self, Extent};
@@ -387,9 +387,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     return Ok(());
                 }
                 if !self.turn_taken {
-                    // A task that wakes itself goes behind all that are ready.
+                    // It goes behind all that are ready, and those whom a look at the system finds to be.
                     self.turn_taken = true;
-                    cx.waker().wake_by_ref();
+                    let _ = pin!(yield_now()).poll(cx);
                     return Ok(());
                 }
                 self.turn_taken = false;
