@@ -3,8 +3,11 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use support::client::{Answer, Connection};
@@ -55,7 +58,7 @@ fn told(answer: &Answer) -> (u16, Vec<(String, String)>, String, Vec<u16>) {
 fn ask_cut(connection: &mut Connection, request: &[u8]) {
     let (first, second) = request.split_at(10);
     connection.send(first);
-    std::thread::sleep(Duration::from_millis(20));
+    thread::sleep(Duration::from_millis(20));
     connection.send(second);
 }
 
@@ -196,4 +199,55 @@ fn an_answer_that_is_made_when_the_end_is_announced_is_given_and_says_that_it_is
     assert_eq!(answer.status, 200);
     assert_eq!(answer.field("connection"), Some("close"));
     assert!(connection.has_ended());
+}
+
+#[test]
+fn a_connection_closes_after_an_answer_that_was_being_written_when_the_end_was_announced() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = Origin::start(move |_| origin::json("x".repeat(LARGE)).pausing_after(10, &held));
+    let larder = Larder::start(users_api(&origin, "memory:", ""));
+    let mut connection = larder.connect();
+    connection.send(b"GET /elsewhere/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = connection.try_head("GET").unwrap();
+    larder.terminate();
+    let is_refused = || Connection::try_open(larder.address()).is_err();
+    eventually("nobody else is let in", is_refused);
+    gate.open();
+    assert!(connection.content(head.framing).whole);
+    assert!(connection.has_ended());
+}
+
+#[test]
+fn what_a_client_has_sent_reaches_the_api_though_that_has_answered_before() {
+    const CONTENT: usize = 80_000;
+    let (gate, listener) = (Gate::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (held, address) = (gate.clone(), listener.local_addr().unwrap());
+    let api = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        stream.write_all(answer).unwrap();
+        held.wait();
+        let mut content = vec![0; CONTENT];
+        stream.read_exact(&mut content).map(|()| content)
+    });
+    let origin = Origin::start(|_| origin::json("{}"));
+    let yaml = users_api(&origin, "memory:", "");
+    let larder = Larder::start(yaml.replace(&origin.url(), &format!("http://{address}")));
+    let mut connection = larder.connect();
+    let head = format!("POST /elsewhere/ HTTP/1.1\r\nHost: a\r\nContent-Length: {CONTENT}\r\n\r\n");
+    connection.send(head.as_bytes());
+    connection.send(&vec![b'x'; CONTENT]);
+    assert_eq!(connection.answer("POST").status, 200);
+    gate.open();
+    let content = api.join().unwrap().expect("all of it comes");
+    assert!(content.iter().all(|byte| *byte == b'x'));
 }

@@ -110,26 +110,46 @@ impl<A> Flight<A> {
     }
 
     /// An answer that is wanted, or `None` once there will be none; until then whoever asks is woken by what is told.
-    fn poll_told(
-        &self,
-        is_wanted: impl Fn(&A) -> bool,
-        place: &mut Option<usize>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<A>>
+    async fn told(&self, is_wanted: impl Fn(&A) -> bool) -> Option<A>
     where
         A: Clone,
     {
-        let mut told = self.told.lock();
+        let mut place = Place {
+            flight: self,
+            number: None,
+        };
+        poll_fn(|cx| place.poll(&is_wanted, cx)).await
+    }
+}
+
+/// Of one who waits. Nobody is woken there any more who has left.
+struct Place<'f, A> {
+    flight: &'f Flight<A>,
+    number: Option<usize>,
+}
+
+impl<A: Clone> Place<'_, A> {
+    fn poll(&mut self, is_wanted: impl Fn(&A) -> bool, cx: &mut Context<'_>) -> Poll<Option<A>> {
+        let mut told = self.flight.told.lock();
         let answer = told.answer.as_ref().filter(|answer| is_wanted(answer));
         if answer.is_some() || told.is_over {
             return Poll::Ready(answer.cloned());
         }
-        let place = *place.get_or_insert_with(|| {
+        let place = *self.number.get_or_insert_with(|| {
             told.waiting.push(None);
             told.waiting.len() - 1
         });
         told.waiting[place] = Some(cx.waker().clone());
         Poll::Pending
+    }
+}
+
+impl<A> Drop for Place<'_, A> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            let left = self.flight.told.lock().waiting[number].take();
+            drop(left);
+        }
     }
 }
 
@@ -291,8 +311,7 @@ impl<A: Clone> Fill<A> {
     pub async fn turn(&mut self) {
         if let Some(before) = self.after.take() {
             // Answered or given up: either way it is over.
-            let mut place = None;
-            poll_fn(|cx| before.poll_told(|_| true, &mut place, cx).map(drop)).await;
+            before.told(|_| true).await;
         }
     }
 
@@ -356,8 +375,7 @@ impl<A> Follower<A> {
         if let Some(flight) = Arc::get_mut(flight) {
             return flight.told.get_mut().answer.take().filter(is_for_me);
         }
-        let mut place = None;
-        poll_fn(|cx| flight.poll_told(&is_for_me, &mut place, cx)).await
+        flight.told(is_for_me).await
     }
 
     /// To be kept by whoever still reads.

@@ -60,6 +60,8 @@ pub struct Exchanges {
     begun: AtomicU64,
     /// How many answers it has let go of, written or on their way.
     answered: AtomicU64,
+    /// Of how many the content was let go of: what it has read of one that is still wanted would go with it.
+    taken: AtomicU64,
     /// Bytes of content of the latest; `UNKNOWN` if that cannot be said.
     content: AtomicU64,
     /// Anything has been read at all.
@@ -94,6 +96,21 @@ impl Exchanges {
 pub fn persists(version: Version, fields: &HeaderMap) -> bool {
     let stays = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
     version == Version::HTTP_11 && fields.get_all(header::CONNECTION).iter().all(stays)
+}
+
+/// Kept with a request's content.
+pub struct Taking(Arc<Exchanges>);
+
+impl Taking {
+    pub fn of(exchanges: &Arc<Exchanges>) -> Taking {
+        Taking(exchanges.clone())
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.0.taken.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 pin_project! {
@@ -263,7 +280,12 @@ impl<S> Lane<S> {
         };
         let exchanges = &self.exchanges;
         let has_begun = exchanges.begun.load(Ordering::Relaxed);
-        if has_begun == begun || exchanges.answered.load(Ordering::Relaxed) != has_begun {
+        let done = [&exchanges.answered, &exchanges.taken];
+        if has_begun == begun
+            || done
+                .iter()
+                .any(|done| done.load(Ordering::Relaxed) != has_begun)
+        {
             return;
         }
         let content = exchanges.content.load(Ordering::Relaxed);

@@ -113,14 +113,20 @@ where
     B: Body,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let mut is_flushed = true;
     let answered = poll_fn(|cx| {
         loop {
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Ok(answer));
             }
-            if !interim.waits() || interim.poll_write(lane.stream(), cx)?.is_pending() {
+            if !interim.waits() {
+                is_flushed = is_flushed || lane.stream().poll_flush(cx)?.is_ready();
                 return lane.poll_left(cx).map(Err);
             }
+            if interim.poll_write(lane.stream(), cx)?.is_pending() {
+                return lane.poll_left(cx).map(Err);
+            }
+            is_flushed = false;
         }
     });
     let answered = answered.await?;

@@ -23,7 +23,7 @@ use super::alone::{self, Alone, Lent};
 use super::arriving::Arrived;
 use super::ending::Ending;
 use super::head_timer::HeadTimer;
-use super::lane::{self, Exchanges, Lane};
+use super::lane::{self, Exchanges, Lane, Taking};
 use super::pulse::Pulse;
 use super::{Brought, Manners, Peer, http2, plain, preface};
 use crate::body::Content;
@@ -118,11 +118,12 @@ async fn http1<F, Answer, B>(
         let exchanges = &exchanges;
         let stream = WithInterim::new(Lent::of(&lane), interim.clone());
         let service = service_fn(|request: Request<Incoming>| {
+            let taking = Taking::of(exchanges);
             let brought = Brought {
                 beneath: exchanges.begin(&request),
                 // RFC 9110 §15.2: never to an HTTP/1.0 client.
                 interim: (request.version() == Version::HTTP_11).then(|| interim.turn()),
-                request: request.map(Content::Incoming),
+                request: request.map(|incoming| Content::Incoming(incoming, Some(taking))),
             };
             let answered = interim.clone().before(answer(brought, &peer));
             let exchanges = exchanges.clone();
@@ -187,6 +188,8 @@ where
                 let answered = Box::pin(interim.clone().before(answer(brought)));
                 let exchange = Box::pin(plain::exchange(lane, interim, answered, &end));
                 match exchange.await? {
+                    // It was announced while the answer was being written.
+                    true if lane.is_free() && *end.borrow() => return Ok(Some(Alone::Closed)),
                     true if lane.is_free() => is_answering.store(false, Ordering::Relaxed),
                     // More was asked meanwhile.
                     true => return Ok(None),
