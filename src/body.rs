@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
 use crate::error::Refusal;
-use crate::server::lane::Taking;
 use crate::upstream::UpstreamBody;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -86,8 +85,8 @@ impl Body for ReplyBody {
 
 /// What a client sends behind a request's head.
 pub enum Content {
-    /// As it comes; and who is told when it is let go of.
-    Incoming(Incoming, Option<Taking>),
+    /// As it comes.
+    Incoming(Incoming),
     /// It came with the head, all of it.
     Whole(Bytes),
 }
@@ -101,7 +100,7 @@ impl Body for Content {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Content::Incoming(incoming, _) => Pin::new(incoming).poll_frame(cx),
+            Content::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
             Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
@@ -109,14 +108,14 @@ impl Body for Content {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Content::Incoming(incoming, _) => incoming.is_end_stream(),
+            Content::Incoming(incoming) => incoming.is_end_stream(),
             Content::Whole(bytes) => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Content::Incoming(incoming, _) => incoming.size_hint(),
+            Content::Incoming(incoming) => incoming.size_hint(),
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }

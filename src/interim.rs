@@ -2,7 +2,7 @@
 //! at all. RFC 9110 §15.2, RFC 8297.
 //!
 //! hyper's server writes none, so they are written beneath it: it flushes its stream whenever it has been polled and
-//! nothing of its own waits to be written, and then what waits here goes out first. A final answer is held back until
+//! nothing of its own waits to be written, and then what waits here goes out first (`server::plain` writes its own). A final answer is held back until
 //! that is done, and ends the turn of its request: whatever comes later is dropped.
 
 use std::io::{self, IoSlice};

@@ -1,10 +1,10 @@
 //! Requests that are answered without HTTP's machinery, for nobody can read them in two ways. Whether one is does not show:
-//! the same request, cut in two so that the machinery reads it, has the same answer.
+//! the same request with a word on its connection, which only the machinery reads, has the same answer.
 
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -54,14 +54,6 @@ fn told(answer: &Answer) -> (u16, Vec<(String, String)>, String, Vec<u16>) {
     (answer.status, fields, answer.text(), answer.interim.clone())
 }
 
-/// The same in two pieces: a head that is not there at once is the machinery's.
-fn ask_cut(connection: &mut Connection, request: &[u8]) {
-    let (first, second) = request.split_at(10);
-    connection.send(first);
-    thread::sleep(Duration::from_millis(20));
-    connection.send(second);
-}
-
 #[test]
 fn an_answer_is_the_same_whoever_has_read_its_request() {
     let origin = Origin::start(answer);
@@ -92,15 +84,19 @@ fn an_answer_is_the_same_whoever_has_read_its_request() {
                 "" => String::new(),
                 _ => format!("Content-Length: {}\r\n", content.len()),
             };
-            let request =
-                format!("{method} /elsewhere/{what} HTTP/1.1\r\nHost: a\r\n{length}\r\n{content}");
-            let (mut whole, mut cut) = (larder.connect(), larder.connect());
+            let request = |more| {
+                format!(
+                    "{method} /elsewhere/{what} HTTP/1.1\r\nHost: a\r\n{more}{length}\r\n{content}"
+                )
+            };
+            let (plain, other) = (request(""), request("Connection: keep-alive, x-none\r\n"));
+            let (mut by_us, mut by_the_machinery) = (larder.connect(), larder.connect());
             // Each connection goes on behind it, too.
             for _ in 0..2 {
-                whole.send(request.as_bytes());
-                ask_cut(&mut cut, request.as_bytes());
-                let (whole, cut) = (whole.answer(method), cut.answer(method));
-                assert_eq!(told(&whole), told(&cut), "{method} {what}");
+                by_us.send(plain.as_bytes());
+                by_the_machinery.send(other.as_bytes());
+                let answers = (by_us.answer(method), by_the_machinery.answer(method));
+                assert_eq!(told(&answers.0), told(&answers.1), "{method} {what}");
             }
         }
     }
@@ -218,36 +214,49 @@ fn a_connection_closes_after_an_answer_that_was_being_written_when_the_end_was_a
     assert!(connection.has_ended());
 }
 
+/// Whatever is left of it between the two when the answer has been given, in the kernel's buffers or in ours.
 #[test]
 fn what_a_client_has_sent_reaches_the_api_though_that_has_answered_before() {
-    const CONTENT: usize = 80_000;
-    let (gate, listener) = (Gate::new(), TcpListener::bind("127.0.0.1:0").unwrap());
-    let (held, address) = (gate.clone(), listener.local_addr().unwrap());
-    let api = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        let (mut head, mut byte) = (Vec::new(), [0]);
-        while !head.ends_with(b"\r\n\r\n") {
-            stream.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-        stream.write_all(answer).unwrap();
-        held.wait();
-        let mut content = vec![0; CONTENT];
-        stream.read_exact(&mut content).map(|()| content)
-    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("api");
+    let listener = UnixListener::bind(&path).unwrap();
     let origin = Origin::start(|_| origin::json("{}"));
     let yaml = users_api(&origin, "memory:", "");
-    let larder = Larder::start(yaml.replace(&origin.url(), &format!("http://{address}")));
-    let mut connection = larder.connect();
-    let head = format!("POST /elsewhere/ HTTP/1.1\r\nHost: a\r\nContent-Length: {CONTENT}\r\n\r\n");
-    connection.send(head.as_bytes());
-    connection.send(&vec![b'x'; CONTENT]);
-    assert_eq!(connection.answer("POST").status, 200);
-    gate.open();
-    let content = api.join().unwrap().expect("all of it comes");
-    assert!(content.iter().all(|byte| *byte == b'x'));
+    let api = format!("http+unix://{}", path.display());
+    let larder = Larder::start(yaml.replace(&origin.url(), &api));
+    for length in (70_000..700_000).step_by(7_000) {
+        let (sent, answered) = (Gate::new(), Gate::new());
+        let mut connection = larder.connect();
+        let came = thread::scope(|scope| {
+            let api = scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream
+                    .set_read_timeout(Some(Duration::from_secs(10)))
+                    .unwrap();
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    stream.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                sent.wait();
+                // However far it has come by now, one of the lengths is between the two.
+                thread::sleep(Duration::from_millis(5));
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+                stream.write_all(answer).unwrap();
+                answered.wait();
+                let mut content = vec![0; length];
+                stream.read_exact(&mut content).map(|()| content)
+            });
+            let head =
+                format!("POST /elsewhere/ HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+            connection.send(head.as_bytes());
+            connection.send(&vec![b'x'; length]);
+            sent.open();
+            assert_eq!(connection.answer("POST").status, 200);
+            answered.open();
+            api.join().unwrap()
+        });
+        let content = came.unwrap_or_else(|error| panic!("{length} bytes: {error}"));
+        assert!(content.iter().all(|byte| *byte == b'x'));
+    }
 }

@@ -359,12 +359,13 @@ impl<A> Follower<A> {
         if let Some(fetching) = fetch {
             // All that is told is told by the fetch itself: nobody else would have to wake this one.
             let told = poll_fn(|cx| {
-                let is_done = fetching.as_mut().poll(cx).is_ready();
-                let told = flight.told.lock().answer.clone();
-                match told.filter(&is_for_me) {
-                    Some(answer) if !is_done => Poll::Ready(Some(answer)),
-                    _ if is_done => Poll::Ready(None),
-                    _ => Poll::Pending,
+                if fetching.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                let told = flight.told.lock();
+                match told.answer.as_ref().filter(|answer| is_for_me(answer)) {
+                    Some(answer) => Poll::Ready(Some(answer.clone())),
+                    None => Poll::Pending,
                 }
             });
             if let Some(answer) = told.await {

@@ -76,7 +76,7 @@ pub async fn serve<S, F, Answer, B>(
     let streams = Streams::default();
     let service = service_fn(move |request: Request<Incoming>| {
         let brought = Brought {
-            request: request.map(|incoming| Content::Incoming(incoming, None)),
+            request: request.map(Content::Incoming),
             // hyper has no way to send one by HTTP/2.
             interim: None,
             beneath: None,

@@ -1,8 +1,9 @@
 //! The short way of a hit: beneath HTTP's own machinery, between two of its requests.
 //!
 //! A client that asks again mostly sends the very bytes that it, or another like it, has sent before. Where they are known
-//! (`proxy::known`), what they ask for is looked up at once, and a hit is written from here; whatever else they come to, the
-//! machinery is handed the bytes as if it had read them itself. It knows nothing of requests that were answered here.
+//! (`proxy::known`), what they ask for is looked up at once, and a hit is written from here; whatever else they come to, who
+//! comes next (`plain`, or the machinery) has the bytes as if it had read them itself. It knows nothing of requests that were
+//! answered here.
 //!
 //! All hangs on one question: is this the first byte of a request? It is, if of what the machinery was handed nothing can be
 //! left in its buffers: every request so far was one head, read off its own bytes without any doubt, and as much content as it
@@ -32,7 +33,7 @@ use crate::proxy::Proxy;
 use crate::proxy::known::{self, Foreseen, Hit, LookingUp, Outcome};
 
 /// Bodies up to this are copied behind their heads: one piece is cheaper to send than two.
-const COPIED: usize = 4 * 1024;
+pub(super) const COPIED: usize = 4 * 1024;
 
 /// What was seen of a request from here.
 pub enum Beneath {
@@ -60,8 +61,6 @@ pub struct Exchanges {
     begun: AtomicU64,
     /// How many answers it has let go of, written or on their way.
     answered: AtomicU64,
-    /// Of how many the content was let go of: what it has read of one that is still wanted would go with it.
-    taken: AtomicU64,
     /// Bytes of content of the latest; `UNKNOWN` if that cannot be said.
     content: AtomicU64,
     /// Anything has been read at all.
@@ -96,21 +95,6 @@ impl Exchanges {
 pub fn persists(version: Version, fields: &HeaderMap) -> bool {
     let stays = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
     version == Version::HTTP_11 && fields.get_all(header::CONNECTION).iter().all(stays)
-}
-
-/// Kept with a request's content.
-pub struct Taking(Arc<Exchanges>);
-
-impl Taking {
-    pub fn of(exchanges: &Arc<Exchanges>) -> Taking {
-        Taking(exchanges.clone())
-    }
-}
-
-impl Drop for Taking {
-    fn drop(&mut self) {
-        self.0.taken.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 pin_project! {
@@ -280,14 +264,10 @@ impl<S> Lane<S> {
         };
         let exchanges = &self.exchanges;
         let has_begun = exchanges.begun.load(Ordering::Relaxed);
-        let done = [&exchanges.answered, &exchanges.taken];
-        if has_begun == begun
-            || done
-                .iter()
-                .any(|done| done.load(Ordering::Relaxed) != has_begun)
-        {
+        if has_begun == begun || exchanges.answered.load(Ordering::Relaxed) != has_begun {
             return;
         }
+        // Whoever still reads the content has it without the machinery, which hands on each piece as it reads it.
         let content = exchanges.content.load(Ordering::Relaxed);
         self.place = match has_begun == begun + 1 && content == beyond {
             true => Place::Between,

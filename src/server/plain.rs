@@ -20,7 +20,7 @@ use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::lane::{self, Beneath, Lane};
+use super::lane::{self, Beneath, COPIED, Lane};
 use super::{Brought, Manners};
 use crate::body::Content;
 use crate::clock;
@@ -30,9 +30,6 @@ use crate::proxy::known::Foreseen;
 
 /// Fields of a head that is read here, at most.
 const FIELDS: usize = 64;
-
-/// Content up to this is copied behind what stands before it: one piece is cheaper to send than two.
-const COPIED: usize = 4 * 1024;
 
 /// Bytes that are put together before they are written, at most; and what is kept of such a buffer for the next answer.
 const TOGETHER: usize = 16 * 1024;
@@ -179,7 +176,8 @@ where
         Framed::Chunked => writing.first.extend_from_slice(b"0\r\n\r\n"),
     }
     poll_fn(|cx| writing.poll(lane.stream(), cx)).await?;
-    Ok(stays)
+    // It may have been announced since the head was written.
+    Ok(stays && !*end.borrow())
 }
 
 /// How an answer's end is told. RFC 9112 §6.

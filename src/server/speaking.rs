@@ -23,7 +23,7 @@ use super::alone::{self, Alone, Lent};
 use super::arriving::Arrived;
 use super::ending::Ending;
 use super::head_timer::HeadTimer;
-use super::lane::{self, Exchanges, Lane, Taking};
+use super::lane::{self, Exchanges, Lane};
 use super::pulse::Pulse;
 use super::{Brought, Manners, Peer, http2, plain, preface};
 use crate::body::Content;
@@ -118,12 +118,11 @@ async fn http1<F, Answer, B>(
         let exchanges = &exchanges;
         let stream = WithInterim::new(Lent::of(&lane), interim.clone());
         let service = service_fn(|request: Request<Incoming>| {
-            let taking = Taking::of(exchanges);
             let brought = Brought {
                 beneath: exchanges.begin(&request),
                 // RFC 9110 §15.2: never to an HTTP/1.0 client.
                 interim: (request.version() == Version::HTTP_11).then(|| interim.turn()),
-                request: request.map(|incoming| Content::Incoming(incoming, Some(taking))),
+                request: request.map(Content::Incoming),
             };
             let answered = interim.clone().before(answer(brought, &peer));
             let exchanges = exchanges.clone();
@@ -152,6 +151,16 @@ async fn http1<F, Answer, B>(
     }
 }
 
+/// What a connection came to without the machinery.
+enum Came {
+    /// Something is for it to read.
+    ForTheMachinery,
+    /// By its client's or our last word.
+    ToItsEnd,
+    /// It has said nothing for too long, or is to make room.
+    ToLeave,
+}
+
 /// Without the machinery, until something is for it to read. Else the connection has ended.
 async fn alone<S, F, Answer, B>(
     lane: &mut Lane<S>,
@@ -175,25 +184,25 @@ where
             loop {
                 let mut patience = HeadTimer::new(pulse.clone()).begins_to_wait();
                 let next = poll_fn(|cx| alone::poll_alone(lane, &mut patience, cx)).await?;
-                let Alone::Spoken(read, mut foreseen) = next else {
-                    return Ok::<_, io::Error>(Some(next));
+                let (read, mut foreseen) = match next {
+                    Alone::Spoken(read, foreseen) => (read, foreseen),
+                    Alone::Closed => return Ok(Came::ToItsEnd),
+                    Alone::Silent => return Ok::<_, io::Error>(Came::ToLeave),
                 };
                 let Some(brought) = plain::read(&read, &mut foreseen, interim, manners) else {
                     patience.is_carried_on();
                     lane.gives_again(read, foreseen);
-                    return Ok(None);
+                    return Ok(Came::ForTheMachinery);
                 };
                 is_answering.store(true, Ordering::Relaxed);
                 // Boxed: they are not there while nothing is asked. One by one, for what is in a box is not moved.
                 let answered = Box::pin(interim.clone().before(answer(brought)));
                 let exchange = Box::pin(plain::exchange(lane, interim, answered, &end));
                 match exchange.await? {
-                    // It was announced while the answer was being written.
-                    true if lane.is_free() && *end.borrow() => return Ok(Some(Alone::Closed)),
                     true if lane.is_free() => is_answering.store(false, Ordering::Relaxed),
                     // More was asked meanwhile.
-                    true => return Ok(None),
-                    false => return Ok(Some(Alone::Closed)),
+                    true => return Ok(Came::ForTheMachinery),
+                    false => return Ok(Came::ToItsEnd),
                 }
             }
         });
@@ -204,9 +213,9 @@ where
             .await
     };
     match came {
-        Some(Ok(None)) => return true,
-        Some(Ok(Some(Alone::Silent))) => debug!("a client's connection said nothing for too long"),
-        Some(Ok(Some(Alone::Closed | Alone::Spoken(..)))) | None => {
+        Some(Ok(Came::ForTheMachinery)) => return true,
+        Some(Ok(Came::ToLeave)) => debug!("a client's connection said nothing for too long"),
+        Some(Ok(Came::ToItsEnd)) | None => {
             let _ = lane.shutdown().await;
         }
         Some(Err(error)) => debug!(%error, "a client's connection ended early"),
