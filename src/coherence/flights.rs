@@ -332,7 +332,8 @@ impl<A> Drop for Fill<A> {
         let mut flights = self.air.shard(self.hash).lock();
         // What it has stored was there before this.
         let ended = self.air.ended.fetch_add(1, Ordering::AcqRel) + 1;
-        self.air.end(self.hash).store(ended, Ordering::Release);
+        // Of two that share the place, the last.
+        self.air.end(self.hash).fetch_max(ended, Ordering::AcqRel);
         if let Some(under_way) = flights.get_mut(&self.key) {
             under_way.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
             if under_way.is_empty() {

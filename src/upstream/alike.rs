@@ -1,14 +1,18 @@
 //! Plain exchanges beside hyper's: whatever an upstream says, and in whatever pieces it comes, both come to the same.
 
 use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::task::coop;
 use tokio::time::{Instant, timeout};
 
 use super::Outgoing;
@@ -478,6 +482,61 @@ fn a_connection_that_ends_or_speaks_before_a_request_has_not_seen_it() {
             };
             assert_eq!((told, &written[..]), (unsent, &b""[..]), "{by:?}");
         }
+    }
+}
+
+/// Takes whatever is written, as TLS does, which keeps what its own stream does not take.
+struct TakesAll(DuplexStream);
+
+impl AsyncRead for TakesAll {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for TakesAll {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(from.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_is_nobodys_even_where_the_tasks_budget_is_used_up() {
+    for by in [By::Plain, By::Hyper] {
+        let (ours, mut theirs) = tokio::io::duplex(8 * 1024);
+        let mut sender = Sender::http1(TakesAll(ours));
+        if let (By::Hyper, Sender::Http1(http1)) = (by, &mut sender) {
+            http1.by_hyper(Bytes::new()).await;
+        }
+        theirs.write_all(PLAIN[0]).await.unwrap();
+        let (draft, body) = get(b"").request();
+        let mut sending = pin!(sender.send(&draft, body));
+        let sent = poll_fn(|cx| {
+            while coop::has_budget_remaining() {
+                if let Poll::Ready(spent) = coop::poll_proceed(cx) {
+                    spent.made_progress();
+                }
+            }
+            sending.as_mut().poll(cx)
+        });
+        let lost = sent.await.err().expect("it was not asked for");
+        assert!(lost.unsent.is_some(), "{by:?}");
     }
 }
 

@@ -89,10 +89,7 @@ impl Plain {
         if !self.is_open() {
             return false;
         }
-        let mut cx = Context::from_waker(Waker::noop());
-        // Of many that are looked after in one turn, a budget would let some seem free.
-        let look = unconstrained(poll_fn(|cx| Poll::Ready(self.has_spoken(cx))));
-        pin!(look).poll(&mut cx) == Poll::Ready(false)
+        !self.has_spoken(&mut Context::from_waker(Waker::noop()))
     }
 
     /// It is used no more. Its server is told, as far as that can be done at once.
@@ -125,8 +122,12 @@ impl Plain {
     /// Something unasked, or the end: in either case it is of no use any more.
     fn has_spoken(&mut self, cx: &mut Context<'_>) -> bool {
         let mut byte = [0];
-        let read = Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte));
-        self.ended |= read.is_ready();
+        // Without the task's budget: that may be used up, and then it would seem to have said nothing.
+        let look = unconstrained(poll_fn(|cx| {
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte));
+            Poll::Ready(read.is_ready())
+        }));
+        self.ended |= pin!(look).poll(cx) == Poll::Ready(true);
         self.ended
     }
 

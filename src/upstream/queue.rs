@@ -96,8 +96,24 @@ impl Queue {
     }
 
     /// Somebody else waits for that copy, too. Who comes before its fetch is in line is not counted.
-    pub fn is_wanted_by(&self, asker: Asker, copy: u64) {
-        self.line.lock().join(asker, copy);
+    pub fn is_wanted_by(self: &Arc<Self>, asker: Asker, copy: u64) {
+        let next = {
+            let mut line = self.line.lock();
+            line.join(asker, copy);
+            line.next()
+        };
+        self.hand_over(next);
+    }
+
+    /// A slot to whom it goes. Not while the line is locked.
+    fn hand_over(self: &Arc<Self>, next: Option<(Asker, oneshot::Sender<Slot>)>) {
+        if let Some((asker, tell)) = next {
+            // Unheard, it drops there and goes on to the next.
+            let _ = tell.send(Slot {
+                queue: self.clone(),
+                asker,
+            });
+        }
     }
 
     pub fn load(&self) -> Load {
@@ -113,13 +129,7 @@ impl Queue {
 impl Drop for Slot {
     fn drop(&mut self) {
         let next = self.queue.line.lock().leave(self.asker);
-        if let Some((asker, tell)) = next {
-            // Unheard, it drops there and goes on to the next.
-            let _ = tell.send(Slot {
-                queue: self.queue.clone(),
-                asker,
-            });
-        }
+        self.queue.hand_over(next);
     }
 }
 
@@ -229,6 +239,14 @@ impl<T> Line<T> {
                 self.under_way.remove(&asker);
             }
         }
+        self.next()
+    }
+
+    /// Whoever may have a slot now that one is free, and waits.
+    fn next(&mut self) -> Option<(Asker, T)> {
+        if self.free == 0 {
+            return None;
+        }
         let turn = (self.turns.iter()).position(|turn| self.may_have_one_more(turn.asker))?;
         let next = self.turns[turn].asker;
         let waiting = self.take_from(next, VecDeque::pop_front)?;
@@ -250,7 +268,7 @@ impl<T> Line<T> {
             .map(|waiting| waiting.tell)
     }
 
-    /// The fetch of that copy goes to the turn of `asker`, if that is the shorter wait.
+    /// The fetch of that copy goes to the turn of `asker`, if that is the shorter wait. It may be the `next` then.
     fn join(&mut self, asker: Asker, copy: u64) {
         let holds = |turn: &Turn<T>| turn.waiting.iter().position(|one| one.copy == Some(copy));
         let Some((theirs, at, before)) = self.turns.iter().find_map(|turn| {
@@ -459,6 +477,25 @@ mod tests {
         line.arrive(client(1), Some(7), "list");
         line.join(client(3), 7);
         assert_eq!(line.leave(client(2)), Some((client(3), "list")));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_another_wants_who_may_have_the_free_slot_has_it_at_once() {
+        let queue = Queue::new(4, 9);
+        let mut share = Vec::new();
+        for _ in 0..3 {
+            share.push(queue.slot(client(1), None, PATIENCE).await.ok().unwrap());
+        }
+        let mut list = Box::pin(queue.slot(client(1), Some(7), PATIENCE));
+        assert!((&mut list).now_or_never().is_none());
+        assert_eq!(load(&queue), (3, 1));
+        queue.is_wanted_by(client(1), 7);
+        assert_eq!(load(&queue), (3, 1), "it is the same client");
+        queue.is_wanted_by(client(2), 7);
+        let slot = list.now_or_never().unwrap().ok().unwrap();
+        assert_eq!(load(&queue), (4, 0));
+        // On the account of who wants it.
+        assert_eq!(slot.asker, client(2));
     }
 
     #[tokio::test]

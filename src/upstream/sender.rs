@@ -191,6 +191,8 @@ impl Http1 {
         written: usize,
     ) -> Result<Response<Incoming>, Lost> {
         let again = match written {
+            // hyper's own look at what a kept connection has said is subject to the task's budget.
+            0 if !self.is_free() => return Err(Lost::before_it_left(body)),
             0 => Bytes::new(),
             _ => plain::written(draft, &body, written),
         };
