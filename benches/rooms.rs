@@ -228,7 +228,7 @@ fn client(target: &'static str, fields: HeaderMap) -> Client {
         method: Method::GET,
         target: take(&Uri::from_static(target), &fields),
         via: forwarded::read(&fields, None, Scheme::Http, &[]),
-        fields,
+        fields: fields.into(),
         version: http::Version::HTTP_11,
         interim: None,
         notes: None,

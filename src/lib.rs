@@ -43,4 +43,5 @@ pub mod clock;
 pub mod hexadecimal;
 pub mod metrics;
 pub mod purges;
+pub mod recurring;
 pub mod telemetry;

@@ -31,10 +31,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::Either;
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderName;
 use http::{Method, Request, Response, Version};
 use hyper::body::Body;
-use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use url::Url;
@@ -53,6 +52,7 @@ use crate::encoding::Encoder;
 use crate::error::{Error, Refusal};
 use crate::interim::Turn;
 use crate::message::forwarded::{self, Scheme, Via};
+use crate::message::section::{Head, Section};
 use crate::message::subscriber::Subscriber;
 use crate::message::target::{self, TargetUri};
 use crate::message::{framing, http2};
@@ -160,7 +160,7 @@ pub struct Served {
 pub struct Client {
     pub method: Method,
     pub target: TargetUri,
-    pub fields: HeaderMap,
+    pub fields: Section,
     pub via: Via,
     /// In which the request came.
     pub version: Version,
@@ -234,7 +234,9 @@ impl Proxy {
         peer: &Peer,
     ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
         let Brought {
-            mut request,
+            head,
+            content,
+            upgrade,
             interim,
             beneath,
         } = brought;
@@ -242,19 +244,13 @@ impl Proxy {
         let logs = setup.config.logs.access;
         let started = (logs || setup.is_counting).then(clock::stopwatch);
         let notes = logs.then(|| {
-            let (method, path) = (request.method(), request.uri().path());
-            Arc::new(Notes::of(method, path, request.headers()))
+            let (method, path) = (&head.method, head.uri.path());
+            Arc::new(Notes::of(method, path, &head.fields))
         });
-        // There only where the client asks for another protocol.
-        let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let mut route = None;
-        let answered = match accept(
-            &setup.config,
-            request,
-            Some(peer.address),
-            peer.tls.as_ref(),
-        ) {
-            Ok((mut client, content)) => {
+        let (least, from) = (content.size_hint().lower(), Some(peer.address));
+        let answered = match accept_head(&setup.config, head, least, from, peer.tls.as_ref()) {
+            Ok(mut client) => {
                 client.interim = interim;
                 client.notes = notes.clone();
                 let by = || known::By::of(&setup, peer);
@@ -390,9 +386,22 @@ pub fn accept<C: Body>(
     peer: Option<IpAddr>,
     tls: Option<&Agreed>,
 ) -> Result<(Client, C), Refusal> {
-    let (mut head, content) = request.into_parts();
+    let (head, content) = request.into_parts();
+    let least = content.size_hint().lower();
+    let client = accept_head(config, head.into(), least, peer, tls)?;
+    Ok((client, content))
+}
+
+/// The same of a head, which at least so many bytes of content follow.
+fn accept_head(
+    config: &Config,
+    mut head: Head,
+    content: u64,
+    peer: Option<IpAddr>,
+    tls: Option<&Agreed>,
+) -> Result<Client, Refusal> {
     // Before all that is refused and leaves the connection open: of what is unclear nobody knows where the next one begins.
-    if !framing::of_a_request_is_clear(head.version, &head.headers) {
+    if !framing::of_a_request_is_clear(head.version, &head.fields) {
         return Err(Refusal::BadFraming);
     }
     match &config.methods {
@@ -405,25 +414,20 @@ pub fn accept<C: Body>(
         Methods::Listed(_) | Methods::Any => {}
     }
     if head.version == Version::HTTP_2 {
-        http2::join_cookies(&mut head.headers);
+        http2::join_cookies(head.fields.to_mut());
     }
     // hyper's own limit is one on its buffer, and reads past it before it looks.
-    let length: usize = head
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    if head.headers.len() > config.limits.fields || length > config.limits.head {
+    if head.fields.len() > config.limits.fields || head.fields.length() > config.limits.head {
         return Err(Refusal::TooManyFields);
     }
-    if head.version == Version::HTTP_2 && !http2::fields_are_valid(&head.headers) {
+    if head.version == Version::HTTP_2 && !http2::fields_are_valid(&head.fields) {
         return Err(Refusal::BadField);
     }
     let target = target::take(
         &head.method,
         head.uri,
         head.version,
-        &head.headers,
+        &head.fields,
         config.limits.target,
     )?;
     if !config.hosts.is_empty() && !is_served(&config.hosts, target.host()) {
@@ -432,27 +436,24 @@ pub fn accept<C: Body>(
     if tls.is_some_and(|agreed| !agreed.is_for(target.name())) {
         return Err(Refusal::Misdirected);
     }
-    if content.size_hint().lower() > config.limits.content {
+    if content > config.limits.content {
         return Err(Refusal::ContentTooLarge);
     }
     let own = match tls {
         Some(_) => Scheme::Https,
         None => Scheme::Http,
     };
-    let via = forwarded::read(&head.headers, peer, own, &config.trusted_proxies);
-    Ok((
-        Client {
-            method: head.method,
-            target,
-            fields: head.headers,
-            via,
-            version: head.version,
-            interim: None,
-            notes: None,
-            head: None,
-        },
-        content,
-    ))
+    let via = forwarded::read(&head.fields, peer, own, &config.trusted_proxies);
+    Ok(Client {
+        method: head.method,
+        target,
+        fields: head.fields,
+        via,
+        version: head.version,
+        interim: None,
+        notes: None,
+        head: None,
+    })
 }
 
 /// By name alone, or by name and port where the operator wrote one.

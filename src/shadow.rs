@@ -159,7 +159,7 @@ impl Shadow {
             *request.uri_mut() = target
                 .parse()
                 .map_err(|error: http::uri::InvalidUri| error.to_string())?;
-            *request.headers_mut() = client.fields.clone();
+            request.headers_mut().clone_from(&client.fields);
             let host = HeaderValue::from_str(client.target.host());
             let host = host.map_err(|error| error.to_string())?;
             request.headers_mut().insert(header::HOST, host);

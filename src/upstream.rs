@@ -22,7 +22,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -32,6 +32,7 @@ use crate::config::Upstream as Settings;
 use crate::error::UpstreamFailure;
 use crate::interim::Turn;
 use crate::message::framing;
+use crate::message::section::Section;
 use crate::message::target::ForwardUri;
 use crate::metrics::COUNTED;
 use crate::proxy::told::Notes;
@@ -59,7 +60,9 @@ pub struct Upstream {
 pub struct Outgoing {
     pub method: Method,
     pub target: ForwardUri,
-    pub fields: HeaderMap,
+    pub fields: Section,
+    /// In the place of an X-Request-Id among them.
+    pub id: Option<HeaderValue>,
     pub body: RequestBody,
     /// Where interim answers go, if anywhere.
     pub interim: Option<Turn>,

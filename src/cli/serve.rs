@@ -165,7 +165,7 @@ impl Running {
                     admin_tls,
                     stays.1.clone(),
                     None,
-                    move |brought, peer| admin::answer(&operator, peer, brought.request),
+                    move |brought, peer| admin::answer(&operator, peer, brought.into_request()),
                 )
                 .await;
             });

@@ -11,6 +11,7 @@ pub mod heads;
 pub mod http2;
 pub mod query;
 pub mod ranges;
+pub mod section;
 pub mod selection;
 pub mod subscriber;
 pub mod target;

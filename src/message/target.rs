@@ -56,6 +56,30 @@ impl ForwardUri {
     }
 }
 
+/// Whether a target is an absolute path and its query, with nothing in them that is read in more ways than one: hyper reads it,
+/// and writes it, byte by byte.
+pub fn is_usual(target: &[u8]) -> bool {
+    const LONGEST: usize = 32 * 1024;
+    target.first() == Some(&b'/')
+        && target.len() <= LONGEST
+        && target.iter().all(|byte| USUAL[usize::from(*byte)])
+}
+
+/// The unreserved characters, `%`, and those that may stand in a path or query. RFC 3986 §3.3 and §3.4.
+const USUAL: [bool; 256] = {
+    let mut usual = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        usual[byte] = matches!(
+            byte as u8,
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' | b'%' | b'/' | b'?' | b':' | b'@' |
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+        );
+        byte += 1;
+    }
+    usual
+};
+
 /// The host in `host[:port]`.
 pub fn name(host: &str) -> &str {
     match host.rfind(':') {

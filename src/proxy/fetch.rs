@@ -31,7 +31,7 @@ use crate::encoding;
 use crate::error::UpstreamFailure;
 use crate::message::{conditions, fields};
 use crate::route::Captures;
-use crate::upstream::{Outgoing, UpstreamBody};
+use crate::upstream::UpstreamBody;
 
 /// What those who wait are told.
 #[derive(Clone)]
@@ -134,19 +134,14 @@ impl Fetch {
             Err(failure) => return self.failed(&fill, failure),
         };
         fill.leave();
-        let mut outgoing: Outgoing = present::fill(
-            &self.setup.config,
-            &self.served().route,
-            &self.client,
-            &self.asked,
-        );
+        let mut outgoing = present::fill_at(&self.setup, self.route, &self.client, &self.asked);
         if let Some(stored) = &self.replacing {
             let mut known = stored.head.fields();
             // A tag of our own tells the upstream nothing, and would hide the date that does (RFC 9110 §13.1.3).
             if known.get(header::ETAG) == Some(&conditions::tag_of(&stored.body)) {
                 known.remove(header::ETAG);
             }
-            validation::condition(&known, &mut outgoing.fields);
+            validation::condition(&known, outgoing.fields.to_mut());
         }
         let request_time = clock::now();
         match self.setup.upstream.send(slot, outgoing).await {

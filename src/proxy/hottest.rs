@@ -134,10 +134,11 @@ fn without_credentials(config: &Config, client: &Client) -> Client {
         notes: None,
         ..client.clone()
     };
-    client.fields.remove(header::AUTHORIZATION);
-    client.fields.remove(header::COOKIE);
+    let fields = client.fields.to_mut();
+    fields.remove(header::AUTHORIZATION);
+    fields.remove(header::COOKIE);
     for name in &config.credential_headers {
-        client.fields.remove(name);
+        fields.remove(name);
     }
     client
 }

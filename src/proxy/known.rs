@@ -98,7 +98,7 @@ impl Number {
         self.0.store(next, Ordering::Release);
     }
 
-    fn get(&self) -> u64 {
+    pub fn get(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 }

@@ -27,7 +27,7 @@ pub async fn pass(
     let reply = send(
         setup,
         client,
-        present::pass(&setup.config, client, body),
+        present::pass_at(setup, client, body),
         why,
         detail,
     )

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::plan;
-use super::{Client, Served};
+use super::{Client, Served, Setup};
 use crate::access;
 use crate::access::verdict::{Scope, Verdict};
 use crate::body::RequestBody;
@@ -18,6 +18,7 @@ use crate::error::Refusal;
 use crate::message::accept::AcceptClass;
 use crate::message::forwarded::{self, Scheme};
 use crate::message::query::{self, Canonical};
+use crate::message::section::{Purpose, Section, Under};
 use crate::message::target::ForwardUri;
 use crate::message::{fields, forwarded::Via};
 use crate::proxy::told::X_REQUEST_ID;
@@ -172,6 +173,66 @@ pub fn origin(config: &Config, client: &Client) -> String {
 
 /// The request that fills the copy `asked` for.
 pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> Outgoing {
+    filling(
+        client,
+        asked,
+        fill_fields(config, route, client, asked).into(),
+    )
+}
+
+/// The same under a configuration at work, where what was made of the same fields is not made twice.
+pub fn fill_at(setup: &Setup, route: usize, client: &Client, asked: &Asked) -> Outgoing {
+    let own = &setup.config.routes[route];
+    let is_same = |under: &Under| {
+        is_same_client(under, setup, client)
+            && matches!(&under.purpose, Purpose::Fill { route: of, varied }
+                if (*of, varied) == (route, &asked.varied))
+    };
+    let under = || {
+        let varied = asked.varied.clone();
+        under(setup, client, Purpose::Fill { route, varied })
+    };
+    let make = || fill_fields(&setup.config, own, client, asked);
+    filling(client, asked, client.fields.sent(is_same, under, make))
+}
+
+/// Whether what was sent for these fields was sent for a client who came in the same way, under the same configuration.
+fn is_same_client(under: &Under, setup: &Setup, client: &Client) -> bool {
+    under.setup == setup.number.get()
+        && under.via == client.via
+        && under.has_id == client.notes.is_some()
+        && under.host == client.target.host()
+}
+
+fn under(setup: &Setup, client: &Client, purpose: Purpose) -> Under {
+    Under {
+        setup: setup.number.get(),
+        purpose,
+        via: client.via.clone(),
+        has_id: client.notes.is_some(),
+        host: client.target.host().to_owned(),
+    }
+}
+
+fn filling(client: &Client, asked: &Asked, fields: Section) -> Outgoing {
+    Outgoing {
+        method: http::Method::GET,
+        target: ForwardUri::new(client.target.path(), asked.query.as_deref()),
+        fields,
+        id: client
+            .notes
+            .as_ref()
+            .map(|notes| notes.id_of_fill().clone()),
+        body: RequestBody::Empty,
+        interim: client.interim.clone(),
+        notes: client.notes.clone(),
+        once: false,
+    }
+}
+
+/// Of a client nothing but its own fields, how it came, its host, and whether it is told by an id; of `asked` the fields that the
+/// key holds, and what is pure of these: whatever else bears on it, `Under` must know.
+fn fill_fields(config: &Config, route: &Route, client: &Client, asked: &Asked) -> HeaderMap {
     let (mut sent, host, scheme) = of_ours(config, client);
     if let AcceptClass::Other(accept) = &asked.accept
         && let Ok(accept) = HeaderValue::from_str(accept)
@@ -186,18 +247,10 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
     }
     forwarded::write(&mut sent, &client.via, scheme, &host);
     fields::append_via(&mut sent);
-    if let Some(notes) = &client.notes {
-        sent.insert(X_REQUEST_ID, notes.id_of_fill().clone());
+    if client.notes.is_some() {
+        sent.remove(X_REQUEST_ID);
     }
-    Outgoing {
-        method: http::Method::GET,
-        target: ForwardUri::new(client.target.path(), asked.query.as_deref()),
-        fields: sent,
-        body: RequestBody::Empty,
-        interim: client.interim.clone(),
-        notes: client.notes.clone(),
-        once: false,
-    }
+    sent
 }
 
 /// The question whether the upstream admits this client: nothing of the request but its credential.
@@ -209,7 +262,8 @@ pub fn question(config: &Config, client: &Client, path: &str) -> Outgoing {
     Outgoing {
         method: http::Method::GET,
         target: ForwardUri::new(path, None),
-        fields: sent,
+        fields: sent.into(),
+        id: None,
         body: RequestBody::Empty,
         interim: None,
         notes: client.notes.clone(),
@@ -251,7 +305,40 @@ fn of_ours(config: &Config, client: &Client) -> (HeaderMap, String, Scheme) {
 
 /// A request passed on as the client sent it, but for what must not travel.
 pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
-    let mut sent = client.fields.clone();
+    let is_whole = matches!(body, RequestBody::Whole(_));
+    passing(client, body, pass_fields(config, client, is_whole).into())
+}
+
+/// The same under a configuration at work, where what was made of the same fields is not made twice.
+pub fn pass_at(setup: &Setup, client: &Client, body: RequestBody) -> Outgoing {
+    let is_whole = matches!(body, RequestBody::Whole(_));
+    let purpose = Purpose::Pass {
+        version: client.version,
+        is_whole,
+    };
+    let is_same = |under: &Under| is_same_client(under, setup, client) && under.purpose == purpose;
+    let under = || under(setup, client, purpose.clone());
+    let make = || pass_fields(&setup.config, client, is_whole);
+    passing(client, body, client.fields.sent(is_same, under, make))
+}
+
+fn passing(client: &Client, body: RequestBody, fields: Section) -> Outgoing {
+    Outgoing {
+        method: client.method.clone(),
+        target: ForwardUri::verbatim(&client.target),
+        fields,
+        id: client.notes.as_ref().map(|notes| notes.id().clone()),
+        body,
+        interim: client.interim.clone(),
+        notes: client.notes.clone(),
+        once: false,
+    }
+}
+
+/// Of a client nothing but its own fields, how it came, its version, its host, and whether it is told by an id: whatever else
+/// bears on it, `Under` must know.
+fn pass_fields(config: &Config, client: &Client, is_whole: bool) -> HeaderMap {
+    let mut sent = HeaderMap::clone(&client.fields);
     fields::strip_request(&mut sent, &config.drop_headers);
     let Via { scheme, .. } = client.via;
     sent.insert(
@@ -260,20 +347,12 @@ pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
     );
     forwarded::write(&mut sent, &client.via, scheme, client.target.host());
     fields::append_via_of(&mut sent, client.version);
-    if matches!(body, RequestBody::Whole(_)) {
+    if is_whole {
         // Read whole, so its length is known, however it came; hyper writes it.
         sent.remove(header::CONTENT_LENGTH);
     }
-    if let Some(notes) = &client.notes {
-        sent.insert(X_REQUEST_ID, notes.id().clone());
+    if client.notes.is_some() {
+        sent.remove(X_REQUEST_ID);
     }
-    Outgoing {
-        method: client.method.clone(),
-        target: ForwardUri::verbatim(&client.target),
-        fields: sent,
-        body,
-        interim: client.interim.clone(),
-        notes: client.notes.clone(),
-        once: false,
-    }
+    sent
 }

@@ -188,7 +188,8 @@ async fn ask(setup: &Setup, client: &Client, most: u64) -> Option<(StatusCode, B
     let mut outgoing = present::pass(&setup.config, client, RequestBody::Empty);
     // As it is stored.
     let identity = header::HeaderValue::from_static("identity");
-    outgoing.fields.insert(header::ACCEPT_ENCODING, identity);
+    let fields = outgoing.fields.to_mut();
+    fields.insert(header::ACCEPT_ENCODING, identity);
     let slot = setup.upstream.slot(Asker::Unknown).await.ok()?;
     let response = setup.upstream.send(slot, outgoing).await.ok()?;
     let (head, body) = response.into_parts();

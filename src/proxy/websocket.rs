@@ -135,7 +135,7 @@ pub async fn pass(setup: &Arc<Setup>, client: &Client, ours: OnUpgrade) -> Resul
     let place = setup.tunnels.places.clone().try_acquire_owned();
     let place = place.map_err(|_| UpstreamFailure::QueueFull)?;
     let mut outgoing = present::pass(&setup.config, client, RequestBody::Empty);
-    switching(&mut outgoing.fields);
+    switching(outgoing.fields.to_mut());
     let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
     let mut response = setup.upstream.send(slot, outgoing).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -136,7 +136,7 @@ async fn held(
     let _in_flight = COUNTED.holds.one();
     let answered = setup
         .upstream
-        .send(slot, present::pass(&setup.config, client, body))
+        .send(slot, present::pass_at(setup, client, body))
         .await;
     let outcome = match &answered {
         Ok(response) => match word.by {

@@ -25,7 +25,6 @@ use tracing::debug;
 
 use super::frames::Metered;
 use super::{Brought, Manners, Peer};
-use crate::body::Content;
 
 /// Of one stream: what a write's content is read whole up to, so that such a write needs no further window.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -75,12 +74,8 @@ pub async fn serve<S, F, Answer, B>(
 {
     let streams = Streams::default();
     let service = service_fn(move |request: Request<Incoming>| {
-        let brought = Brought {
-            request: request.map(Content::Incoming),
-            // hyper has no way to send one by HTTP/2.
-            interim: None,
-            beneath: None,
-        };
+        // hyper has no way to send an interim answer by HTTP/2.
+        let brought = Brought::by_hyper(request, None, None);
         answer(brought, &peer).map(|answered| {
             ANSWERED.set(true);
             Ok::<_, Infallible>(answered)

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Body;
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::server::graceful::GracefulShutdown;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
@@ -29,6 +30,7 @@ use tracing::warn;
 
 use crate::body::Content;
 use crate::interim::Turn;
+use crate::message::section::Head;
 use crate::proxy::Proxy;
 use crate::tls::server::{Acceptor, Agreed};
 use lane::Beneath;
@@ -77,10 +79,41 @@ pub struct Peer {
 
 /// A request as its connection brings it.
 pub struct Brought {
-    pub request: Request<Content>,
+    pub head: Head,
+    pub content: Content,
+    /// There only where the client asks for another protocol.
+    pub upgrade: Option<OnUpgrade>,
     /// Where interim answers to it go, if anywhere.
     pub interim: Option<Turn>,
     pub beneath: Option<Beneath>,
+}
+
+impl Brought {
+    /// By the machinery.
+    fn by_hyper(
+        request: Request<Incoming>,
+        interim: Option<Turn>,
+        beneath: Option<Beneath>,
+    ) -> Brought {
+        let (mut head, content) = request.into_parts();
+        Brought {
+            upgrade: head.extensions.remove::<OnUpgrade>(),
+            head: head.into(),
+            content: Content::Incoming(content),
+            interim,
+            beneath,
+        }
+    }
+
+    /// As any request.
+    pub fn into_request(mut self) -> Request<Content> {
+        let mut request = Request::new(self.content);
+        *request.method_mut() = self.head.method;
+        *request.uri_mut() = self.head.uri;
+        *request.version_mut() = self.head.version;
+        *request.headers_mut() = std::mem::take(self.head.fields.to_mut());
+        request
+    }
 }
 
 /// Sees to it that readers who do not take their answers do not fill the memory with them.

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::response::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -25,7 +25,8 @@ use super::{Brought, Manners};
 use crate::body::Content;
 use crate::clock;
 use crate::interim::Interim;
-use crate::message::{date, framing, heads};
+use crate::message::section::{self, Head};
+use crate::message::{date, framing, heads, target};
 use crate::proxy::known::Foreseen;
 
 /// Fields of a head that is read here, at most.
@@ -44,6 +45,54 @@ pub fn read(
     interim: &Interim,
     manners: &Manners,
 ) -> Option<Brought> {
+    let (head, content) = match again(read, manners) {
+        Some(head) => head,
+        None => anew(read, manners)?,
+    };
+    let end = read.len() - content.len();
+    Some(Brought {
+        head,
+        content: Content::Whole(content),
+        upgrade: None,
+        interim: Some(interim.turn()),
+        beneath: Beneath::of(&read[..end], read, foreseen.take()),
+    })
+}
+
+/// As a head whose first line stands before fields that were read before.
+fn again(read: &Bytes, manners: &Manners) -> Option<(Head, Bytes)> {
+    let line = memchr::memchr2(b'\r', b'\n', read)? + 2;
+    let end = memchr::memmem::find(read, b"\r\n\r\n")? + 4;
+    let (fields, content) = section::kept(read.get(line..end)?)?;
+    if end > manners.head || fields.len() > manners.fields || content != (read.len() - end) as u64 {
+        return None;
+    }
+    let (method, target) = METHODS.iter().find_map(|(spelt, method)| {
+        let target = read[..line].strip_prefix(spelt.as_bytes())?;
+        Some((method, target.strip_suffix(b" HTTP/1.1\r\n")?))
+    })?;
+    if !target::is_usual(target) {
+        return None;
+    }
+    let head = Head {
+        method: method.clone(),
+        uri: Uri::from_maybe_shared(read.slice_ref(target)).ok()?,
+        version: Version::HTTP_11,
+        fields,
+    };
+    Some((head, read.slice(end..)))
+}
+
+/// By its methods' names, with the space behind them.
+static METHODS: [(&str, Method); 5] = [
+    ("GET ", Method::GET),
+    ("POST ", Method::POST),
+    ("PUT ", Method::PUT),
+    ("PATCH ", Method::PATCH),
+    ("DELETE ", Method::DELETE),
+];
+
+fn anew(read: &Bytes, manners: &Manners) -> Option<(Head, Bytes)> {
     let end = heads::end(read)?;
     let (head, content) = (read.slice(..end), read.slice(end..));
     let mut found = [MaybeUninit::uninit(); FIELDS];
@@ -69,15 +118,27 @@ pub fn read(
         return None;
     }
     let uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).ok()?;
-    let mut request = Request::new(Content::Whole(content));
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = fields;
-    Some(Brought {
-        request,
-        interim: Some(interim.turn()),
-        beneath: Beneath::of(&head, read, foreseen.take()),
-    })
+    if let Some(line) = memchr::memchr(b'\n', &head) {
+        section::keep(&head[line + 1..], content.len() as u64, fields_of);
+    }
+    let head = Head {
+        method,
+        uri,
+        version: Version::HTTP_11,
+        fields: fields.into(),
+    };
+    Some((head, content))
+}
+
+/// All fields of a section, up to its empty line.
+fn fields_of(section: &Bytes) -> Option<HeaderMap> {
+    let mut found = [httparse::EMPTY_HEADER; FIELDS];
+    match httparse::parse_headers(section, &mut found) {
+        Ok(httparse::Status::Complete((end, found))) if end == section.len() => {
+            heads::fields(found, section)
+        }
+        _ => None,
+    }
 }
 
 /// Whether these fields leave nothing to be settled with the client, and so many bytes behind them are the content.
@@ -370,6 +431,7 @@ mod tests {
     use std::convert::Infallible;
     use std::time::Duration;
 
+    use http::Request;
     use http_body_util::{BodyExt, Full};
     use hyper::server::conn::http1;
     use hyper::service::service_fn;
@@ -414,16 +476,19 @@ mod tests {
     fn here(bytes: &[u8]) -> Option<Understood> {
         let bytes = Bytes::copy_from_slice(bytes);
         let brought = read(&bytes, &mut None, &Interim::default(), &manners())?;
-        let (head, content) = brought.request.into_parts();
-        let Content::Whole(content) = content else {
+        let Content::Whole(content) = brought.content else {
             return None;
         };
-        Some(Understood {
+        Some(understood((brought.head, content)))
+    }
+
+    fn understood((mut head, content): (Head, Bytes)) -> Understood {
+        Understood {
             method: head.method,
             uri: head.uri,
-            fields: head.headers,
+            fields: std::mem::take(head.fields.to_mut()),
             content,
-        })
+        }
     }
 
     /// All that hyper makes of it: of a single request, one.
@@ -533,27 +598,37 @@ mod tests {
     fn what_is_read_here_hyper_reads_no_other_way() {
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.build().unwrap();
-        let (mut runner, read_here) = (
-            TestRunner::new(Config {
-                failure_persistence: None,
-                ..Config::with_cases(20_000)
-            }),
-            Cell::new(0),
-        );
+        let mut runner = TestRunner::new(Config {
+            failure_persistence: None,
+            ..Config::with_cases(20_000)
+        });
+        let (read_here, read_again) = (Cell::new(0), Cell::new(0));
         let checked = runner.run(&messages(), |bytes| {
+            // Its fields may have come before, on another line or on the same.
+            let all = Bytes::copy_from_slice(&bytes);
+            if let Some(again) = again(&all, &manners()) {
+                read_again.set(read_again.get() + 1);
+                let anew = anew(&all, &manners()).map(understood);
+                prop_assert_eq!(anew, Some(understood(again)));
+            }
             if let Some(here) = here(&bytes) {
                 read_here.set(read_here.get() + 1);
+                // Its fields are known by now, also behind another first line.
+                let _ = (anew(&all, &manners()), anew(&all, &manners()));
+                let line = memchr::memchr(b'\n', &bytes).unwrap_or(0);
+                let other = Bytes::from([b"GET /other HTTP/1.1\r", &bytes[line..]].concat());
+                let known = again(&other, &manners()).map(understood);
+                prop_assert!(known.is_some());
+                prop_assert_eq!(known, anew(&other, &manners()).map(understood));
                 let by_hyper = runtime.block_on(by_hyper(&bytes));
                 prop_assert_eq!(by_hyper, [here], "{:?}", String::from_utf8_lossy(&bytes));
             }
             Ok(())
         });
         checked.unwrap();
-        assert!(
-            read_here.get() > 200,
-            "{} of them were plain",
-            read_here.get()
-        );
+        let (here, again) = (read_here.get(), read_again.get());
+        assert!(here > 200, "{here} of them were plain");
+        assert!(again > 200, "the fields of {again} had come before");
     }
 
     #[test]

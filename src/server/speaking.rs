@@ -26,7 +26,6 @@ use super::head_timer::HeadTimer;
 use super::lane::{self, Exchanges, Lane};
 use super::pulse::Pulse;
 use super::{Brought, Manners, Peer, http2, plain, preface};
-use crate::body::Content;
 use crate::interim::{Interim, WithInterim};
 use crate::proxy::Proxy;
 use crate::tls::server::{Protocol, Stream};
@@ -118,12 +117,10 @@ async fn http1<F, Answer, B>(
         let exchanges = &exchanges;
         let stream = WithInterim::new(Lent::of(&lane), interim.clone());
         let service = service_fn(|request: Request<Incoming>| {
-            let brought = Brought {
-                beneath: exchanges.begin(&request),
-                // RFC 9110 §15.2: never to an HTTP/1.0 client.
-                interim: (request.version() == Version::HTTP_11).then(|| interim.turn()),
-                request: request.map(Content::Incoming),
-            };
+            let beneath = exchanges.begin(&request);
+            // RFC 9110 §15.2: never to an HTTP/1.0 client.
+            let turn = (request.version() == Version::HTTP_11).then(|| interim.turn());
+            let brought = Brought::by_hyper(request, turn, beneath);
             let answered = interim.clone().before(answer(brought, &peer));
             let exchanges = exchanges.clone();
             answered.map(move |answer| Ok::<_, Infallible>(lane::answering(answer, exchanges)))

@@ -120,7 +120,8 @@ impl Turn {
         let outgoing = Outgoing {
             method: self.method.clone(),
             target: ForwardUri::new("/api/users/", Some("q=%20'a'")),
-            fields,
+            fields: fields.into(),
+            id: Some(HeaderValue::from_static("7")),
             body: match self.body {
                 b"" => RequestBody::Empty,
                 body => RequestBody::Whole(Some(Bytes::from_static(body))),

@@ -65,7 +65,8 @@ async fn look(
     let request = Outgoing {
         method: Method::GET,
         target: ForwardUri::new(path.path(), path.query()),
-        fields,
+        fields: fields.into(),
+        id: None,
         body: RequestBody::Empty,
         interim: None,
         notes: None,

@@ -1,6 +1,6 @@
 //! A request to be sent, and sent again where that may be: as hyper takes it, and as the bytes that hyper would write.
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderValue};
 use http::{Method, Request, Uri};
 
 use super::Outgoing;
@@ -8,7 +8,9 @@ use crate::body::RequestBody;
 use crate::error::UpstreamFailure;
 use crate::interim::Turn;
 use crate::message::heads;
-use crate::message::target::ForwardUri;
+use crate::message::section::Section;
+use crate::message::target::{self, ForwardUri};
+use crate::proxy::told::X_REQUEST_ID;
 
 /// All of a request but its content.
 pub(super) struct Draft {
@@ -16,7 +18,8 @@ pub(super) struct Draft {
     target: ForwardUri,
     /// Where the target is not written as it stands.
     uri: Option<Uri>,
-    fields: HeaderMap,
+    fields: Section,
+    id: Option<HeaderValue>,
     interim: Option<Turn>,
     /// A GET or HEAD without content: it can be sent once more where a kept connection was lost.
     pub repeatable: bool,
@@ -27,19 +30,21 @@ pub(super) struct Draft {
 
 impl Draft {
     pub fn of(outgoing: Outgoing) -> Result<(Draft, RequestBody), UpstreamFailure> {
+        debug_assert!(outgoing.id.is_none() || !outgoing.fields.contains_key(X_REQUEST_ID));
         let repeatable = matches!(outgoing.method, Method::GET | Method::HEAD)
             && matches!(outgoing.body, RequestBody::Empty);
         let target = outgoing.target.as_str();
-        let uri = match is_written_as_it_stands(target) {
+        let uri = match target::is_usual(target.as_bytes()) {
             true => None,
             false => Some(target.parse().map_err(|_| UpstreamFailure::Malformed)?),
         };
         let draft = Draft {
-            upgrades: outgoing.fields.contains_key(header::UPGRADE),
+            upgrades: outgoing.fields.says().upgrade,
             method: outgoing.method,
             target: outgoing.target,
             uri,
             fields: outgoing.fields,
+            id: outgoing.id,
             interim: outgoing.interim,
             repeatable,
             safe: repeatable && !outgoing.once,
@@ -52,7 +57,7 @@ impl Draft {
     }
 
     /// The protocol that it asks for.
-    pub fn upgrade(&self) -> Option<&header::HeaderValue> {
+    pub fn upgrade(&self) -> Option<&HeaderValue> {
         self.fields.get(header::UPGRADE)
     }
 
@@ -64,7 +69,10 @@ impl Draft {
             let target = self.target.as_str().parse();
             target.expect("what is written as it stands is a URI")
         });
-        *request.headers_mut() = self.fields.clone();
+        request.headers_mut().clone_from(&self.fields);
+        if let Some(id) = &self.id {
+            request.headers_mut().insert(X_REQUEST_ID, id.clone());
+        }
         if let Some(turn) = self.interim.clone() {
             hyper::ext::on_informational(&mut request, move |answer| {
                 turn.send(answer.status(), answer.headers());
@@ -76,17 +84,13 @@ impl Draft {
     /// Whether `write_head` writes what hyper would, and nothing in it says anything of the connection: all of it is known
     /// when its head is, and it is framed by its length alone.
     pub fn is_plain(&self, body: &RequestBody) -> bool {
-        let has = |name| self.fields.contains_key(name);
+        let says = self.fields.says();
         let framed = match body {
             RequestBody::Empty | RequestBody::Whole(None) => true,
-            RequestBody::Whole(Some(_)) => !has(header::CONTENT_LENGTH),
+            RequestBody::Whole(Some(_)) => !says.length,
             RequestBody::Streamed(_) => false,
         };
-        framed
-            && !self.upgrades
-            && !has(header::CONNECTION)
-            && !has(header::TRANSFER_ENCODING)
-            && self.method != Method::CONNECT
+        framed && !says.upgrade && !says.connection && self.method != Method::CONNECT
     }
 
     /// The head of a plain request, to the byte as hyper writes it.
@@ -99,7 +103,10 @@ impl Draft {
         into.push(b' ');
         into.extend_from_slice(target.as_bytes());
         into.extend_from_slice(b" HTTP/1.1\r\n");
-        heads::write_fields(&self.fields, into);
+        self.fields.write(into);
+        if let Some(id) = &self.id {
+            heads::write_field(X_REQUEST_ID.as_str(), id.as_bytes(), into);
+        }
         if let RequestBody::Whole(Some(content)) = body {
             let mut digits = itoa::Buffer::new();
             let length = digits.format(content.len()).as_bytes();
@@ -108,30 +115,6 @@ impl Draft {
         into.extend_from_slice(b"\r\n");
     }
 }
-
-/// Whether hyper would write this target byte by byte: an absolute path and its query, with nothing in them that is read in more
-/// ways than one. Whatever else there is, is parsed as hyper parses it.
-fn is_written_as_it_stands(target: &str) -> bool {
-    const LONGEST: usize = 32 * 1024;
-    target.starts_with('/')
-        && target.len() <= LONGEST
-        && target.bytes().all(|byte| USUAL[usize::from(byte)])
-}
-
-/// The unreserved characters, `%`, and those that may stand in a path or query. RFC 3986 §3.3 and §3.4.
-const USUAL: [bool; 256] = {
-    let mut usual = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        usual[byte] = matches!(
-            byte as u8,
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' | b'%' | b'/' | b'?' | b':' | b'@' |
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-        );
-        byte += 1;
-    }
-    usual
-};
 
 #[cfg(test)]
 mod tests {
@@ -142,10 +125,10 @@ mod tests {
     #[test]
     fn most_targets_are_written_as_they_stand() {
         for usual in ["/", "/api/users/?page=2&q=%C3%A9", "//x/", "/a?b?c", "/:@"] {
-            assert!(is_written_as_it_stands(usual), "{usual}");
+            assert!(target::is_usual(usual.as_bytes()), "{usual}");
         }
         for other in ["", "*", "a", "/a#b", "/é", "/a b", "/\"", "http://a/"] {
-            assert!(!is_written_as_it_stands(other), "{other}");
+            assert!(!target::is_usual(other.as_bytes()), "{other}");
         }
     }
 
@@ -154,7 +137,7 @@ mod tests {
         fn a_target_that_is_written_as_it_stands_is_written_so_by_hyper(
             target in "/[ -~]{0,20}|/[0-9A-Za-z._~%/?:@!$&'()*+,;=-]{0,40}",
         ) {
-            if is_written_as_it_stands(&target) {
+            if target::is_usual(target.as_bytes()) {
                 let uri: Uri = target.parse().unwrap();
                 prop_assert_eq!(uri.to_string(), target);
             }

@@ -44,10 +44,11 @@ async fn of_verify(
         return;
     };
     let mut nobody = client.clone();
-    nobody.fields.remove(http::header::AUTHORIZATION);
-    nobody.fields.remove(http::header::COOKIE);
+    let fields = nobody.fields.to_mut();
+    fields.remove(http::header::AUTHORIZATION);
+    fields.remove(http::header::COOKIE);
     for name in &config.credential_headers {
-        nobody.fields.remove(name);
+        fields.remove(name);
     }
     let path = &verify.path;
     tell(without(

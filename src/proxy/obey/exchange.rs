@@ -178,20 +178,24 @@ impl Ask {
         outgoing.once = true;
         if let Some(stored) = stored.filter(|stored| self.validates(stored)) {
             // The client's own conditions and range are answered from what comes of it.
+            let fields = outgoing.fields.to_mut();
             for name in conditions::CONDITIONS.iter().chain(&[header::RANGE]) {
-                outgoing.fields.remove(name);
+                fields.remove(name);
             }
-            validation::condition(&stored.head.fields(), &mut outgoing.fields);
+            validation::condition(&stored.head.fields(), fields);
         }
         if let Some(fields) = begun.map(|begun| begun.head.fields())
             && let Some(rest) = Part::of(&fields).and_then(|part| part.rest())
         {
-            outgoing.fields.insert(header::RANGE, rest);
+            outgoing.fields.to_mut().insert(header::RANGE, rest);
             if let Some(tag) = fields
                 .get(header::ETAG)
                 .filter(|tag| tag.as_bytes().starts_with(b"\""))
             {
-                outgoing.fields.insert(header::IF_RANGE, tag.clone());
+                outgoing
+                    .fields
+                    .to_mut()
+                    .insert(header::IF_RANGE, tag.clone());
             }
         }
         let slot = setup
