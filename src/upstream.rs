@@ -13,6 +13,7 @@ mod connection;
 mod draft;
 mod fleet;
 mod members;
+mod outline;
 mod plain;
 mod sender;
 

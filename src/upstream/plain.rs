@@ -16,13 +16,14 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::unconstrained;
 use tokio_util::io::poll_read_buf;
 
 use super::again::Again;
 use super::draft::Draft;
+use super::outline::{Outline, Said};
 use super::sender::READ_BUFFER;
 use crate::body::RequestBody;
 use crate::message::{framing, heads};
@@ -357,23 +358,40 @@ struct Head {
 }
 
 fn head(read: &Bytes, method: &Method) -> Read {
+    let outline = Outline::of(read);
+    let known = outline.as_ref().and_then(|outline| outline.known(read));
+    if let (Some(outline), Some((said, fields))) = (&outline, known) {
+        return whole(said, fields, outline.end(), method).map_or(Read::Other, Read::Plain);
+    }
+    let (said, fields, end) = match anew(read) {
+        Ok(Some(read)) => read,
+        Ok(None) => return Read::Other,
+        Err(Partial) => return Read::Part,
+    };
+    if let Some(outline) = outline.filter(|outline| outline.end() == end) {
+        outline.keep(said, &fields);
+    }
+    whole(said, fields, end, method).map_or(Read::Other, Read::Plain)
+}
+
+/// Less than a head.
+struct Partial;
+
+/// `None`: it is not plain.
+fn anew(read: &Bytes) -> Result<Option<(Said, HeaderMap, usize)>, Partial> {
     let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut head = httparse::Response::new(&mut []);
     let parser = httparse::ParserConfig::default();
     let end = match parser.parse_response_with_uninit_headers(&mut head, read, &mut room) {
         Ok(httparse::Status::Complete(end)) => end,
-        Ok(httparse::Status::Partial) => return Read::Part,
-        Err(_) => return Read::Other,
+        Ok(httparse::Status::Partial) => return Err(Partial),
+        Err(_) => return Ok(None),
     };
-    plain(&head, end, read, method).map_or(Read::Other, Read::Plain)
+    let read = plain(&head, read);
+    Ok(read.map(|(said, fields)| (said, fields, end)))
 }
 
-fn plain(
-    head: &httparse::Response<'_, '_>,
-    end: usize,
-    read: &Bytes,
-    method: &Method,
-) -> Option<Head> {
+fn plain(head: &httparse::Response<'_, '_>, read: &Bytes) -> Option<(Said, HeaderMap)> {
     let status = StatusCode::from_u16(head.code?).ok()?;
     if head.version != Some(1) || status.is_informational() {
         return None;
@@ -399,15 +417,138 @@ fn plain(
         Some(closes) if closes.eq_ignore_ascii_case(b"close") => true,
         Some(_) => return None,
     };
+    let said = Said {
+        status,
+        length,
+        closes,
+    };
+    Some((said, heads::fields(head.headers, read)?))
+}
+
+/// `None`: nobody can tell where its content ends.
+fn whole(said: Said, fields: HeaderMap, end: usize, method: &Method) -> Option<Head> {
     let has_none = *method == Method::HEAD
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        || matches!(
+            said.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
     let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.headers_mut() = heads::fields(head.headers, read)?;
+    *response.status_mut() = said.status;
+    *response.headers_mut() = fields;
     Some(Head {
         response,
         end,
-        length: if has_none { 0 } else { length? },
-        closes,
+        length: if has_none { 0 } else { said.length? },
+        closes: said.closes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use http::HeaderValue;
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+
+    use super::*;
+
+    fn told(read: &[u8]) -> Option<(u16, Option<u64>, bool, HeaderMap)> {
+        let told = |(said, fields): (Said, HeaderMap)| {
+            (said.status.as_u16(), said.length, said.closes, fields)
+        };
+        let read = Bytes::copy_from_slice(read);
+        let anew = anew(&read).ok().flatten();
+        if let Some(outline) = Outline::of(&read)
+            && let Some(again) = outline.known(&read)
+        {
+            let (said, fields, end) = anew.expect("what is known is plain");
+            assert_eq!(end, outline.end());
+            assert_eq!(told(again), told((said, fields.clone())));
+            return Some(told((said, fields)));
+        }
+        let _ = super::head(&read, &Method::GET);
+        None
+    }
+
+    const LINES: [&str; 16] = [
+        "Date: Thu, 26 Nov 2026 12:00:00 GMT\r\n",
+        "Date: Thu, 26 Nov 2026 12:00:01 GMT\r\n",
+        "Content-Length: 2\r\n",
+        "Content-Length: 40\r\n",
+        "Vary: Accept, Cookie\r\n",
+        "content-length: 7\r\n",
+        "date: today\r\n",
+        "Date:today\r\n",
+        "Date: \t today \r\n",
+        "Date: \r\n",
+        "Date: a\0b\r\n",
+        "Content-Length: 02\r\n",
+        "Content-Length:2\r\n",
+        "Content-Length: 2\n",
+        "Connection: close\r\n",
+        "X: Date: a\r\n",
+    ];
+
+    #[test]
+    fn a_head_that_differs_in_its_date_and_length_alone_is_known() {
+        let head = |date, length| {
+            format!(
+                "HTTP/1.1 200 OK\r\nDate: {date}\r\nVia: a\r\nContent-Length: {length}\r\nvia: b\r\n\r\n{{}}"
+            )
+        };
+        assert_eq!(told(head("Monday", "1").as_bytes()), None);
+        assert_eq!(told(head("Tuesday", "20").as_bytes()), None);
+        let (status, length, closes, fields) = told(head("Wednesday", "300").as_bytes()).unwrap();
+        assert_eq!((status, length, closes), (200, Some(300), false));
+        assert_eq!(
+            (&fields["date"], &fields["content-length"]),
+            (
+                &HeaderValue::from_static("Wednesday"),
+                &HeaderValue::from_static("300")
+            )
+        );
+        let odd = ["0300", "+3", "", "3 ", "99999999999999999999"];
+        assert!(
+            odd.iter()
+                .all(|length| told(head("a", length).as_bytes()).is_none())
+        );
+        let read = Bytes::from(head("a", "02"));
+        assert!(matches!(super::head(&read, &Method::GET), Read::Other));
+    }
+
+    #[test]
+    fn what_is_known_of_a_head_is_what_it_would_be_if_read_anew() {
+        let mut runner = TestRunner::new(Config {
+            failure_persistence: None,
+            ..Config::with_cases(10_000)
+        });
+        let known = Cell::new(0);
+        const STATUSES: [&str; 3] = [
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 404 Not Found\r\n",
+            "\r\nHTTP/1.1 200 OK\r\n",
+        ];
+        let line = prop_oneof![6 => prop::sample::select(&LINES[..5]), 1 => prop::sample::select(&LINES[..])];
+        let heads = (
+            prop::sample::select(&STATUSES[..]),
+            prop::collection::vec(line, 0..4),
+        );
+        let checked = runner.run(&heads, |(status, lines)| {
+            let head = [status, &lines.concat(), "\r\n{}"].concat();
+            // From the third time on it is known, if it is plain and nothing is there twice.
+            let times = (0..3).map(|_| told(head.as_bytes()));
+            known.set(known.get() + times.flatten().count());
+            for date in ["Date: a\r\n", "Date: bc\r\n"] {
+                told(
+                    head.replacen("Date: ", &date[..6], 1)
+                        .replacen(" GMT", date, 1)
+                        .as_bytes(),
+                );
+            }
+            Ok(())
+        });
+        checked.unwrap();
+        assert!(known.get() > 1_000, "{} were known", known.get());
+    }
 }
