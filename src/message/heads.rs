@@ -2,13 +2,21 @@
 //! Whatever is not read here is hyper's to read, or to refuse.
 
 use std::cell::RefCell;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use memchr::memmem::Finder;
+
+/// Where the first empty line behind another ends.
+pub fn blank(read: &[u8]) -> Option<usize> {
+    static BLANK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+    BLANK.find(read).map(|at| at + 4)
+}
 
 /// How long the head is that these bytes begin with: its lines end in CRLF and nothing else is a line's end.
 pub fn end(read: &[u8]) -> Option<usize> {
-    let end = memchr::memmem::find(read, b"\r\n\r\n")? + 4;
+    let end = blank(read)?;
     let head = &read[..end];
     let mut at = 0;
     while let Some(found) = memchr::memchr2(b'\r', b'\n', &head[at..]) {

@@ -62,7 +62,7 @@ pub fn read(
 /// As a head whose first line stands before fields that were read before.
 fn again(read: &Bytes, manners: &Manners) -> Option<(Head, Bytes)> {
     let line = memchr::memchr2(b'\r', b'\n', read)? + 2;
-    let end = memchr::memmem::find(read, b"\r\n\r\n")? + 4;
+    let end = heads::blank(read)?;
     let (fields, content) = section::kept(read.get(line..end)?)?;
     if end > manners.head || fields.len() > manners.fields || content != (read.len() - end) as u64 {
         return None;

@@ -42,26 +42,39 @@ thread_local! {
 }
 
 impl<'r> Outline<'r> {
-    /// The head that these bytes begin with. `None`: it is not whole, or too long to be kept.
+    /// Of the head that these bytes begin with. `None`: it is not whole, or too long to be kept.
     pub fn of(read: &'r [u8]) -> Option<Outline<'r>> {
-        let bytes = &read[..read.len().min(LONGEST)];
-        let bytes = &bytes[..memchr::memmem::find(bytes, b"\r\n\r\n")? + 4];
+        let read = &read[..read.len().min(LONGEST)];
         let (mut date, mut length) = (None, None);
-        let mut ends = memchr::memchr_iter(b'\n', bytes);
+        let mut ends = memchr::memchr_iter(b'\n', read);
         let mut begins = ends.next()? + 1;
         for end in ends {
-            let line = &bytes[begins..end];
+            let line = &read[begins..end];
             let value = |name: &HeaderName| {
                 let value = of_line(line, name.as_str().as_bytes())?;
                 Some(begins + value.start..begins + value.end)
             };
-            match line.first() {
-                Some(b'd' | b'D') if date.is_none() => date = value(&header::DATE),
-                Some(b'c' | b'C') if length.is_none() => length = value(&header::CONTENT_LENGTH),
+            match line {
+                [b'\r'] => {
+                    let bytes = &read[..=end];
+                    return Some(Outline::around(bytes, date, length));
+                }
+                [_, _, _, _, b':', ..] if date.is_none() => date = value(&header::DATE),
+                line if line.get(14) == Some(&b':') && length.is_none() => {
+                    length = value(&header::CONTENT_LENGTH);
+                }
                 _ => {}
             }
             begins = end + 1;
         }
+        None
+    }
+
+    fn around(
+        bytes: &'r [u8],
+        date: Option<Range<usize>>,
+        length: Option<Range<usize>>,
+    ) -> Outline<'r> {
         let mut outline = Outline {
             bytes,
             date,
@@ -70,7 +83,7 @@ impl<'r> Outline<'r> {
         };
         let [a, b, c] = outline.pieces().map(xxh3_64);
         outline.hash = a ^ b.rotate_left(21) ^ c.rotate_left(42);
-        Some(outline)
+        outline
     }
 
     pub fn end(&self) -> usize {
