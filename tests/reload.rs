@@ -517,6 +517,22 @@ fn the_limits_of_a_connection_are_those_in_force_when_it_comes() {
 }
 
 #[test]
+fn fields_that_have_come_before_are_sent_on_by_the_rules_in_force() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let yaml = users_api(&origin, "memory:", "");
+    let larder = Larder::start(yaml.clone());
+    let told = |n: usize| {
+        larder.get_with(&format!("/elsewhere/{n}/"), &[("X-Secret", "s")]);
+        origin.last().fields.all("x-secret").len()
+    };
+    assert!((0..10).all(|n| told(n) == 1));
+    reload(&larder, &format!("{yaml}drop_headers: [X-Secret]\n"));
+    assert!((10..20).all(|n| told(n) == 0));
+    reload(&larder, &yaml);
+    assert!((20..30).all(|n| told(n) == 1));
+}
+
+#[test]
 fn a_token_is_good_after_a_reload_as_before_and_by_another_key_no_more() {
     let origin = Origin::start(|_| origin::json("[]"));
     let by = |secret: &str| {
