@@ -169,6 +169,22 @@ fn a_connection_goes_on_as_hypers_after_an_answer_that_was_not_plain() {
 }
 
 #[test]
+fn a_connection_with_more_of_an_answer_to_come_is_not_free() {
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}";
+    let (told, _) = are_alike(&[get(answer), get(PLAIN[0])]);
+    let [
+        Told::Answer {
+            end: End::Waits,
+            is_free: false,
+            ..
+        },
+    ] = told[..]
+    else {
+        panic!("{told:?}");
+    };
+}
+
+#[test]
 fn heads_have_the_same_bounds() {
     let of_length = |length: usize| {
         let filler = "x".repeat(length - 43);
