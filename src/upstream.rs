@@ -5,8 +5,8 @@
 //! provably never left goes to the next upstream, whatever it is. The cap and its queue are for all of them together.
 
 mod again;
-#[cfg(test)]
-mod alike;
+#[cfg(any(test, fuzzing))]
+pub mod alike;
 mod body;
 mod checks;
 mod connection;

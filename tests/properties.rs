@@ -37,7 +37,7 @@ macro_rules! holds_of_every_seed_and_of_what_is_made_of_it {
 }
 
 holds_of_every_seed_and_of_what_is_made_of_it! {
-    accept caching config credentials dates entries forwarded frames keys ranges routes scopes wire
+    accept caching config credentials dates entries forwarded frames keys plain ranges routes scopes wire
 }
 
 #[test]
@@ -47,6 +47,13 @@ fn the_seeds_of_copies_are_in_the_format_of_today() {
         .iter()
         .filter(|seed| properties::entries::is_read(seed));
     assert!(read.count() >= 3);
+}
+
+#[test]
+fn most_seeds_of_plain_requests_are_plain() {
+    let seeds = seeds("plain");
+    let plain = seeds.iter().filter(|seed| properties::plain::is_read(seed));
+    assert!(plain.count() > seeds.len() / 2);
 }
 
 fn holds(name: &str) {

@@ -8,7 +8,7 @@ mod head_timer;
 mod http2;
 pub mod lane;
 pub mod places;
-mod plain;
+pub mod plain;
 mod preface;
 mod proxied;
 pub mod pulse;

@@ -42,6 +42,8 @@ pub(super) struct Plain {
     stream: Box<dyn Stream>,
     /// Read, and nobody's yet.
     read: BytesMut,
+    /// An answer is to come, or the rest of one.
+    awaits: bool,
     /// It takes no further request.
     ended: bool,
 }
@@ -76,13 +78,14 @@ impl Plain {
         Plain {
             stream: Box::new(stream),
             read: BytesMut::new(),
+            awaits: false,
             ended: false,
         }
     }
 
     /// Whether it takes a request, as far as is known: what its server says meanwhile is noticed when one is sent.
     pub fn is_open(&self) -> bool {
-        !self.ended && self.read.is_empty()
+        !self.ended && !self.awaits && self.read.is_empty()
     }
 
     /// Whether it takes a request, after a look at whether its server has said something meanwhile, or has closed.
@@ -110,6 +113,7 @@ impl Plain {
 
     /// Sends a plain request and waits for the head of its answer.
     pub fn exchange<'e>(&'e mut self, draft: &'e Draft, body: &'e RequestBody) -> Exchange<'e> {
+        self.awaits = true;
         Exchange {
             plain: self,
             draft,
@@ -270,6 +274,7 @@ impl Exchange<'_> {
                 let (came, left) = (read.len() - head.end, head.length);
                 let first = usize::try_from(left).map_or(came, |left| left.min(came));
                 self.plain.ended |= head.closes || first < came;
+                self.plain.awaits = (first as u64) < left;
                 let first = read.slice(head.end..head.end + first);
                 Some(Came::Answer(
                     head.response.map(|()| Content { first, left }),
@@ -315,6 +320,7 @@ impl Content {
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
             piece = plain.read.split_to(left.min(plain.read.len())).freeze();
+            plain.awaits = piece.len() < left;
             if piece.len() == left && plain.read.is_empty() {
                 // An idle connection keeps no large buffer.
                 plain.read = BytesMut::new();

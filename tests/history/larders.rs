@@ -31,12 +31,26 @@ struct Instance {
 
 /// What each instance keeps in its own memory: `HISTORY_MEMORY=10ms`, or one after the other, `HISTORY_MEMORY=10ms,0,off`.
 fn memory(instance: usize) -> String {
-    let leases = std::env::var("HISTORY_MEMORY").unwrap_or("off".to_owned());
-    let leases: Vec<&str> = leases.split(',').collect();
-    match leases[instance % leases.len()] {
+    let leases = leases();
+    match &leases[instance % leases.len()][..] {
         "off" => String::new(),
         lease => format!("memory: {{lease: {lease}}}"),
     }
+}
+
+fn leases() -> Vec<String> {
+    let leases = std::env::var("HISTORY_MEMORY").unwrap_or("off".to_owned());
+    leases.split(',').map(str::to_owned).collect()
+}
+
+/// How much longer than without any lease an instance may show what the store has lost (docs/MEMORY.md).
+pub fn longest_lease() -> Duration {
+    let leases = leases();
+    let lengths = leases.iter().map(|lease| match &lease[..] {
+        "off" => Duration::ZERO,
+        lease => humantime::parse_duration(lease).expect("a lease"),
+    });
+    lengths.max().unwrap_or_default()
 }
 
 /// Whether the routes obey the origin (`HISTORY_POLICY=http`), which then says how long and for whom.

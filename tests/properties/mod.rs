@@ -11,6 +11,7 @@ pub mod entries;
 pub mod forwarded;
 pub mod frames;
 pub mod keys;
+pub mod plain;
 pub mod ranges;
 pub mod routes;
 pub mod scopes;
@@ -33,6 +34,7 @@ pub const ALL: &[(&str, Property)] = &[
     ("forwarded", forwarded::holds),
     ("frames", frames::holds),
     ("keys", keys::holds),
+    ("plain", plain::holds),
     ("ranges", ranges::holds),
     ("routes", routes::holds),
     ("scopes", scopes::holds),

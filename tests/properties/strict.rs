@@ -17,6 +17,28 @@ pub struct Request {
     pub content: Vec<u8>,
 }
 
+/// A request as it stands there, whomever it is for.
+pub struct Message<'b> {
+    pub method: &'b [u8],
+    pub target: &'b [u8],
+    pub is_1_1: bool,
+    /// By their names in small letters.
+    pub fields: Vec<(String, &'b [u8])>,
+    pub content: Vec<u8>,
+}
+
+/// The one message that the bytes are, with nothing behind it, but room for another.
+pub fn alone(bytes: &[u8]) -> Result<Message<'_>, &'static str> {
+    let mut reader = Reader { bytes };
+    match reader.message() {
+        Ok(_) if !reader.bytes.is_empty() => Err("more than a message"),
+        Ok((_, After::Close)) => Err("the last message of its connection"),
+        Ok((message, After::Next)) => Ok(message),
+        Err(End::Incomplete) => Err("less than a message"),
+        Err(End::Doubt(why)) => Err(why),
+    }
+}
+
 /// All requests that the bytes hold, whole, up to the first of which nobody knows where it ends, or behind which the
 /// connection closes.
 pub fn read(bytes: &[u8]) -> Vec<Read> {
@@ -53,6 +75,19 @@ struct Reader<'b> {
 
 impl<'b> Reader<'b> {
     fn request(&mut self) -> Result<(Read, After), End> {
+        let (message, after) = self.message()?;
+        let hosts = message.fields.iter().filter(|(name, _)| name == "host");
+        let hosts: Vec<&[u8]> = hosts.map(|(_, value)| *value).collect();
+        let read = whom(message.method, message.target, &hosts).map(|(host, target)| Request {
+            method: String::from_utf8_lossy(message.method).into_owned(),
+            target,
+            host,
+            content: message.content,
+        });
+        Ok((read, after))
+    }
+
+    fn message(&mut self) -> Result<(Message<'b>, After), End> {
         let line = loop {
             match self.head_line()? {
                 [] => {}
@@ -102,14 +137,14 @@ impl<'b> Reader<'b> {
             _ => return Err(End::Doubt("a coding that is not chunked alone")),
         };
         let closes = both || has_close || !is_1_1 && !keeps_alive;
-        let hosts: Vec<&[u8]> = all("host").collect();
-        let read = whom(method, target, &hosts).map(|(host, target)| Request {
-            method: String::from_utf8_lossy(method).into_owned(),
+        let message = Message {
+            method,
             target,
-            host,
+            is_1_1,
+            fields,
             content,
-        });
-        Ok((read, if closes { After::Close } else { After::Next }))
+        };
+        Ok((message, if closes { After::Close } else { After::Next }))
     }
 
     /// Without its CRLF, or its bare LF.

@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::strict;
 
-static CONFIG: LazyLock<Config> = LazyLock::new(|| {
+pub(super) static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     let file = "upstream: http://127.0.0.1:8000\nttl: 1h\nroutes:\n  - {path: /api/users/, key: users:list}\n";
     let loaded = larder::config::file::parse("proxy.yaml", file, &|_| None);
     loaded.expect("a configuration").config
@@ -61,11 +61,16 @@ pub fn holds(data: &[u8]) {
     );
 }
 
-fn served(bytes: &[u8], at_a_time: usize) -> Vec<Seen> {
+/// On this thread, with nothing else and no clock.
+pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime =
             tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     }
+    RUNTIME.with(|runtime| runtime.block_on(future))
+}
+
+fn served(bytes: &[u8], at_a_time: usize) -> Vec<Seen> {
     let seen: Rc<RefCell<Vec<Seen>>> = Rc::default();
     let service = service_fn(|request: Request<Incoming>| {
         let seen = seen.clone();
@@ -106,7 +111,7 @@ fn served(bytes: &[u8], at_a_time: usize) -> Vec<Seen> {
         .max_headers(CONFIG.limits.fields)
         .max_buf_size(CONFIG.limits.head.max(8 * 1024))
         .serve_connection(TokioIo::new(Script { bytes, at_a_time }), service);
-    let _ = RUNTIME.with(|runtime| runtime.block_on(connection));
+    let _ = block_on(connection);
     seen.take()
 }
 
@@ -137,9 +142,9 @@ fn goes_on_as_itself(client: &proxy::Client) {
 }
 
 /// A connection whose client says this, a few bytes at a time, closes its half, and hears everything.
-struct Script<'b> {
-    bytes: &'b [u8],
-    at_a_time: usize,
+pub(super) struct Script<'b> {
+    pub bytes: &'b [u8],
+    pub at_a_time: usize,
 }
 
 impl AsyncRead for Script<'_> {
