@@ -1,6 +1,8 @@
 //! HTTP towards an upstream in either version, and what the loss of a request means.
 
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use super::body::Content;
 use super::connection::Unconnected;
 use super::draft::Draft;
 use super::plain::{self, Came, Plain};
-use crate::body::{ContentError, RequestBody};
+use crate::body::{ContentError, Progress, RequestBody};
 use crate::error::UpstreamFailure;
 use crate::tls;
 
@@ -56,7 +58,12 @@ pub(super) struct Driven {
     requests: http1::SendRequest<RequestBody>,
     /// None when the connection has ended, or has a task of its own.
     driving: Option<Driving>,
+    /// How far the content of the latest request has gone, where it travels by and by.
+    content: Option<Arc<Progress>>,
 }
+
+/// An upstream that has answered before it has read all of a request, and reads nothing more for so long, reads no more.
+const UNREAD: Duration = Duration::from_secs(60);
 
 type Driving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -178,8 +185,10 @@ impl Http1 {
 
     /// From now on it goes on by itself, whatever becomes of the rest.
     pub async fn go_on_alone(&mut self) {
-        if let Some(driven) = self.by_hyper(Bytes::new()).await {
-            driven.let_go();
+        if let Some(driven) = self.by_hyper(Bytes::new()).await
+            && let Some(driving) = driven.driving.take()
+        {
+            tokio::spawn(driving);
         }
     }
 
@@ -254,6 +263,7 @@ impl Driven {
             requests,
             // Its errors reach whoever waits for an answer.
             driving: Some(Box::pin(async { drop(connection.with_upgrades().await) })),
+            content: None,
         })
     }
 
@@ -271,12 +281,12 @@ impl Driven {
         self.requests.is_ready() && !self.requests.is_closed()
     }
 
-    /// From now on it goes on by itself, whatever becomes of the rest.
+    /// From now on it goes on by itself, for as long as the rest does.
     fn let_go(&mut self) {
         if let Some(driving) = self.driving.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(driving);
+            runtime.spawn(while_it_goes_on(driving, self.content.take()));
         }
     }
 
@@ -307,6 +317,7 @@ impl Driven {
         &'s mut self,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, Lost>> + use<'s> {
+        self.content = request.body().progress();
         Sending {
             // A budget that has run out would wake nobody either.
             answer: unconstrained(self.requests.try_send_request(request)),
@@ -321,6 +332,20 @@ impl Driven {
         incoming: &mut Incoming,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         self.poll_with(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx))
+    }
+}
+
+async fn while_it_goes_on(mut driving: Driving, content: Option<Arc<Progress>>) {
+    let sent = || {
+        content
+            .as_ref()
+            .map(|content| content.bytes.load(Ordering::Relaxed))
+    };
+    loop {
+        let before = sent();
+        if tokio::time::timeout(UNREAD, driving.as_mut()).await.is_ok() || sent() == before {
+            return;
+        }
     }
 }
 

@@ -268,6 +268,34 @@ fn a_connection_that_ends_or_speaks_before_a_request_has_not_seen_it() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_has_answered_and_reads_no_more_is_not_waited_for() {
+    let (ours, mut theirs) = tokio::io::duplex(8 * 1024);
+    let mut connection = Connection {
+        sender: Sender::http1(ours),
+        received: Arc::default(),
+        made: Instant::now(),
+    };
+    let turn = post(&LARGE, PLAIN[0]);
+    let mut read = vec![0; 100];
+    let (told, _) = tokio::join!(one(&mut connection, &turn), async {
+        theirs.read_exact(&mut read).await.unwrap();
+        theirs.write_all(PLAIN[0]).await.unwrap();
+    });
+    assert!(matches!(told, Told::Answer { status: 200, .. }), "{told:?}");
+    let Sender::Http1(mut http1) = connection.sender else {
+        panic!("not of HTTP/1");
+    };
+    http1.let_go();
+    drop(http1);
+    tokio::time::sleep(LONG).await;
+    timeout(LONG, theirs.read_to_end(&mut read))
+        .await
+        .expect("it has been closed")
+        .unwrap();
+    assert!(read.len() < LARGE.len(), "it was still being sent");
+}
+
 /// Takes whatever is written, as TLS does, which keeps what its own stream does not take.
 struct TakesAll(DuplexStream);
 
