@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::HeaderValue;
+use http::header::{HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version, header};
 use tracing::trace;
 use xxhash_rust::xxh3::xxh3_64;
@@ -253,6 +253,8 @@ pub fn remember(
             interim: None,
             head: None,
             notes: None,
+            // Without what was sent upstream for them: of a hit nothing is.
+            fields: HeaderMap::clone(&client.fields).into(),
             ..client.clone()
         },
         asked: asked.clone(),
