@@ -4,11 +4,12 @@
 #[path = "properties/mod.rs"]
 mod properties;
 
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{Config, TestRunner};
 
 /// How a seed is changed at one place.
 #[derive(Debug, Clone)]
@@ -205,5 +206,132 @@ struct Input(Vec<u8>);
 impl std::fmt::Debug for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "b\"{}\"", self.0.escape_ascii())
+    }
+}
+
+/// Each with what is likely to be plain first.
+const METHODS: [&str; 6] = ["GET ", "POST ", "PATCH ", "DELETE ", "get ", "OPTIONS "];
+const TARGETS: [&str; 7] = [
+    "/api/users/7/",
+    "/?a=b&c",
+    "/%zz",
+    "*",
+    "http://a/",
+    "/a b",
+    "/#f",
+];
+const VERSIONS: [&str; 4] = [
+    " HTTP/1.1\r\n",
+    " HTTP/1.0\r\n",
+    " HTTP/2.0\r\n",
+    " HTTP/1.1\n",
+];
+const LINES: [&str; 22] = [
+    "Host: a\r\n",
+    "host:a\r\n",
+    "Accept: */*\r\n",
+    "X-Empty:\r\n",
+    "X-Long: \t a\t b \r\n",
+    "X_Under: 1\r\n",
+    "X: \u{e9}\r\n",
+    "Connection: keep-alive\r\n",
+    "Content-Length: 3\r\n",
+    "Content-Length: 0\r\n",
+    "content-length: 03\r\n",
+    "Content-Length: 3, 3\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Connection: close\r\n",
+    "Connection: keep-alive, upgrade\r\n",
+    "Upgrade: websocket\r\n",
+    "Expect: 100-continue\r\n",
+    "Bad(Name): 1\r\n",
+    "Host : a\r\n",
+    " folded\r\n",
+    "X: a\rb\r\n",
+    "X: a\0b\r\n",
+];
+const ENDS: [&str; 6] = [
+    "\r\n",
+    "\r\nabc",
+    "\r\nabcd",
+    "\r\nab",
+    "\r\n\r\n",
+    "\r\n3\r\nabc\r\n0\r\n\r\n",
+];
+
+/// Mostly one of the first `likely`.
+fn one_of(all: &'static [&'static str], likely: usize) -> impl Strategy<Value = &'static str> {
+    prop_oneof![5 => prop::sample::select(&all[..likely]), 1 => prop::sample::select(all)]
+}
+
+fn messages() -> impl Strategy<Value = Vec<u8>> {
+    let start = (
+        one_of(&METHODS, 4),
+        one_of(&TARGETS, 3),
+        one_of(&VERSIONS, 1),
+    );
+    let lines = prop::collection::vec(one_of(&LINES, 9), 0..5);
+    let change = (any::<u8>(), any::<prop::sample::Index>(), 0..4);
+    (start, lines, one_of(&ENDS, 2), change).prop_map(
+        |((method, target, version), lines, end, (byte, at, change))| {
+            let all = [method, target, version, &lines.concat(), end].concat();
+            let mut bytes = all.into_bytes();
+            if change == 0 {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes
+        },
+    )
+}
+
+#[test]
+fn what_is_read_without_hyper_is_read_in_no_other_way() {
+    let mut runner = TestRunner::new(Config {
+        failure_persistence: None,
+        ..Config::with_cases(20_000)
+    });
+    let plain = Cell::new(0);
+    let checked = runner.run(&messages(), |bytes| {
+        properties::plain::holds(&bytes);
+        plain.set(plain.get() + u32::from(properties::plain::is_read(&bytes)));
+        Ok(())
+    });
+    checked.unwrap();
+    assert!(plain.get() > 200, "{} of them were plain", plain.get());
+}
+
+#[test]
+fn what_asks_for_anything_more_is_not_read_without_hyper() {
+    let plain =
+        "PATCH /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\nabc";
+    assert!(properties::plain::is_read(plain.as_bytes()));
+    properties::plain::holds(plain.as_bytes());
+    for (from, to) in [
+        ("PATCH", "HEAD"),
+        ("PATCH", "OPTIONS"),
+        ("/a?b", "http://a/"),
+        ("/a?b", "*"),
+        ("HTTP/1.1", "HTTP/1.0"),
+        ("\r\nHost", "\nHost"),
+        ("Length: 3", "Length: 2"),
+        ("Length: 3", "Length: 4"),
+        ("Length: 3", "Length: 03"),
+        ("Length: 3", "Length: +3"),
+        ("Content-Length", "X-Length"),
+        ("Connection: keep-alive", "Connection: close"),
+        ("Connection: keep-alive", "Connection: x-a"),
+        ("Connection: keep-alive", "Expect: 100-continue"),
+        ("Connection: keep-alive", "Transfer-Encoding: chunked"),
+        ("Connection: keep-alive", "Upgrade: websocket"),
+        ("Connection: keep-alive", "Content-Length: 3"),
+        ("Host: a", "Host : a"),
+        ("Host: a", "Host: a\r\n b"),
+        ("Host: a", "Host: a\0"),
+    ] {
+        let changed = plain.replacen(from, to, 1);
+        assert_ne!(changed, plain);
+        let is_read = properties::plain::is_read(changed.as_bytes());
+        assert!(!is_read, "{changed:?}");
     }
 }

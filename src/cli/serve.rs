@@ -117,7 +117,7 @@ impl Running {
             .admin
             .map(|address| take_or_bind(&mut given, 1, "admin", address))
             .transpose()?;
-        let manners = watch::Sender::new(manners(&config));
+        let manners = watch::Sender::new(Manners::of(&config));
         let (limits, trusted) = (config.limits.clone(), config.trusted_proxies.clone());
         let upstream = Upstream::new(config.upstream.clone());
         let acceptor = certificates
@@ -306,22 +306,6 @@ impl Signals {
     }
 }
 
-fn manners(config: &Config) -> Manners {
-    let limits = &config.limits;
-    Manners {
-        h2c: config.h2c,
-        streams: limits.streams,
-        target: limits.target,
-        fields: limits.fields,
-        head: limits.head,
-        handshake_timeout: limits.handshake_timeout,
-        patience: limits.patience,
-        proxy_protocol: config.proxy_protocol,
-        held: limits.held,
-        drain: limits.drain,
-    }
-}
-
 /// The listener's manners are those of the configuration in force.
 async fn follow_configuration(
     proxy: Arc<Proxy>,
@@ -336,7 +320,7 @@ async fn follow_configuration(
             config.limits.connections_per_address,
             config.trusted_proxies.clone(),
         );
-        told.send_replace(manners(config));
+        told.send_replace(Manners::of(config));
     }
 }
 

@@ -14,19 +14,22 @@ pub fn blank(read: &[u8]) -> Option<usize> {
     BLANK.find(read).map(|at| at + 4)
 }
 
-/// How long the head is that these bytes begin with: its lines end in CRLF and nothing else is a line's end.
+/// How long the head is that these bytes begin with, if it is strict.
 pub fn end(read: &[u8]) -> Option<usize> {
-    let end = blank(read)?;
-    let head = &read[..end];
+    blank(read).filter(|end| is_strict(&read[..*end]))
+}
+
+/// Whether the lines of a head end in CRLF, nothing else is a line's end, and the first is not empty.
+pub fn is_strict(head: &[u8]) -> bool {
     let mut at = 0;
     while let Some(found) = memchr::memchr2(b'\r', b'\n', &head[at..]) {
         at += found;
         if head.get(at..at + 2) != Some(b"\r\n") || at == 0 {
-            return None;
+            return false;
         }
         at += 2;
     }
-    Some(end)
+    true
 }
 
 /// Fields that were found in `head`, whose bytes they share. `None`: one of them is none.
@@ -44,6 +47,15 @@ pub fn fields(found: &[httparse::Header<'_>], head: &Bytes) -> Option<HeaderMap>
         }
         Some(fields)
     })
+}
+
+/// The same fields, without the bytes of all that was read, which their values share.
+pub fn compact(fields: &HeaderMap) -> Option<HeaderMap> {
+    let mut compact = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields {
+        compact.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
+    }
+    Some(compact)
 }
 
 thread_local! {

@@ -8,8 +8,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Uri, Version};
 use parking_lot::Mutex;
@@ -87,7 +86,7 @@ pub struct Under {
     pub purpose: Purpose,
     /// How the client came.
     pub via: Via,
-    pub host: String,
+    pub host: HeaderValue,
     /// Whether the request is told by an id of ours.
     pub has_id: bool,
 }
@@ -136,17 +135,20 @@ impl Section {
         }))
     }
 
-    /// To be changed: from now on it is this one's alone.
+    /// Whether both are one.
+    #[cfg(test)]
+    pub fn is(&self, other: &Section) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// To be changed: from now on it is this one's alone, and nothing is known of it.
     pub fn to_mut(&mut self) -> &mut HeaderMap {
         let fields = match Arc::get_mut(&mut self.0) {
             Some(own) => std::mem::take(&mut own.fields),
             None => self.0.fields.clone(),
         };
-        self.0 = Arc::new(Shared {
-            fields,
-            ..Shared::default()
-        });
-        let own = Arc::get_mut(&mut self.0).expect("nobody has it yet");
+        *self = fields.into();
+        let own = Arc::get_mut(&mut self.0).expect("nobody else has it yet");
         &mut own.fields
     }
 
@@ -190,18 +192,14 @@ impl Section {
     }
 
     /// What is sent upstream for it: as the last time, if that was under the same, or made anew.
-    pub fn sent(
-        &self,
-        is_same: impl Fn(&Under) -> bool,
-        under: impl FnOnce() -> Under,
-        make: impl Fn() -> HeaderMap,
-    ) -> Section {
+    pub fn sent(&self, under: impl FnOnce() -> Under, make: impl Fn() -> HeaderMap) -> Section {
         if !self.0.is_kept {
             return make().into();
         }
+        let under = under();
         let mut sent = self.0.sent.lock();
         if let Some((as_then, section)) = &mut *sent
-            && is_same(as_then)
+            && *as_then == under
         {
             debug_assert!(**section == make());
             if !section.0.is_kept {
@@ -211,14 +209,19 @@ impl Section {
         }
         // Not kept yet: it is not said that the next will be under the same.
         let section = Section::from(make());
-        *sent = Some((under(), section.clone()));
+        *sent = Some((under, section.clone()));
         section
     }
 }
 
-/// A section that a thread keeps.
+/// A section as it came, up to its empty line.
+pub struct Raw<'r> {
+    bytes: &'r [u8],
+    hash: u64,
+}
+
 struct Kept {
-    bytes: Bytes,
+    bytes: Box<[u8]>,
     section: Section,
     content: u64,
 }
@@ -227,40 +230,42 @@ thread_local! {
     static KEPT: RefCell<Recurring<Kept>> = const { RefCell::new(Recurring::NOTHING) };
 }
 
-/// The section that these bytes were read as before, and how much content it declares.
-pub fn kept(bytes: &[u8]) -> Option<(Section, u64)> {
-    if bytes.len() > LONGEST {
-        return None;
-    }
-    KEPT.with_borrow(|kept| {
-        let kept = kept.get(xxh3_64(bytes))?;
-        (kept.bytes == bytes).then(|| (kept.section.clone(), kept.content))
-    })
-}
-
-/// These bytes were read, and declare so much content. They are kept, as `read` reads them again, if they have come to this
-/// thread before.
-pub fn keep(bytes: &[u8], content: u64, read: impl FnOnce(&Bytes) -> Option<HeaderMap>) {
-    let hash = xxh3_64(bytes);
-    if bytes.len() > LONGEST || !KEPT.with_borrow_mut(|kept| kept.comes_again(hash)) {
-        return;
-    }
-    // Its values share bytes that are its own: those of a message are more, and go.
-    let bytes = Bytes::copy_from_slice(bytes);
-    if let Some(fields) = read(&bytes) {
-        let kept = Kept {
+impl<'r> Raw<'r> {
+    /// `None`: it is too long to be kept.
+    pub fn of(bytes: &'r [u8]) -> Option<Raw<'r>> {
+        (bytes.len() <= LONGEST).then(|| Raw {
             bytes,
-            section: Section::kept(fields),
-            content,
-        };
-        KEPT.with_borrow_mut(|all| all.keep(hash, kept));
+            hash: xxh3_64(bytes),
+        })
+    }
+
+    /// What these bytes were read as before, and how much content they declare.
+    pub fn known(&self) -> Option<(Section, u64)> {
+        KEPT.with_borrow(|kept| {
+            let kept = kept.get(self.hash)?;
+            (*kept.bytes == *self.bytes).then(|| (kept.section.clone(), kept.content))
+        })
+    }
+
+    /// They were read so, and declare so much content. They are kept, if they have come to this thread before.
+    pub fn keep(&self, fields: &HeaderMap, content: u64) {
+        KEPT.with_borrow_mut(|kept| {
+            if kept.comes_again(self.hash)
+                && let Some(fields) = heads::compact(fields)
+            {
+                let new = Kept {
+                    bytes: self.bytes.into(),
+                    section: Section::kept(fields),
+                    content,
+                };
+                kept.keep(self.hash, new);
+            }
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::header::HeaderValue;
-
     use super::*;
     use crate::message::forwarded::Scheme;
 
@@ -286,27 +291,23 @@ mod tests {
                 scheme: Scheme::Http,
                 untrusted_https: false,
             },
-            host: "a".to_owned(),
+            host: HeaderValue::from_static("a"),
             has_id: false,
         }
     }
 
     #[test]
-    fn a_section_is_kept_from_the_second_time_that_it_is_read() {
-        let bytes = b"a: 1\r\n\r\n";
-        let read = |_: &Bytes| Some(fields(&[("a", "1")]));
-        assert!(kept(bytes).is_none());
-        keep(bytes, 7, read);
-        assert!(kept(bytes).is_none());
-        keep(bytes, 7, read);
-        let (section, content) = kept(bytes).unwrap();
-        assert_eq!((&*section, content), (&fields(&[("a", "1")]), 7));
-        assert!(kept(b"a: 2\r\n\r\n").is_none());
-        for _ in 0..3 {
-            let long = vec![b'x'; LONGEST + 1];
-            keep(&long, 0, read);
-            assert!(kept(&long).is_none());
+    fn a_section_is_known_from_the_second_time_that_it_was_read() {
+        let raw = |bytes| Raw::of(bytes).unwrap();
+        let (bytes, fields) = (b"a: 1\r\n\r\n", fields(&[("a", "1")]));
+        for _ in 0..2 {
+            assert!(raw(bytes).known().is_none());
+            raw(bytes).keep(&fields, 7);
         }
+        let (section, content) = raw(bytes).known().unwrap();
+        assert_eq!((&*section, content), (&fields, 7));
+        assert!(raw(b"a: 2\r\n\r\n").known().is_none());
+        assert!(Raw::of(&[b'x'; LONGEST + 1]).is_none());
     }
 
     #[test]
@@ -326,13 +327,12 @@ mod tests {
     fn what_is_sent_for_a_section_is_made_anew_under_anything_else() {
         let section = Section::kept(fields(&[("a", "1")]));
         let sent = |setup, says| {
-            let is_same = |as_then: &Under| *as_then == under(setup);
             let made = || fields(&[("a", says)]);
-            section.sent(is_same, || under(setup), made)
+            section.sent(|| under(setup), made)
         };
         assert_eq!(*sent(1, "x"), fields(&[("a", "x")]));
         let again = sent(1, "x");
-        assert!(Arc::ptr_eq(&again.0, &sent(1, "x").0));
+        assert!(again.is(&sent(1, "x")));
         assert_eq!(*sent(2, "y"), fields(&[("a", "y")]));
         let mut own = sent(2, "y");
         own.to_mut().insert("a", HeaderValue::from_static("z"));

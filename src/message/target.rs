@@ -32,6 +32,11 @@ impl TargetUri {
     pub fn host(&self) -> &str {
         self.host.to_str().unwrap_or_default()
     }
+
+    /// The same as a field's value.
+    pub fn host_value(&self) -> &HeaderValue {
+        &self.host
+    }
 }
 
 /// Path and query as they go upstream. Equal keys have equal `ForwardUri`s.

@@ -183,25 +183,13 @@ pub fn fill(config: &Config, route: &Route, client: &Client, asked: &Asked) -> O
 /// The same under a configuration at work, where what was made of the same fields is not made twice.
 pub fn fill_at(setup: &Setup, route: usize, client: &Client, asked: &Asked) -> Outgoing {
     let own = &setup.config.routes[route];
-    let is_same = |under: &Under| {
-        is_same_client(under, setup, client)
-            && matches!(&under.purpose, Purpose::Fill { route: of, varied }
-                if (*of, varied) == (route, &asked.varied))
-    };
-    let under = || {
-        let varied = asked.varied.clone();
-        under(setup, client, Purpose::Fill { route, varied })
+    let purpose = || Purpose::Fill {
+        route,
+        varied: asked.varied.clone(),
     };
     let make = || fill_fields(&setup.config, own, client, asked);
-    filling(client, asked, client.fields.sent(is_same, under, make))
-}
-
-/// Whether what was sent for these fields was sent for a client who came in the same way, under the same configuration.
-fn is_same_client(under: &Under, setup: &Setup, client: &Client) -> bool {
-    under.setup == setup.number.get()
-        && under.via == client.via
-        && under.has_id == client.notes.is_some()
-        && under.host == client.target.host()
+    let sent = client.fields.sent(|| under(setup, client, purpose()), make);
+    filling(client, asked, sent)
 }
 
 fn under(setup: &Setup, client: &Client, purpose: Purpose) -> Under {
@@ -209,8 +197,8 @@ fn under(setup: &Setup, client: &Client, purpose: Purpose) -> Under {
         setup: setup.number.get(),
         purpose,
         via: client.via.clone(),
+        host: client.target.host_value().clone(),
         has_id: client.notes.is_some(),
-        host: client.target.host().to_owned(),
     }
 }
 
@@ -316,10 +304,9 @@ pub fn pass_at(setup: &Setup, client: &Client, body: RequestBody) -> Outgoing {
         version: client.version,
         is_whole,
     };
-    let is_same = |under: &Under| is_same_client(under, setup, client) && under.purpose == purpose;
-    let under = || under(setup, client, purpose.clone());
     let make = || pass_fields(&setup.config, client, is_whole);
-    passing(client, body, client.fields.sent(is_same, under, make))
+    let sent = client.fields.sent(|| under(setup, client, purpose), make);
+    passing(client, body, sent)
 }
 
 fn passing(client: &Client, body: RequestBody, fields: Section) -> Outgoing {

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::body::Content;
+use crate::config::Config;
 use crate::interim::Turn;
 use crate::message::section::Head;
 use crate::proxy::Proxy;
@@ -67,6 +68,25 @@ pub struct Manners {
     pub held: u64,
     /// How long requests under way may take once the end was announced.
     pub drain: Duration,
+}
+
+impl Manners {
+    /// Of the public listener.
+    pub fn of(config: &Config) -> Manners {
+        let limits = &config.limits;
+        Manners {
+            h2c: config.h2c,
+            streams: limits.streams,
+            target: limits.target,
+            fields: limits.fields,
+            head: limits.head,
+            handshake_timeout: limits.handshake_timeout,
+            patience: limits.patience,
+            proxy_protocol: config.proxy_protocol,
+            held: limits.held,
+            drain: limits.drain,
+        }
+    }
 }
 
 /// Who is at the other end of a connection.

@@ -25,7 +25,7 @@ use super::{Brought, Manners};
 use crate::body::Content;
 use crate::clock;
 use crate::interim::Interim;
-use crate::message::section::{self, Head};
+use crate::message::section::{Head, Raw};
 use crate::message::{date, framing, heads, target};
 use crate::proxy::known::Foreseen;
 
@@ -45,11 +45,26 @@ pub fn read(
     interim: &Interim,
     manners: &Manners,
 ) -> Option<Brought> {
-    let (head, content) = match again(read, manners) {
+    let end = heads::blank(read).filter(|end| *end <= manners.head)?;
+    let line = memchr::memchr(b'\n', read)? + 1;
+    let raw = Raw::of(&read[line..end]);
+    let content = read.slice(end..);
+    let head = match raw
+        .as_ref()
+        .and_then(|raw| again(read, line, raw, &content))
+    {
         Some(head) => head,
-        None => anew(read, manners)?,
+        None => {
+            let head = anew(read.slice(..end), &content)?;
+            if let Some(raw) = raw {
+                raw.keep(&head.fields, content.len() as u64);
+            }
+            head
+        }
     };
-    let end = read.len() - content.len();
+    if head.fields.len() > manners.fields {
+        return None;
+    }
     Some(Brought {
         head,
         content: Content::Whole(content),
@@ -60,27 +75,21 @@ pub fn read(
 }
 
 /// As a head whose first line stands before fields that were read before.
-fn again(read: &Bytes, manners: &Manners) -> Option<(Head, Bytes)> {
-    let line = memchr::memchr2(b'\r', b'\n', read)? + 2;
-    let end = heads::blank(read)?;
-    let (fields, content) = section::kept(read.get(line..end)?)?;
-    if end > manners.head || fields.len() > manners.fields || content != (read.len() - end) as u64 {
-        return None;
-    }
+fn again(read: &Bytes, line: usize, fields: &Raw<'_>, content: &Bytes) -> Option<Head> {
+    let (fields, declared) = fields.known()?;
     let (method, target) = METHODS.iter().find_map(|(spelt, method)| {
         let target = read[..line].strip_prefix(spelt.as_bytes())?;
         Some((method, target.strip_suffix(b" HTTP/1.1\r\n")?))
     })?;
-    if !target::is_usual(target) {
+    if declared != content.len() as u64 || !target::is_usual(target) {
         return None;
     }
-    let head = Head {
+    Some(Head {
         method: method.clone(),
         uri: Uri::from_maybe_shared(read.slice_ref(target)).ok()?,
         version: Version::HTTP_11,
         fields,
-    };
-    Some((head, read.slice(end..)))
+    })
 }
 
 /// By its methods' names, with the space behind them.
@@ -92,53 +101,30 @@ static METHODS: [(&str, Method); 5] = [
     ("DELETE ", Method::DELETE),
 ];
 
-fn anew(read: &Bytes, manners: &Manners) -> Option<(Head, Bytes)> {
-    let end = heads::end(read)?;
-    let (head, content) = (read.slice(..end), read.slice(end..));
+fn anew(head: Bytes, content: &Bytes) -> Option<Head> {
+    if !heads::is_strict(&head) {
+        return None;
+    }
     let mut found = [MaybeUninit::uninit(); FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let parsed_whole = parsed.parse_with_uninit_headers(&head, &mut found);
-    if parsed_whole != Ok(httparse::Status::Complete(end)) || parsed.version != Some(1) {
+    if parsed_whole != Ok(httparse::Status::Complete(head.len())) || parsed.version != Some(1) {
         return None;
     }
-    let method = match parsed.method? {
-        "GET" => Method::GET,
-        "POST" => Method::POST,
-        "PUT" => Method::PUT,
-        "PATCH" => Method::PATCH,
-        "DELETE" => Method::DELETE,
-        _ => return None,
-    };
+    let mut methods = METHODS.iter();
+    let (_, method) = methods.find(|(spelt, _)| spelt.strip_suffix(' ') == parsed.method)?;
     let target = parsed.path.filter(|target| target.starts_with('/'))?;
-    if end > manners.head || parsed.headers.len() > manners.fields {
-        return None;
-    }
     let fields = heads::fields(parsed.headers, &head)?;
     if !is_plain(&fields, content.len()) {
         return None;
     }
     let uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).ok()?;
-    if let Some(line) = memchr::memchr(b'\n', &head) {
-        section::keep(&head[line + 1..], content.len() as u64, fields_of);
-    }
-    let head = Head {
-        method,
+    Some(Head {
+        method: method.clone(),
         uri,
         version: Version::HTTP_11,
         fields: fields.into(),
-    };
-    Some((head, content))
-}
-
-/// All fields of a section, up to its empty line.
-fn fields_of(section: &Bytes) -> Option<HeaderMap> {
-    let mut found = [httparse::EMPTY_HEADER; FIELDS];
-    match httparse::parse_headers(section, &mut found) {
-        Ok(httparse::Status::Complete((end, found))) if end == section.len() => {
-            heads::fields(found, section)
-        }
-        _ => None,
-    }
+    })
 }
 
 /// Whether these fields leave nothing to be settled with the client, and so many bytes behind them are the content.
@@ -428,242 +414,28 @@ impl Writing {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-    use std::time::Duration;
-
-    use http::Request;
-    use http_body_util::{BodyExt, Full};
-    use hyper::server::conn::http1;
-    use hyper::service::service_fn;
-    use hyper_util::rt::TokioIo;
-    use parking_lot::Mutex;
-    use proptest::prelude::*;
-    use proptest::test_runner::{Config, TestRunner};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
-    use crate::server::pulse::Patience;
+    use crate::config::file;
 
-    /// What one makes of a request.
-    #[derive(Debug, PartialEq)]
-    struct Understood {
-        method: Method,
-        uri: Uri,
-        fields: HeaderMap,
-        content: Bytes,
-    }
-
-    fn manners() -> Manners {
-        let second = Duration::from_secs(1);
-        Manners {
-            h2c: false,
-            streams: 1,
-            target: 8 * 1024,
-            fields: 100,
-            head: 16 * 1024,
-            handshake_timeout: second,
-            patience: Patience {
-                header: second,
-                keep_alive: second,
-                write_idle: second,
-            },
-            proxy_protocol: false,
-            held: 0,
-            drain: second,
-        }
-    }
-
-    fn here(bytes: &[u8]) -> Option<Understood> {
-        let bytes = Bytes::copy_from_slice(bytes);
-        let brought = read(&bytes, &mut None, &Interim::default(), &manners())?;
-        let Content::Whole(content) = brought.content else {
-            return None;
+    /// What is read is held by a property: tests/properties/plain.rs.
+    #[test]
+    fn fields_that_were_read_twice_are_known_behind_another_first_line() {
+        let file = file::parse("a", "upstream: http://a\n", &|_| None).unwrap();
+        let manners = Manners::of(&file.config);
+        let fields = "Host: fields-read-twice\r\nContent-Length: 3\r\n\r\n";
+        let read_behind = |line: &str| {
+            let bytes = Bytes::from(format!("{line}\r\n{fields}abc"));
+            read(&bytes, &mut None, &Interim::default(), &manners)
         };
-        Some(understood((brought.head, content)))
-    }
-
-    fn understood((mut head, content): (Head, Bytes)) -> Understood {
-        Understood {
-            method: head.method,
-            uri: head.uri,
-            fields: std::mem::take(head.fields.to_mut()),
-            content,
+        let known = || Raw::of(fields.as_bytes()).unwrap().known();
+        for line in ["GET /a HTTP/1.1", "PUT /b HTTP/1.1"] {
+            assert!(known().is_none());
+            assert!(read_behind(line).is_some());
         }
-    }
-
-    /// All that hyper makes of it: of a single request, one.
-    async fn by_hyper(bytes: &[u8]) -> Vec<Understood> {
-        let understood = Mutex::new(Vec::new());
-        let (mut client, server) = tokio::io::duplex(64 * 1024);
-        let service = service_fn(|request: Request<hyper::body::Incoming>| async {
-            let (head, content) = request.into_parts();
-            let content = content.collect().await.map(|all| all.to_bytes());
-            if let Ok(content) = content {
-                understood.lock().push(Understood {
-                    method: head.method,
-                    uri: head.uri,
-                    fields: head.headers,
-                    content,
-                });
-            }
-            Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
-        });
-        client.write_all(bytes).await.unwrap();
-        client.shutdown().await.unwrap();
-        let served = http1::Builder::new()
-            .half_close(true)
-            .serve_connection(TokioIo::new(server), service);
-        let mut answers = Vec::new();
-        let _ = tokio::join!(served, client.read_to_end(&mut answers));
-        understood.into_inner()
-    }
-
-    /// Each with what is likely to be plain first.
-    const METHODS: [&str; 6] = ["GET ", "POST ", "PATCH ", "DELETE ", "get ", "OPTIONS "];
-    const TARGETS: [&str; 7] = [
-        "/api/users/7/",
-        "/?a=b&c",
-        "/%zz",
-        "*",
-        "http://a/",
-        "/a b",
-        "/#f",
-    ];
-    const VERSIONS: [&str; 4] = [
-        " HTTP/1.1\r\n",
-        " HTTP/1.0\r\n",
-        " HTTP/2.0\r\n",
-        " HTTP/1.1\n",
-    ];
-    const LINES: [&str; 22] = [
-        "Host: a\r\n",
-        "host:a\r\n",
-        "Accept: */*\r\n",
-        "X-Empty:\r\n",
-        "X-Long: \t a\t b \r\n",
-        "X_Under: 1\r\n",
-        "X: \u{e9}\r\n",
-        "Connection: keep-alive\r\n",
-        "Content-Length: 3\r\n",
-        "Content-Length: 0\r\n",
-        "content-length: 03\r\n",
-        "Content-Length: 3, 3\r\n",
-        "Transfer-Encoding: chunked\r\n",
-        "Connection: close\r\n",
-        "Connection: keep-alive, upgrade\r\n",
-        "Upgrade: websocket\r\n",
-        "Expect: 100-continue\r\n",
-        "Bad(Name): 1\r\n",
-        "Host : a\r\n",
-        " folded\r\n",
-        "X: a\rb\r\n",
-        "X: a\0b\r\n",
-    ];
-    const ENDS: [&str; 6] = [
-        "\r\n",
-        "\r\nabc",
-        "\r\nabcd",
-        "\r\nab",
-        "\r\n\r\n",
-        "\r\n3\r\nabc\r\n0\r\n\r\n",
-    ];
-
-    /// Mostly one of the first `likely`.
-    fn one_of(all: &'static [&'static str], likely: usize) -> impl Strategy<Value = &'static str> {
-        prop_oneof![5 => prop::sample::select(&all[..likely]), 1 => prop::sample::select(all)]
-    }
-
-    fn messages() -> impl Strategy<Value = Vec<u8>> {
-        let start = (
-            one_of(&METHODS, 4),
-            one_of(&TARGETS, 3),
-            one_of(&VERSIONS, 1),
-        );
-        let lines = prop::collection::vec(one_of(&LINES, 9), 0..5);
-        let change = (any::<u8>(), any::<prop::sample::Index>(), 0..4);
-        (start, lines, one_of(&ENDS, 2), change).prop_map(
-            |((method, target, version), lines, end, (byte, at, change))| {
-                let all = [method, target, version, &lines.concat(), end].concat();
-                let mut bytes = all.into_bytes();
-                if change == 0 {
-                    let at = at.index(bytes.len());
-                    bytes[at] = byte;
-                }
-                bytes
-            },
-        )
-    }
-
-    #[test]
-    fn what_is_read_here_hyper_reads_no_other_way() {
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.build().unwrap();
-        let mut runner = TestRunner::new(Config {
-            failure_persistence: None,
-            ..Config::with_cases(20_000)
-        });
-        let (read_here, read_again) = (Cell::new(0), Cell::new(0));
-        let checked = runner.run(&messages(), |bytes| {
-            // Its fields may have come before, on another line or on the same.
-            let all = Bytes::copy_from_slice(&bytes);
-            if let Some(again) = again(&all, &manners()) {
-                read_again.set(read_again.get() + 1);
-                let anew = anew(&all, &manners()).map(understood);
-                prop_assert_eq!(anew, Some(understood(again)));
-            }
-            if let Some(here) = here(&bytes) {
-                read_here.set(read_here.get() + 1);
-                // Its fields are known by now, also behind another first line.
-                let _ = (anew(&all, &manners()), anew(&all, &manners()));
-                let line = memchr::memchr(b'\n', &bytes).unwrap_or(0);
-                let other = Bytes::from([b"GET /other HTTP/1.1\r", &bytes[line..]].concat());
-                let known = again(&other, &manners()).map(understood);
-                prop_assert!(known.is_some());
-                prop_assert_eq!(known, anew(&other, &manners()).map(understood));
-                let by_hyper = runtime.block_on(by_hyper(&bytes));
-                prop_assert_eq!(by_hyper, [here], "{:?}", String::from_utf8_lossy(&bytes));
-            }
-            Ok(())
-        });
-        checked.unwrap();
-        let (here, again) = (read_here.get(), read_again.get());
-        assert!(here > 200, "{here} of them were plain");
-        assert!(again > 200, "the fields of {again} had come before");
-    }
-
-    #[test]
-    fn what_is_plain_is_read_and_what_asks_for_anything_more_is_not() {
-        let plain = "PATCH /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\nabc";
-        let understood = here(plain.as_bytes()).unwrap();
-        assert_eq!(understood.method, Method::PATCH);
-        assert_eq!(understood.uri, "/a?b");
-        assert_eq!(understood.content, "abc");
-        assert_eq!(understood.fields.len(), 3);
-        for (from, to) in [
-            ("PATCH", "HEAD"),
-            ("PATCH", "OPTIONS"),
-            ("/a?b", "http://a/"),
-            ("/a?b", "*"),
-            ("HTTP/1.1", "HTTP/1.0"),
-            ("\r\nHost", "\nHost"),
-            ("Length: 3", "Length: 2"),
-            ("Length: 3", "Length: 4"),
-            ("Length: 3", "Length: 03"),
-            ("Length: 3", "Length: +3"),
-            ("Content-Length", "X-Length"),
-            ("Connection: keep-alive", "Connection: close"),
-            ("Connection: keep-alive", "Connection: x-a"),
-            ("Connection: keep-alive", "Expect: 100-continue"),
-            ("Connection: keep-alive", "Transfer-Encoding: chunked"),
-            ("Connection: keep-alive", "Upgrade: websocket"),
-            ("Connection: keep-alive", "Content-Length: 3"),
-            ("Host: a", "Host : a"),
-            ("Host: a", "Host: a\r\n b"),
-            ("Host: a", "Host: a\0"),
-        ] {
-            let changed = plain.replacen(from, to, 1);
-            assert_ne!(changed, plain);
-            assert_eq!(here(changed.as_bytes()), None, "{changed:?}");
-        }
+        let (known, _) = known().unwrap();
+        let brought = read_behind("DELETE /c HTTP/1.1").unwrap();
+        assert_eq!(brought.head.method, Method::DELETE);
+        assert_eq!(brought.head.uri, "/c");
+        assert!(brought.head.fields.is(&known));
     }
 }

@@ -9,7 +9,7 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::message::framing;
+use crate::message::{framing, heads};
 use crate::recurring::{LONGEST, Recurring};
 
 /// A head, from its first byte to its empty line, and where its two values stand.
@@ -22,7 +22,7 @@ pub(super) struct Outline<'r> {
 }
 
 /// What a head says beside its fields.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Said {
     pub status: StatusCode,
     pub length: Option<u64>,
@@ -121,7 +121,7 @@ impl<'r> Outline<'r> {
         }
         KEPT.with_borrow_mut(|kept| {
             if kept.comes_again(self.hash)
-                && let Some(fields) = compact(fields)
+                && let Some(fields) = heads::compact(fields)
             {
                 let pieces = self.pieces().map(Box::from);
                 let new = Kept {
@@ -153,17 +153,9 @@ impl<'r> Outline<'r> {
 fn of_line(line: &[u8], name: &[u8]) -> Option<Range<usize>> {
     let (spelt, rest) = line.split_at_checked(name.len())?;
     let value = rest.strip_prefix(b": ")?.strip_suffix(b"\r")?;
-    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
-    let bare = !value.is_empty() && !value.iter().any(|byte| matches!(byte, b'\t' | b'\r'));
-    let bare = bare && !is_space(&value[0]) && !is_space(&value[value.len() - 1]);
-    (bare && spelt.eq_ignore_ascii_case(name)).then(|| name.len() + 2..name.len() + 2 + value.len())
-}
-
-/// The same fields, without the bytes of all that was read, which their values share.
-fn compact(fields: &HeaderMap) -> Option<HeaderMap> {
-    let mut compact = HeaderMap::with_capacity(fields.len());
-    for (name, value) in fields {
-        compact.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
-    }
-    Some(compact)
+    let is_bare = !value.is_empty()
+        && value.trim_ascii().len() == value.len()
+        && memchr::memchr2(b'\t', b'\r', value).is_none();
+    (is_bare && spelt.eq_ignore_ascii_case(name))
+        .then(|| name.len() + 2..name.len() + 2 + value.len())
 }

@@ -269,26 +269,29 @@ impl Exchange<'_> {
             return (self.seen >= READ_BUFFER).then(|| self.other());
         }
         let read = self.plain.read.split().freeze();
-        match head(&read, self.draft.method()) {
-            Read::Plain(head) => {
-                let (came, left) = (read.len() - head.end, head.length);
-                let first = usize::try_from(left).map_or(came, |left| left.min(came));
-                self.plain.ended |= head.closes || first < came;
-                self.plain.awaits = (first as u64) < left;
-                let first = read.slice(head.end..head.end + first);
-                Some(Came::Answer(
-                    head.response.map(|()| Content { first, left }),
-                ))
-            }
-            Read::Part if read.len() < READ_BUFFER => {
-                self.plain.read = BytesMut::from(read);
-                None
-            }
-            Read::Part | Read::Other => {
-                self.plain.read = BytesMut::from(read);
-                Some(self.other())
-            }
-        }
+        let may_be_more = match head(&read) {
+            Read::Plain(head) => match head.length(self.draft.method()) {
+                Some(left) => return Some(self.answer(head, left, &read)),
+                None => false,
+            },
+            Read::Part => read.len() < READ_BUFFER,
+            Read::Other => false,
+        };
+        self.plain.read = BytesMut::from(read);
+        (!may_be_more).then(|| self.other())
+    }
+
+    /// With so much content behind this head, of which what was `read` may hold some.
+    fn answer(&mut self, head: Head, left: u64, read: &Bytes) -> Came {
+        let came = read.len() - head.end;
+        let first = usize::try_from(left).map_or(came, |left| left.min(came));
+        self.plain.ended |= head.said.closes || first < came;
+        self.plain.awaits = (first as u64) < left;
+        let first = read.slice(head.end..head.end + first);
+        let mut response = Response::new(Content { first, left });
+        *response.status_mut() = head.said.status;
+        *response.headers_mut() = head.fields;
+        Came::Answer(response)
     }
 
     fn other(&self) -> Came {
@@ -355,46 +358,56 @@ enum Read {
 
 /// The head of a plain answer.
 struct Head {
-    response: Response<()>,
+    said: Said,
+    fields: HeaderMap,
     /// Where the content begins.
     end: usize,
-    length: u64,
-    /// The connection closes after it.
-    closes: bool,
 }
 
-fn head(read: &Bytes, method: &Method) -> Read {
+impl Head {
+    /// How much content follows, as an answer to this method. `None`: nobody can tell.
+    fn length(&self, method: &Method) -> Option<u64> {
+        let without = matches!(
+            self.said.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        match without || *method == Method::HEAD {
+            true => Some(0),
+            false => self.said.length,
+        }
+    }
+}
+
+fn head(read: &Bytes) -> Read {
     let outline = Outline::of(read);
-    let known = outline.as_ref().and_then(|outline| outline.known(read));
-    if let (Some(outline), Some((said, fields))) = (&outline, known) {
-        return whole(said, fields, outline.end(), method).map_or(Read::Other, Read::Plain);
+    if let Some(outline) = &outline
+        && let Some((said, fields)) = outline.known(read)
+    {
+        let end = outline.end();
+        return Read::Plain(Head { said, fields, end });
     }
-    let (said, fields, end) = match anew(read) {
-        Ok(Some(read)) => read,
-        Ok(None) => return Read::Other,
-        Err(Partial) => return Read::Part,
-    };
-    if let Some(outline) = outline.filter(|outline| outline.end() == end) {
-        outline.keep(said, &fields);
+    let head = anew(read);
+    if let (Read::Plain(head), Some(outline)) = (&head, &outline)
+        && head.end == outline.end()
+    {
+        outline.keep(head.said, &head.fields);
     }
-    whole(said, fields, end, method).map_or(Read::Other, Read::Plain)
+    head
 }
 
-/// Less than a head.
-struct Partial;
-
-/// `None`: it is not plain.
-fn anew(read: &Bytes) -> Result<Option<(Said, HeaderMap, usize)>, Partial> {
+fn anew(read: &Bytes) -> Read {
     let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut head = httparse::Response::new(&mut []);
     let parser = httparse::ParserConfig::default();
     let end = match parser.parse_response_with_uninit_headers(&mut head, read, &mut room) {
         Ok(httparse::Status::Complete(end)) => end,
-        Ok(httparse::Status::Partial) => return Err(Partial),
-        Err(_) => return Ok(None),
+        Ok(httparse::Status::Partial) => return Read::Part,
+        Err(_) => return Read::Other,
     };
-    let read = plain(&head, read);
-    Ok(read.map(|(said, fields)| (said, fields, end)))
+    match plain(&head, read) {
+        Some((said, fields)) => Read::Plain(Head { said, fields, end }),
+        None => Read::Other,
+    }
 }
 
 fn plain(head: &httparse::Response<'_, '_>, read: &Bytes) -> Option<(Said, HeaderMap)> {
@@ -431,50 +444,30 @@ fn plain(head: &httparse::Response<'_, '_>, read: &Bytes) -> Option<(Said, Heade
     Some((said, heads::fields(head.headers, read)?))
 }
 
-/// `None`: nobody can tell where its content ends.
-fn whole(said: Said, fields: HeaderMap, end: usize, method: &Method) -> Option<Head> {
-    let has_none = *method == Method::HEAD
-        || matches!(
-            said.status,
-            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-        );
-    let mut response = Response::new(());
-    *response.status_mut() = said.status;
-    *response.headers_mut() = fields;
-    Some(Head {
-        response,
-        end,
-        length: if has_none { 0 } else { said.length? },
-        closes: said.closes,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
-    use http::HeaderValue;
     use proptest::prelude::*;
     use proptest::test_runner::{Config, TestRunner};
 
     use super::*;
 
-    fn told(read: &[u8]) -> Option<(u16, Option<u64>, bool, HeaderMap)> {
-        let told = |(said, fields): (Said, HeaderMap)| {
-            (said.status.as_u16(), said.length, said.closes, fields)
-        };
+    /// What is known of this head, which is what is read of it anew; else it is read.
+    fn known(read: &[u8]) -> Option<(Said, HeaderMap)> {
         let read = Bytes::copy_from_slice(read);
-        let anew = anew(&read).ok().flatten();
-        if let Some(outline) = Outline::of(&read)
-            && let Some(again) = outline.known(&read)
-        {
-            let (said, fields, end) = anew.expect("what is known is plain");
-            assert_eq!(end, outline.end());
-            assert_eq!(told(again), told((said, fields.clone())));
-            return Some(told((said, fields)));
-        }
-        let _ = super::head(&read, &Method::GET);
-        None
+        let outline = Outline::of(&read);
+        let known = outline.as_ref().and_then(|outline| outline.known(&read));
+        let Some((said, fields)) = &known else {
+            head(&read);
+            return None;
+        };
+        let Read::Plain(head) = anew(&read) else {
+            panic!("what is known is plain");
+        };
+        assert_eq!((said, fields), (&head.said, &head.fields));
+        assert_eq!(head.end, outline.unwrap().end());
+        known
     }
 
     const LINES: [&str; 16] = [
@@ -503,24 +496,22 @@ mod tests {
                 "HTTP/1.1 200 OK\r\nDate: {date}\r\nVia: a\r\nContent-Length: {length}\r\nvia: b\r\n\r\n{{}}"
             )
         };
-        assert_eq!(told(head("Monday", "1").as_bytes()), None);
-        assert_eq!(told(head("Tuesday", "20").as_bytes()), None);
-        let (status, length, closes, fields) = told(head("Wednesday", "300").as_bytes()).unwrap();
-        assert_eq!((status, length, closes), (200, Some(300), false));
-        assert_eq!(
-            (&fields["date"], &fields["content-length"]),
-            (
-                &HeaderValue::from_static("Wednesday"),
-                &HeaderValue::from_static("300")
-            )
-        );
-        let odd = ["0300", "+3", "", "3 ", "99999999999999999999"];
-        assert!(
-            odd.iter()
-                .all(|length| told(head("a", length).as_bytes()).is_none())
-        );
+        assert_eq!(known(head("Monday", "1").as_bytes()), None);
+        assert_eq!(known(head("Tuesday", "20").as_bytes()), None);
+        let (said, fields) = known(head("Wednesday", "300").as_bytes()).unwrap();
+        let expected = Said {
+            status: StatusCode::OK,
+            length: Some(300),
+            closes: false,
+        };
+        assert_eq!(said, expected);
+        assert_eq!(fields["date"], "Wednesday");
+        assert_eq!(fields["content-length"], "300");
+        for odd in ["0300", "+3", "", "3 ", "99999999999999999999"] {
+            assert_eq!(known(head("a", odd).as_bytes()), None, "{odd:?}");
+        }
         let read = Bytes::from(head("a", "02"));
-        assert!(matches!(super::head(&read, &Method::GET), Read::Other));
+        assert!(matches!(super::head(&read), Read::Other));
     }
 
     #[test]
@@ -529,7 +520,7 @@ mod tests {
             failure_persistence: None,
             ..Config::with_cases(10_000)
         });
-        let known = Cell::new(0);
+        let count = Cell::new(0);
         const STATUSES: [&str; 3] = [
             "HTTP/1.1 200 OK\r\n",
             "HTTP/1.1 404 Not Found\r\n",
@@ -543,18 +534,15 @@ mod tests {
         let checked = runner.run(&heads, |(status, lines)| {
             let head = [status, &lines.concat(), "\r\n{}"].concat();
             // From the third time on it is known, if it is plain and nothing is there twice.
-            let times = (0..3).map(|_| told(head.as_bytes()));
-            known.set(known.get() + times.flatten().count());
+            let times = (0..3).map(|_| known(head.as_bytes()));
+            count.set(count.get() + times.flatten().count());
             for date in ["Date: a\r\n", "Date: bc\r\n"] {
-                told(
-                    head.replacen("Date: ", &date[..6], 1)
-                        .replacen(" GMT", date, 1)
-                        .as_bytes(),
-                );
+                let other = head.replacen("Date: ", &date[..6], 1);
+                known(other.replacen(" GMT", date, 1).as_bytes());
             }
             Ok(())
         });
         checked.unwrap();
-        assert!(known.get() > 1_000, "{} were known", known.get());
+        assert!(count.get() > 1_000, "{} were known", count.get());
     }
 }

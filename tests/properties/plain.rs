@@ -51,21 +51,13 @@ pub fn is_read(data: &[u8]) -> bool {
 }
 
 fn here(data: &[u8]) -> Option<Understood> {
-    let limits = &CONFIG.limits;
-    let manners = Manners {
-        h2c: CONFIG.h2c,
-        streams: limits.streams,
-        target: limits.target,
-        fields: limits.fields,
-        head: limits.head,
-        handshake_timeout: limits.handshake_timeout,
-        patience: limits.patience,
-        proxy_protocol: CONFIG.proxy_protocol,
-        held: limits.held,
-        drain: limits.drain,
-    };
     let bytes = Bytes::copy_from_slice(data);
-    let brought = plain::read(&bytes, &mut None, &Interim::default(), &manners)?;
+    let brought = plain::read(
+        &bytes,
+        &mut None,
+        &Interim::default(),
+        &Manners::of(&CONFIG),
+    )?;
     // Its bytes are known again as all that a request is.
     if let Some(Beneath::Head(head)) = &brought.beneath {
         assert_eq!(*head, bytes);
