@@ -327,7 +327,7 @@ impl AsyncWrite for TakesAll {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_nobody_asked_for_is_nobodys_even_where_the_tasks_budget_is_used_up() {
     for by in [By::Plain, By::Hyper] {
         let (ours, mut theirs) = tokio::io::duplex(8 * 1024);
@@ -346,7 +346,8 @@ async fn an_answer_that_nobody_asked_for_is_nobodys_even_where_the_tasks_budget_
             }
             sending.as_mut().poll(cx)
         });
-        let lost = sent.await.err().expect("it was not asked for");
+        let sent = timeout(LONG, sent).await.expect("it is seen at once");
+        let lost = sent.err().expect("it was not asked for");
         assert!(lost.unsent.is_some(), "{by:?}");
     }
 }
