@@ -175,14 +175,6 @@ impl Http1 {
         }
     }
 
-    /// Whether nobody else carries it on.
-    fn is_in_hand(&self) -> bool {
-        match self {
-            Http1::Plain(_) => true,
-            Http1::Hyper(driven) => driven.driving.is_some(),
-        }
-    }
-
     /// No further request is sent on it. What is still under way goes on by itself.
     pub fn let_go(&mut self) {
         match self {
@@ -208,8 +200,6 @@ impl Http1 {
         written: usize,
     ) -> Result<Response<Incoming>, Lost> {
         let again = match written {
-            // hyper's own look at what a kept connection has said is subject to the task's budget.
-            0 if self.is_in_hand() && !self.is_free() => return Err(Lost::before_it_left(body)),
             0 => Bytes::new(),
             _ => plain::written(draft, &body, written),
         };

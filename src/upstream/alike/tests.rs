@@ -328,8 +328,8 @@ impl AsyncWrite for TakesAll {
 }
 
 #[tokio::test]
-async fn an_answer_that_nobody_asked_for_is_nobodys_even_where_the_tasks_budget_is_used_up() {
-    for by in [By::Plain, By::Hyper] {
+async fn an_answer_that_nobody_asked_for_is_nobodys_however_much_is_left_of_the_tasks_budget() {
+    for (by, left) in (0..20).map(|n| ([By::Plain, By::Hyper][n % 2], n / 2)) {
         let (ours, mut theirs) = tokio::io::duplex(8 * 1024);
         let mut sender = Sender::http1(TakesAll(ours));
         if let (By::Hyper, Sender::Http1(http1)) = (by, &mut sender) {
@@ -341,14 +341,20 @@ async fn an_answer_that_nobody_asked_for_is_nobodys_even_where_the_tasks_budget_
         let mut first = true;
         let sent = poll_fn(|cx| {
             if mem::take(&mut first) {
-                while let Poll::Ready(spent) = coop::poll_proceed(cx) {
-                    spent.made_progress();
-                }
+                leave_of_the_budget(left, cx);
             }
             sending.as_mut().poll(cx)
         });
         let lost = sent.await.err().expect("it was not asked for");
-        assert!(lost.unsent.is_some(), "{by:?}");
+        assert!(lost.unsent.is_some(), "{by:?}, {left} left");
+    }
+}
+
+fn leave_of_the_budget(left: usize, cx: &mut Context<'_>) {
+    for _ in left..128 {
+        if let Poll::Ready(spent) = coop::poll_proceed(cx) {
+            spent.made_progress();
+        }
     }
 }
 
