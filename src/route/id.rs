@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::{PathPattern, Segment, Set, UUID_LENGTH, in_set, set, uuid_set};
+use super::path::PathPattern;
+use super::segment::Segment;
+use super::sets::{Set, UUID_LENGTH, in_set, set, uuid_set};
 
 /// What names one of many, by its looks alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::{
-    Captures, Converter, Decoded, PathPattern, Segment, Spelling, Values, is_raw_in_path,
-    push_encoded,
-};
+use super::Captures;
+use super::path::PathPattern;
+use super::segment::{Converter, Segment, Values};
+use super::spelling::{Decoded, Spelling, is_raw_in_path, push_encoded};
 
 /// The first place at which a path and a pattern part.
 #[derive(Debug, Clone, PartialEq, Eq)]
