@@ -1,13 +1,14 @@
 //! What two keys of proxy.yaml say together. Each rule names both, and points at the second.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::Method;
 use ipnet::IpNet;
 
+use super::Reader;
 use super::place::At;
 use super::problem::Problem;
-use super::{ReadRoute, ReadRule, Reader, is_local};
+use super::routes::{ReadRoute, ReadRule};
 use crate::config::nearest::nearest;
 use crate::config::{Limits, Methods, PurgeRule, Store, StoreAddress, Upstream, UpstreamAddress};
 use crate::proxy::plan::absence_states;
@@ -371,4 +372,13 @@ fn captured(name: &str, path: &PathPattern) -> String {
 
 fn names<'a>(methods: impl Iterator<Item = &'a Method>) -> String {
     methods.map(Method::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Addresses by which this machine is reached from itself.
+fn is_local(host: &str) -> bool {
+    let address = host.parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|ip| {
+            ip.is_loopback() || ip == Ipv4Addr::UNSPECIFIED || ip == Ipv6Addr::UNSPECIFIED
+        })
 }

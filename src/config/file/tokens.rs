@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
+use super::Reader;
 use super::mirror::{JwtMap, Text};
 use super::place::At;
 use super::problem::{Problem, Wrong, wrong};
-use super::{Reader, nearest};
 use crate::access::key_file;
+use crate::config::nearest::nearest;
 use crate::config::{Jwt, KeySource, Secret};
 
 const NAMES: [&str; 12] = [

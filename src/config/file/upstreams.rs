@@ -9,6 +9,7 @@ use super::Reader;
 use super::mirror::{ClientCertMap, Either, HealthMap, Text, Texts, UpstreamMap};
 use super::place::At;
 use super::problem::{Problem, Wrong, wrong};
+use super::scalars::host;
 use super::stores::ca_file;
 use super::value;
 use crate::config::{ClientCertificate, HealthCheck, Origin, Upstream, UpstreamAddress};
@@ -167,7 +168,7 @@ impl Reader<'_> {
         });
         let five = Duration::from_secs(5);
         let every = self.duration(&at.key("every"), map.every, five, MS..=HOUR);
-        let host = self.optional(&at.key("host"), map.host, super::host);
+        let host = self.optional(&at.key("host"), map.host, host);
         Some(HealthCheck {
             path: path?,
             every,
