@@ -12,6 +12,7 @@ use larder::config::{
     Access, Methods, OtherParameters, Per, Query, Rate, RedisEndpoint, Store, StoreAddress,
     UpstreamAddress,
 };
+use larder::message::codings::Coding;
 
 /// Set for all of the wrong files. Whatever begins with SECRET must never be told.
 const ENVIRONMENT: [(&str, &str); 9] = [
@@ -568,6 +569,21 @@ fn limits_by_client_are_read_and_told() {
         told.contains("each connection says first for whom it is"),
         "{told}"
     );
+}
+
+#[test]
+fn a_coding_is_offered_once_in_the_order_of_the_file() {
+    for (said, codings) in [
+        ("false", vec![]),
+        ("true", vec![Coding::Brotli, Coding::Gzip]),
+        ("[gzip, br]", vec![Coding::Gzip, Coding::Brotli]),
+        ("[br, gzip, br]", vec![Coding::Brotli, Coding::Gzip]),
+    ] {
+        let text = format!(
+            "upstream: http://a\nroutes: [{{path: /users/, key: list, compress: {said}}}]\npurge: []\n"
+        );
+        assert_eq!(right(&text).config.routes[0].compress, codings, "{said}");
+    }
 }
 
 #[test]

@@ -45,6 +45,9 @@ pub use self::value::Env;
 /// The shipped file.
 pub const EXAMPLE: &str = include_str!("../../proxy.yaml");
 
+const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = Duration::from_secs(31_557_600);
+
 /// A file that is right, and what is odd about it nevertheless.
 #[derive(Debug)]
 pub struct Loaded {
@@ -266,7 +269,7 @@ impl Reader<'_> {
                 &websocket_at.key("idle"),
                 websocket.idle,
                 Duration::from_secs(300),
-                Duration::from_secs(1)..=Duration::from_secs(86_400),
+                Duration::from_secs(1)..=DAY,
             ),
         };
         let shadow = match file.shadow {
@@ -469,7 +472,6 @@ impl Reader<'_> {
     }
 
     fn ttl(&self, at: &At, text: Option<Text>, default: Duration) -> Duration {
-        const YEAR: Duration = Duration::from_secs(31_557_600);
         self.duration(at, text, default, Duration::from_secs(1)..=YEAR)
     }
 
@@ -520,15 +522,9 @@ impl Reader<'_> {
                 )),
             }
         });
-        const DAY: Duration = Duration::from_secs(86_400);
         let every = map.every.map(|text| {
             let second = Duration::from_secs(1);
-            self.duration(
-                &at.key("every"),
-                Some(text),
-                DAY,
-                second..=Duration::from_secs(31_557_600),
-            )
+            self.duration(&at.key("every"), Some(text), DAY, second..=YEAR)
         });
         let concurrency = self.count(&at.key("concurrency"), map.concurrency, 4, 1..=256);
         Some(Warm {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::path::PathPattern;
 use super::segment::Segment;
-use super::sets::{Set, UUID_LENGTH, in_set, set, uuid_set};
+use super::sets::{DIGITS, Set, UUID_LENGTH, in_set, set, uuid_set};
 
 /// What names one of many, by its looks alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Id {
     /// The bytes of which it consists.
     fn set(self) -> Set {
         match self {
-            Id::Number => set(b"0123456789"),
+            Id::Number => DIGITS,
             Id::Uuid => set(b"0123456789abcdef-"),
         }
     }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::Reader;
 use super::mirror::{AccessMap, Either, PurgeMap, QueryMap, RouteMap, Texts};
 use super::place::At;
 use super::problem::{Problem, wrong};
 use super::scalars::{access, header, jitter, method, one_of, pointer, policy, verify_path};
 use super::value;
+use super::{DAY, Reader, YEAR};
 use crate::caching::origin::Choices;
 use crate::config::{Access, OtherParameters, Policy, PurgeRule, Query, Route, Verify};
 use crate::message::codings::Coding;
@@ -31,7 +31,14 @@ impl Reader<'_> {
         });
         let by_origin = self.read(&at.key("policy"), map.policy, false, policy);
         let key = match (&path, map.key.is_none() && by_origin) {
-            (Some(path), true) => KeyTemplate::parse(&key_of(path)).ok(),
+            (Some(path), true) => {
+                let key = KeyTemplate::parse(&key_of(path));
+                let help = "write a `key` on the route";
+                key.map_err(|_| {
+                    self.complain(Problem::at(&at.key("path"), "no key comes of it", help))
+                })
+                .ok()
+            }
             _ => self.required(&at, "key", map.key, "users:list", |text| {
                 Ok(KeyTemplate::parse(text)?)
             }),
@@ -112,7 +119,6 @@ impl Reader<'_> {
         );
         let etag = self.read(&at.key("etag"), map.etag, false, value::truth);
         let compress = self.compress(&at.key("compress"), map.compress);
-        const YEAR: Duration = Duration::from_secs(31_557_600);
         let window = |key: &'static str, text| {
             self.duration(&at.key(key), text, Duration::ZERO, Duration::ZERO..=YEAR)
         };
@@ -194,7 +200,6 @@ impl Reader<'_> {
     }
 
     fn verify(&self, at: &At, map: AccessMap) -> Access {
-        const DAY: Duration = Duration::from_secs(24 * 3600);
         let seconds = Duration::from_secs;
         let path = self.required(at, "verify", map.verify, "/api/users/me/", verify_path);
         // Read before the path is found wanting, so that all that is wrong is told at once.
@@ -216,13 +221,17 @@ impl Reader<'_> {
     fn compress(&self, at: &At, texts: Option<Texts>) -> Vec<Coding> {
         const ALL: [Coding; 2] = [Coding::Brotli, Coding::Gzip];
         let texts = texts.unwrap_or(Texts(Vec::new()));
-        let mut codings = self.texts(at, Some(texts), &[], |text| match text {
+        let said = self.texts(at, Some(texts), &[], |text| match text {
             "true" => Ok(ALL.to_vec()),
             "false" => Ok(Vec::new()),
             text => one_of(text, &ALL.map(|coding| (coding.word(), coding))).map(|one| vec![one]),
         });
-        let mut codings = codings.drain(..).flatten().collect::<Vec<_>>();
-        codings.dedup();
+        let mut codings = Vec::new();
+        for coding in said.into_iter().flatten() {
+            if !codings.contains(&coding) {
+                codings.push(coding);
+            }
+        }
         codings
     }
 

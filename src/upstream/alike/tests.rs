@@ -1,8 +1,8 @@
 //! Answers of all kinds, cut, broken off, changed and too early.
 
-use std::{io, mem};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::{io, mem};
 
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
