@@ -1,8 +1,9 @@
 //! Child processes: started, waited for until they answer, weighed by their CPU time, and ended with us.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,13 @@ pub struct Process {
 pub struct Server {
     pub process: Process,
     pub address: SocketAddr,
+}
+
+impl Server {
+    /// As an operator ends it. Dropped, it is killed.
+    pub fn end(self) {
+        self.process.end();
+    }
 }
 
 impl Drop for Process {
@@ -87,15 +95,32 @@ impl Process {
 
     /// Until it takes connections at `address`.
     fn wait_for(&mut self, address: SocketAddr, name: &str) {
+        assert!(self.serves(address), "{name} ended at once");
+    }
+
+    /// Whether it comes to take connections at `address`, or ends before.
+    fn serves(&mut self, address: SocketAddr) -> bool {
         let started = Instant::now();
         while TcpStream::connect(address).is_err() {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("{name} ended at once: {status}");
+            if let Ok(Some(_)) = self.child.try_wait() {
+                return false;
             }
             assert!(
                 started.elapsed() < Duration::from_secs(10),
-                "{name} does not listen on {address}"
+                "nobody listens on {address}"
             );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+
+    /// By SIGTERM, so that it leaves behind what it leaves behind.
+    fn end(mut self) {
+        self.signal("-TERM");
+        let started = Instant::now();
+        while let Ok(None) = self.child.try_wait()
+            && started.elapsed() < Duration::from_secs(30)
+        {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -197,14 +222,49 @@ pub fn redis_at(address: SocketAddr) -> Option<Server> {
     }
 }
 
+/// redis-server that speaks TLS alone, by `cert.pem` and `key.pem` of that folder; `None` if it does not start: not all are built
+/// with TLS.
+pub fn redis_by_tls(folder: &Path) -> Option<Server> {
+    let address = free_address();
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let started = Process::spawn(
+        Command::new("redis-server")
+            .args(["--bind", &ip, "--port", "0", "--tls-port", &port])
+            .args(["--save", "", "--appendonly", "no"])
+            .args(["--tls-auth-clients", "no"])
+            .args([OsStr::new("--tls-cert-file"), cert.as_ref()])
+            .args([OsStr::new("--tls-key-file"), key.as_ref()])
+            .args([OsStr::new("--tls-ca-cert-file"), cert.as_ref()])
+            .stdout(Stdio::null()),
+    );
+    let mut process = started.ok()?;
+    process
+        .serves(address)
+        .then_some(Server { process, address })
+}
+
+/// The Larder to be measured: that of `LARDER`, or what cargo has built beside this.
+fn binary() -> PathBuf {
+    let other = std::env::var_os("LARDER").map(PathBuf::from);
+    let binary = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_larder").into());
+    assert!(
+        binary.is_file(),
+        "LARDER: there is no file {}",
+        binary.display()
+    );
+    binary
+}
+
 /// `larder serve` with this file, on an address of its own.
 pub fn larder(file: &Path) -> Server {
     let address = free_address();
     let mut process = Process::spawn(
-        Command::new(env!("CARGO_BIN_EXE_larder"))
+        Command::new(binary())
             .args(["serve", "--listen", &address.to_string(), "--config"])
             .arg(file)
-            .env_remove("RUST_LOG"),
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::null()),
     )
     .expect("cargo has built larder");
     process.wait_for(address, "larder");

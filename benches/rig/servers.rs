@@ -21,6 +21,17 @@ use super::generator::Head;
 /// Bytes of the JSON body that everything here answers with, unless told otherwise.
 pub const BODY: usize = 300;
 
+/// What Django with DRF says of an answer.
+pub const FIELDS: [(&str, &str); 7] = [
+    ("content-type", "application/json"),
+    ("vary", "Accept, Cookie"),
+    ("allow", "GET, PUT, PATCH, DELETE, HEAD, OPTIONS"),
+    ("x-frame-options", "DENY"),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "same-origin"),
+    ("cross-origin-opener-policy", "same-origin"),
+];
+
 /// How long an origin takes, in milliseconds, whether it answers 401 to a POST, and how much it says.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Takes {
@@ -64,15 +75,7 @@ pub fn origin(detail: &str) {
     };
     let user = user(takes.body.unwrap_or(BODY));
     let mut fields = HeaderMap::new();
-    for (name, value) in [
-        ("content-type", "application/json"),
-        ("vary", "Accept, Cookie"),
-        ("allow", "GET, PUT, PATCH, DELETE, HEAD, OPTIONS"),
-        ("x-frame-options", "DENY"),
-        ("x-content-type-options", "nosniff"),
-        ("referrer-policy", "same-origin"),
-        ("cross-origin-opener-policy", "same-origin"),
-    ] {
+    for (name, value) in FIELDS {
         fields.insert(name, HeaderValue::from_static(value));
     }
     serve(Answer {

@@ -182,7 +182,8 @@ impl Stage {
         let file = self.scratch.join(format!("proxy-{number}.yaml"));
         let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/proxy.yaml");
         fs::write(&file, edit(fs::read_to_string(shipped).expect(shipped))).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        let built = || env!("CARGO_BIN_EXE_larder").into();
+        let mut command = Command::new(std::env::var_os("LARDER").unwrap_or_else(built));
         command
             .args(arguments)
             .arg("-c")
