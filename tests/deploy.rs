@@ -58,6 +58,18 @@ fn the_containers_file_serves_and_takes_purges_by_token_alone() {
     assert!(!larder.get("/api/users/").is_hit());
 }
 
+/// Cargo builds nothing where a target that Cargo.toml names is not there.
+#[test]
+fn the_image_is_made_without_what_cargo_toml_does_not_name() {
+    let left_out = include_str!("../.dockerignore");
+    assert!(left_out.lines().any(|line| line == "tests"));
+    let manifest = include_str!("../Cargo.toml");
+    assert!(!manifest.contains("[[test]]"), "tests/ is not in the image");
+    for folder in ["benches", "src", "proxy.yaml", "Cargo.lock"] {
+        assert!(!left_out.lines().any(|line| line == folder), "{folder}");
+    }
+}
+
 #[test]
 fn the_compose_file_fits_together() {
     let compose = parse("compose.yaml").remove(0);

@@ -1,6 +1,8 @@
 //! Traces by OTLP over HTTP, to a collector that is a socket here and reads what arrives by the wire format itself
 //! (protobuf, opentelemetry/proto/trace/v1/trace.proto), not by the library that wrote it. `cargo test --features otel --test otel`
 
+#![cfg(feature = "otel")]
+
 mod support;
 
 use std::collections::BTreeMap;
