@@ -10,7 +10,7 @@ mod rig;
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +50,9 @@ struct Arguments {
     /// Only the ways whose name has this in it, beside a plain hit
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
+    /// Another build of Larder, measured in the same rounds
+    #[arg(long, value_name = "FILE")]
+    beside: Option<PathBuf>,
     /// One short round: does it all work?
     #[arg(long)]
     quick: bool,
@@ -73,7 +76,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let folder = tempfile::tempdir().expect("a temporary directory");
     let street = runtime
-        .block_on(Street::build(folder.path()))
+        .block_on(Street::build(folder.path(), arguments.beside.as_deref()))
         .expect("all of it starts");
     let ways: Vec<Way> = ways()
         .into_iter()
@@ -95,7 +98,7 @@ fn main() -> ExitCode {
         });
         rounds.push(measured.collect());
     }
-    let table = table(&ways, &rounds);
+    let table = table(&ways, &rounds, arguments.beside.is_some());
     match arguments.markdown {
         true => println!("{}", table.markdown()),
         false => println!("{}", table.text()),
@@ -306,28 +309,41 @@ fn jwt() -> String {
 
 /// All that runs while we measure.
 struct Street {
-    larders: Vec<(House, Server)>,
+    larders: Vec<Larders>,
     redis: Option<Server>,
     redis_tls: Option<Server>,
     certificate: Certificate,
 }
 
+/// One set up in a way.
+struct Larders {
+    house: House,
+    own: Server,
+    /// Another build's.
+    beside: Option<Server>,
+}
+
 /// What one way came to in one round.
 struct Measured {
+    own: Figures,
+    beside: Option<Figures>,
+}
+
+struct Figures {
     came: peer::Came,
     /// CPU time per request, in microseconds.
     larder: f64,
     redis: f64,
 }
 
-impl Measured {
+impl Figures {
     fn both(&self) -> f64 {
         self.larder + self.redis
     }
 }
 
 impl Street {
-    async fn build(folder: &Path) -> std::io::Result<Street> {
+    async fn build(folder: &Path, beside: Option<&Path>) -> std::io::Result<Street> {
         let certificate = Certificate::new(folder);
         let origin = peer::origin(None).await?;
         let origin_tls = peer::origin(Some(&certificate)).await?;
@@ -349,10 +365,22 @@ impl Street {
                 continue;
             }
             let store = server.as_ref().map(|server| server.address);
-            let yaml = yaml(house, folder, origin, origin_tls, store);
-            let file = folder.join(format!("{house:?}.yaml"));
-            std::fs::write(&file, yaml)?;
-            larders.push((house, processes::larder(&file)));
+            let set_up = |build: &str| -> std::io::Result<PathBuf> {
+                let yaml = yaml(house, folder, origin, origin_tls, store);
+                let file = folder.join(format!("{house:?}-{build}.yaml"));
+                // Nobody finds what the other has kept.
+                let yaml = yaml.replace("prefix: bench", &format!("prefix: {house:?}-{build}"));
+                std::fs::write(&file, yaml)?;
+                Ok(file)
+            };
+            larders.push(Larders {
+                house,
+                own: processes::larder(&set_up("own")?),
+                beside: match beside {
+                    Some(binary) => Some(processes::larder_of(binary, &set_up("beside")?)),
+                    None => None,
+                },
+            });
         }
         Ok(Street {
             larders,
@@ -363,12 +391,30 @@ impl Street {
     }
 
     fn has(&self, house: House) -> bool {
-        self.larders.iter().any(|(other, _)| *other == house)
+        self.larders.iter().any(|larders| larders.house == house)
     }
 
     async fn measure(&self, way: &Way, first: u64, arguments: &Arguments) -> Measured {
-        let larder = self.larders.iter().find(|(house, _)| *house == way.house);
-        let (_, larder) = larder.expect("ways without a house were left out");
+        let larders = self
+            .larders
+            .iter()
+            .find(|larders| larders.house == way.house);
+        let larders = larders.expect("ways without a house were left out");
+        let own = self.figures(&larders.own, way, first, arguments).await;
+        let beside = match &larders.beside {
+            Some(beside) => Some(self.figures(beside, way, first, arguments).await),
+            None => None,
+        };
+        Measured { own, beside }
+    }
+
+    async fn figures(
+        &self,
+        larder: &Server,
+        way: &Way,
+        first: u64,
+        arguments: &Arguments,
+    ) -> Figures {
         let redis = match way.house {
             House::RedisTls => self.redis_tls.as_ref(),
             house => self.redis.as_ref().filter(|_| house.is_over_redis()),
@@ -392,7 +438,7 @@ impl Street {
         let came = ask(first + COPIES..u64::MAX, arguments.seconds).await;
         let after = cpu();
         let per = |time: Duration| time.as_secs_f64() * 1e6 / came.requests.max(1) as f64;
-        Measured {
+        Figures {
             came,
             larder: per(after.0 - before.0),
             redis: per(after.1 - before.1),
@@ -401,9 +447,12 @@ impl Street {
 
     /// As an operator would, Larder before its store.
     fn end(self) {
-        self.larders
-            .into_iter()
-            .for_each(|(_, larder)| larder.end());
+        for larders in self.larders {
+            larders.own.end();
+            if let Some(beside) = larders.beside {
+                beside.end();
+            }
+        }
     }
 }
 
@@ -440,7 +489,6 @@ fn yaml(
             &format!("upstream: http://{origin}"),
             &format!("upstream: {api}"),
         )
-        .replace("prefix: bench}", &format!("prefix: {house:?}}}"))
         .replace("logs: ", &format!("{RULE}logs: "))
         .replace(
             "routes:\n",
@@ -472,21 +520,46 @@ const RULE: &str = "  - {methods: PUT, path: '/<first>/users/<int:id>/', keys: [
      'ten:{id}', 'hundred:{id}']}
 ";
 
-fn table(ways: &[Way], rounds: &[Vec<Measured>]) -> Table {
-    let mut table = Table::new(&["", "CPU µs: larder", "redis", "/ a plain hit"]);
+fn table(ways: &[Way], rounds: &[Vec<Measured>], is_beside: bool) -> Table {
+    let mut head = vec!["", "CPU µs: larder", "redis", "/ a plain hit"];
+    if is_beside {
+        head.extend(["beside: larder", "redis", "beside / larder"]);
+    }
+    let mut table = Table::new(&head);
     for (n, way) in ways.iter().enumerate() {
-        let of =
-            |figure: fn(&Measured) -> f64| median(rounds.iter().map(|round| figure(&round[n])));
-        let ratios = rounds.iter().map(|round| round[n].both() / round[0].both());
-        table.row(vec![
+        let own =
+            |cost: fn(&Figures) -> f64| median(rounds.iter().map(|round| cost(&round[n].own)));
+        let redis = |cost: f64| match way.house.is_over_redis() {
+            true => format!("{cost:.1}"),
+            false => "-".to_owned(),
+        };
+        let to_plain = rounds
+            .iter()
+            .map(|round| round[n].own.both() / round[0].own.both());
+        let mut row = vec![
             way.name.to_owned(),
-            format!("{:.1}", of(|m| m.larder)),
-            match way.house.is_over_redis() {
-                true => format!("{:.1}", of(|m| m.redis)),
-                false => "-".to_owned(),
-            },
-            format!("{:.2}", median(ratios)),
-        ]);
+            format!("{:.1}", own(|figures| figures.larder)),
+            redis(own(|figures| figures.redis)),
+            format!("{:.2}", median(to_plain)),
+        ];
+        if is_beside {
+            let pairs = || {
+                rounds
+                    .iter()
+                    .filter_map(|round| Some((&round[n].own, round[n].beside.as_ref()?)))
+            };
+            let beside =
+                |cost: fn(&Figures) -> f64| median(pairs().map(|(_, beside)| cost(beside)));
+            row.extend([
+                format!("{:.1}", beside(|figures| figures.larder)),
+                redis(beside(|figures| figures.redis)),
+                format!(
+                    "{:.2}",
+                    median(pairs().map(|(own, beside)| beside.both() / own.both()))
+                ),
+            ]);
+        }
+        table.row(row);
     }
     table
 }
@@ -496,7 +569,12 @@ fn surprises(ways: &[Way], rounds: &[Vec<Measured>]) -> ExitCode {
     let mut exit = ExitCode::SUCCESS;
     for (n, way) in ways.iter().enumerate() {
         let sum = |count: fn(&peer::Came) -> u64| -> u64 {
-            rounds.iter().map(|round| count(&round[n].came)).sum()
+            let measured = rounds.iter().map(|round| &round[n]);
+            measured
+                .flat_map(|measured| [Some(&measured.own), measured.beside.as_ref()])
+                .flatten()
+                .map(|figures| count(&figures.came))
+                .sum()
         };
         let (requests, hits, failed) = (sum(|c| c.requests), sum(|c| c.hits), sum(|c| c.failed));
         let other = match way.hits {

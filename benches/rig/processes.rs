@@ -258,9 +258,14 @@ fn binary() -> PathBuf {
 
 /// `larder serve` with this file, on an address of its own.
 pub fn larder(file: &Path) -> Server {
+    larder_of(&binary(), file)
+}
+
+/// The same by another build.
+pub fn larder_of(binary: &Path, file: &Path) -> Server {
     let address = free_address();
     let mut process = Process::spawn(
-        Command::new(binary())
+        Command::new(binary)
             .args(["serve", "--listen", &address.to_string(), "--config"])
             .arg(file)
             .env_remove("RUST_LOG")
