@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     for round in 0..arguments.rounds {
         let measured = ways.iter().enumerate().map(|(n, way)| {
             let first = FRESH * (round * ways.len() + n + 1) as u64;
-            runtime.block_on(street.measure(way, first, &arguments))
+            runtime.block_on(street.measure(way, round, first, &arguments))
         });
         rounds.push(measured.collect());
     }
@@ -394,16 +394,30 @@ impl Street {
         self.larders.iter().any(|larders| larders.house == house)
     }
 
-    async fn measure(&self, way: &Way, first: u64, arguments: &Arguments) -> Measured {
+    async fn measure(
+        &self,
+        way: &Way,
+        round: usize,
+        first: u64,
+        arguments: &Arguments,
+    ) -> Measured {
         let larders = self
             .larders
             .iter()
             .find(|larders| larders.house == way.house);
         let larders = larders.expect("ways without a house were left out");
-        let own = self.figures(&larders.own, way, first, arguments).await;
-        let beside = match &larders.beside {
-            Some(beside) => Some(self.figures(beside, way, first, arguments).await),
-            None => None,
+        let figures = |larder| self.figures(larder, way, first, arguments);
+        // In turn, so that neither always comes after the other.
+        let (own, beside) = match &larders.beside {
+            None => (figures(&larders.own).await, None),
+            Some(beside) if round.is_multiple_of(2) => {
+                let own = figures(&larders.own).await;
+                (own, Some(figures(beside).await))
+            }
+            Some(beside) => {
+                let beside = figures(beside).await;
+                (figures(&larders.own).await, Some(beside))
+            }
         };
         Measured { own, beside }
     }
