@@ -9,7 +9,6 @@ mod peer;
 mod rig;
 
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,18 +34,19 @@ const FRESH: u64 = 10_000_000;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
+/// What each way to ask costs beside a plain hit. LARDER=FILE measures another build.
 #[derive(Parser)]
-#[command(name = "cargo bench --bench ways --")]
+#[command(bin_name = "cargo bench --bench ways --")]
 struct Arguments {
     /// Requests at a time
-    #[arg(long, default_value_t = 64)]
-    connections: usize,
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
     /// Length of each measurement
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = seconds)]
     seconds: f64,
     /// How often all is measured, interleaved
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
     /// Only the ways whose name has this in it, beside a plain hit
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
@@ -64,6 +64,14 @@ struct Arguments {
     bench: bool,
 }
 
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text
+        .parse()
+        .ok()
+        .filter(|seconds| (0.05..=600.0).contains(seconds));
+    seconds.ok_or_else(|| "0.05 to 600".to_owned())
+}
+
 fn main() -> ExitCode {
     if rig::play_part() {
         return ExitCode::SUCCESS;
@@ -72,16 +80,28 @@ fn main() -> ExitCode {
     if arguments.quick {
         (arguments.rounds, arguments.seconds) = (1, 0.2);
     }
+    let beside = arguments.beside.as_deref();
+    let beside = beside.map(|file| processes::build("--beside", file));
+    let only = arguments.only.to_lowercase();
+    let named = |way: &Way| way.name.to_lowercase().contains(&only);
+    if !ways().iter().any(named) {
+        let names: Vec<&str> = ways().iter().map(|way| way.name).collect();
+        eprintln!(
+            "--only: no way has {only:?} in its name: {}",
+            names.join("; ")
+        );
+        return ExitCode::from(2);
+    }
     larder::tls::install_provider();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let folder = tempfile::tempdir().expect("a temporary directory");
     let street = runtime
-        .block_on(Street::build(folder.path(), arguments.beside.as_deref()))
+        .block_on(Street::build(folder.path(), beside.as_deref()))
         .expect("all of it starts");
     let ways: Vec<Way> = ways()
         .into_iter()
         .filter(|way| street.has(way.house))
-        .filter(|way| way.name == PLAIN || way.name.contains(&arguments.only))
+        .filter(|way| way.name == PLAIN || named(way))
         .collect();
     println!(
         "larder {}, {} at a time, {} rounds of {} s each, medians; 300 bytes, if nothing else is said\n",
@@ -93,7 +113,7 @@ fn main() -> ExitCode {
     let mut rounds: Vec<Vec<Measured>> = Vec::new();
     for round in 0..arguments.rounds {
         let measured = ways.iter().enumerate().map(|(n, way)| {
-            let first = FRESH * (round * ways.len() + n + 1) as u64;
+            let first = FRESH * (usize::from(round) * ways.len() + n + 1) as u64;
             runtime.block_on(street.measure(way, round, first, &arguments))
         });
         rounds.push(measured.collect());
@@ -102,6 +122,9 @@ fn main() -> ExitCode {
     match arguments.markdown {
         true => println!("{}", table.markdown()),
         false => println!("{}", table.text()),
+    }
+    if arguments.beside.is_some() {
+        say_what_came_of_it(&ways, &rounds);
     }
     street.end();
     surprises(&ways, &rounds)
@@ -183,7 +206,7 @@ fn ways() -> Vec<Way> {
     let fresh = |turn: u64| Ask::get(format!("/api/users/{turn}/"));
     let write = move |turn| Ask::new(Method::PATCH, user(turn)).content("{\"first_name\": \"A\"}");
     let passed = |turn: u64| Ask::get(format!("/elsewhere/{}/", turn % READ + 1));
-    let mix = move |turn: u64| match turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60 {
+    let mix = move |turn: u64| match (turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % 10 {
         0 => write(turn),
         _ => read(turn),
     };
@@ -232,13 +255,13 @@ fn ways() -> Vec<Way> {
             Ask::get(format!("/api/users/?page={}&role=teacher", n % 100))
         }),
         Way::new("hit, 304", Memory, true, move |n| {
-            read(n).with("if-none-match", "\"7\"")
+            read(n).with("if-none-match", "\"7\"").answered(304)
         }),
         Way::new("hit, HEAD", Memory, true, move |n| {
             Ask::new(Method::HEAD, user(n))
         }),
         Way::new("hit, a range", Memory, true, move |n| {
-            read(n).with("range", "bytes=0-99")
+            read(n).with("range", "bytes=0-99").answered(206)
         }),
         Way::new("hit, a connection each", Memory, true, read).by(Talk::Http1Anew),
         Way::new("miss", Memory, false, fresh),
@@ -394,13 +417,7 @@ impl Street {
         self.larders.iter().any(|larders| larders.house == house)
     }
 
-    async fn measure(
-        &self,
-        way: &Way,
-        round: usize,
-        first: u64,
-        arguments: &Arguments,
-    ) -> Measured {
+    async fn measure(&self, way: &Way, round: u16, first: u64, arguments: &Arguments) -> Measured {
         let larders = self
             .larders
             .iter()
@@ -433,29 +450,26 @@ impl Street {
             House::RedisTls => self.redis_tls.as_ref(),
             house => self.redis.as_ref().filter(|_| house.is_over_redis()),
         };
-        let clients = Arc::new(Clients {
-            address: larder.address,
-            talk: way.talk,
-            connections: arguments.connections,
-            tls: self.certificate.connector(way.talk),
-        });
-        let ask = |turns: Range<u64>, seconds: f64| {
-            let until = Instant::now() + Duration::from_secs_f64(seconds);
-            clients.clone().ask(turns, until, way.ask.clone())
-        };
-        ask(first..first + COPIES, 60.0).await;
+        let tls = self.certificate.connector(way.talk);
+        let count = usize::from(arguments.connections);
+        let mut clients = Clients::connect(larder.address, way.talk, count, tls).await;
+        let after = |seconds| Instant::now() + Duration::from_secs_f64(seconds);
+        clients
+            .ask(first..first + COPIES, after(60.0), &way.ask)
+            .await;
         let cpu = || {
             let redis = redis.map(|redis| redis.process.cpu());
             (larder.process.cpu(), redis.unwrap_or_default())
         };
         let before = cpu();
-        let came = ask(first + COPIES..u64::MAX, arguments.seconds).await;
-        let after = cpu();
+        let until = after(arguments.seconds);
+        let came = clients.ask(first + COPIES..u64::MAX, until, &way.ask).await;
+        let now = cpu();
         let per = |time: Duration| time.as_secs_f64() * 1e6 / came.requests.max(1) as f64;
         Figures {
             came,
-            larder: per(after.0 - before.0),
-            redis: per(after.1 - before.1),
+            larder: per(now.0 - before.0),
+            redis: per(now.1 - before.1),
         }
     }
 
@@ -534,6 +548,24 @@ const RULE: &str = "  - {methods: PUT, path: '/<first>/users/<int:id>/', keys: [
      'ten:{id}', 'hundred:{id}']}
 ";
 
+/// The other build's cost to ours, in the rounds of one way.
+fn beside<'r>(rounds: &'r [Vec<Measured>], n: usize) -> impl Iterator<Item = f64> + 'r {
+    let pairs = rounds.iter().map(move |round| &round[n]);
+    pairs.filter_map(|Measured { own, beside }| Some(beside.as_ref()?.both() / own.both()))
+}
+
+fn say_what_came_of_it(ways: &[Way], rounds: &[Vec<Measured>]) {
+    let mut all: Vec<f64> = (0..ways.len()).map(|n| median(beside(rounds, n))).collect();
+    all.sort_by(f64::total_cmp);
+    println!(
+        "beside / larder: {:.2} in the middle of {} ways, {:.2} to {:.2}\n",
+        median(all.iter().copied()),
+        all.len(),
+        all[0],
+        all[all.len() - 1],
+    );
+}
+
 fn table(ways: &[Way], rounds: &[Vec<Measured>], is_beside: bool) -> Table {
     let mut head = vec!["", "CPU µs: larder", "redis", "/ a plain hit"];
     if is_beside {
@@ -557,20 +589,12 @@ fn table(ways: &[Way], rounds: &[Vec<Measured>], is_beside: bool) -> Table {
             format!("{:.2}", median(to_plain)),
         ];
         if is_beside {
-            let pairs = || {
-                rounds
-                    .iter()
-                    .filter_map(|round| Some((&round[n].own, round[n].beside.as_ref()?)))
-            };
-            let beside =
-                |cost: fn(&Figures) -> f64| median(pairs().map(|(_, beside)| cost(beside)));
+            let others = || rounds.iter().filter_map(|round| round[n].beside.as_ref());
+            let other = |cost: fn(&Figures) -> f64| median(others().map(cost));
             row.extend([
-                format!("{:.1}", beside(|figures| figures.larder)),
-                redis(beside(|figures| figures.redis)),
-                format!(
-                    "{:.2}",
-                    median(pairs().map(|(own, beside)| beside.both() / own.both()))
-                ),
+                format!("{:.1}", other(|figures| figures.larder)),
+                redis(other(|figures| figures.redis)),
+                format!("{:.2}", median(beside(rounds, n))),
             ]);
         }
         table.row(row);

@@ -26,6 +26,8 @@ const PART: &str = "rig-part";
 pub fn play_part() -> bool {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some(PART) {
+        // Said before anything is started, where there is none.
+        processes::binary();
         return false;
     }
     let part = arguments.next().expect("the name of a part");

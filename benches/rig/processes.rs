@@ -95,11 +95,11 @@ impl Process {
 
     /// Until it takes connections at `address`.
     fn wait_for(&mut self, address: SocketAddr, name: &str) {
-        assert!(self.serves(address), "{name} ended at once");
+        assert!(self.serves(address, name), "{name} ended at once");
     }
 
     /// Whether it comes to take connections at `address`, or ends before.
-    fn serves(&mut self, address: SocketAddr) -> bool {
+    fn serves(&mut self, address: SocketAddr, name: &str) -> bool {
         let started = Instant::now();
         while TcpStream::connect(address).is_err() {
             if let Ok(Some(_)) = self.child.try_wait() {
@@ -107,7 +107,7 @@ impl Process {
             }
             assert!(
                 started.elapsed() < Duration::from_secs(10),
-                "nobody listens on {address}"
+                "{name} does not listen on {address}"
             );
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -118,9 +118,11 @@ impl Process {
     fn end(mut self) {
         self.signal("-TERM");
         let started = Instant::now();
-        while let Ok(None) = self.child.try_wait()
-            && started.elapsed() < Duration::from_secs(30)
-        {
+        while let Ok(None) = self.child.try_wait() {
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "it does not end by SIGTERM"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -240,20 +242,32 @@ pub fn redis_by_tls(folder: &Path) -> Option<Server> {
     );
     let mut process = started.ok()?;
     process
-        .serves(address)
+        .serves(address, "redis-server")
         .then_some(Server { process, address })
 }
 
 /// The Larder to be measured: that of `LARDER`, or what cargo has built beside this.
-fn binary() -> PathBuf {
-    let other = std::env::var_os("LARDER").map(PathBuf::from);
-    let binary = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_larder").into());
-    assert!(
-        binary.is_file(),
-        "LARDER: there is no file {}",
-        binary.display()
-    );
-    binary
+pub fn binary() -> PathBuf {
+    match std::env::var_os("LARDER") {
+        Some(file) => build("LARDER", Path::new(&file)),
+        None => env!("CARGO_BIN_EXE_larder").into(),
+    }
+}
+
+/// Another build, that whoever called us names by `what`. Where it is none, that is said, and we end.
+pub fn build(what: &str, file: &Path) -> PathBuf {
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let says = Command::new(&file)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output();
+    let wrong = match says {
+        Err(error) => error.to_string(),
+        Ok(said) if said.stdout.starts_with(b"larder ") => return file,
+        Ok(_) => "that is no Larder".to_owned(),
+    };
+    eprintln!("{what}: {}: {wrong}", file.display());
+    std::process::exit(2);
 }
 
 /// `larder serve` with this file, on an address of its own.

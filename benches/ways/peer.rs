@@ -51,7 +51,7 @@ impl Talk {
         matches!(self, Talk::Http1Anew | Talk::TlsAnew)
     }
 
-    /// Requests at a time on one connection.
+    /// Clients on one connection.
     fn streams(self) -> usize {
         match self {
             Talk::Http2 => 16,
@@ -67,6 +67,8 @@ pub struct Ask {
     pub path: String,
     pub fields: Vec<(&'static str, String)>,
     pub body: Bytes,
+    /// What it must be answered with.
+    pub status: u16,
 }
 
 impl Ask {
@@ -76,6 +78,7 @@ impl Ask {
             path: path.into(),
             fields: Vec::new(),
             body: Bytes::new(),
+            status: 200,
         }
     }
 
@@ -86,6 +89,10 @@ impl Ask {
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Ask {
         self.fields.push((name, value.into()));
         self
+    }
+
+    pub fn answered(self, status: u16) -> Ask {
+        Ask { status, ..self }
     }
 
     pub fn content(mut self, body: impl Into<Bytes>) -> Ask {
@@ -120,15 +127,21 @@ pub struct Came {
     pub requests: u64,
     /// By `Cache-Status` (RFC 9211).
     pub hits: u64,
-    /// Neither 2xx nor 304, or a connection that broke.
+    /// Another status than was expected, or a connection that broke.
     pub failed: u64,
 }
 
+/// Clients that ask at the same time.
 pub struct Clients {
-    pub address: SocketAddr,
-    pub talk: Talk,
-    pub connections: usize,
-    pub tls: TlsConnector,
+    place: Arc<Place>,
+    senders: Vec<Option<Sender>>,
+}
+
+/// Whom they ask, and how.
+struct Place {
+    address: SocketAddr,
+    talk: Talk,
+    tls: TlsConnector,
 }
 
 enum Sender {
@@ -137,56 +150,75 @@ enum Sender {
 }
 
 impl Clients {
+    /// Connected, unless they are to connect for each request.
+    pub async fn connect(
+        address: SocketAddr,
+        talk: Talk,
+        count: usize,
+        tls: TlsConnector,
+    ) -> Clients {
+        let place = Arc::new(Place { address, talk, tls });
+        let mut senders: Vec<Option<Sender>> = Vec::new();
+        while senders.len() < count {
+            if talk.is_anew() {
+                senders.push(None);
+                continue;
+            }
+            let sender = place.connect().await.expect("a connection");
+            if let Sender::Http2(sender) = &sender {
+                let more = (1..talk.streams()).map(|_| Some(Sender::Http2(sender.clone())));
+                senders.extend(more.take(count - senders.len() - 1));
+            }
+            senders.push(Some(sender));
+        }
+        Clients { place, senders }
+    }
+
     /// Each takes its next turn as soon as it is answered.
     pub async fn ask(
-        self: Arc<Self>,
+        &mut self,
         turns: Range<u64>,
         until: Instant,
-        ask: Arc<dyn Fn(u64) -> Ask + Send + Sync>,
+        ask: &Arc<dyn Fn(u64) -> Ask + Send + Sync>,
     ) -> Came {
         let next = Arc::new(AtomicU64::new(turns.start));
         let mut tasks = JoinSet::new();
-        for _ in 0..self.connections.div_ceil(self.talk.streams()) {
-            let shared = match self.talk {
-                Talk::Http2 => Some(self.connect().await.expect("a connection")),
-                _ => None,
-            };
-            for _ in 0..self.talk.streams() {
-                let mut sender = match &shared {
-                    Some(Sender::Http2(sender)) => Some(Sender::Http2(sender.clone())),
-                    _ => None,
-                };
-                let (own, next, ask, end) = (self.clone(), next.clone(), ask.clone(), turns.end);
-                tasks.spawn(async move {
-                    let mut came = Came::default();
-                    while Instant::now() < until {
-                        let turn = next.fetch_add(1, Ordering::Relaxed);
-                        if turn >= end {
-                            break;
-                        }
-                        came.requests += 1;
-                        match own.exchange(&mut sender, ask(turn)).await {
-                            Ok(is_hit) => came.hits += u64::from(is_hit),
-                            Err(_) => {
-                                came.failed += 1;
-                                sender = None;
-                            }
+        for mut sender in self.senders.drain(..) {
+            let (place, next, ask) = (self.place.clone(), next.clone(), ask.clone());
+            tasks.spawn(async move {
+                let mut came = Came::default();
+                while Instant::now() < until {
+                    let turn = next.fetch_add(1, Ordering::Relaxed);
+                    if turn >= turns.end {
+                        break;
+                    }
+                    came.requests += 1;
+                    match place.exchange(&mut sender, ask(turn)).await {
+                        Ok(is_hit) => came.hits += u64::from(is_hit),
+                        Err(_) => {
+                            came.failed += 1;
+                            sender = None;
                         }
                     }
-                    came
-                });
-            }
+                }
+                (came, sender)
+            });
         }
-        let all = tasks.join_all().await;
-        all.into_iter().fold(Came::default(), |sum, came| Came {
-            requests: sum.requests + came.requests,
-            hits: sum.hits + came.hits,
-            failed: sum.failed + came.failed,
-        })
+        let mut sum = Came::default();
+        for (came, sender) in tasks.join_all().await {
+            sum.requests += came.requests;
+            sum.hits += came.hits;
+            sum.failed += came.failed;
+            self.senders.push(sender);
+        }
+        sum
     }
+}
 
-    async fn exchange(&self, sender: &mut Option<Sender>, ask: Ask) -> Result<bool, Failure> {
-        let mut ask = ask;
+impl Place {
+    /// Whether it was a hit.
+    async fn exchange(&self, sender: &mut Option<Sender>, mut ask: Ask) -> Result<bool, Failure> {
+        let expected = ask.status;
         if self.talk.is_anew() {
             *sender = None;
             ask = ask.with("connection", "close");
@@ -210,7 +242,7 @@ impl Clients {
         while let Some(frame) = body.frame().await {
             frame?;
         }
-        match status.is_success() || status.as_u16() == 304 {
+        match status.as_u16() == expected {
             true => Ok(is_hit),
             false => Err(status.to_string().into()),
         }

@@ -182,8 +182,10 @@ impl Stage {
         let file = self.scratch.join(format!("proxy-{number}.yaml"));
         let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/proxy.yaml");
         fs::write(&file, edit(fs::read_to_string(shipped).expect(shipped))).unwrap();
+        let other =
+            std::env::var_os("LARDER").map(|file| std::path::absolute(file).expect("LARDER"));
         let built = || env!("CARGO_BIN_EXE_larder").into();
-        let mut command = Command::new(std::env::var_os("LARDER").unwrap_or_else(built));
+        let mut command = Command::new(other.unwrap_or_else(built));
         command
             .args(arguments)
             .arg("-c")
