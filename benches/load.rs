@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::Parser;
 use rig::generator::{Order, Ready, Report, Work};
 use rig::processes::{self, Part, Process, Server};
-use rig::table::Table;
+use rig::table::{Table, median};
 use url::{Position, Url};
 
 /// Users that are read in turn, and users that Zipf's law draws from.
@@ -509,10 +509,4 @@ fn surprises(workloads: &[Workload], rounds: &[Round]) -> ExitCode {
         }
     }
     exit
-}
-
-fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.into_iter().collect();
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }

@@ -18,7 +18,7 @@ use clap::Parser;
 use rig::generator::{Order, Ready, Report, SLOW, Work};
 use rig::processes::{self, Part, Server};
 use rig::servers::Takes;
-use rig::table::Table;
+use rig::table::{Table, median};
 
 const LIST: &str = "/api/users/";
 
@@ -458,9 +458,4 @@ fn sorted(figures: impl IntoIterator<Item = f64>) -> Vec<f64> {
     let mut figures: Vec<f64> = figures.into_iter().collect();
     figures.sort_by(f64::total_cmp);
     figures
-}
-
-fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
-    let figures = sorted(figures);
-    figures[figures.len() / 2]
 }

@@ -19,7 +19,7 @@ use rig::peers::{self, Peer};
 use rig::processes::{self, Part, Process, Server};
 use rig::servers::{self, Takes};
 use rig::svg::{self, Panel};
-use rig::table::Table;
+use rig::table::{Table, median};
 
 /// Users that are read in turn, and users that Zipf's law draws from.
 const READ: u64 = 1_000;
@@ -515,10 +515,4 @@ fn show(table: &Table, arguments: &Arguments) {
         true => println!("{}", table.markdown()),
         false => println!("{}", table.text()),
     }
-}
-
-fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.into_iter().collect();
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }

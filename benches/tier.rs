@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Parser;
 use rig::generator::{Order, Ready, Work};
 use rig::processes::{self, Part, Server};
-use rig::table::Table;
+use rig::table::{Table, median};
 
 #[derive(Parser)]
 #[command(name = "cargo bench --bench tier --")]
@@ -186,10 +186,4 @@ fn measure(larder: &Server, redis: &Server, users: u64, arguments: &Arguments) -
         redis: per(after.1 - before.1),
         others: report.requests - report.hits,
     }
-}
-
-fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.into_iter().collect();
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }

@@ -20,8 +20,9 @@ use clap::Parser;
 use http::Method;
 use peer::{Ask, Certificate, Clients, Talk};
 use rig::processes::{self, Server};
-use rig::table::Table;
+use rig::table::{Table, median};
 use ring::hmac;
+use serde_yaml::{Mapping, Value};
 
 /// Users that are read in turn.
 const READ: u64 = 1_000;
@@ -118,12 +119,12 @@ fn main() -> ExitCode {
         });
         rounds.push(measured.collect());
     }
-    let table = table(&ways, &rounds, arguments.beside.is_some());
+    let table = table(&ways, &rounds);
     match arguments.markdown {
         true => println!("{}", table.markdown()),
         false => println!("{}", table.text()),
     }
-    if arguments.beside.is_some() {
+    if beside.is_some() {
         say_what_came_of_it(&ways, &rounds);
     }
     street.end();
@@ -376,7 +377,7 @@ impl Street {
             println!("without what goes over Redis; for that: apt-get install redis-server\n");
         }
         if redis.is_some() && redis_tls.is_none() {
-            println!("without Redis by TLS: this redis-server is built without it\n");
+            println!("without Redis by TLS: this redis-server does not start with it\n");
         }
         let mut larders = Vec::new();
         for house in House::ALL {
@@ -387,13 +388,18 @@ impl Street {
             if house.is_over_redis() && server.is_none() {
                 continue;
             }
-            let store = server.as_ref().map(|server| server.address);
+            let redis = server.as_ref().map(|server| server.address);
             let set_up = |build: &str| -> std::io::Result<PathBuf> {
-                let yaml = yaml(house, folder, origin, origin_tls, store);
+                let plot = Plot {
+                    house,
+                    build,
+                    folder,
+                    origin,
+                    origin_tls,
+                    redis,
+                };
                 let file = folder.join(format!("{house:?}-{build}.yaml"));
-                // Nobody finds what the other has kept.
-                let yaml = yaml.replace("prefix: bench", &format!("prefix: {house:?}-{build}"));
-                std::fs::write(&file, yaml)?;
+                std::fs::write(&file, plot.yaml())?;
                 Ok(file)
             };
             larders.push(Larders {
@@ -484,57 +490,64 @@ impl Street {
     }
 }
 
-fn yaml(
+/// What is set up otherwise than by `rig::proxy_yaml`, key by key of the file.
+struct Plot<'s> {
     house: House,
-    folder: &Path,
+    build: &'s str,
+    folder: &'s Path,
     origin: SocketAddr,
     origin_tls: SocketAddr,
     redis: Option<SocketAddr>,
-) -> String {
-    let store = match (redis, house) {
-        (Some(address), House::RedisTls) => format!("rediss://{address}"),
-        (Some(address), _) if house.is_over_redis() => format!("redis://{address}"),
-        _ => "memory:".to_owned(),
-    };
-    let folder = folder.display();
-    let ca = format!("ca_file: '{folder}/cert.pem'");
-    let api = match house {
-        House::ApiTls => format!("{{url: 'https://{origin_tls}', {ca}}}"),
-        House::ApiHttp2 => format!("{{url: 'https://{origin_tls}', {ca}, http2: true}}"),
-        _ => format!("http://{origin}"),
-    };
-    let more = match house {
-        House::Tls => format!(
-            "tls: {{cert: '{folder}/cert.pem', key: '{folder}/key.pem'}}\nhosts: [{host}]\n\
-             canonical_origin: https://{host}\n",
-            host = peer::HOST
-        ),
-        House::Lease => "memory: {lease: 10ms}\n".to_owned(),
-        _ => String::new(),
-    };
-    let mut yaml = rig::proxy_yaml(origin, &store)
-        .replace(
-            &format!("upstream: http://{origin}"),
-            &format!("upstream: {api}"),
-        )
-        .replace("logs: ", &format!("{RULE}logs: "))
-        .replace(
-            "routes:\n",
-            &format!("routes:\n{ROUTES}").replace("SECRET", SECRET),
-        );
-    if house == House::RedisTls {
-        yaml = yaml.replace("database: 1", &format!("database: 1, {ca}"));
-    }
-    if house == House::Logs {
-        yaml = yaml.replace(
-            "access: false, level: warn",
-            "access: true, level: info, format: json",
-        );
-    }
-    yaml + &more
 }
 
-const ROUTES: &str = "  - {path: '/mine/users/<int:id>/', key: 'mine:{id}'}
+impl Plot<'_> {
+    fn yaml(&self) -> String {
+        let read = |text: &str| serde_yaml::from_str::<Mapping>(text).expect("a mapping");
+        let mut file = read(&rig::proxy_yaml(self.origin, "memory:"));
+        for (list, more) in [("routes", ROUTES), ("purge", RULES)] {
+            let more: Vec<Value> =
+                serde_yaml::from_str(&more.replace("SECRET", SECRET)).expect("a list");
+            file[list].as_sequence_mut().expect("a list").extend(more);
+        }
+        for (key, value) in read(&self.own()) {
+            file.insert(key, value);
+        }
+        serde_yaml::to_string(&file).expect("it was read from text")
+    }
+
+    fn own(&self) -> String {
+        let folder = self.folder.display();
+        let ca = format!("ca_file: '{folder}/cert.pem'");
+        // Nobody finds what another has kept.
+        let place = format!("database: 1, prefix: {:?}-{}", self.house, self.build);
+        let store = match (self.house, self.redis) {
+            (House::RedisTls, Some(address)) => {
+                format!("{{url: 'rediss://{address}', {place}, {ca}}}")
+            }
+            (House::Redis | House::Lease, Some(address)) => {
+                format!("{{url: 'redis://{address}', {place}}}")
+            }
+            _ => "{url: 'memory:'}".to_owned(),
+        };
+        let api = format!("url: 'https://{}', {ca}", self.origin_tls);
+        let more = match self.house {
+            House::Memory | House::Redis | House::RedisTls => String::new(),
+            House::Logs => "logs: {access: true, level: info, format: json}".to_owned(),
+            House::Tls => format!(
+                "tls: {{cert: '{folder}/cert.pem', key: '{folder}/key.pem'}}\nhosts: [{host}]\n\
+                 canonical_origin: https://{host}",
+                host = peer::HOST
+            ),
+            House::ApiTls => format!("upstream: {{{api}}}"),
+            House::ApiHttp2 => format!("upstream: {{{api}, http2: true}}"),
+            House::Lease => "memory: {lease: 10ms}".to_owned(),
+        };
+        format!("store: {store}\n{more}\n")
+    }
+}
+
+const ROUTES: &str = "
+  - {path: '/mine/users/<int:id>/', key: 'mine:{id}'}
   - {path: '/token/users/<int:id>/', key: 'token:{id}', access: {jwt: {secret: SECRET, algorithms: [HS256]}}}
   - {path: '/asked/users/<int:id>/', key: 'asked:{id}', access: {verify: /me/, for: 30s}}
   - {path: '/standard/users/<int:id>/', key: 'standard:{id}', policy: http}
@@ -544,8 +557,10 @@ const ROUTES: &str = "  - {path: '/mine/users/<int:id>/', key: 'mine:{id}'}
 ";
 
 /// Nobody writes there, but it is to be said what a write would drop.
-const RULE: &str = "  - {methods: PUT, path: '/<first>/users/<int:id>/', keys: ['mine:{id}', 'token:{id}', 'asked:{id}', 'packed:{id}', \
-     'ten:{id}', 'hundred:{id}']}
+const RULES: &str = "
+  - methods: PUT
+    path: '/<first>/users/<int:id>/'
+    keys: ['mine:{id}', 'token:{id}', 'asked:{id}', 'packed:{id}', 'ten:{id}', 'hundred:{id}']
 ";
 
 /// The other build's cost to ours, in the rounds of one way.
@@ -566,7 +581,8 @@ fn say_what_came_of_it(ways: &[Way], rounds: &[Vec<Measured>]) {
     );
 }
 
-fn table(ways: &[Way], rounds: &[Vec<Measured>], is_beside: bool) -> Table {
+fn table(ways: &[Way], rounds: &[Vec<Measured>]) -> Table {
+    let is_beside = rounds[0][0].beside.is_some();
     let mut head = vec!["", "CPU µs: larder", "redis", "/ a plain hit"];
     if is_beside {
         head.extend(["beside: larder", "redis", "beside / larder"]);
@@ -631,10 +647,4 @@ fn surprises(ways: &[Way], rounds: &[Vec<Measured>]) -> ExitCode {
         }
     }
     exit
-}
-
-fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.into_iter().collect();
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }

@@ -3,6 +3,8 @@
 
 #[path = "django/admission.rs"]
 mod admission;
+#[path = "support/binary.rs"]
+mod binary;
 #[path = "django/side.rs"]
 mod side;
 #[path = "django/support.rs"]

@@ -16,6 +16,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use processes::Server;
 
@@ -27,7 +28,7 @@ pub fn play_part() -> bool {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some(PART) {
         // Said before anything is started, where there is none.
-        processes::binary();
+        LazyLock::force(&processes::LARDER);
         return false;
     }
     let part = arguments.next().expect("the name of a part");

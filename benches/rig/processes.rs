@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use super::PART;
@@ -247,12 +248,10 @@ pub fn redis_by_tls(folder: &Path) -> Option<Server> {
 }
 
 /// The Larder to be measured: that of `LARDER`, or what cargo has built beside this.
-pub fn binary() -> PathBuf {
-    match std::env::var_os("LARDER") {
-        Some(file) => build("LARDER", Path::new(&file)),
-        None => env!("CARGO_BIN_EXE_larder").into(),
-    }
-}
+pub static LARDER: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("LARDER") {
+    Some(file) => build("LARDER", Path::new(&file)),
+    None => env!("CARGO_BIN_EXE_larder").into(),
+});
 
 /// Another build, that whoever called us names by `what`. Where it is none, that is said, and we end.
 pub fn build(what: &str, file: &Path) -> PathBuf {
@@ -272,7 +271,7 @@ pub fn build(what: &str, file: &Path) -> PathBuf {
 
 /// `larder serve` with this file, on an address of its own.
 pub fn larder(file: &Path) -> Server {
-    larder_of(&binary(), file)
+    larder_of(&LARDER, file)
 }
 
 /// The same by another build.
@@ -285,7 +284,7 @@ pub fn larder_of(binary: &Path, file: &Path) -> Server {
             .env_remove("RUST_LOG")
             .stdout(Stdio::null()),
     )
-    .expect("cargo has built larder");
+    .expect("it ran when it was asked for its version, or cargo has built it");
     process.wait_for(address, "larder");
     Server { process, address }
 }

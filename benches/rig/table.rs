@@ -69,3 +69,10 @@ impl Table {
         text
     }
 }
+
+/// The one in the middle; of an even number the higher of two.
+pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.into_iter().collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}

@@ -247,10 +247,15 @@ impl<'r> Raw<'r> {
         })
     }
 
-    /// They were read so, and declare so much content. They are kept, if they have come to this thread before.
+    /// They were read so, and declare so much content. They are kept, if they have come to this thread before; what is kept of
+    /// them already stays, and with it what was sent for it.
     pub fn keep(&self, fields: &HeaderMap, content: u64) {
         KEPT.with_borrow_mut(|kept| {
-            if kept.comes_again(self.hash)
+            let is_kept = kept
+                .get(self.hash)
+                .is_some_and(|kept| *kept.bytes == *self.bytes);
+            if !is_kept
+                && kept.comes_again(self.hash)
                 && let Some(fields) = heads::compact(fields)
             {
                 let new = Kept {
@@ -306,6 +311,8 @@ mod tests {
         }
         let (section, content) = raw(bytes).known().unwrap();
         assert_eq!((&*section, content), (&fields, 7));
+        raw(bytes).keep(&fields, 7);
+        assert!(raw(bytes).known().unwrap().0.is(&section));
         assert!(raw(b"a: 2\r\n\r\n").known().is_none());
         assert!(Raw::of(&[b'x'; LONGEST + 1]).is_none());
     }

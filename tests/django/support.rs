@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::binary::binary;
+
 /// By which one of them signs its tokens.
 pub const JWT_SECRET: &str = "of-the-tests-alone-0123456789abcdef";
 
@@ -182,10 +184,7 @@ impl Stage {
         let file = self.scratch.join(format!("proxy-{number}.yaml"));
         let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/proxy.yaml");
         fs::write(&file, edit(fs::read_to_string(shipped).expect(shipped))).unwrap();
-        let other =
-            std::env::var_os("LARDER").map(|file| std::path::absolute(file).expect("LARDER"));
-        let built = || env!("CARGO_BIN_EXE_larder").into();
-        let mut command = Command::new(other.unwrap_or_else(built));
+        let mut command = Command::new(binary());
         command
             .args(arguments)
             .arg("-c")

@@ -395,8 +395,8 @@ const RUNS: usize = 8;
 #[track_caller]
 fn is_found_out(protocol: Protocol, most_often_by: Rule) {
     let runs_of = |seed| {
-        let runs = (0..RUNS).map(|_| violations(protocol, hostile_to(protocol), seed));
-        { runs }.find(|violations| !violations.is_empty())
+        let mut runs = (0..RUNS).map(|_| violations(protocol, hostile_to(protocol), seed));
+        runs.find(|violations| !violations.is_empty())
     };
     let found: Vec<Option<Vec<Violation>>> = thread::scope(|scope| {
         let seeds = (1..=SEEDS).map(|seed| scope.spawn(move || runs_of(seed)));

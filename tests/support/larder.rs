@@ -5,12 +5,13 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub use super::binary::binary;
 use super::client::{Answer, Connection};
 use super::redis::signal;
 use super::{PATIENCE, eventually, free_port};
@@ -429,16 +430,6 @@ pub fn run_with_input(arguments: &[&str], environment: &[(&str, &str)], input: &
         status: output.status,
         output: String::from_utf8_lossy(&text).into_owned(),
     }
-}
-
-/// The one under test: that of `LARDER`, or what cargo has built beside the test.
-pub fn binary() -> &'static Path {
-    static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
-        let other =
-            std::env::var_os("LARDER").map(|path| std::path::absolute(path).expect("LARDER"));
-        other.unwrap_or_else(|| env!("CARGO_BIN_EXE_larder").into())
-    });
-    &BINARY
 }
 
 /// With this environment and no other: a REDIS_URL or RUST_LOG of the developer's must not decide a test.

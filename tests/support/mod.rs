@@ -4,6 +4,7 @@
 // Every test binary compiles this folder for itself and uses its own share of it.
 #![allow(dead_code)]
 
+pub mod binary;
 pub mod client;
 pub mod h2;
 pub mod larder;
