@@ -27,8 +27,11 @@ use serde_yaml::{Mapping, Value};
 /// Users that are read in turn.
 const READ: u64 = 1_000;
 
-/// Asked for before each measurement; no way has more copies to hit.
+/// Asked for before each measurement; no way has more copies to hit, if it does not say so.
 const COPIES: u64 = 2_000;
+
+/// More clients than a thread remembers requests of.
+const CROWD: u64 = 10_000;
 
 /// Ids that one measurement has to itself, so that nobody has asked for them before.
 const FRESH: u64 = 10_000_000;
@@ -135,6 +138,8 @@ fn main() -> ExitCode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum House {
     Memory,
+    /// It counts what each client asks.
+    Rated,
     Logs,
     Tls,
     /// Its API speaks TLS.
@@ -148,8 +153,9 @@ enum House {
 }
 
 impl House {
-    const ALL: [House; 8] = [
+    const ALL: [House; 9] = [
         House::Memory,
+        House::Rated,
         House::Logs,
         House::Tls,
         House::ApiTls,
@@ -170,6 +176,8 @@ struct Way {
     house: House,
     talk: Talk,
     ask: Arc<dyn Fn(u64) -> Ask + Send + Sync>,
+    /// Asked before each measurement.
+    first: u64,
     /// What each answer must be, or the row is not what its name says.
     hits: Option<bool>,
 }
@@ -190,12 +198,17 @@ impl Way {
             house,
             talk,
             ask: Arc::new(ask),
+            first: COPIES,
             hits: hits.into(),
         }
     }
 
     fn by(self, talk: Talk) -> Way {
         Way { talk, ..self }
+    }
+
+    fn after(self, first: u64) -> Way {
+        Way { first, ..self }
     }
 }
 
@@ -236,6 +249,11 @@ fn ways() -> Vec<Way> {
         Way::new("hit, the copy of a token", Memory, true, move |n| {
             Ask::get(mine(n % 100)).with("authorization", by_user(n / 100))
         }),
+        Way::new("hit, each client's own of 10,000", Memory, true, move |n| {
+            let n = n % CROWD;
+            Ask::get(format!("/mine/users/{n}/")).with("authorization", format!("Token {n:040x}"))
+        })
+        .after(3 * CROWD),
         Way::new("hit, the copy of a session", Memory, true, move |n| {
             Ask::get(mine(n % 100))
                 .with("cookie", format!("csrftoken=c; sessionid={}", n / 100 % 20))
@@ -264,6 +282,7 @@ fn ways() -> Vec<Way> {
         Way::new("hit, a range", Memory, true, move |n| {
             read(n).with("range", "bytes=0-99").answered(206)
         }),
+        Way::new("hit, its client's rate counted", Rated, true, read),
         Way::new("hit, a connection each", Memory, true, read).by(Talk::Http1Anew),
         Way::new("miss", Memory, false, fresh),
         Way::new("miss, fields new each time", Memory, false, move |n| {
@@ -461,7 +480,7 @@ impl Street {
         let mut clients = Clients::connect(larder.address, way.talk, count, tls).await;
         let after = |seconds| Instant::now() + Duration::from_secs_f64(seconds);
         clients
-            .ask(first..first + COPIES, after(60.0), &way.ask)
+            .ask(first..first + way.first, after(60.0), &way.ask)
             .await;
         let cpu = || {
             let redis = redis.map(|redis| redis.process.cpu());
@@ -469,7 +488,8 @@ impl Street {
         };
         let before = cpu();
         let until = after(arguments.seconds);
-        let came = clients.ask(first + COPIES..u64::MAX, until, &way.ask).await;
+        let turns = first + way.first..u64::MAX;
+        let came = clients.ask(turns, until, &way.ask).await;
         let now = cpu();
         let per = |time: Duration| time.as_secs_f64() * 1e6 / came.requests.max(1) as f64;
         Figures {
@@ -532,6 +552,9 @@ impl Plot<'_> {
         let api = format!("url: 'https://{}', {ca}", self.origin_tls);
         let more = match self.house {
             House::Memory | House::Redis | House::RedisTls => String::new(),
+            House::Rated => {
+                "limits: {rate: {requests: 1000000, window: 1s}}\ntrusted_proxies: []".to_owned()
+            }
             House::Logs => "logs: {access: true, level: info, format: json}".to_owned(),
             House::Tls => format!(
                 "tls: {{cert: '{folder}/cert.pem', key: '{folder}/key.pem'}}\nhosts: [{host}]\n\

@@ -267,9 +267,14 @@ impl Proxy {
                 if let Plan::Read { route: under, .. } = &plan {
                     route = Some(*under);
                 }
+                let is_counted = foreseen
+                    .as_ref()
+                    .is_some_and(|foreseen| foreseen.is_counted);
                 let admitted = match &setup.rate {
-                    None => Ok(()),
-                    Some(rate) => rate.admit(&setup.config, &client),
+                    Some(rate) if !is_counted => {
+                        rate.admit(&setup.config, &client.fields, &client.via)
+                    }
+                    _ => Ok(()),
                 };
                 match admitted {
                     Ok(()) => {

@@ -59,6 +59,7 @@ on_both_stores! {
     whoever_asks_for_another_user_as_others_have_is_known_at_once
     only_a_number_as_it_may_be_looked_up_is_known_by_that_of_another
     what_is_known_and_no_hit_is_answered_as_what_is_not_known
+    each_request_counts_against_its_own_clients_rate_however_well_its_bytes_are_known
     whatever_comes_however_it_is_cut_each_request_has_its_own_answer_in_its_turn
 }
 
@@ -286,6 +287,31 @@ fn what_is_known_and_no_hit_is_answered_as_what_is_not_known(store: &str) {
     eventually("it is fetched anew", || {
         ask(&mut connection, HEAD).text() == "{\"version\":3}"
     });
+}
+
+fn each_request_counts_against_its_own_clients_rate_however_well_its_bytes_are_known(store: &str) {
+    const EACH: usize = 60;
+    let origin = Origin::start(|_| origin::json("{}"));
+    let more = format!("trusted_proxies: []\nlimits: {{rate: {{requests: {EACH}, window: 1h}}}}");
+    let larder = start(users_api(&origin, store, &more));
+    let mut clients = ["127.0.0.1", "127.0.0.2"].map(|address| larder.connect_from(address));
+    for turn in 0..EACH {
+        // One that is known and comes to no hit is one request, too.
+        if turn % 10 == 9 {
+            larder.purge(&["users:detail:7"]);
+        }
+        for client in &mut clients {
+            assert_eq!(ask(client, HEAD).status, 200, "{turn}");
+        }
+    }
+    assert!(known(&larder) > 0);
+    for client in &mut clients {
+        let refused = ask(client, HEAD);
+        assert_eq!(refused.status, 429);
+        assert!(refused.fields.has("retry-after"));
+    }
+    let mut another = larder.connect_from("127.0.0.3");
+    assert!(ask(&mut another, HEAD).is_hit());
 }
 
 /// What was looked up beneath is not looked up once more, though it led to nothing.

@@ -5,18 +5,16 @@ mod support;
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
 use support::client::{Answer, Connection};
 use support::larder::Larder;
 use support::origin::{self, Origin, Request};
-use support::{Gate, PATIENCE, eventually, users_api};
+use support::{Gate, eventually, users_api};
 
 /// Larger than what is copied behind a head, and than what is put together.
 const LARGE: usize = 100_000;
@@ -264,17 +262,6 @@ fn what_a_client_has_sent_reaches_the_api_though_that_has_answered_before() {
     }
 }
 
-/// A client at this address.
-fn at(address: &str, larder: &Larder) -> Connection {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let own: SocketAddr = format!("{address}:0").parse().unwrap();
-    socket.bind(&own.into()).unwrap();
-    socket.connect(&larder.address().into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    Connection::on(stream)
-}
-
 /// The same bytes but for their first line, from several clients and for several purposes, often enough for every thread to know
 /// them: what the API is told is each one's own.
 #[test]
@@ -287,7 +274,7 @@ fn fields_that_come_again_are_told_to_the_api_as_each_clients_own() {
     let mut ids = HashSet::new();
     for turn in 0..10 {
         for (n, address) in addresses.iter().enumerate() {
-            let mut client = at(address, &larder);
+            let mut client = larder.connect_from(address);
             let id = 10 * turn + n;
             let (passed, filled) = (format!("/other/{id}/"), format!("/api/users/{id}/"));
             for (method, target) in [("GET", &passed), ("GET", &filled), ("DELETE", &filled)] {

@@ -8,6 +8,7 @@
 //! Each thread remembers for itself, so that no core waits for another. Nothing is remembered that depends on anything else:
 //! no route whose upstream decides who is admitted, no condition, no range, no coding.
 
+mod sets;
 mod shape;
 
 use std::cell::RefCell;
@@ -33,18 +34,13 @@ use crate::clock::{self, Timestamp};
 use crate::coherence::LookUp;
 use crate::coherence::flights::Moment;
 use crate::config::{Access, Policy, Route};
+use crate::message::forwarded::Scheme;
 use crate::message::{conditions, forwarded};
 use crate::reply::Reply;
 use crate::route::Captures;
 use crate::server::Peer;
+use sets::{Seen, Sets};
 use shape::{Shape, Varying};
-
-/// Heads that a thread remembers: so many in each of so many sets, where the newest takes the oldest one's place.
-const WAYS: usize = 4;
-const SETS: usize = 1024;
-
-/// Heads of which a thread knows that it has seen them.
-const MARKS: usize = 4 * SETS * WAYS;
 
 /// Bytes of a head that is remembered.
 const LONGEST: usize = 2048;
@@ -126,6 +122,8 @@ pub struct Foreseen {
     route: usize,
     pub asked: Asked,
     pub looked: LookUp,
+    /// The request was counted against its client's rate.
+    pub is_counted: bool,
     /// Taken before it was looked up.
     pub since: Moment,
     pub took: Duration,
@@ -146,13 +144,9 @@ pub enum Found {
     LookingUp(Bytes, LookingUp),
 }
 
-/// Each with its hash.
-type Set = [Option<(u64, Arc<Known>)>; WAYS];
-
 thread_local! {
-    static KNOWN: RefCell<Vec<Set>> = const { RefCell::new(Vec::new()) };
-    /// By which a head is recognised that comes for the second time.
-    static SEEN: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static KNOWN: RefCell<Sets<Known>> = const { RefCell::new(Sets::NOTHING) };
+    static SEEN: RefCell<Seen> = const { RefCell::new(Seen::NOTHING) };
     static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     /// The key and the state of one that is known by its shape.
     static NAMES: RefCell<[String; 2]> = const { RefCell::new([String::new(), String::new()]) };
@@ -171,19 +165,12 @@ pub fn worth_knowing(head: &[u8]) -> Option<Bytes> {
 }
 
 fn was_seen(hash: u64) -> bool {
-    let mark = (hash >> 32) as u32;
-    SEEN.with_borrow_mut(|seen| {
-        if seen.is_empty() {
-            seen.resize(MARKS, 0);
-        }
-        let place = &mut seen[hash as usize % MARKS];
-        std::mem::replace(place, mark) == mark
-    })
+    SEEN.with_borrow_mut(|seen| seen.was_here(hash))
 }
 
 /// What is known of these bytes; and their id, if it is known by its shape.
 fn find(read: &[u8]) -> Option<(Arc<Known>, Option<Varying>)> {
-    KNOWN.with_borrow(|sets| {
+    KNOWN.with_borrow_mut(|sets| {
         if let Some(id) = Varying::of(read) {
             let is_of = |shape: &Shape, known: &Known| shape.is_of(&known.head, read, &id);
             let is_it = |known: &Known| {
@@ -192,27 +179,26 @@ fn find(read: &[u8]) -> Option<(Arc<Known>, Option<Varying>)> {
                     .as_ref()
                     .is_some_and(|shape| is_of(shape, known))
             };
-            if let Some(known) = find_in(sets, id.hash_of_the_rest(read), is_it) {
-                return Some((known, Some(id)));
+            if let Some(known) = sets.find(id.hash_of_the_rest(read), is_it) {
+                return Some((known.clone(), Some(id)));
             }
         }
         let is_it = |known: &Known| known.shape.is_none() && known.head == read;
-        Some((find_in(sets, xxh3_64(read), is_it)?, None))
+        Some((sets.find(xxh3_64(read), is_it)?.clone(), None))
     })
 }
 
-fn find_in(sets: &[Set], hash: u64, is_it: impl Fn(&Known) -> bool) -> Option<Arc<Known>> {
-    let set = sets.get(hash as usize % SETS)?;
-    let mut known = set.iter().flatten();
-    let (_, known) = known.find(|(of, known)| *of == hash && is_it(known))?;
-    Some(known.clone())
+/// The place of a head with this hash, if it is to be remembered under this configuration.
+fn place_for(hash: u64, setup: &Setup) -> Option<usize> {
+    let is_over = |known: &Known| known.terms.setup != setup.number.get();
+    KNOWN.with_borrow_mut(|sets| sets.place_for(hash, is_over))
 }
 
 /// The terms under which a request is about to be presented, if it is to be remembered.
 pub fn terms_of(setup: &Setup, client: &Client, route: usize) -> Option<(Terms, HashingSecret)> {
     let by = client.head.as_ref()?.by;
     let secret = setup.coherence.store().secret()?;
-    Some((terms(setup, route, by), secret))
+    is_by_bytes(setup).then(|| (terms(setup, route, by), secret))
 }
 
 /// Remembers what a head asked for that was answered so from the store, if that hangs on nothing but its bytes.
@@ -233,15 +219,27 @@ pub fn remember(
     if !is_written || !is_as_it_is(&setup.config.routes[route]) || !asks_for_all(client) {
         return;
     }
+    let id = Varying::of(head);
+    let mut hash = match &id {
+        Some(id) => id.hash_of_the_rest(head),
+        None => xxh3_64(head),
+    };
+    // Before anything is made of it.
+    let Some(mut place) = place_for(hash, setup) else {
+        return;
+    };
     let (config, served) = (&setup.config, &setup.served);
     let shape = Shape::of(config, served, client, head, route, asked, &secret);
-    let hash = match (&shape, Varying::of(head)) {
-        (Some(_), Some(id)) => id.hash_of_the_rest(head),
-        _ => xxh3_64(head),
-    };
-    // Others of its shape were seen, which says nothing of this one.
-    if shape.is_none() && Varying::of(head).is_some() && !was_seen(hash) {
-        return;
+    if shape.is_none() && id.is_some() {
+        hash = xxh3_64(head);
+        // Others of its shape were seen, which says nothing of this one.
+        if !was_seen(hash) {
+            return;
+        }
+        let Some(own) = place_for(hash, setup) else {
+            return;
+        };
+        place = own;
     }
     let known = Known {
         head: head.clone(),
@@ -260,17 +258,12 @@ pub fn remember(
         asked: asked.clone(),
         secret,
     };
-    KNOWN.with_borrow_mut(|sets| {
-        if sets.is_empty() {
-            sets.resize(SETS, [const { None }; WAYS]);
-        }
-        let set = &mut sets[hash as usize % SETS];
-        let same = set
-            .iter()
-            .position(|other| other.as_ref().is_some_and(|(of, _)| *of == hash));
-        set[..=same.unwrap_or(WAYS - 1)].rotate_right(1);
-        set[0] = Some((hash, Arc::new(known)));
-    });
+    KNOWN.with_borrow_mut(|sets| sets.keep(hash, place, known));
+}
+
+/// What is compared with the API needs a whole request.
+fn is_by_bytes(setup: &Setup) -> bool {
+    setup.sample.is_none()
 }
 
 /// Whether a hit on this route is its copy, for as long as that is fresh.
@@ -306,15 +299,25 @@ impl Proxy {
             return None;
         }
         let setup = self.setup.load();
-        // First the configuration: a route's place means nothing in another. Where requests are counted, who asks counts; and
-        // what is compared with the API needs a whole request.
+        let by = By::of(&setup, peer);
+        // First the configuration: a route's place means nothing in another.
         if known.terms.setup != setup.number.get()
-            || setup.rate.is_some()
-            || setup.sample.is_some()
-            || known.terms != terms(&setup, known.route, By::of(&setup, peer))
+            || !is_by_bytes(&setup)
+            || known.terms != terms(&setup, known.route, by)
             || setup.coherence.store().secret() != Some(known.secret)
         {
             return None;
+        }
+        if let Some(rate) = &setup.rate {
+            let (config, fields) = (&setup.config, &known.client.fields);
+            let via = forwarded::read(
+                fields,
+                Some(peer.address),
+                by.scheme(),
+                &config.trusted_proxies,
+            );
+            // Who asks too often is told so by whoever reads the bytes.
+            rate.admit(config, fields, &via).ok()?;
         }
         let started = (setup.is_counting || setup.config.logs.access).then(clock::stopwatch);
         let now = clock::now();
@@ -374,6 +377,13 @@ impl By {
         By {
             is_trusted: !trusted.is_empty() && forwarded::trusts(trusted, peer.address),
             is_tls: peer.tls.is_some(),
+        }
+    }
+
+    fn scheme(self) -> Scheme {
+        match self.is_tls {
+            true => Scheme::Https,
+            false => Scheme::Http,
         }
     }
 }
@@ -451,6 +461,7 @@ impl Again<'_> {
                 route: known.route,
                 asked: self.asked(),
                 looked,
+                is_counted: setup.rate.is_some(),
                 since,
                 took: started.map(|started| started.elapsed()).unwrap_or_default(),
             })),

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use quick_cache::sync::Cache;
 
 use super::Client;
 use crate::access::credential;
 use crate::clock;
 use crate::config::{self, Config, Per};
+use crate::message::forwarded::Via;
 use crate::message::subscriber::Subscriber;
 
 /// Clients that are remembered. Who is forgotten begins anew.
@@ -67,8 +69,8 @@ impl Rate {
     }
 
     /// Counts one request, or says how long its client has to wait. A trusted proxy that does not say for whom it asks is nobody.
-    pub fn admit(&self, config: &Config, client: &Client) -> Result<(), Duration> {
-        let Some(who) = self.who(config, client) else {
+    pub fn admit(&self, config: &Config, fields: &HeaderMap, via: &Via) -> Result<(), Duration> {
+        let Some(who) = self.who(config, fields, via) else {
             return Ok(());
         };
         let known = match self.known.get(&who) {
@@ -90,7 +92,7 @@ impl Rate {
     /// The same without counting it.
     pub fn would_admit(&self, config: &Config, client: &Client) -> Result<(), Duration> {
         let known = self
-            .who(config, client)
+            .who(config, &client.fields, &client.via)
             .and_then(|who| self.known.get(&who));
         let Some(known) = known else {
             return Ok(());
@@ -101,15 +103,15 @@ impl Rate {
             .map(drop)
     }
 
-    fn who(&self, config: &Config, client: &Client) -> Option<u64> {
+    fn who(&self, config: &Config, fields: &HeaderMap, via: &Via) -> Option<u64> {
         if self.per == Per::Credential {
-            let mut parts = credential::parts(config, &client.fields).peekable();
+            let mut parts = credential::parts(config, fields).peekable();
             if parts.peek().is_some() {
                 let parts: Vec<_> = parts.take(credential::MOST).collect();
                 return Some(self.hasher.hash_one(parts));
             }
         }
-        let address = client.via.client(&config.trusted_proxies)?;
+        let address = via.client(&config.trusted_proxies)?;
         Some(self.hasher.hash_one(Subscriber::of(address)))
     }
 }

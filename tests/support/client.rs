@@ -7,6 +7,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use super::{Content, Fields, Framing, PATIENCE, Wire};
 
 /// The host that requests name unless they bring their own.
@@ -43,8 +45,24 @@ impl Connection {
         Connection::try_open(address).expect("connect")
     }
 
+    /// From another address of this machine.
+    #[track_caller]
+    pub fn open_from(own: &str, address: SocketAddr) -> Connection {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let own = SocketAddr::new(own.parse().expect("an address"), 0);
+        socket
+            .bind(&own.into())
+            .expect("an address of this machine");
+        socket.connect(&address.into()).expect("connect");
+        Connection::of(socket.into()).expect("its options")
+    }
+
     pub fn try_open(address: SocketAddr) -> io::Result<Connection> {
-        let stream = TcpStream::connect(address)?;
+        Connection::of(TcpStream::connect(address)?)
+    }
+
+    fn of(stream: TcpStream) -> io::Result<Connection> {
+        let address = stream.peer_addr()?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;

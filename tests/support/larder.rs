@@ -229,6 +229,11 @@ impl Larder {
         Connection::open(self.listen)
     }
 
+    /// As a client at another address of this machine.
+    pub fn connect_from(&self, address: &str) -> Connection {
+        Connection::open_from(address, self.listen)
+    }
+
     #[track_caller]
     pub fn get(&self, target: &str) -> Answer {
         self.request("GET", target, &[], b"")
