@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::client::{Answer, Connection, head};
 use support::larder::Larder;
-use support::origin::{self, Origin};
+use support::origin::{self, Origin, Request};
 use support::redis::RedisServer;
 use support::{Gate, eventually, users_api};
 
@@ -330,6 +330,83 @@ fn a_fetch_that_nobody_waits_for_any_more_does_not_stay_in_the_way() {
             larder.get(LIST).is_complete_success()
         });
     });
+}
+
+fn under(host: &str) -> String {
+    format!("GET {LIST} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+}
+
+fn host(request: &Request) -> String {
+    request.fields.get("host").unwrap_or_default().to_owned()
+}
+
+#[test]
+fn who_asks_under_one_host_is_not_given_what_is_fetched_under_another() {
+    for_both_stores(|store| {
+        let gate = Gate::new();
+        let door = gate.clone();
+        let origin = Origin::start(move |request| origin::json(host(request)).behind(&door));
+        let larder = Larder::start(behind(&origin, store));
+        let (mut one, mut other) = (larder.connect(), larder.connect());
+        one.send(under("one.example").as_bytes());
+        origin.wait_for(1);
+        other.send(under("other.example").as_bytes());
+        origin.wait_for(2);
+        gate.open();
+        assert_eq!(one.answer("GET").text(), "one.example");
+        assert_eq!(other.answer("GET").text(), "other.example");
+    });
+}
+
+#[test]
+fn a_stale_copy_of_one_host_stands_in_for_no_error_of_another() {
+    for_both_stores(|store| {
+        let gate = Gate::new();
+        let door = gate.clone();
+        let origin = Origin::start(move |request| match request.number {
+            1 => origin::json(host(request)),
+            _ => origin::status(503, "away").behind(&door),
+        });
+        let key = "key: users:list, ttl: 1s, stale_if_error: 1h}";
+        let larder = Larder::start(behind(&origin, store).replace("key: users:list}", key));
+        let (mut one, mut other) = (larder.connect(), larder.connect());
+        one.send(under("one.example").as_bytes());
+        assert_eq!(one.answer("GET").text(), "one.example");
+        std::thread::sleep(Duration::from_millis(1100));
+        one.send(under("one.example").as_bytes());
+        origin.wait_for(2);
+        other.send(under("other.example").as_bytes());
+        origin.wait_for(3);
+        gate.open();
+        assert_eq!(one.answer("GET").text(), "one.example");
+        assert_eq!(other.answer("GET").text(), "away");
+    });
+}
+
+/// Its answer is for the one who led it alone, so the other is asked for: not without what it sent.
+#[test]
+fn who_has_waited_for_anothers_fetch_is_asked_for_with_what_it_sent_if_answers_vary_by_that() {
+    let fields = [("X-Tenant", "b"), ("Accept-Language", "de")];
+    for (name, value) in fields {
+        let gate = Gate::new();
+        let door = gate.clone();
+        let origin = Origin::start(move |request| {
+            let said = request.fields.get(name).unwrap_or("none");
+            let answer = origin::json(said).without("vary").field("Vary", name);
+            answer.field("Set-Cookie", "s=1").behind(&door)
+        });
+        let larder = Larder::with(behind(&origin, "memory:"));
+        let larder = larder.env("RUST_LOG", "debug").start();
+        let found_nothing = || larder.output().matches("nothing to serve").count();
+        let (mut first, mut second) = (larder.connect(), larder.connect());
+        first.send(head("GET", LIST, &[], None).as_bytes());
+        origin.wait_for(1);
+        second.send(head("GET", LIST, &[(name, value)], None).as_bytes());
+        eventually("both wait for it", || found_nothing() == 2);
+        gate.open();
+        assert_eq!(first.answer("GET").text(), "none");
+        assert_eq!(second.answer("GET").text(), value);
+    }
 }
 
 /// So many requests, each on a connection opened beforehand, all sent before the first answer is read.

@@ -309,6 +309,28 @@ fn a_success_drops_what_location_and_content_location_name(store: &str) {
     assert!(larder.get("/made/2").is_hit(), "of another origin");
 }
 
+/// Also where no route has the path that was written to.
+#[test]
+fn the_answer_to_a_write_that_drops_nothing_itself_drops_what_it_names() {
+    for (name, value) in [
+        ("Location", "/made/1"),
+        ("Content-Location", "/made/1"),
+        ("Cache-Group-Invalidation", "\"made\""),
+    ] {
+        let origin = Origin::start(move |request| match request.method.as_str() {
+            "POST" => origin::status(201, "").field(name, value),
+            _ => fresh("[]").field("Cache-Groups", "\"made\""),
+        });
+        let larder = Larder::start(format!(
+            "upstream: {}\nstore: {{url: \"memory:\"}}\nroutes:\n  - {{path: \"/made/<int:id>\", policy: http}}\n",
+            origin.url()
+        ));
+        eventually("it is kept", || larder.get("/made/1").is_hit());
+        assert_eq!(larder.write("POST", "/make").status, 201);
+        assert!(!larder.get("/made/1").is_hit(), "{name}");
+    }
+}
+
 fn a_success_drops_the_groups_that_it_names(store: &str) {
     let (_origin, larder) = start(store, "", |asked| {
         match (asked.method.as_str(), asked.target.as_str()) {

@@ -30,6 +30,7 @@ on_both_stores! {
     what_is_read_often_is_refreshed_before_it_expires_and_nobody_waits
     an_absence_is_kept_for_its_own_time_where_the_route_says_so
     an_absence_is_dropped_by_the_write_that_creates_the_thing
+    an_absence_is_dropped_by_a_write_at_another_things_path_that_creates_it
     a_copy_of_something_that_is_there_is_not_dropped_by_a_creation
     what_says_no_cache_is_kept_and_validated_before_each_use
     after_a_soft_purge_the_copy_is_served_until_one_request_has_fetched_it_anew
@@ -324,6 +325,22 @@ fn an_absence_is_dropped_by_the_write_that_creates_the_thing(store: &str) {
     let there = larder.get(USER);
     assert!(there.status == 200 && !there.is_hit(), "{there:?}");
     assert!(there.cache_status().contains("detail=purged"), "{there:?}");
+}
+
+fn an_absence_is_dropped_by_a_write_at_another_things_path_that_creates_it(store: &str) {
+    let origin = one_that_is_created();
+    let larder = Larder::start(format!(
+        "upstream: {}\nstore: {{url: \"{store}\", prefix: t}}\nttl: 1h\nroutes:\n\
+        \x20 - {{path: /api/users/, key: users:list}}\n\
+        \x20 - {{path: /api/users/<int:id>/, key: \"users:detail:{{id}}\", negative_ttl: 1h}}\n\
+        purge:\n\
+        \x20 - {{methods: POST, path: /api/users/<int:id>/clone/, keys: [users:list, \"users:detail:{{id}}\"]}}\n",
+        origin.url()
+    ));
+    larder.get(USER);
+    assert!(larder.get(USER).is_hit());
+    assert_eq!(larder.write("POST", "/api/users/6/clone/").status, 201);
+    assert_eq!(larder.get(USER).status, 200);
 }
 
 fn a_copy_of_something_that_is_there_is_not_dropped_by_a_creation(store: &str) {

@@ -4,7 +4,8 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use support::client::head;
 use support::larder::Larder;
@@ -285,4 +286,66 @@ impl Api {
     fn waiting_reads(&self) -> usize {
         self.waiting_reads.load(Ordering::SeqCst) as usize
     }
+}
+
+/// Django takes it for the method, whatever its case.
+#[test]
+fn a_write_whose_method_is_in_lower_case_drops_what_the_rule_for_it_names() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = Larder::start(users_api(&origin, "memory:", "methods: any"));
+    larder.get(LIST);
+    assert!(larder.get(LIST).is_hit());
+    assert_eq!(larder.write("patch", USER).status, 200);
+    assert!(!larder.get(LIST).is_hit());
+}
+
+/// A fetch waits for its turn, with what is to stand in for an error, when a write is answered; and a read that comes after that, while
+/// another write is in flight.
+#[test]
+fn a_copy_that_a_write_has_dropped_stands_in_for_nobody_who_comes_after_it() {
+    let (slow, second, broken) = (Gate::new(), Gate::new(), Arc::new(AtomicBool::new(false)));
+    let (reads, writes, is_broken) = (slow.clone(), second.clone(), broken.clone());
+    let origin = Origin::start(move |request| match (&*request.method, &*request.target) {
+        ("GET", "/slow/") => origin::json("slow").behind(&reads),
+        ("GET", _) if is_broken.load(Ordering::SeqCst) => origin::status(503, "{}"),
+        ("GET", _) => origin::json("before"),
+        _ if request.fields.has("X-Second") => origin::status(403, "{}").behind(&writes),
+        _ => origin::json("{}"),
+    });
+    let larder = Larder::start(format!(
+        "upstream: {{url: \"{}\", max_connections: 4}}\nstore: {{url: \"memory:\"}}\nroutes:\n  - {{path: \"/api/users/<int:id>/\", key: \"users:detail:{{id}}\", ttl: 1s, stale_if_error: 1h}}\n",
+        origin.url()
+    ));
+    let send = |method: &str, target: &str, from: &str, more: &[(&str, &str)]| {
+        let mut client = larder.connect();
+        let fields = [&[("X-Forwarded-For", from)], more].concat();
+        let length = (method != "GET").then_some(0);
+        client.send(head(method, target, &fields, length).as_bytes());
+        client
+    };
+    assert_eq!(larder.get(USER).text(), "before");
+    std::thread::sleep(Duration::from_millis(1100));
+    // As many as one client may have under way: the next waits in line.
+    let _slow = [(); 3].map(|()| send("GET", "/slow/", "203.0.113.1", &[]));
+    origin.wait_for(4);
+    let _early = send("GET", USER, "203.0.113.1", &[]);
+    eventually("the early read waits in line", || larder.waiting() == 1);
+    assert_eq!(
+        send("PATCH", USER, "203.0.113.2", &[])
+            .answer("PATCH")
+            .status,
+        200
+    );
+    let _writer = send("PATCH", USER, "203.0.113.2", &[("X-Second", "1")]);
+    eventually("the second write is in flight", || {
+        origin.count_of("PATCH") == 2
+    });
+    let mut late = send("GET", USER, "203.0.113.3", &[]);
+    eventually("the late read waits in line by itself", || {
+        larder.waiting() == 2
+    });
+    broken.store(true, Ordering::SeqCst);
+    slow.open();
+    assert_eq!(late.answer("GET").status, 503);
+    second.open();
 }

@@ -1,6 +1,7 @@
 //! One fetch for all who want the same now. Joining is fenced: a read may join a fetch only if it carries the
-//! epochs that the read itself has just seen; without epochs, only one that has not left yet, so that there is
-//! at most one in flight and one waiting per key.
+//! epochs that the read itself has just seen; without epochs, only one without epochs that has not left yet, so that
+//! there is at most one such in flight and one waiting per key. (One with epochs may hold a copy of theirs, which a write
+//! may have dropped since.)
 //!
 //! A fetch lives as long as somebody waits for it. Its leader carries it on itself, and nearly always to its end; if the
 //! leader leaves or goes on to read while others still wait, it becomes a task of its own. A fetch that nobody wants any
@@ -27,7 +28,7 @@ const SHARDS: usize = 32;
 /// Places that remember when a fetch for one of their keys has ended.
 const ENDS: usize = 4096;
 
-/// The fetches under way, by the key of the copy they will make.
+/// The fetches under way, by what they are for.
 pub struct Flights<A> {
     air: Arc<Air<A>>,
 }
@@ -70,8 +71,8 @@ impl Fence {
     pub fn admits(&self, mine: &Fence, left: bool) -> Option<Share> {
         let joinable = match (&self.epochs, &mine.epochs) {
             (Some(theirs), Some(mine)) => theirs == mine,
-            (_, None) => !left,
-            (None, Some(_)) => false,
+            (None, None) => !left,
+            (Some(_), None) | (None, Some(_)) => false,
         };
         let absence = mine.absence.is_some() && mine.absence == self.absence;
         joinable.then_some(match !left || absence {
@@ -303,6 +304,11 @@ impl<A> Air<A> {
 }
 
 impl<A: Clone> Fill<A> {
+    /// What it is for.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     pub fn fence(&self) -> &Fence {
         &self.flight.fence
     }

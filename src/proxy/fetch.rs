@@ -129,7 +129,7 @@ impl Fetch {
         self.keep_only_if_unwritten();
         let asker = self.client.asker(&self.setup.config);
         let upstream = &self.setup.upstream;
-        let slot = match upstream.slot_for(&self.asked.copy, asker).await {
+        let slot = match upstream.slot_for(fill.key(), asker).await {
             Ok(slot) => slot,
             Err(failure) => return self.failed(&fill, failure),
         };
@@ -553,6 +553,19 @@ pub fn is_not_for_a_cache(nominated: &Nominated, client: &HeaderMap) -> bool {
         .unkeyed
         .iter()
         .any(|name| client.contains_key(name))
+}
+
+/// Whether this answer to a fill varies by a field that its client sent, and the fill did not.
+pub fn is_for_another(
+    route: &Route,
+    asked: &Asked,
+    client: &HeaderMap,
+    answer: &HeaderMap,
+) -> bool {
+    let nominated = storing::nominated(&policy(route), answer);
+    let mut learnable = nominated.learnable.iter();
+    is_not_for_a_cache(&nominated, client)
+        || learnable.any(|name| !asked.varied.contains(name) && client.contains_key(name))
 }
 
 /// Those who read along see it break off; those who only wait are told.

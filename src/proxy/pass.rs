@@ -8,7 +8,7 @@ use http::header;
 use tracing::warn;
 
 use super::present::{self, Asked};
-use super::{Client, Served, Setup};
+use super::{Client, Served, Setup, fetch};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::error::Error;
@@ -24,20 +24,15 @@ pub async fn pass(
     why: Forward,
     detail: Option<Reason>,
 ) -> Result<Reply, Error> {
-    let reply = send(
-        setup,
-        client,
-        present::pass_at(setup, client, body),
-        why,
-        detail,
-    )
-    .await?;
+    let response = send(setup, client, present::pass_at(setup, client, body)).await?;
+    let reply = streamed(response, why, detail);
     warn_of_untrusted_https(setup, client, &reply);
     Ok(reply)
 }
 
 /// A fill of one's own that nobody shares and nothing stores: asked as every fill of the route is, so that
-/// what an operator called public stays without credentials.
+/// what an operator called public stays without credentials. Where its answer varies by what the client sent, and the
+/// fill did not, the client is asked for once more, as it came.
 pub async fn fill_alone(
     setup: &Arc<Setup>,
     served: &Served,
@@ -45,26 +40,22 @@ pub async fn fill_alone(
     asked: &Asked,
     detail: Reason,
 ) -> Result<Reply, Error> {
-    send(
-        setup,
-        client,
-        present::fill(&setup.config, &served.route, client, asked),
-        Forward::Miss,
-        Some(detail),
-    )
-    .await
+    let outgoing = present::fill(&setup.config, &served.route, client, asked);
+    let response = send(setup, client, outgoing).await?;
+    if fetch::is_for_another(&served.route, asked, &client.fields, response.headers()) {
+        let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
+        return pass(setup, client, body, Forward::Bypass, detail).await;
+    }
+    Ok(streamed(response, Forward::Miss, Some(detail)))
 }
 
 async fn send(
     setup: &Arc<Setup>,
     client: &Client,
     outgoing: Outgoing,
-    why: Forward,
-    detail: Option<Reason>,
-) -> Result<Reply, Error> {
+) -> Result<Response<UpstreamBody>, Error> {
     let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
-    let response = setup.upstream.send(slot, outgoing).await?;
-    Ok(streamed(response, why, detail))
+    Ok(setup.upstream.send(slot, outgoing).await?)
 }
 
 /// An upstream's answer on its way to one client.

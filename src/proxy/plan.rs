@@ -144,7 +144,9 @@ pub struct Drops<'c> {
 }
 
 pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'c> {
-    let named = |rule: &PurgeRule| rule.methods.contains(method);
+    // Django takes `patch` for PATCH.
+    let is_method = |named: &Method| named.as_str().eq_ignore_ascii_case(method.as_str());
+    let named = |rule: &PurgeRule| rule.methods.iter().any(is_method);
     let rules = first_matches(
         &config.purge,
         |rule| named(rule).then_some(&rule.path),
@@ -269,11 +271,15 @@ pub fn state_of_all(key: &KeyTemplate) -> Option<StateKey> {
 /// purge rule names such a state: under equal epochs of theirs the absence of a thing is no stale answer.
 pub fn absence_states(purge: &[PurgeRule], route: &Route) -> Option<States> {
     let mut states = States::new();
-    let own = |key: &FamilyPattern| match key {
-        FamilyPattern::Family(template) => template.as_str() == route.key.as_str(),
+    // Elsewhere than at its own path, a key with captures is not that of what appears.
+    let own = |rule: &PurgeRule, key: &FamilyPattern| match key {
+        FamilyPattern::Family(template) => {
+            template.as_str() == route.key.as_str() && route.path.covers(&rule.path)
+        }
         FamilyPattern::Group(group) => route.key.group().as_ref() == Some(group),
     };
-    for rule in purge.iter().filter(|rule| !rule.keys.iter().any(own)) {
+    let drops_it = |rule: &PurgeRule| rule.keys.iter().any(|key| own(rule, key));
+    for rule in purge.iter().filter(|rule| !drops_it(rule)) {
         let state = rule
             .keys
             .iter()

@@ -49,6 +49,11 @@ impl Asked {
         varied.iter().all(|name| self.varied.contains(name))
     }
 
+    /// Names the fetch that serves it: one copy, under one origin.
+    pub fn flight(&self) -> String {
+        format!("{} {}", self.copy, self.origin)
+    }
+
     /// Whether both ask for the same, and of all the same; who is admitted aside.
     pub fn is_same(&self, other: &Asked) -> bool {
         let Asked {
@@ -229,6 +234,9 @@ fn fill_fields(config: &Config, route: &Route, client: &Client, asked: &Asked) -
     }
     access::fill_credentials(&route.access, config, &client.fields, &mut sent);
     for name in asked.varied.iter().chain(&route.vary) {
+        if *name == header::USER_AGENT {
+            sent.remove(name);
+        }
         if !sent.contains_key(name) {
             access::copy(name, &client.fields, &mut sent);
         }

@@ -351,7 +351,8 @@ impl Ask<'_> {
         let Ask { setup, client, .. } = *self;
         let served = &setup.served[self.route];
         let (epochs, fence) = open(setup, served, &asked.depends, lack.shown.as_deref()).await;
-        let mut follower = match setup.flights.join(&asked.copy, &fence, since) {
+        let flight = asked.flight();
+        let mut follower = match setup.flights.join(&flight, &fence, since) {
             Turn::Lead {
                 fill,
                 mut follower,
@@ -373,7 +374,7 @@ impl Ask<'_> {
             }
             Turn::Follow(follower) => {
                 let asker = client.asker(&setup.config);
-                setup.upstream.is_wanted_by(asker, &asked.copy);
+                setup.upstream.is_wanted_by(asker, &flight);
                 follower
             }
         };

@@ -113,7 +113,7 @@ pub(super) async fn run(
     if epochs.is_err() {
         return false;
     }
-    match setup.flights.join(&asked.copy, &fence, since) {
+    match setup.flights.join(&asked.flight(), &fence, since) {
         // Somebody who could not be given the old copy is at it.
         Turn::Follow(_) => true,
         Turn::Lead {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::Response;
 use http::header::HeaderMap;
+use smallvec::SmallVec;
 use tracing::warn;
 
 use super::outliving::Outliving;
@@ -57,6 +58,15 @@ pub async fn unheld(
         return Box::pin(held_write(setup, client, body, states, word, under_way)).await;
     }
     let passed = pass::pass(setup, &client, body, Forward::Method, None).await;
+    if let Ok(reply) = &passed
+        && invalidation::outcome(reply.response.status()) == Outcome::Changed
+    {
+        let word = Word {
+            by: By::Http,
+            rules: SmallVec::new(),
+        };
+        drop_named(setup, &client, &word, reply.response.headers(), &[]).await;
+    }
     under_way.came_to(match &passed {
         Ok(reply) => protocol::outcome_of_status(reply.response.status()),
         Err(Error::Upstream(failure)) => protocol::outcome_of_failure(*failure),
