@@ -547,11 +547,13 @@ impl Served {
     pub fn learn_unkeyed(&self, names: &[HeaderName]) {
         if add(&self.unkeyed, names) {
             self.learnt.renew();
+            let route = self.route.path.as_str();
+            let remedy = crate::caching::storing::remedy(names);
             let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
-            let (route, names) = (self.route.path.as_str(), names.join(", "));
             tracing::warn!(
                 route,
-                "answers vary by {names}: requests with it are passed on uncached; to keep them, add `vary: [{names}]` to the route"
+                "answers vary by {}: requests with it are passed on uncached; to keep them, {remedy}",
+                names.join(", ")
             );
         }
     }

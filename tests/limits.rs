@@ -416,6 +416,33 @@ fn a_client_makes_so_many_requests_and_is_told_when_to_come_again() {
     assert!(larder.output().contains("\"detail\":\"rate-limited\""));
 }
 
+/// What its proxy has written behind it counts, whatever it has sent itself.
+#[test]
+fn a_client_behind_a_trusted_proxy_cannot_hide_who_it_is() {
+    let origin =
+        Origin::start(|request| origin::json(request.fields.get("x-real-ip").unwrap_or("nobody")));
+    let rate = "limits: {rate: {requests: 2, window: 1h}}";
+    let larder = Larder::start(users_api(&origin, "memory:", rate));
+    let ask = |sent: &[u8]| {
+        let lines = [
+            b"GET /elsewhere/ HTTP/1.1\r\nHost: a\r\n",
+            sent,
+            b"\r\n\r\n",
+        ];
+        let mut connection = larder.connect();
+        connection.send(&lines.concat());
+        let answer = connection.answer("GET");
+        (answer.status, answer.text())
+    };
+    for sent in [
+        &b"X-Forwarded-For: \xff, 203.0.113.9"[..],
+        b"X-Forwarded-For: \xff\r\nX-Forwarded-For: 203.0.113.9:4711",
+    ] {
+        assert_eq!(ask(sent), (200, "203.0.113.9".to_owned()));
+    }
+    assert_eq!(ask(b"X-Forwarded-For: 203.0.113.9").0, 429);
+}
+
 #[test]
 fn a_credential_makes_so_many_requests_from_wherever_it_is_used() {
     let origin = Origin::start(|_| origin::json("{}"));

@@ -13,7 +13,7 @@ use super::stored::is_negative;
 use super::targeted::{self, By};
 use super::validation::can_be_validated;
 use crate::message::date;
-use crate::message::fields::list_members;
+use crate::message::fields::{is_ours, list_members};
 
 /// What of a route's word bears on storing.
 #[derive(Debug, Clone, Copy)]
@@ -161,6 +161,24 @@ pub fn nominated(policy: &Policy, fields: &HeaderMap) -> Nominated {
     found
 }
 
+/// What is to be done about answers that vary by these.
+pub fn remedy(unkeyed: &[impl AsRef<str>]) -> String {
+    let named = |name: &&str| HeaderName::from_bytes(name.as_bytes());
+    let names: Vec<&str> = unkeyed.iter().map(AsRef::as_ref).collect();
+    let ours: Vec<&str> = names
+        .iter()
+        .filter(|name| named(name).is_ok_and(|name| is_ours(&name)))
+        .copied()
+        .collect();
+    match ours.is_empty() {
+        true => format!("add `vary: [{}]` to the route", names.join(", ")),
+        false => format!(
+            "{} is Larder's own word to the API, and no key can hold it: let the API vary by something else",
+            ours.join(", ")
+        ),
+    }
+}
+
 /// May an answer that is not stored go to others who asked the same and were waiting?
 pub fn shareable(reason: Reason) -> bool {
     matches!(reason, Reason::Status)
@@ -223,6 +241,28 @@ mod tests {
 
     fn lifetime(lines: &[(&str, &str)]) -> Result<u64, Reason> {
         decide(200, lines).map(|storable| storable.lifetime.as_secs())
+    }
+
+    #[test]
+    fn nobody_is_advised_to_split_by_what_larder_writes_itself() {
+        assert_eq!(
+            remedy(&["x-tenant", "x-zone"]),
+            "add `vary: [x-tenant, x-zone]` to the route"
+        );
+        for name in [
+            "X-Forwarded-For",
+            "forwarded",
+            "x-real-ip",
+            "via",
+            "host",
+            "x-request-id",
+            "te",
+        ] {
+            assert!(
+                remedy(&["x-tenant", name]).starts_with(&format!("{name} is Larder's own")),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use clap::Args;
 use http::{Method, StatusCode};
 
 use super::{ConfigFile, Failure, Output, by_hand, serve};
+use crate::caching::storing;
 use crate::config::{Config, StoreAddress};
 use crate::explain::{self, Explanation, Knowledge, Question, Verdict};
 use crate::proxy::Setup;
@@ -359,8 +360,8 @@ fn found(told: &Explanation, by: Option<&str>, page: &mut Page) {
             page.line("", &what);
         }
         if !answer.unkeyed.is_empty() {
-            let names = answer.unkeyed.join(", ");
-            let what = format!("it varies by {names}: add `vary: [{names}]` to the route");
+            let (names, remedy) = (answer.unkeyed.join(", "), storing::remedy(&answer.unkeyed));
+            let what = format!("it varies by {names}: {remedy}");
             page.line("", &what);
         }
     }

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use super::forwarded;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -33,6 +35,17 @@ static NOT_NAMEABLE: [HeaderName; 5] = [
     header::CACHE_CONTROL,
 ];
 
+/// Whether what a client says in it does not reach the API as it says it: the field ends here, or we write it.
+pub fn is_ours(name: &HeaderName) -> bool {
+    static WRITTEN: [HeaderName; 4] = [
+        header::HOST,
+        header::VIA,
+        header::EXPECT,
+        HeaderName::from_static("x-request-id"),
+    ];
+    HOP_BY_HOP.contains(name) || WRITTEN.contains(name) || forwarded::OURS.contains(name)
+}
+
 /// Takes off what belongs to the connection it came by: the hop-by-hop fields and those that Connection names.
 pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
     if fields.contains_key(header::CONNECTION) {
@@ -59,13 +72,14 @@ fn connection_named(fields: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// The members of one line of a comma-separated field, trimmed, empty ones left out. Not for fields with quoted commas.
-pub fn list_members(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    std::str::from_utf8(value.as_bytes())
-        .unwrap_or_default()
-        .split(',')
-        .map(str::trim)
-        .filter(|m| !m.is_empty())
+/// The members of one line of a comma-separated field, trimmed, empty ones left out. One that is no text is a member all the
+/// same, and none that anybody knows. Not for fields with quoted commas.
+pub fn list_members(value: &HeaderValue) -> impl DoubleEndedIterator<Item = &str> {
+    value
+        .as_bytes()
+        .split(|&byte| byte == b',')
+        .map(|member| std::str::from_utf8(member.trim_ascii()).unwrap_or("\u{fffd}"))
+        .filter(|member| !member.is_empty())
 }
 
 /// Takes off what a request must not carry to the upstream: its framing is made anew, Expect is answered
@@ -156,6 +170,20 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut map);
         assert_eq!(map.len(), 5);
+    }
+
+    #[test]
+    fn a_member_that_is_no_text_hides_no_other() {
+        let line = HeaderValue::from_bytes(b"a, \xff ,, b,\xe9").unwrap();
+        let members: Vec<&str> = list_members(&line).collect();
+        assert_eq!(members, ["a", "\u{fffd}", "b", "\u{fffd}"]);
+        let mut map = fields(&[("x-one", "1"), ("x-two", "2")]);
+        map.insert(
+            "connection",
+            HeaderValue::from_bytes(b"x-one, \xff").unwrap(),
+        );
+        strip_hop_by_hop(&mut map);
+        assert_eq!(map, fields(&[("x-two", "2")]));
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Who the client is and by which scheme it came, told to the upstream in our words.
 //! A client's own X-Forwarded-* and Forwarded (RFC 7239) count only if it is a trusted proxy.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use smallvec::SmallVec;
+
+use super::fields::list_members;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -20,7 +22,7 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 /// Every name by which a client could speak in our place.
-static OURS: [HeaderName; 9] = [
+pub(super) static OURS: [HeaderName; 9] = [
     X_FORWARDED_FOR,
     X_FORWARDED_PROTO,
     X_FORWARDED_HOST,
@@ -74,7 +76,7 @@ pub fn trusts(trusted: &[IpNet], ip: IpAddr) -> bool {
 /// socket, which is trusted.
 pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, own: Scheme, trusted: &[IpNet]) -> Via {
     let trusts = |ip: &IpAddr| trusts(trusted, *ip);
-    let claimed = fields.get(X_FORWARDED_PROTO).map(last);
+    let claimed = members(fields, X_FORWARDED_PROTO).next_back();
     let claims_https = claimed.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
     if !peer.is_none_or(|peer| trusts(&peer)) {
         return Via {
@@ -86,13 +88,8 @@ pub fn read(fields: &HeaderMap, peer: Option<IpAddr>, own: Scheme, trusted: &[Ip
     // From the right: each address was written by the one after it; the first that is not trusted is the
     // client, and what stands left of it is only its word.
     let mut chain: SmallVec<[IpAddr; 2]> = peer.into_iter().collect();
-    let told: Vec<&str> = fields
-        .get_all(X_FORWARDED_FOR)
-        .iter()
-        .flat_map(super::fields::list_members)
-        .collect();
-    for address in told.into_iter().rev() {
-        let Ok(address) = address.parse::<IpAddr>() else {
+    for member in members(fields, X_FORWARDED_FOR).rev() {
+        let Some(address) = address(member) else {
             break;
         };
         chain.push(address);
@@ -187,14 +184,16 @@ fn write_address(text: &mut Vec<u8>, address: &IpAddr) {
     }
 }
 
-fn last(value: &HeaderValue) -> &str {
-    value
-        .to_str()
-        .unwrap_or_default()
-        .rsplit(',')
-        .next()
-        .unwrap_or_default()
-        .trim()
+/// Of all lines, in their order: who passes a message on writes behind what is there.
+fn members(fields: &HeaderMap, name: HeaderName) -> impl DoubleEndedIterator<Item = &str> {
+    fields.get_all(name).into_iter().flat_map(list_members)
+}
+
+/// Some gateways write the client's port behind its address.
+fn address(member: &str) -> Option<IpAddr> {
+    let with_port = || member.parse::<SocketAddr>().ok();
+    let address = member.parse().ok();
+    address.or_else(|| with_port().map(|client| client.ip()))
 }
 
 #[cfg(test)]
@@ -304,6 +303,34 @@ mod tests {
                 ("x-forwarded-host", "a"),
             ])
         );
+    }
+
+    #[test]
+    fn of_what_a_trusted_proxy_passes_on_the_last_word_is_its_own() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let client = |line: &[u8]| {
+            let mut fields = HeaderMap::new();
+            fields.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(line).unwrap());
+            read(&fields, Some(ip("10.0.0.1")), Scheme::Http, &trusted).client(&trusted)
+        };
+        let named = Some(ip("203.0.113.9"));
+        assert_eq!(client(b"\xff, 203.0.113.9"), named);
+        assert_eq!(client(b"6.6.6.6, \xff, 203.0.113.9, 10.0.0.2"), named);
+        assert_eq!(client(b"203.0.113.9:4711"), named);
+        assert_eq!(client(b"[2001:db8::9]:4711"), Some(ip("2001:db8::9")));
+        // Who stands left of a word that names nobody is only that word's.
+        assert_eq!(client(b"6.6.6.6, \xff, 10.0.0.2"), None);
+        assert_eq!(client(b"6.6.6.6, unknown"), None);
+
+        let scheme = |lines: &[&[u8]]| {
+            let mut fields = HeaderMap::new();
+            for line in lines {
+                fields.append(X_FORWARDED_PROTO, HeaderValue::from_bytes(line).unwrap());
+            }
+            read(&fields, Some(ip("10.0.0.1")), Scheme::Http, &trusted).scheme
+        };
+        assert_eq!(scheme(&[b"https", b"http"]), Scheme::Http);
+        assert_eq!(scheme(&[b"http", b"\xff, https"]), Scheme::Https);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::{DAY, Reader, YEAR};
 use crate::caching::origin::Choices;
 use crate::config::{Access, OtherParameters, Policy, PurgeRule, Query, Route, Verify};
 use crate::message::codings::Coding;
+use crate::message::fields::is_ours;
 use crate::route::{FamilyPattern, KeyTemplate, PathPattern};
 
 /// A route and where its parts stand.
@@ -108,7 +109,13 @@ impl Reader<'_> {
                 "`*` would make every request its own copy",
                 "name the fields that split the copy",
             )),
-            text => header(text),
+            text => match header(text) {
+                Ok(name) if is_ours(&name) => Err(wrong(
+                    format!("what clients say in `{text}` does not reach the API: that is Larder's own word to it"),
+                    "name fields that are the client's, and let the API vary by no other",
+                )),
+                read => read,
+            },
         });
         let max_body = self.size(&at.key("max_body"), map.max_body, 4 << 20, 1..=(512 << 20));
         let override_origin = self.read(

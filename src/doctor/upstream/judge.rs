@@ -3,6 +3,7 @@
 use http::header::{self, HeaderMap};
 
 use crate::caching::cache_status::Reason;
+use crate::caching::storing;
 use crate::config::{Access, Config, Route};
 use crate::doctor::{Finding, ok, skipped, warning, wrong};
 use crate::error::UpstreamFailure;
@@ -171,7 +172,8 @@ impl Seen<'_> {
                     "route-vary",
                     never(&format!(": it varies by {fields}")),
                     format!(
-                        "add `vary: [{fields}]` to the route {}",
+                        "{} ({})",
+                        storing::remedy(&self.answer.unkeyed),
                         route.path.as_str()
                     ),
                 )
