@@ -10,7 +10,7 @@ use support::client::Answer;
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
-use support::{Gate, eventually};
+use support::{Gate, eventually, users_api};
 
 on_both_stores! {
     what_the_origin_calls_fresh_is_kept_on_any_path_and_nothing_else
@@ -329,6 +329,19 @@ fn the_answer_to_a_write_that_drops_nothing_itself_drops_what_it_names() {
         assert_eq!(larder.write("POST", "/make").status, 201);
         assert!(!larder.get("/made/1").is_hit(), "{name}");
     }
+}
+
+/// Or whoever has an API redirect where he likes could drop all of it.
+#[test]
+fn what_the_operators_rules_drop_is_dropped_by_no_answer_to_a_write_that_they_do_not_name() {
+    let origin = Origin::start(|request| match request.method.as_str() {
+        "POST" => origin::status(302, "").field("Location", "/api/users/"),
+        _ => origin::json("[]"),
+    });
+    let larder = Larder::start(users_api(&origin, "memory:", ""));
+    larder.get("/api/users/");
+    assert_eq!(larder.write("POST", "/i18n/setlang/").status, 302);
+    assert!(larder.get("/api/users/").is_hit());
 }
 
 fn a_success_drops_the_groups_that_it_names(store: &str) {

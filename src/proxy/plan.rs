@@ -105,15 +105,12 @@ pub fn claim(config: &Config, path: &str) -> Claim {
 }
 
 fn write(config: &Config, method: &Method, target: &TargetUri) -> Plan {
-    let Drops {
-        states,
-        rules,
-        routes,
-    } = drops(config, method, &Decoded::of(target.path()));
-    let by = match rules.is_empty() && routes.iter().all(|(route, _)| route.is_by_http()) {
+    let drops = drops(config, method, &Decoded::of(target.path()));
+    let by = match drops.are_by_http() {
         true => By::Http,
         false => By::Operator,
     };
+    let Drops { states, rules, .. } = drops;
     let place = |named: &PurgeRule| {
         let place = config
             .purge
@@ -141,6 +138,13 @@ pub struct Drops<'c> {
     /// Where no rule names it: the routes whose path it is.
     pub routes: SmallVec<[(&'c Route, Captures); 2]>,
     pub states: Vec<StateKey>,
+}
+
+impl Drops<'_> {
+    /// Whether the API's own word alone decides.
+    pub fn are_by_http(&self) -> bool {
+        self.rules.is_empty() && self.routes.iter().all(|(route, _)| route.is_by_http())
+    }
 }
 
 pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'c> {

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use http::Response;
-use http::header::HeaderMap;
+use http::header::{self, HeaderMap};
 use smallvec::SmallVec;
 use tracing::warn;
 
 use super::outliving::Outliving;
-use super::plan::{self, By, Word};
+use super::plan::{self, By, Drops, Word};
 use super::under_way::UnderWay;
 use super::{Client, Setup, hottest, obey, pass, present, turnover};
 use crate::body::RequestBody;
@@ -65,7 +65,9 @@ pub async fn unheld(
             by: By::Http,
             rules: SmallVec::new(),
         };
-        drop_named(setup, &client, &word, reply.response.headers(), &[]).await;
+        let answer = reply.response.headers();
+        let named = named(setup, &client, answer, |drops| drops.are_by_http());
+        drop_named(setup, &client, &word, named).await;
     }
     under_way.came_to(match &passed {
         Ok(reply) => protocol::outcome_of_status(reply.response.status()),
@@ -158,7 +160,10 @@ async fn held(
     entered.came_to(outcome);
     under_way.came_to(outcome);
     if let (Ok(response), Outcome::Changed) = (&answered, outcome) {
-        drop_named(setup, client, &word, response.headers(), &states).await;
+        // Where a rule names the write, it alone says which targets.
+        let mut named = named(setup, client, response.headers(), |_| word.by == By::Http);
+        named.retain(|state| !states.contains(state));
+        drop_named(setup, client, &word, named).await;
     }
     let keeping = keeping.filter(|keeping| {
         let kept = answered
@@ -186,29 +191,35 @@ async fn held(
     }
 }
 
-/// What the answer names beside the target: RFC 9111 §4.4 and RFC 9875 allow to drop it, so the answer does not depend on it.
-async fn drop_named(
+/// What the answer names beside the target: RFC 9111 §4.4 and RFC 9875 allow to drop it.
+fn named(
     setup: &Setup,
     client: &Client,
-    word: &Word,
     answer: &HeaderMap,
-    already: &[StateKey],
-) {
+    may_name: impl Fn(&Drops<'_>) -> bool,
+) -> Vec<StateKey> {
     let groups = invalidation::invalidated_groups(&client.method, answer);
     let mut states: Vec<StateKey> = groups
         .iter()
         .map(|group| StateKey::new(cache_group_state(&client.origin(), group)))
         .collect();
-    // Where a rule names the write, it alone says which targets.
-    if word.by == By::Http
+    let is_there = |name| answer.contains_key(name);
+    if (is_there(header::LOCATION) || is_there(header::CONTENT_LOCATION))
         && let Some(target) = client.url()
     {
         for url in invalidation::named(&target, answer) {
             let path = Decoded::of(url.path());
-            states.extend(plan::drops(&setup.config, &client.method, &path).states);
+            let drops = plan::drops(&setup.config, &client.method, &path);
+            if may_name(&drops) {
+                states.extend(drops.states);
+            }
         }
     }
-    states.retain(|state| !already.contains(state));
+    states
+}
+
+/// The answer does not depend on it.
+async fn drop_named(setup: &Setup, client: &Client, word: &Word, states: Vec<StateKey>) {
     if states.is_empty() {
         return;
     }
