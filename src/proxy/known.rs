@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
-use http::{Method, StatusCode, Version, header};
+use http::{Method, Request, StatusCode, Version, header};
+use http_body_util::Empty;
 use tracing::trace;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::plan::{self, Plan};
 use super::present::Asked;
 use super::told::{Notes, Told};
 use super::{Client, Proxy, Setup};
@@ -329,6 +331,13 @@ impl Proxy {
             since,
             started,
         };
+        debug_assert!(is_what_is_read(
+            &setup,
+            read,
+            peer,
+            known.route,
+            &again.asked()
+        ));
         let looked = again.with_names(|copy, own| {
             let coherence = &setup.coherence;
             match coherence.look_up_now(copy, depends, own, origin) {
@@ -355,6 +364,34 @@ impl Proxy {
         });
         Some(Found::LookingUp(head, looking_up))
     }
+}
+
+/// Whether the whole way makes the same of these bytes.
+fn is_what_is_read(setup: &Setup, read: &[u8], peer: &Peer, route: usize, asked: &Asked) -> bool {
+    let mut found = [httparse::EMPTY_HEADER; LONGEST / 4];
+    let mut head = httparse::Request::new(&mut found);
+    let (Ok(httparse::Status::Complete(_)), Some(path)) = (head.parse(read), head.path) else {
+        return false;
+    };
+    let fields = head.headers.iter();
+    let request = fields.fold(Request::get(path), |request, field| {
+        request.header(field.name, field.value)
+    });
+    let request = request.body(Empty::<Bytes>::new());
+    let Ok(request) = request else { return false };
+    let (from, tls) = (Some(peer.address), peer.tls.as_ref());
+    let Ok((client, _)) = super::accept(&setup.config, request, from, tls) else {
+        return false;
+    };
+    let plan = plan::plan(&setup.config, &client.method, &client.target, false);
+    let Plan::Read {
+        route: own,
+        captures,
+    } = plan
+    else {
+        return false;
+    };
+    own == route && super::read::is_presented(setup, route, &captures, &client, asked)
 }
 
 fn terms(setup: &Setup, route: usize, by: By) -> Terms {

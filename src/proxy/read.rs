@@ -103,7 +103,7 @@ struct Lack {
 }
 
 /// Whether this is what would be presented, unless that has just changed.
-fn is_presented(
+pub(super) fn is_presented(
     setup: &Setup,
     route: usize,
     captures: &Captures,
