@@ -101,6 +101,7 @@ fn caching(criterion: &mut Criterion) {
             max_body: 4 << 20,
             vary: &[],
             targeted: &[],
+            credentials: &[],
         };
         let exchange = Exchange {
             request_time: now,

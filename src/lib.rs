@@ -7,6 +7,7 @@ pub mod config;
 
 pub mod interim;
 pub mod server;
+pub mod text;
 pub mod tls;
 
 pub mod proxy;

@@ -117,7 +117,10 @@ fn sent(
     let length = body.len();
     let (status, fields, body) = match selection {
         Selection::Whole if *method == Method::HEAD => {
-            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            // RFC 9110 §8.6: a 204 has none.
+            if status != StatusCode::NO_CONTENT {
+                fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            }
             (status, fields, ReplyBody::Empty)
         }
         Selection::Whole => (status, fields, ReplyBody::whole(body.clone())),

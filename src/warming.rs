@@ -1,15 +1,17 @@
 //! Asking a running proxy, as any client would, for what is about to be wanted, so that its first reader is given a hit:
 //! `larder warm`, and `warm:` in the file.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -38,10 +40,37 @@ pub struct Warmer {
 
 /// What came of one request.
 pub struct Told {
-    pub status: u16,
+    /// `None`: it has no whole answer.
+    pub status: Option<u16>,
     /// It is in the store now.
     pub kept: bool,
     pub cache_status: String,
+    /// Why it has none.
+    pub error: Option<String>,
+}
+
+/// What came of asking for that target, for who reads by a program.
+pub fn as_json(target: &str, told: &Told) -> Value {
+    let mut said = json!({
+        "target": target, "status": told.status, "kept": told.kept, "cache_status": told.cache_status,
+    });
+    if let Some(error) = &told.error {
+        said["error"] = error.as_str().into();
+    }
+    said
+}
+
+/// Why a request has no answer.
+enum Unanswered {
+    /// Nobody can be asked.
+    Unreachable(String),
+    Failed(String),
+}
+
+impl Unanswered {
+    fn failed(error: impl ToString) -> Unanswered {
+        Unanswered::Failed(error.to_string())
+    }
 }
 
 impl Warmer {
@@ -69,7 +98,8 @@ impl Warmer {
         }
     }
 
-    /// Asks for all, so many at once; `tell` hears of each as it comes. How many are kept, of how many.
+    /// Asks for all, so many at once; `tell` hears of each as it comes. How many are kept, of how many. `Err`: why nobody can be
+    /// asked.
     pub async fn warm(
         &self,
         targets: Vec<String>,
@@ -85,24 +115,34 @@ impl Warmer {
                 let answered = tokio::time::timeout(own.patience, own.ask(&target)).await;
                 (
                     target,
-                    answered.unwrap_or_else(|_| Err("no answer in time".to_owned())),
+                    answered.unwrap_or_else(|_| Err(Unanswered::failed("no answer in time"))),
                 )
             });
         }
         let mut kept = 0;
         while let Some(Ok((target, answered))) = asking.join_next().await {
-            let told = answered?;
+            let told = match answered {
+                Ok(told) => told,
+                Err(Unanswered::Failed(why)) => Told {
+                    status: None,
+                    kept: false,
+                    cache_status: String::new(),
+                    error: Some(why),
+                },
+                Err(Unanswered::Unreachable(why)) => return Err(why),
+            };
             kept += usize::from(told.kept);
             tell(&target, &told);
         }
         Ok((kept, asked))
     }
 
-    async fn ask(&self, target: &str) -> Result<Told, String> {
+    async fn ask(&self, target: &str) -> Result<Told, Unanswered> {
+        let unreachable = |error: io::Error| Unanswered::Unreachable(error.to_string());
         let stream = TcpStream::connect(self.address).await;
-        let mut stream = stream.map_err(|error| error.to_string())?;
+        let mut stream = stream.map_err(unreachable)?;
         let first = stream.write_all(self.first).await;
-        first.map_err(|error| error.to_string())?;
+        first.map_err(unreachable)?;
         match &self.certificates {
             None => self.ask_on(stream, target).await,
             Some(certificates) => {
@@ -112,42 +152,42 @@ impl Warmer {
                     .and_then(|host| host.to_str().ok());
                 let host = target::name(host.unwrap_or_default());
                 let stream = own::connect(certificates, host, stream).await;
-                let stream = stream.map_err(|error| format!("TLS: {error}"))?;
+                let stream =
+                    stream.map_err(|error| Unanswered::Unreachable(format!("TLS: {error}")))?;
                 self.ask_on(stream, target).await
             }
         }
     }
 
-    async fn ask_on<S>(&self, stream: S, target: &str) -> Result<Told, String>
+    async fn ask_on<S>(&self, stream: S, target: &str) -> Result<Told, Unanswered>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(Unanswered::failed)?;
         tokio::spawn(connection);
         let mut request = Request::new(Empty::<Bytes>::new());
-        *request.uri_mut() = target
-            .parse()
-            .map_err(|error: http::uri::InvalidUri| error.to_string())?;
+        *request.uri_mut() = Uri::try_from(target).map_err(Unanswered::failed)?;
         *request.headers_mut() = self.fields.clone();
         let response = sender
             .send_request(request)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(Unanswered::failed)?;
         let (head, mut body) = response.into_parts();
         while let Some(frame) = body.frame().await {
-            frame.map_err(|error| error.to_string())?;
+            frame.map_err(Unanswered::failed)?;
         }
         let ours = head.headers.get_all(CACHE_STATUS).iter().next_back();
         let said = ours.and_then(|value| value.to_str().ok());
         let said = said.unwrap_or_default().trim_start_matches("larder; ");
         Ok(Told {
-            status: head.status.as_u16(),
+            status: Some(head.status.as_u16()),
             kept: said
                 .split("; ")
                 .any(|word| word == "hit" || word == "stored"),
             cache_status: said.to_owned(),
+            error: None,
         })
     }
 }
@@ -189,21 +229,23 @@ async fn run_one(proxy: Arc<Proxy>, listen: SocketAddr, warm: Warm) {
             fields.append(name, value);
         }
     }
-    let (setup, certificates) = (proxy.setup(), proxy.certificates.clone());
-    let warmer = Warmer::new(&setup.config, listen, certificates, fields);
-    drop(setup);
     if warm.at_start {
-        once(&proxy, &warmer, &warm).await;
+        once(&proxy, listen, &fields, &warm).await;
     }
     while let Some(every) = warm.every {
         tokio::time::sleep(every).await;
-        once(&proxy, &warmer, &warm).await;
+        once(&proxy, listen, &fields, &warm).await;
     }
 }
 
-async fn once(proxy: &Proxy, warmer: &Warmer, warm: &Warm) {
+async fn once(proxy: &Proxy, listen: SocketAddr, fields: &HeaderMap, warm: &Warm) {
     // Before that nothing is kept.
     proxy.setup().coherence.store().settled().await;
+    // Host and manners are those of the configuration that is in force by now.
+    let warmer = {
+        let (setup, certificates) = (proxy.setup(), proxy.certificates.clone());
+        Warmer::new(&setup.config, listen, certificates, fields.clone())
+    };
     let started = Instant::now();
     let tell = |target: &str, told: &Told| {
         // A query may hold what is nobody's business.
@@ -213,6 +255,7 @@ async fn once(proxy: &Proxy, warmer: &Warmer, warm: &Warm) {
             status = told.status,
             kept = told.kept,
             cache = told.cache_status,
+            error = told.error,
             "warmed"
         );
     };

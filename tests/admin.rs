@@ -127,6 +127,27 @@ fn the_method_purge_drops_a_path(store: &str) {
     assert_eq!(larder.request("PURGE", LIST, &[], b"").status, 501);
 }
 
+#[test]
+fn a_path_is_purged_as_it_is_spelt() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let larder = Larder::start(format!(
+        "upstream: {}\nstore: {{url: \"memory:\"}}\nttl: 1h\nroutes:\n  - {{path: \"/files/<name>/\", key: \"files:{{name}}\"}}\n",
+        origin.url()
+    ));
+    let mut admin = Connection::open(larder.admin_address());
+    let (plain, escaped) = ("/files/A/", "/files/a%3Fb/");
+    for file in [plain, escaped] {
+        larder.get(file);
+        assert!(larder.get(file).is_hit(), "{file}");
+    }
+    let mut purge = |file| assert_eq!(admin.request("PURGE", file, &[], b"").status, 200);
+    // A file called %41 is another.
+    purge("/files/%2541/");
+    assert!(larder.get(plain).is_hit() && larder.get(escaped).is_hit());
+    purge(escaped);
+    assert!(larder.get(plain).is_hit() && !larder.get(escaped).is_hit());
+}
+
 fn families_are_counted(store: &str) {
     let (_origin, larder) = start(store);
     fill(&larder);

@@ -46,6 +46,7 @@ on_both_stores! {
     the_age_that_the_origin_allows_wins_over_the_routes
     the_routes_ttl_may_be_told_to_win
     an_expired_copy_is_fetched_anew
+    a_head_of_what_has_no_content_says_nothing_of_its_length
     a_client_that_has_the_answer_is_told_so
     a_conditional_request_fills_like_any_other
     a_client_cannot_force_a_fetch
@@ -866,11 +867,21 @@ fn an_expired_copy_is_fetched_anew(store: &str) {
     });
 }
 
+fn a_head_of_what_has_no_content_says_nothing_of_its_length(store: &str) {
+    let origin = Origin::start(|_| origin::status(204, ""));
+    let larder = Larder::start(users_api(&origin, store, ""));
+    larder.get(LIST);
+    let head = larder.request("HEAD", LIST, &[], b"");
+    assert!(head.is_hit() && head.status == 204, "{head:?}");
+    assert_eq!(head.field("content-length"), None);
+}
+
 fn a_client_that_has_the_answer_is_told_so(store: &str) {
     let origin = Origin::start(|_| {
         origin::json("[1]")
             .field("ETag", "\"v1\"")
             .field("Last-Modified", "Tue, 15 Nov 1994 08:12:31 GMT")
+            .field("Access-Control-Allow-Origin", "https://app.example.org")
     });
     let larder = Larder::start(users_api(&origin, store, ""));
     larder.get(LIST);
@@ -892,6 +903,9 @@ fn a_client_that_has_the_answer_is_told_so(store: &str) {
         );
         assert_eq!(answer.content.length, if status == 304 { 0 } else { 3 });
         assert_eq!(answer.field("etag"), Some("\"v1\""));
+        // A browser looks for it in each answer that a script is given.
+        let allowed = answer.field("access-control-allow-origin");
+        assert_eq!(allowed, Some("https://app.example.org"));
         answer.age();
     }
     let both = [

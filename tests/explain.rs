@@ -598,8 +598,9 @@ fn the_word_while_the_store_is_away() {
 #[test]
 fn words_of_answers_that_are_not_kept() {
     type Change = fn(origin::Answer) -> origin::Answer;
-    let cases: [(&str, Change); 9] = [
+    let cases: [(&str, Change); 10] = [
         ("set-cookie", |a| a.field("Set-Cookie", "sessionid=hush")),
+        ("credential", |a| a.field("X-Auth-Token", "hush")),
         ("no-store", |a| a.field("Cache-Control", "no-store")),
         ("private", |a| a.field("Cache-Control", "private")),
         ("no-cache", |a| a.field("Cache-Control", "no-cache")),

@@ -516,6 +516,51 @@ fn the_limits_of_a_connection_are_those_in_force_when_it_comes() {
     assert_eq!(larder.get_with(LIST, &many).status, 431);
 }
 
+/// Writes go on all the while, so that what is fetched anew after each of them never comes to rest.
+#[test]
+fn what_is_asked_for_most_is_fetched_anew_from_the_api_in_force() {
+    let [one, other] = ["one", "other"].map(|name| Origin::start(move |_| origin::json(name)));
+    let yaml = |origin: &Origin| {
+        users_api(origin, "memory:", "").replace("key: users:list}", "key: users:list, warm: 1}")
+    };
+    let larder = Larder::start(yaml(&one));
+    for _ in 0..100 {
+        larder.get(LIST);
+    }
+    eventually("it is fetched anew", || {
+        larder.write("POST", LIST);
+        one.count_of("GET") > 2
+    });
+    reload(&larder, &yaml(&other));
+    eventually("it is fetched anew from the other", || {
+        larder.write("POST", LIST);
+        other.count_of("GET") > 2
+    });
+    let before = one.count_of("GET");
+    eventually("and from nobody else", || {
+        larder.write("POST", LIST);
+        other.count_of("GET") > 5
+    });
+    assert_eq!(one.count_of("GET"), before);
+}
+
+#[test]
+fn what_is_warmed_is_asked_for_under_the_host_in_force() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let yaml = |host: &str| {
+        let warm = "warm:\n  - {targets: /api/users/, every: 1s}";
+        users_api(&origin, "memory:", &format!("hosts: [{host}]\n{warm}"))
+    };
+    let larder = Larder::start(yaml("one.example.org"));
+    eventually("it is warmed", || {
+        larder.output().contains("\"kept\":1,\"asked\":1")
+    });
+    reload(&larder, &yaml("other.example.org"));
+    let warmed = || larder.output().matches("\"kept\":1,\"asked\":1").count();
+    let before = warmed();
+    eventually("it is warmed again", || warmed() > before + 1);
+}
+
 #[test]
 fn fields_that_have_come_before_are_sent_on_by_the_rules_in_force() {
     let origin = Origin::start(|_| origin::json("{}"));

@@ -246,6 +246,22 @@ fn an_api_that_answers_differently_each_time_or_not_at_all_is_no_difference() {
 }
 
 #[test]
+fn a_hit_that_was_asked_for_on_a_condition_is_not_compared() {
+    let api = Origin::start(|request| match request.fields.has("if-match") {
+        true => origin::status(412, ""),
+        false => origin::json("[]"),
+    });
+    let larder = Larder::start(shadowed(users_api(&api, "memory:", "")));
+    larder.get(LIST);
+    assert!(larder.get_with(LIST, &[("If-Match", "\"x\"")]).is_hit());
+    assert!(larder.get(LIST).is_hit());
+    eventually("the other one is compared", || {
+        compared(&larder, "same") == 1
+    });
+    assert_eq!((api.count(), compared(&larder, "differs")), (2, 0));
+}
+
+#[test]
 fn a_hit_is_compared_with_what_its_own_client_is_told() {
     let api = Origin::start(|request| {
         let who = request.fields.get("authorization").unwrap_or("nobody");

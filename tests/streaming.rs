@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
@@ -552,6 +554,23 @@ fn an_upstream_on_a_unix_socket_is_asked_alike() {
         origin.last().fields.get("host"),
         Some(support::client::HOST)
     );
+}
+
+/// Where a closed connection is all that tells of an answer's end, one that breaks off must not end so: what stands in front, as nginx
+/// does, would keep it.
+#[test]
+fn an_answer_that_breaks_off_looks_whole_to_no_client_of_http_1_0() {
+    let origin = Origin::start(|_| huge(10_000).chunked().cut_after(8_000));
+    let larder = Larder::start(users_api(&origin, "memory:", ""));
+    for target in ["/other/", LIST] {
+        let mut stream = TcpStream::connect(larder.address()).unwrap();
+        let head = format!("GET {target} HTTP/1.0\r\nHost: a\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let error = stream
+            .read_to_end(&mut Vec::new())
+            .map_err(|error| error.kind());
+        assert_eq!(error, Err(ErrorKind::ConnectionReset), "{target}");
+    }
 }
 
 fn for_both_stores(test: impl Fn(&str)) {

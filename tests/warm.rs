@@ -109,6 +109,39 @@ fn what_the_file_warms_again_and_again_is_there_again_after_its_time() {
 }
 
 #[test]
+fn what_has_no_whole_answer_keeps_nothing_else_from_being_warmed() {
+    let origin = Origin::start(|request| match request.target.as_str() {
+        USER => origin::huge(10_000).chunked().cut_after(8_000),
+        _ => origin::json("[]"),
+    });
+    let targets = [USER, LIST];
+    let warm = format!(
+        "canonical_origin: http://api.example.org\nwarm:\n  - {{targets: {targets:?}, concurrency: 1}}"
+    );
+    let larder = Larder::start(users_api(&origin, "memory:", &warm));
+    eventually("it is said", || {
+        larder.output().contains("\"kept\":1,\"asked\":2")
+    });
+    larder.purge_everything();
+    let file = larder.file();
+    let exit = run(
+        &[
+            "warm",
+            "-c",
+            file.to_str().unwrap(),
+            "--concurrency",
+            "1",
+            USER,
+            LIST,
+        ],
+        &[],
+    );
+    assert_eq!(exit.status.code(), Some(1));
+    assert!(exit.output.contains("1 of 2 are kept"), "{exit:?}");
+    assert!(exit.output.contains(&format!("-\t{USER}\t")), "{exit:?}");
+}
+
+#[test]
 fn after_a_purge_what_is_asked_for_most_is_fetched_anew_before_anybody_asks() {
     let origin = Origin::start(|request| origin::json(request.number.to_string()));
     let yaml =

@@ -16,7 +16,7 @@ use crate::operations::{self, Named, OperationError, Purging};
 use crate::proxy::{Proxy, Setup, hottest};
 use crate::reload::{self, NotReloaded, Reloaded};
 use crate::tls::certificates::Certificates;
-use crate::warming::Warmer;
+use crate::warming::{Warmer, as_json};
 
 /// Of the copies that a purge would drop so many are named.
 const NAMED: usize = 20;
@@ -203,9 +203,7 @@ pub(super) async fn warm(
     let at_once = asked.concurrency.unwrap_or(4).clamp(1, 64);
     let mut each = Vec::new();
     let warmed = warmer.warm(asked.targets, at_once, |target, told| {
-        each.push(json!({
-            "target": target, "status": told.status, "kept": told.kept, "cache_status": told.cache_status,
-        }));
+        each.push(as_json(target, told));
     });
     match warmed.await {
         Ok((kept, asked)) => (

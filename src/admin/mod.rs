@@ -157,7 +157,10 @@ async fn answered(admin: Admin, certified: bool, request: Request<Content>) -> R
         Operation::Purges => looking::purges(query),
         Operation::Set => changing::set(&setup, rest, body).await,
         Operation::Purge => changing::purge(&setup, &body).await,
-        Operation::PurgePath => changing::purge_path(&setup, rest, &head.headers).await,
+        Operation::PurgePath => {
+            // As it stands: what is read of it depends on how it is spelt.
+            changing::purge_path(&setup, head.uri.path(), &head.headers).await
+        }
         Operation::Explain => changing::explain(&setup, &body).await,
         Operation::Warm => {
             let (proxy, listen) = (&admin.proxy, admin.listen);

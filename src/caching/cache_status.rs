@@ -39,6 +39,7 @@ pub enum Reason {
     // Fetched and not stored:
     Status,
     SetCookie,
+    Credential,
     NoStore,
     Private,
     NoCache,
@@ -82,6 +83,7 @@ impl Reason {
             Reason::SoftPurge => "soft-purge",
             Reason::Status => "status",
             Reason::SetCookie => "set-cookie",
+            Reason::Credential => "credential",
             Reason::NoStore => "no-store",
             Reason::Private => "private",
             Reason::NoCache => "no-cache",

@@ -27,6 +27,8 @@ pub struct Policy<'r> {
     pub vary: &'r [HeaderName],
     /// The fields that are read in place of Cache-Control (RFC 9213), the first that is there.
     pub targeted: &'r [HeaderName],
+    /// Fields that hold a credential, beside Authorization.
+    pub credentials: &'r [HeaderName],
 }
 
 /// An answer that may be kept.
@@ -59,6 +61,9 @@ pub fn storable(
     // shared with those who wait for it, one that is not for its *fields* never.
     if fields.contains_key(header::SET_COOKIE) {
         return Err(Reason::SetCookie);
+    }
+    if grants(policy, fields) {
+        return Err(Reason::Credential);
     }
     if directives.no_store {
         return Err(Reason::NoStore);
@@ -109,6 +114,17 @@ pub fn storable(
         true => Ok(storable(lifetime, ours)),
         false => Err(Reason::Stale),
     }
+}
+
+/// Whether an answer hands its client a credential, as an API does that renews tokens by the way.
+fn grants(policy: &Policy, fields: &HeaderMap) -> bool {
+    static GRANTING: [HeaderName; 3] = [
+        header::AUTHORIZATION,
+        HeaderName::from_static("authentication-info"),
+        HeaderName::from_static("proxy-authentication-info"),
+    ];
+    let mut granting = GRANTING.iter().chain(policy.credentials);
+    granting.any(|name| fields.contains_key(name))
 }
 
 /// How long an answer of this status is kept where the origin says nothing; `None`: it must say. An error or a redirect
@@ -203,6 +219,7 @@ mod tests {
     use crate::clock::Timestamp;
 
     const TARGET: HeaderName = HeaderName::from_static("cdn-cache-control");
+    const CREDENTIAL: HeaderName = HeaderName::from_static("x-auth-token");
 
     fn decide(status: u16, lines: &[(&str, &str)]) -> Result<Storable, Reason> {
         let fields: HeaderMap = lines
@@ -221,6 +238,7 @@ mod tests {
             max_body: 1000,
             vary: &[],
             targeted: &[TARGET],
+            credentials: &[CREDENTIAL],
         };
         let at = Timestamp::from_micros(100_000_000);
         let length = fields
@@ -272,6 +290,19 @@ mod tests {
             lifetime(&[("vary", "Accept, Cookie"), ("etag", "\"a\"")]),
             Ok(3600)
         );
+    }
+
+    #[test]
+    fn an_answer_that_hands_out_a_credential_is_not_kept() {
+        for name in [
+            "authorization",
+            "Authentication-Info",
+            "proxy-authentication-info",
+            "x-auth-token",
+        ] {
+            assert_eq!(lifetime(&[(name, "x")]), Err(Reason::Credential), "{name}");
+        }
+        assert!(!shareable(Reason::Credential));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::{ConfigFile, Failure, Output, print_json, serve};
 use crate::coherence::Coherence;
 use crate::config::{Access, Config, Secret, StoreAddress};
 use crate::operations::{self, Named, Purging};
+use crate::text::one_line;
 use crate::tls::certificates::Certificates;
 use crate::tls::own;
 
@@ -324,7 +325,8 @@ pub fn keys(arguments: &Keys) -> Result<(), Failure> {
     }
     for (key, bytes, ttl) in listed {
         let ttl = ttl.map_or_else(|| "-".to_owned(), |ttl| ttl.to_string());
-        println!("{key}\t{bytes} bytes\t{ttl} s");
+        // A name is whatever somebody has written to the store.
+        println!("{}\t{bytes} bytes\t{ttl} s", one_line(&key));
     }
     Ok(())
 }

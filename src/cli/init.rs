@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Failure, Output, print_json};
 use crate::init::schema::{self, Api, Converter};
 use crate::init::{self, Access, Wanted, Written};
+use crate::text::one_line;
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -347,10 +348,10 @@ fn told(path: &Path, written: &Written, to_stdout: bool) -> String {
         plan.rules.len()
     );
     for (path, why) in &plan.left_out {
-        told += &format!("not kept: GET {path} ({why})\n");
+        told += &format!("not kept: GET {} ({why})\n", one_line(path));
     }
     if !plan.idle.is_empty() {
-        told += &format!("drop nothing: {}\n", plan.idle.join(", "));
+        told += &format!("drop nothing: {}\n", one_line(&plan.idle.join(", ")));
     }
     if !to_stdout {
         told += &format!(

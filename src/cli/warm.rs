@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{ConfigFile, Failure, Output, explain, serve};
 use crate::config::Config;
-use crate::warming::{Told, Warmer};
+use crate::warming::{Told, Warmer, as_json};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -52,11 +52,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let certificates = serve::certificates("tls", config.tls.as_ref())?;
     let warmer = Warmer::new(&config, config.listen, certificates, fields);
     let tell = |target: &str, told: &Told| match arguments.output.json {
-        true => println!(
-            "{}",
-            json!({ "target": target, "status": told.status, "kept": told.kept, "cache_status": told.cache_status })
-        ),
-        false => println!("{}\t{target}\t{}", told.status, told.cache_status),
+        true => println!("{}", as_json(target, told)),
+        false => match told.status {
+            Some(status) => println!("{status}\t{target}\t{}", told.cache_status),
+            None => println!("-\t{target}\t{}", told.error.as_deref().unwrap_or_default()),
+        },
     };
     let asked = warmer.warm(targets, arguments.concurrency, tell);
     let (kept, asked) = super::runtime()?.block_on(asked).map_err(|why| {

@@ -465,7 +465,7 @@ pub async fn judge(
     };
     let took = started.elapsed();
     fields::strip_hop_by_hop(response.headers_mut());
-    let policy = fetch::policy(route);
+    let policy = fetch::policy(&setup.config, route);
     let length = response.body().size_hint().exact();
     let (head, body) = response.into_parts();
     let nominated = storing::nominated(&policy, &head.headers);

@@ -70,6 +70,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::SetCookie => {
             "the answer sets a cookie: it is for one client alone and never kept; the view, or a middleware, makes a session"
         }
+        Reason::Credential => {
+            "the answer hands out a credential (Authorization, Authentication-Info, or one of `credential_headers`): it is for one client alone and never kept"
+        }
         Reason::NoStore => "the API says `Cache-Control: no-store`",
         Reason::Private => {
             "the API says `Cache-Control: private`; Larder takes it at its word, also per credential"

@@ -10,6 +10,7 @@ pub mod rules;
 pub mod schema;
 
 use crate::config::file;
+use crate::text::one_line;
 
 use rules::Plan;
 use schema::{Api, ApiPath, Converter, Operation, Parameters, Segment};
@@ -56,9 +57,9 @@ pub fn write(api: &Api, wanted: &Wanted) -> Result<Written, String> {
 }
 
 fn nothing_to_keep(api: &Api) -> String {
-    let read: Vec<&str> = { api.paths.iter() }
+    let read: Vec<String> = { api.paths.iter() }
         .filter(|path| path.read.is_some())
-        .map(|path| path.text.as_str())
+        .map(|path| one_line(&path.text))
         .take(10)
         .collect();
     let seen = match read.as_slice() {

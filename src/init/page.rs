@@ -1,5 +1,6 @@
 //! proxy.yaml as `init` writes it: each line with the reason why it stands there. Pure.
 
+use crate::text::one_line;
 use std::fmt::Write as _;
 
 use http::Method;
@@ -239,15 +240,6 @@ fn remarks(page: &mut String, plan: &Plan) {
             let _ = writeln!(page, "#   {}", one_line(write));
         }
     }
-}
-
-/// What stands in a comment stays in it.
-fn one_line(text: &str) -> String {
-    let plain = |c: char| match c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{85}') {
-        true => ' ',
-        false => c,
-    };
-    text.chars().map(plain).collect()
 }
 
 /// As a value on a line of its own.

@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::config::file::foreign;
+use crate::text::one_line;
 
 /// More is no description of an API that somebody wrote or generated.
 pub const LARGEST: usize = 32 * 1024 * 1024;
@@ -467,14 +468,17 @@ impl<'d> Reader<'d> {
     fn target(&self, reference: &str, at: &str) -> Result<&'d Value, SchemaError> {
         let Some(pointer) = reference.strip_prefix('#') else {
             return Err(wrong(
-                format!("{at}: `$ref: {reference}` is another file"),
+                format!("{at}: `$ref: {}` is another file", one_line(reference)),
                 "put the files together first: `npx @redocly/cli bundle schema.yaml -o whole.yaml`",
             ));
         };
         let pointer = percent_decode_str(pointer).decode_utf8_lossy();
         self.document.pointer(&pointer).ok_or_else(|| {
             wrong(
-                format!("{at}: `$ref: {reference}` names nothing in the file"),
+                format!(
+                    "{at}: `$ref: {}` names nothing in the file",
+                    one_line(reference)
+                ),
                 "have the description written anew, whole",
             )
         })

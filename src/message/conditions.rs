@@ -14,14 +14,20 @@ pub static CONDITIONS: [HeaderName; 5] = [
     header::IF_RANGE,
 ];
 
-/// The fields of a 200 that a 304 in its place repeats (RFC 9110 §15.4.5).
-static OF_A_304: [HeaderName; 6] = [
+/// The fields of a 200 that a 304 in its place repeats (RFC 9110 §15.4.5), and those by which a browser decides who may read it:
+/// it looks for them in the 304 itself.
+static OF_A_304: [HeaderName; 11] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
     header::DATE,
     header::ETAG,
     header::EXPIRES,
     header::VARY,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    HeaderName::from_static("cross-origin-resource-policy"),
+    HeaderName::from_static("timing-allow-origin"),
 ];
 
 /// What of the fields of a 200 stands in a 304; with those that `also` names.
@@ -40,6 +46,11 @@ pub fn of_a_304(fields: &HeaderMap, also: &[HeaderName]) -> HeaderMap {
 pub fn tag_of(body: &[u8]) -> HeaderValue {
     let hash = blake3::hash(body).to_hex();
     HeaderValue::try_from(format!("W/\"{}\"", &hash[..32])).expect("hex digits are a tag")
+}
+
+/// Whether the request has any.
+pub fn are_any_in(request: &HeaderMap) -> bool {
+    CONDITIONS.iter().any(|name| request.contains_key(name))
 }
 
 /// Whether the request has a condition that `not_modified` looks at.

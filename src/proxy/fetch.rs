@@ -26,7 +26,7 @@ use crate::caching::validation;
 use crate::clock;
 use crate::coherence::flights::Fill;
 use crate::coherence::{Epochs, LookUp, fresh_bits, protocol};
-use crate::config::{Access, Route};
+use crate::config::{Access, Config, Route};
 use crate::encoding;
 use crate::error::UpstreamFailure;
 use crate::message::{conditions, fields};
@@ -214,7 +214,7 @@ impl Fetch {
             }
             _ => None,
         };
-        let policy = policy(route);
+        let policy = policy(&self.setup.config, route);
         if route.access == Access::Public
             && matches!(response.status().as_u16(), 401 | 403)
             && !served.said_not_public.swap(true, Ordering::Relaxed)
@@ -536,7 +536,7 @@ pub fn is_stood_in_for(status: u16) -> bool {
 }
 
 /// What of a route's word bears on storing.
-pub fn policy(route: &Route) -> Policy<'_> {
+pub fn policy<'c>(config: &'c Config, route: &'c Route) -> Policy<'c> {
     Policy {
         ttl: route.ttl,
         override_origin: route.override_origin,
@@ -544,6 +544,7 @@ pub fn policy(route: &Route) -> Policy<'_> {
         max_body: route.max_body,
         vary: &route.vary,
         targeted: &route.targeted,
+        credentials: &config.credential_headers,
     }
 }
 
@@ -557,12 +558,12 @@ pub fn is_not_for_a_cache(nominated: &Nominated, client: &HeaderMap) -> bool {
 
 /// Whether this answer to a fill varies by a field that its client sent, and the fill did not.
 pub fn is_for_another(
-    route: &Route,
+    (config, route): (&Config, &Route),
     asked: &Asked,
     client: &HeaderMap,
     answer: &HeaderMap,
 ) -> bool {
-    let nominated = storing::nominated(&policy(route), answer);
+    let nominated = storing::nominated(&policy(config, route), answer);
     let mut learnable = nominated.learnable.iter();
     is_not_for_a_cache(&nominated, client)
         || learnable.any(|name| !asked.varied.contains(name) && client.contains_key(name))

@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub struct Hottest {
     /// How many are fetched anew.
     most: usize,
-    counted: Mutex<Counted>,
+    counted: Arc<Mutex<Counted>>,
     rounds: Mutex<Rounds>,
 }
 
@@ -67,7 +67,16 @@ impl Hottest {
     pub fn new(most: usize) -> Hottest {
         Hottest {
             most,
-            counted: Mutex::default(),
+            counted: Arc::default(),
+            rounds: Mutex::default(),
+        }
+    }
+
+    /// Under another configuration: what was counted goes on, and what is being fetched ends.
+    pub fn under_another(&self) -> Hottest {
+        Hottest {
+            most: self.most,
+            counted: self.counted.clone(),
             rounds: Mutex::default(),
         }
     }

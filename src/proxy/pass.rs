@@ -42,7 +42,8 @@ pub async fn fill_alone(
 ) -> Result<Reply, Error> {
     let outgoing = present::fill(&setup.config, &served.route, client, asked);
     let response = send(setup, client, outgoing).await?;
-    if fetch::is_for_another(&served.route, asked, &client.fields, response.headers()) {
+    let route = (&setup.config, &served.route);
+    if fetch::is_for_another(route, asked, &client.fields, response.headers()) {
         let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
         return pass(setup, client, body, Forward::Bypass, detail).await;
     }

@@ -129,7 +129,7 @@ pub fn perhaps(
 fn is_comparable(client: &Client) -> bool {
     let fields = &client.fields;
     client.method == Method::GET
-        && !conditions::are_in(fields)
+        && !conditions::are_any_in(fields)
         && !fields.contains_key(header::RANGE)
 }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicBool;
 
 use futures_util::future::join_all;
 
+use super::hottest::Hottest;
 use super::plan::{self, Plan, Word};
 use super::rate::Rate;
 use super::sample::Sample;
@@ -206,7 +207,8 @@ impl Setup {
             if let Some(before) = before {
                 served.varied.store(before.varied.load_full());
                 served.unkeyed.store(before.unkeyed.load_full());
-                served.hottest = before.hottest.clone();
+                let hottest = before.hottest.as_deref().map(Hottest::under_another);
+                served.hottest = hottest.map(Arc::new);
             }
             served
         });

@@ -155,6 +155,11 @@ impl<S: AsFd> Watched<S> {
         }
     }
 
+    /// Its end will be a reset, and nothing that the kernel still holds is sent.
+    pub fn resets(&self) {
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     pub fn inner(&self) -> &S {
         &self.stream
     }
@@ -193,8 +198,7 @@ impl<S: AsFd> Watched<S> {
                 }
                 let is_over = self.silence.poll_over(cx).is_ready();
                 if is_over || self.pulse.is_cut.load(Ordering::Relaxed) {
-                    // What the kernel still holds for it goes, too.
-                    let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+                    self.resets();
                     self.pulse
                         .counts
                         .readers_cut

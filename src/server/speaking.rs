@@ -102,6 +102,7 @@ async fn http1<F, Answer, B>(
     let mut lane = Arc::new(Mutex::new(lane));
     let has_spoken = || exchanges.has_spoken();
     let interim = Interim::default();
+    let is_ended_by_closing = AtomicBool::new(false);
     loop {
         if lane.lock().is_free() {
             // The machinery is gone, or was not there yet.
@@ -118,6 +119,8 @@ async fn http1<F, Answer, B>(
         let stream = WithInterim::new(Lent::of(&lane), interim.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let beneath = exchanges.begin(&request);
+            let is_old = request.version() < Version::HTTP_11;
+            is_ended_by_closing.store(is_old, Ordering::Relaxed);
             // RFC 9110 §15.2: never to an HTTP/1.0 client.
             let turn = (request.version() == Version::HTTP_11).then(|| interim.turn());
             let brought = Brought::by_hyper(request, turn, beneath);
@@ -142,6 +145,12 @@ async fn http1<F, Answer, B>(
             Some(Ok(())) => return,
             Some(Err(error)) => {
                 debug!(%error, "a client's connection ended early");
+                // An end is all that an HTTP/1.0 client sees of an answer's end: what breaks off must not look whole to it.
+                if is_ended_by_closing.load(Ordering::Relaxed)
+                    && let Some(stream) = lane.lock().stream().plain()
+                {
+                    stream.resets();
+                }
                 return;
             }
         }

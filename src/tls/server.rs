@@ -128,6 +128,16 @@ pub enum Stream<S> {
     Tls(Box<TlsStream<S>>),
 }
 
+impl<S> Stream<S> {
+    /// What it is carried by, where nothing of its own says how it ends.
+    pub fn plain(&self) -> Option<&S> {
+        match self {
+            Stream::Plain(stream) => Some(stream),
+            Stream::Tls(_) => None,
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
     fn poll_read(
         self: Pin<&mut Self>,

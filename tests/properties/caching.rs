@@ -37,6 +37,7 @@ fn by_ttl(override_origin: bool, status: StatusCode, fields: &HeaderMap) {
         max_body: 1000,
         vary: &[],
         targeted: &targets,
+        credentials: &[],
     };
     let kept = |fields: &HeaderMap| {
         let length = fields.get(header::CONTENT_LENGTH);
