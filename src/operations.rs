@@ -243,14 +243,18 @@ pub async fn revoke(
     }
     // A token is good by itself, so that it is not is kept; before what was said of it is dropped, or it could be said again.
     let now = clock::now();
-    for token in { fields.get_all(header::AUTHORIZATION).iter() }
-        .filter_map(|line| token::of_line(line.as_bytes()))
-    {
-        let Some(until) = token::claimed_end(token) else {
+    for line in fields.get_all(header::AUTHORIZATION) {
+        // Whatever scheme it is given by.
+        let token = line.as_bytes().trim_ascii();
+        let token = token.rsplit(u8::is_ascii_whitespace).next();
+        let (Some(until), Some(signed)) = (
+            token.and_then(token::claimed_end),
+            token.and_then(token::signed),
+        ) else {
             continue;
         };
         if now < until {
-            let name = revoked_token(&secret, token);
+            let name = revoked_token(&secret, signed);
             let kept = coherence.store().mark(&name, until.since(now)).await;
             kept.map_err(|reason| match reason {
                 Reason::StoreAway => OperationError::StoreAway,

@@ -27,6 +27,8 @@ on_both_stores! {
     a_revoked_credential_is_asked_about_again
     who_cannot_be_verified_is_not_admitted
     every_mode_gives_nobody_what_the_origin_would_not
+    a_logout_ends_a_verdict_however_its_credential_is_spelt
+    what_may_be_read_in_more_than_one_way_admits_nobody
 }
 
 /// Credential lines to what the verify answer says of them; nobody else is admitted.
@@ -239,6 +241,109 @@ fn who_cannot_be_verified_is_not_admitted(store: &str) {
     assert!(list(&larder, "Token a").is_hit(), "by its verdict");
     let unasked = list(&larder, "Token c");
     assert_eq!(unasked.status, 502, "{unasked:?}");
+}
+
+/// An API that is not particular about how a credential is spelt.
+fn lenient() -> Origin {
+    Origin::start(|_| origin::json("[]"))
+}
+
+fn a_logout_ends_a_verdict_however_its_credential_is_spelt(store: &str) {
+    let origin = lenient();
+    let larder = larder(&origin, store, "{verify: /api/users/me/, for: 1h}");
+    let spellings = [
+        // DRF splits at blanks and ignores case.
+        ("Authorization", "token  a1", "Authorization", "Token a1"),
+        ("Authorization", "Token\ta2", "Authorization", "Token a2"),
+        // MySQL compares without case.
+        ("Authorization", "Token A3F", "Authorization", "Token a3f"),
+        // Rails.
+        ("Authorization", "Bearer a4", "Authorization", "Token a4"),
+        (
+            "Authorization",
+            "Token token=\"a5\"",
+            "Authorization",
+            "Token a5",
+        ),
+        // `me:pw`, without its padding, with bits that say nothing, and as `Me:pw`.
+        (
+            "Authorization",
+            "basic  bWU6cHc",
+            "Authorization",
+            "Basic bWU6cHc=",
+        ),
+        (
+            "Authorization",
+            "Basic bWU6cHd=",
+            "Authorization",
+            "Basic bWU6cHc=",
+        ),
+        (
+            "Authorization",
+            "Basic TWU6cHc=",
+            "Authorization",
+            "Basic bWU6cHc=",
+        ),
+        (
+            "Authorization",
+            "Bearer h.p.s",
+            "Authorization",
+            "Bearer h.p.t",
+        ),
+        ("Cookie", "access=h.q.s", "Authorization", "Bearer h.q.s"),
+        // http.cookies.
+        ("Cookie", "sessionid=\"x1\"", "Cookie", "sessionid=x1"),
+        (
+            "Cookie",
+            "sessionid=\"\\170\\062\"",
+            "Cookie",
+            "sessionid=x2",
+        ),
+        ("Cookie", "sessionid=\"\\x3\"", "Cookie", "sessionid=x3"),
+        ("Cookie", "sessionid = x4", "Cookie", "sessionid=x4"),
+        // Express, Rack, PHP.
+        ("Cookie", "sessionid=%785", "Cookie", "sessionid=x5"),
+        ("X-Api-Key", "A6", "X-Api-Key", "a6"),
+    ];
+    for (field, spelt, other_field, other) in spellings {
+        let ask = || larder.get_with(LIST, &[(field, spelt)]);
+        ask();
+        assert!(ask().is_hit(), "{spelt}");
+        let before = asked(&origin, ME);
+        assert!(ask().is_hit() && asked(&origin, ME) == before, "{spelt}");
+        larder.request("POST", "/api/logout/", &[(other_field, other)], b"");
+        assert!(ask().is_hit(), "{spelt}: admitted anew");
+        assert_eq!(asked(&origin, ME), before + 1, "{spelt}: {other}");
+    }
+}
+
+fn what_may_be_read_in_more_than_one_way_admits_nobody(store: &str) {
+    let origin = lenient();
+    let larder = larder(&origin, store, "{verify: /api/users/me/, for: 1h}");
+    assert_eq!(list(&larder, "Token a").status, 200);
+    let odd = [
+        ("Authorization", "Digest username=\"a\", response=\"b\""),
+        ("Authorization", "Token a, nonce=b"),
+        ("Authorization", "Token token=\"a\"; nonce=b"),
+        ("Authorization", "Token a b"),
+        ("Authorization", "Basic bW-U6cHc="),
+        ("Authorization", "Basic bWU6cA==cHc"),
+        // One cookie to Django, two to others.
+        ("Cookie", "x=1, sessionid=a"),
+        ("Cookie", "x=1 sessionid=a"),
+    ];
+    for field in odd {
+        let answer = larder.get_with(LIST, &[field]);
+        assert!(
+            answer.cache_status().ends_with("detail=verify-failed"),
+            "{field:?}: {answer:?}"
+        );
+    }
+    let mut connection = larder.connect();
+    connection.send(b"GET /api/users/ HTTP/1.1\r\nHost: a\r\nAuthorization: Token\xa0a\r\n\r\n");
+    let answer = connection.answer("GET");
+    assert!(answer.cache_status().ends_with("detail=verify-failed"));
+    assert_eq!(asked(&origin, ME), 1);
 }
 
 /// Every mode, whoever came before: each is given what the origin gives it when it asks for itself.

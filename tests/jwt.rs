@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use larder::access::keys::{Form, KeySet};
 use larder::access::token;
@@ -33,6 +35,7 @@ on_both_stores! {
     a_copy_is_not_served_past_the_tokens_end
     first_requests_at_once_fetch_one_body
     a_revoked_token_is_refused_until_its_end
+    a_revoked_token_is_refused_however_it_is_spelt
     a_refusal_is_nobody_elses
     when_the_keys_change_what_the_old_ones_said_counts_no_more
 }
@@ -163,6 +166,38 @@ fn no_signature_another_key_and_another_algorithm_are_refused() {
     assert_eq!(said(&rules, &keys, &token), "good");
     for token in &tokens {
         assert_eq!(said(&rules, &keys, token), "jwt-refused", "{token}");
+    }
+}
+
+#[test]
+fn a_token_has_one_spelling_but_for_a_signature_that_its_key_would_make_as_well() {
+    let issuer = Issuer::p256();
+    let keys = KeySet::read(Form::Pem, issuer.pem().as_bytes()).unwrap();
+    let rules = rules(&[Algorithm::ES256]);
+    // Of two bytes more than thirds, so that the last character of each part has bits that say nothing.
+    let padded = |text: String| format!("{text}{}", " ".repeat((4 - text.len() % 3) % 3));
+    let token = issuer.signed(
+        &padded(json!({"alg": "ES256"}).to_string()),
+        &padded(good().to_string()),
+    );
+    assert_eq!(said(&rules, &keys, &token), "good");
+    assert_eq!(said(&rules, &keys, &signed_otherwise(&token)), "good");
+    let parts: Vec<&str> = token.split('.').collect();
+    for n in 0..3 {
+        let last = parts[n].chars().last().unwrap();
+        let next = char::from(last as u8 + 1);
+        let cut = &parts[n][..parts[n].len() - 1];
+        for spelt in [
+            format!("{cut}{next}"),
+            format!("{}==", parts[n]),
+            format!("{}=", parts[n]),
+            format!("{cut} {last}"),
+        ] {
+            let mut parts = parts.clone();
+            parts[n] = &spelt;
+            let token = parts.join(".");
+            assert_eq!(said(&rules, &keys, &token), "jwt-refused", "{token}");
+        }
     }
 }
 
@@ -456,6 +491,58 @@ fn a_revoked_token_is_refused_until_its_end(store: &str) {
         assert!(said.ends_with("detail=jwt-revoked"), "{said}");
     }
     assert!(list(&larder, &lines["b"]).is_hit(), "nobody else is");
+}
+
+/// The token with the other signature that its key would have made as well: (r, n − s).
+fn signed_otherwise(token: &str) -> String {
+    const N: [u8; 32] = [
+        255, 255, 255, 255, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 188, 230, 250, 173,
+        167, 23, 158, 132, 243, 185, 202, 194, 252, 99, 37, 81,
+    ];
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrowed = 0;
+    for (byte, of) in signature[32..].iter_mut().zip(N).rev() {
+        let left = i16::from(of) - i16::from(*byte) - borrowed;
+        borrowed = i16::from(left < 0);
+        *byte = left.rem_euclid(256) as u8;
+    }
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn a_revoked_token_is_refused_however_it_is_spelt(store: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("key.pem");
+    let issuer = Issuer::p256();
+    std::fs::write(&key, issuer.pem()).unwrap();
+    let origin = Origin::start(|_| origin::json("[]"));
+    let jwt = format!("key_file: {}", key.display());
+    let larder = Larder::start(file(&origin, store, &jwt, ""));
+    let tokens = |n: i64| {
+        let token = issuer.token(&json!({"exp": from_now(3600 + n)}));
+        let other = signed_otherwise(&token);
+        [token, other]
+    };
+    let spellings = [
+        ("bearer <x>", "Bearer <x>"),
+        ("Bearer  <x>", "Bearer <x>"),
+        ("Bearer\t<x>", "Bearer <x>"),
+        ("Bearer <y>", "Bearer <x>"),
+        ("Bearer <x>", "Bearer <y>"),
+        ("Bearer <x>", "bearer\t<x>"),
+        ("Bearer <x>", "JWT  <x>"),
+    ];
+    for (n, (spelt, revoked)) in spellings.into_iter().enumerate() {
+        let [x, y] = tokens(n as i64);
+        let line = |spelt: &str| spelt.replace("<x>", &x).replace("<y>", &y);
+        list(&larder, &line(spelt));
+        assert!(list(&larder, &line(spelt)).is_hit(), "{spelt}");
+        larder.revoke(&format!("Authorization: {}", line(revoked)));
+        for spelt in [spelt, "Bearer <x>", "Bearer <y>", "bearer  <y>"] {
+            let said = list(&larder, &line(spelt)).cache_status();
+            assert!(said.ends_with("jwt-revoked"), "{spelt}, {revoked}: {said}");
+        }
+    }
 }
 
 fn a_refusal_is_nobody_elses(store: &str) {

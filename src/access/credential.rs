@@ -1,13 +1,29 @@
 //! What a request's credential consists of, and the state in the store by which each part of it can be revoked. Pure.
 //! A part is one line of Authorization or of a credential field, or one cookie. It is known to the store by a keyed
 //! hash alone.
+//!
+//! The key of a copy or of a verdict holds a part as it is spelt. Its state is named by what it means: two spellings that some
+//! server takes for one share a state, or whoever uses the one were not revoked by the other. That two credentials share one,
+//! too, only ends more than was meant. What servers read in more than one way admits nobody.
 
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::{self, HeaderMap};
+use percent_encoding::percent_decode;
 
-use super::{cookies, is_ignored};
+use super::{cookies, is_ignored, token};
 use crate::caching::key::{HashingSecret, credential_state};
 use crate::coherence::{StateKey, States};
 use crate::config::Config;
+
+/// With and without its padding, and whatever the bits beyond the last byte are: as servers read it.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// A request with more parts than this is given no verdict; a write with more revokes as many.
 pub const MOST: usize = 32;
@@ -31,10 +47,108 @@ pub fn parts<'f>(
 
 /// The states of its parts, at most `MOST`. A write holds them, a purge drops them, a verdict depends on them.
 pub fn states(config: &Config, fields: &HeaderMap, secret: &HashingSecret) -> States {
-    parts(config, fields)
-        .take(MOST)
-        .map(|(name, value)| StateKey::new(credential_state(secret, name, value)))
-        .collect()
+    let mut states = States::new();
+    for (name, value) in parts(config, fields).take(MOST) {
+        let as_it_is = || (name.to_owned(), value.to_vec());
+        let (place, meaning) = meaning(name, value).unwrap_or_else(as_it_is);
+        let state = StateKey::new(credential_state(secret, &place, &meaning));
+        if !states.contains(&state) {
+            states.push(state);
+        }
+    }
+    states
+}
+
+/// Whether its states are those of whatever a server may find in it.
+pub fn is_plain(config: &Config, fields: &HeaderMap) -> bool {
+    let mut parts = parts(config, fields);
+    parts.all(|(name, value)| meaning(name, value).is_some())
+}
+
+/// Where a part stands and what it says there. `None`: who reads it decides what that is.
+fn meaning(name: &str, value: &[u8]) -> Option<(String, Vec<u8>)> {
+    let (place, said) = match name {
+        "cookie" => of_cookie(value)?,
+        "authorization" | "proxy-authorization" => (name.to_owned(), of_authorization(value)?),
+        _ => (name.to_owned(), value.to_vec()),
+    };
+    // Who has a signed token can often make another signature that is as good; and it is the same in a cookie.
+    Some(match token::signed(&said) {
+        Some(signed) => (String::new(), plain(signed)),
+        None => (place, plain(&said)),
+    })
+}
+
+/// Without case, as databases compare, and without all that is neither letter nor digit, which servers drop or put for each
+/// other: blanks, quotes, padding, the dashes of a UUID.
+fn plain(text: &[u8]) -> Vec<u8> {
+    let letters = text.iter().filter(|byte| byte.is_ascii_alphanumeric());
+    letters.map(u8::to_ascii_lowercase).collect()
+}
+
+/// Whatever its scheme: some take `Bearer` for `Token`. Of Basic it is the user. Parameters (Digest, and any that is signed anew
+/// for each request) may stand in any order, beside what is ignored.
+fn of_authorization(line: &[u8]) -> Option<Vec<u8>> {
+    let line = line.trim_ascii();
+    let blank = line.iter().position(u8::is_ascii_whitespace);
+    let (scheme, said) = line.split_at(blank.unwrap_or_default());
+    let said = said.trim_ascii();
+    if scheme.eq_ignore_ascii_case(b"basic") {
+        let decoded = BASE64.decode(said).ok()?;
+        return decoded.split(|&b| b == b':').next().map(<[u8]>::to_vec);
+    }
+    // Rails has `Token token="…"`, too.
+    let said = said.strip_prefix(b"token=").map_or(said, unquoted);
+    let end = said.iter().rposition(|&b| b != b'=').map_or(0, |n| n + 1);
+    let is_one = |byte: &u8| byte.is_ascii_graphic() && !b"\",;=".contains(byte);
+    said[..end].iter().all(is_one).then(|| said.to_vec())
+}
+
+/// As Python reads it (quotes, and what a backslash escapes), and as others do (percent). At a blank or a comma within, some see
+/// another cookie begin.
+fn of_cookie(cookie: &[u8]) -> Option<(String, Vec<u8>)> {
+    let equals = cookie.iter().position(|&b| b == b'=');
+    let (name, value) = cookie.split_at(equals.map_or(0, |at| at + 1));
+    let name = name.strip_suffix(b"=").unwrap_or(name).trim_ascii();
+    let value = value.trim_ascii();
+    let ends = |&b: &u8| b == b',' || b.is_ascii_whitespace();
+    if name.iter().chain(value).any(ends) {
+        return None;
+    }
+    let name = String::from_utf8(plain(name)).expect("it is ASCII");
+    let value = unescaped(unquoted(value));
+    let value = percent_decode(&value).collect();
+    Some((["cookie ", &name].concat(), value))
+}
+
+fn unquoted(text: &[u8]) -> &[u8] {
+    let within = text.strip_prefix(b"\"");
+    within
+        .and_then(|text| text.strip_suffix(b"\""))
+        .unwrap_or(text)
+}
+
+/// `\054` and `\"`, as Python's http.cookies writes them.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, more @ ..] = rest {
+        rest = match (first, more) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', more @ ..]) => {
+                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                more
+            }
+            (b'\\', [escaped, more @ ..]) => {
+                bytes.push(*escaped);
+                more
+            }
+            _ => {
+                bytes.push(*first);
+                more
+            }
+        };
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -79,5 +193,99 @@ mod tests {
         }
         assert_eq!(names(&[("cookie", "sessionid=abc")]), all[2..3]);
         assert!(names(&[("accept", "*/*")]).is_empty());
+    }
+
+    #[test]
+    fn spellings_that_a_server_takes_for_one_share_a_state() {
+        let alike: [&[(&'static str, &'static str)]; 9] = [
+            &[
+                ("authorization", "Token a1"),
+                ("authorization", "token   A1"),
+                ("authorization", "Token\ta1"),
+                ("authorization", "Bearer a1"),
+                ("authorization", "Token token=\"a1\""),
+                ("authorization", "Token token=a1"),
+            ],
+            &[
+                ("authorization", "Basic bWU6cHc="),
+                ("authorization", "basic bWU6cHc"),
+                ("authorization", "BASIC  TWU6cHd="),
+            ],
+            &[
+                ("authorization", "Bearer h.p.s"),
+                ("authorization", "bearer h.p.t"),
+                ("cookie", "access=h.p.s"),
+                ("cookie", "access=\"h.p.t\""),
+                ("x-api-key", "h.p.t"),
+            ],
+            &[
+                ("cookie", "sessionid=x1"),
+                ("cookie", "sessionid = x1"),
+                ("cookie", "sessionid=\"x1\""),
+                ("cookie", "sessionid=\"\\170\\061\""),
+                ("cookie", "sessionid=\"\\x1\""),
+                ("cookie", "sessionid=%78%31"),
+                ("cookie", "SessionId=X1"),
+            ],
+            &[("cookie", "other=x1")],
+            &[("cookie", "x1"), ("cookie", "=x1")],
+            &[
+                ("x-api-key", "9f1c-22"),
+                ("x-api-key", "9F1C22"),
+                ("x-api-key", "{9f1c22}"),
+            ],
+            &[("authorization", "Negotiate YII=")],
+            &[("x-api-key", "x1")],
+        ];
+        let mut seen: Vec<String> = Vec::new();
+        for lines in alike {
+            let first = names(&lines[..1]);
+            for line in lines {
+                assert_eq!(names(&[*line]), first, "{line:?}");
+            }
+            assert_eq!(names(lines), first, "one state, once: {lines:?}");
+            assert!(!seen.contains(&first[0]), "{lines:?}");
+            seen.extend(first);
+        }
+    }
+
+    #[test]
+    fn what_servers_read_in_more_than_one_way_is_not_plain() {
+        let is_plain = |name: &'static str, value: &[u8]| {
+            let mut fields = HeaderMap::new();
+            fields.append(name, HeaderValue::from_bytes(value).unwrap());
+            is_plain(&config(), &fields)
+        };
+        let odd: [&[u8]; 12] = [
+            b"Digest username=\"a\", response=\"b\"",
+            b"Token a, nonce=b",
+            b"Token a;nonce=b",
+            b"Token token=\"a\",nonce=\"b\"",
+            b"Token token=\"a\"b",
+            b"Token a b",
+            b"Token\xa0a",
+            b"Token \xc3\xa9",
+            b"Basic bW-U6cHc=",
+            b"Basic bWU6cA==cHc",
+            b"Basic \xc3\xa9",
+            b"Hawk id=\"a\"",
+        ];
+        for line in odd {
+            assert!(!is_plain("authorization", line), "{line:?}");
+        }
+        for cookie in [
+            &b"x=1, sessionid=a"[..],
+            b"x=1 sessionid=a",
+            b"x=1\tsessionid=a",
+            b"x sessionid=a",
+            b"x,sessionid=a",
+        ] {
+            assert!(!is_plain("cookie", cookie), "{cookie:?}");
+        }
+        for line in [&b"1|abc"[..], b"Bearer 1|abc", b"Negotiate YII==", b""] {
+            assert!(is_plain("authorization", line), "{line:?}");
+        }
+        assert!(is_plain("x-api-key", b"a, \"b\""), "opaque");
+        assert!(is_plain("cookie", b"csrftoken=a b"), "ignored");
     }
 }

@@ -58,11 +58,19 @@ pub fn bearer<'f>(config: &'f Config, fields: &'f HeaderMap) -> Result<&'f [u8],
     }
 }
 
-/// RFC 6750 §2.1.
+/// RFC 6750 §2.1; the API may be content with any blanks.
 pub fn of_line(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(6)?;
-    let token = token.strip_prefix(b" ")?.trim_ascii();
+    let token = token.strip_prefix(b" ").or(token.strip_prefix(b"\t"))?;
+    let token = token.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty()).then_some(token)
+}
+
+/// Of a signed token whatever is signed, to the letter: its signature may be spelt, and by ECDSA made, in another way.
+pub fn signed(token: &[u8]) -> Option<&[u8]> {
+    let last = token.iter().rposition(|&b| b == b'.')?;
+    let signed = &token[..last];
+    signed.contains(&b'.').then_some(signed)
 }
 
 /// Signature, issuer, audience and time, in this order.

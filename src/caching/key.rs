@@ -219,7 +219,7 @@ pub fn family_state(family: &str) -> String {
     [family, "~state"].concat()
 }
 
-/// The name of the state of one part of a credential, below the prefix.
+/// The name of the state of what one part of a credential means, below the prefix.
 pub fn credential_state(secret: &HashingSecret, name: &str, value: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new_keyed(&secret.0);
     for piece in [b"larder credential", name.as_bytes(), value] {
@@ -251,10 +251,10 @@ pub fn token_state(issuer: &[String], audience: &[String]) -> String {
     format!("~jwt:{}:{}~all", encoded(issuer), encoded(audience))
 }
 
-/// The name under which it is kept that a token was revoked, below the prefix.
-pub fn revoked_token(secret: &HashingSecret, token: &[u8]) -> String {
+/// The name under which it is kept that a token was revoked, below the prefix; by what of it is signed.
+pub fn revoked_token(secret: &HashingSecret, signed: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new_keyed(&secret.0);
-    for piece in [&b"larder revoked token"[..], token] {
+    for piece in [&b"larder revoked token"[..], signed] {
         hasher.update(&(piece.len() as u64).to_le_bytes());
         hasher.update(piece);
     }

@@ -29,7 +29,7 @@ pub fn because(reason: Reason) -> &'static str {
             "the API does not admit this credential where the route's `access: {verify: …}` asks: it is forwarded uncached, with its own credential"
         }
         Reason::VerifyFailed => {
-            "whether the API admits this credential could not be learnt (no answer, a `scope` that cannot be read, or too many cookies): it is forwarded uncached"
+            "whether the API admits this credential could not be learnt (no answer, a `scope` that cannot be read, too many cookies, or a credential that servers read in more than one way: several parameters, a cookie with a blank or a comma): it is forwarded uncached"
         }
         Reason::JwtAbsent => {
             "the route's `access: {jwt: …}` asks for `Authorization: Bearer …`: without it, a request is forwarded uncached"
