@@ -29,6 +29,7 @@ on_both_stores! {
     every_mode_gives_nobody_what_the_origin_would_not
     a_logout_ends_a_verdict_however_its_credential_is_spelt
     what_may_be_read_in_more_than_one_way_admits_nobody
+    a_verdict_counts_on_each_route_for_as_long_as_that_says
 }
 
 /// Credential lines to what the verify answer says of them; nobody else is admitted.
@@ -344,6 +345,31 @@ fn what_may_be_read_in_more_than_one_way_admits_nobody(store: &str) {
     let answer = connection.answer("GET");
     assert!(answer.cache_status().ends_with("detail=verify-failed"));
     assert_eq!(asked(&origin, ME), 1);
+}
+
+fn a_verdict_counts_on_each_route_for_as_long_as_that_says(store: &str) {
+    let users = users(&[("Token a", "{}")]);
+    let origin = api(&users);
+    let larder = Larder::start(format!(
+        "upstream: {}\nstore: {{url: \"{store}\", database: 1, prefix: t}}\nroutes:\n\
+        \x20 - {{path: /a/, key: a, access: {{verify: {ME}, for: 1h, refuse_for: 1h}}}}\n\
+        \x20 - {{path: /b/, key: b, access: {{verify: {ME}, for: 1s, refuse_for: 1s}}}}\npurge: []\n",
+        origin.url()
+    ));
+    let get = |path, who| larder.get_with(path, &[("Authorization", who)]);
+    for path in ["/a/", "/b/"] {
+        assert_eq!(get(path, "Token a").status, 200);
+        assert_eq!(get(path, "Token b").status, 401);
+    }
+    *users.lock().unwrap() = HashMap::from([("Token b".to_owned(), "{}".to_owned())]);
+    eventually("what was admitted is refused", || {
+        get("/b/", "Token a").status == 401
+    });
+    eventually("what was refused is admitted", || {
+        get("/b/", "Token b").is_hit()
+    });
+    assert!(get("/a/", "Token a").is_hit(), "for an hour");
+    assert!(!get("/a/", "Token b").is_hit(), "for an hour");
 }
 
 /// Every mode, whoever came before: each is given what the origin gives it when it asks for itself.

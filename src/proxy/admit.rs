@@ -367,6 +367,10 @@ fn key(
             }
             piece(b"larder verdict");
             piece(verify.path.as_bytes());
+            // What was said counts on another route for as long as that says.
+            for lasting in [verify.lasting, verify.refusing] {
+                piece(&lasting.as_nanos().to_le_bytes());
+            }
             for pointer in &verify.scope {
                 piece(pointer.as_bytes());
             }
