@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use support::client::Answer;
-use support::eventually;
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
+use support::{Gate, eventually};
 
 const LIST: &str = "/api/users/";
 const ME: &str = "/api/users/me/";
@@ -29,6 +29,9 @@ on_both_stores! {
     every_mode_gives_nobody_what_the_origin_would_not
     a_logout_ends_a_verdict_however_its_credential_is_spelt
     what_may_be_read_in_more_than_one_way_admits_nobody
+    who_sends_more_than_one_credential_is_given_the_copy_and_never_fills_it
+    who_sends_more_than_one_credential_refreshes_nothing
+    who_sends_more_than_one_credential_waits_for_nobody_and_nobody_for_it
     a_verdict_counts_on_each_route_for_as_long_as_that_says
 }
 
@@ -345,6 +348,105 @@ fn what_may_be_read_in_more_than_one_way_admits_nobody(store: &str) {
     let answer = connection.answer("GET");
     assert!(answer.cache_status().ends_with("detail=verify-failed"));
     assert_eq!(asked(&origin, ME), 1);
+}
+
+type Fields = [(&'static str, &'static str); 2];
+
+const MIXED: Fields = [("Authorization", "Token a"), ("Cookie", "tenant=evil")];
+
+/// Answers with the cookies that it was sent.
+fn by_cookie() -> Origin {
+    Origin::start(|request| match request.target.as_str() {
+        ME => origin::json("{}"),
+        _ => origin::json(request.fields.get("cookie").unwrap_or("none")).field("ETag", "\"1\""),
+    })
+}
+
+fn who_sends_more_than_one_credential_is_given_the_copy_and_never_fills_it(store: &str) {
+    let origin = by_cookie();
+    let with = |ttl| {
+        let access = format!("{{verify: /api/users/me/, for: 1h}}, ttl: {ttl}");
+        larder(&origin, store, &access)
+    };
+    let larder = with("1h");
+    let is_alone = |answer: &Answer| {
+        let said = answer.cache_status();
+        answer.text() == "tenant=evil" && said.ends_with("; fwd-status=200; detail=verify-mixed")
+    };
+    let twice: Fields = [("Authorization", "Token a"), ("Authorization", "Token b")];
+    for _ in 0..2 {
+        let answer = larder.get_with(LIST, &MIXED);
+        assert!(is_alone(&answer), "{answer:?}");
+        let said = larder.get_with(LIST, &twice).cache_status();
+        assert!(said.ends_with("detail=verify-mixed"), "{said}");
+    }
+    // What is ignored is no credential, and not sent.
+    let ignored: Fields = [("Authorization", "Token a"), ("Cookie", "csrftoken=x")];
+    let filled = larder.get_with(LIST, &ignored);
+    assert!(filled.cache_status().contains("stored"), "{filled:?}");
+    assert_eq!(filled.text(), "none");
+    let given = larder.get_with(LIST, &MIXED);
+    assert!(given.is_hit() && given.text() == "none", "{given:?}");
+    // Nor does it validate a copy whose time is over.
+    let brief = with("1s");
+    brief.purge(&["users:list"]);
+    assert_eq!(list(&brief, "Token a").text(), "none");
+    eventually("its time is over", || {
+        let answer = brief.get_with(LIST, &MIXED);
+        assert!(answer.text() == "none" || is_alone(&answer), "{answer:?}");
+        is_alone(&answer)
+    });
+    assert_eq!(list(&brief, "Token b").text(), "none");
+}
+
+fn who_sends_more_than_one_credential_refreshes_nothing(store: &str) {
+    for (ttl, word) in [("1s", "stale-while-revalidate"), ("1h", "soft-purge")] {
+        let origin = by_cookie();
+        let access = "{verify: /api/users/me/, for: 1h}";
+        let access = format!("{access}, ttl: {ttl}, stale_while_revalidate: 1h");
+        let larder = larder(&origin, store, &access);
+        larder.purge(&["users:list"]);
+        assert_eq!(list(&larder, "Token a").text(), "none");
+        if word == "soft-purge" {
+            larder.purge_softly(&["users:list"]);
+        }
+        eventually("it is stale", || {
+            let answer = larder.get_with(LIST, &MIXED);
+            assert!(answer.is_hit() && answer.text() == "none", "{answer:?}");
+            answer.cache_status().ends_with(word)
+        });
+        assert!(list(&larder, "Token a").is_hit());
+        eventually("another refreshes it", || asked(&origin, LIST) == 2);
+        let all = origin.requests();
+        let mut all = all.iter().filter(|request| request.target == LIST);
+        assert!(all.all(|request| !request.fields.has("cookie")), "{word}");
+    }
+}
+
+fn who_sends_more_than_one_credential_waits_for_nobody_and_nobody_for_it(store: &str) {
+    let (first, second) = (Gate::new(), Gate::new());
+    let (of_mixed, of_others) = (first.clone(), second.clone());
+    let origin = Origin::start(move |request| {
+        let cookie = request.fields.get("cookie");
+        match (request.target.as_str(), cookie) {
+            (ME, _) => origin::json("{}"),
+            (_, Some(cookie)) => origin::json(cookie).behind(&of_mixed),
+            (_, None) => origin::json("none").behind(&of_others),
+        }
+    });
+    let larder = larder(&origin, store, "{verify: /api/users/me/, for: 1h}");
+    thread::scope(|scope| {
+        let mixed = scope.spawn(|| larder.get_with(LIST, &MIXED));
+        eventually("it has gone alone", || asked(&origin, LIST) == 1);
+        let other = scope.spawn(|| list(&larder, "Token b"));
+        eventually("another leads a fetch", || asked(&origin, LIST) == 2);
+        first.open();
+        assert_eq!(mixed.join().unwrap().text(), "tenant=evil");
+        assert_eq!(larder.get_with(LIST, &MIXED).text(), "tenant=evil");
+        second.open();
+        assert_eq!(other.join().unwrap().text(), "none");
+    });
+    assert!(larder.get_with(LIST, &MIXED).is_hit());
 }
 
 fn a_verdict_counts_on_each_route_for_as_long_as_that_says(store: &str) {

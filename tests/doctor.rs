@@ -793,6 +793,17 @@ fn a_verify_path_that_admits_everybody_or_nobody() {
 }
 
 #[test]
+fn a_client_whose_second_credential_keeps_it_from_filling() {
+    let origin = saying(|| origin::json("{}"));
+    let seen = |cookie: &str| {
+        let fields = ["-H", "Authorization: Token a", "-H", cookie];
+        admitting(&origin, "").told(&fields).seen()
+    };
+    seen("Cookie: tenant=b").warns("route", "`ignore_cookies`");
+    seen("Cookie: csrftoken=b").is("route", "ok");
+}
+
+#[test]
 fn keys_of_tokens_are_named_and_never_shown() {
     let origin = saying(|| origin::json("[]"));
     let with = |jwt: &str| {

@@ -430,6 +430,16 @@ fn words_of_who_is_not_admitted() {
     ] {
         asked.earns(word, "GET", LIST, &[("Authorization", who)], "");
     }
+    let mixed = [("Authorization", "Token a"), ("Cookie", "tenant=b")];
+    asked.earns("verify-mixed", "GET", LIST, &mixed, "");
+    for ask in [false, true] {
+        let told = asked.explain("GET", LIST, &mixed, "", ask);
+        assert_eq!(told["store"]["may"], false, "{told:#}");
+        assert_eq!(told["store"]["reason"], "verify-mixed", "{told:#}");
+        let why = told["store"]["why"].as_str().unwrap();
+        assert!(why.contains("`ignore_cookies`"), "{why}");
+        assert_eq!(told["look_up"]["may"], true, "{told:#}");
+    }
     let fields = [("Authorization", "Token a")];
     let told = asked.explain("GET", LIST, &fields, "", true);
     assert_eq!(

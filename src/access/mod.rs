@@ -76,6 +76,12 @@ pub fn fill_credentials(
     }
 }
 
+/// Whether what the API answers to this client may become the copy that its key names. Under `verify` only one credential is
+/// sent for all: of several, the API may go by one in admitting the client, and by another in what it answers.
+pub fn may_fill(access: &Access, config: &Config, fields: &HeaderMap) -> bool {
+    !matches!(access, Access::Verify(_)) || credential::parts(config, fields).nth(1).is_none()
+}
+
 /// Whether the request carries anything that `public` would leave out.
 pub fn has_credential(config: &Config, fields: &HeaderMap) -> bool {
     std::iter::once(&header::AUTHORIZATION)

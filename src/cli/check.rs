@@ -103,7 +103,7 @@ pub fn describe(config: &Config) -> String {
                     scope => format!("one copy for each {}", scope.join(" and ")),
                 };
                 format!(
-                    "{each} for all whom GET {} admits, asked every {}",
+                    "{each} for all whom GET {} admits, asked every {}, fetched by who sends one credential alone",
                     verify.path,
                     duration(verify.lasting)
                 )

@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 
 use super::{Finding, Requests, ok, skipped, warning, wrong};
+use crate::access::may_fill;
 use crate::access::verdict::Said;
 use crate::coherence::{Coherence, Journal, hold_for};
 use crate::config::{Config, UpstreamAddress};
@@ -224,6 +225,15 @@ async fn route(
     let Presented::Asked(asked) = presented else {
         return Vec::new();
     };
+    if !may_fill(&served.route.access, config, &client.fields) {
+        return vec![warning(
+            "route",
+            format!(
+                "{path} is not kept of who sends what this client does: more than one credential"
+            ),
+            "list cookies that are no credential in `ignore_cookies`, and send one credential: a second may change what all are given",
+        )];
+    }
     let judged = match ask::judge(setup, &served.route, client, &asked).await {
         Ok(judged) => judged,
         Err(failure) => return vec![no_answer(failure, path, &setup.config)],

@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
 use super::{Explanation, Knowledge, Question, Reading, Verdict, because, explain, words};
+use crate::access;
 use crate::access::verdict::Said;
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::freshness::Exchange;
@@ -348,6 +349,17 @@ impl Explanation {
         stale: Option<Arc<Stored>>,
     ) {
         let served = &setup.served[reading.route];
+        let (access, fields) = (&served.route.access, &reading.client.fields);
+        if !access::may_fill(access, &setup.config, fields) {
+            let handling = Handling::Forwarded {
+                why: read::forward_word(why),
+                status: None,
+                stored: false,
+                collapsed: false,
+                detail: Some(Reason::VerifyMixed.word()),
+            };
+            return self.handled(handling, Some(Reason::VerifyMixed));
+        }
         let terms = read::terms(&served.route);
         let stands_in = stale.is_some_and(|stored| reuse::stands_in(&stored, terms, clock::now()));
         let judged = match judge(setup, &served.route, &reading.client, asked).await {

@@ -16,6 +16,7 @@ use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
 use http_body::Body;
 
+use crate::access;
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::invalidation;
 use crate::caching::key::HashingSecret;
@@ -270,7 +271,7 @@ impl Explanation {
         let asked = match presented {
             Presented::Asked(asked) => asked,
             Presented::Pass(reason) => return self.pass(Forward::Bypass, Some(reason)),
-            Presented::Unverified => return self.unverified(route),
+            Presented::Unverified => return self.unverified(config, route, client),
             Presented::Refused(refusal) => return self.refuse(refusal),
         };
         self.presented(config, route, reading, &asked, knowledge.secret);
@@ -299,16 +300,12 @@ impl Explanation {
                 reason: None,
                 why: "a HEAD is answered from a stored GET and fills nothing".to_owned(),
             },
-            _ => Verdict {
-                may: true,
-                reason: None,
-                why: words::terms(route),
-            },
+            _ => may_store(config, route, client),
         });
     }
 
     /// Which copy it is given, the verify answer says; and that is not asked for here, or it would be kept.
-    fn unverified(&mut self, route: &Route) {
+    fn unverified(&mut self, config: &Config, route: &Route, client: &Client) {
         let Access::Verify(verify) = &route.access else {
             return;
         };
@@ -321,11 +318,7 @@ impl Explanation {
                 humantime::format_duration(verify.lasting)
             ),
         });
-        self.store = Some(Verdict {
-            may: true,
-            reason: None,
-            why: words::terms(route),
-        });
+        self.store = Some(may_store(config, route, client));
     }
 
     fn write(&mut self, config: &Config, method: &Method, path: &str) {
@@ -394,5 +387,21 @@ impl Explanation {
             states: copy::full_names(config, &states),
             not_after: (200..600).filter(unchanged).collect(),
         });
+    }
+}
+
+/// Whether an answer to this client is kept, as far as the file says it.
+fn may_store(config: &Config, route: &Route, client: &Client) -> Verdict {
+    match access::may_fill(&route.access, config, &client.fields) {
+        true => Verdict {
+            may: true,
+            reason: None,
+            why: words::terms(route),
+        },
+        false => Verdict {
+            may: false,
+            reason: Some(Reason::VerifyMixed.word().to_owned()),
+            why: because(Reason::VerifyMixed).to_owned(),
+        },
     }
 }

@@ -89,6 +89,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::VaryUnkeyed => {
             "the answer varies by a field that the key does not hold: list it in the route's `vary`"
         }
+        Reason::VerifyMixed => {
+            "it carries more than one credential, and what each of them says to the API no key holds: it is given the shared copy, and fetches none for others; list cookies that are no credential in `ignore_cookies`"
+        }
         Reason::Authorization => {
             "it was asked with Authorization, and the API does not say `public`, `s-maxage` or `must-revalidate`: under `policy: http` only these share it"
         }

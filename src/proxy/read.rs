@@ -12,6 +12,7 @@ use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
 use super::known::{self, Foreseen};
 use super::present::{self, Asked, Presented};
 use super::{Client, Served, Setup, admit, pass, refresh, sample};
+use crate::access;
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::reuse::{self, Reuse, Terms, reuse};
@@ -204,7 +205,11 @@ async fn look_up(
                 false => reuse(&stored, terms, now, fresh_bits),
                 true => reuse::outdated(&stored, terms, now),
             };
-            let refresh = |stored| refresh::refresh(setup, route, captures, client, asked, stored);
+            let refresh = |stored| {
+                if may_fill(setup, served, client) {
+                    refresh::refresh(setup, route, captures, client, asked, stored);
+                }
+            };
             let hit = |handling| reply::hit(asking(setup, served, client), &stored, handling, now);
             match use_of_it {
                 Reuse::Serve { left } => {
@@ -237,6 +242,10 @@ async fn look_up(
             Looked::Again
         }
     })
+}
+
+fn may_fill(setup: &Setup, served: &Served, client: &Client) -> bool {
+    access::may_fill(&served.route.access, &setup.config, &client.fields)
 }
 
 /// What the store holds for one who is admitted to it.
@@ -310,6 +319,9 @@ async fn go_on(
                 return alone(forward_word(why), why).await;
             }
             let news = served.learn_from_others(&setup.coherence).await;
+            if !news && !may_fill(setup, served, &client) {
+                return alone(forward_word(why), Reason::VerifyMixed).await;
+            }
             let asked = Arc::new(asked);
             let ask = Ask {
                 setup,
