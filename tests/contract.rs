@@ -93,6 +93,8 @@ async fn step(
 
 fn any_step() -> impl Strategy<Value = Step> {
     let hold = (1u64..6).prop_map(HoldId);
+    // As a journal puts it back.
+    let begun = prop_oneof![5 => hold.clone(), 1 => Just(HoldId::AMBIGUOUS)];
     // Overdue at once, or not for the length of the test; and not in the order in which they come.
     let lasting = prop_oneof![
         1 => Just(Duration::ZERO),
@@ -107,7 +109,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         3 => (1u32..3, any::<u32>()).prop_map(|(life, fresh)| Step::Open { incarnation: Incarnation(life), fresh }),
-        2 => (hold.clone(), lasting.clone()).prop_map(|(hold, lasting)| Step::Begin { hold, lasting }),
+        2 => (begun, lasting.clone()).prop_map(|(hold, lasting)| Step::Begin { hold, lasting }),
         3 => (hold, outcome, lasting).prop_map(|(hold, outcome, lasting)| Step::Finish { hold, outcome, lasting }),
         2 => (1u64..6, 1u32..3, any::<u32>()).prop_map(|(hold, life, fresh)| Step::Renew { hold: HoldId(hold), incarnation: Incarnation(life), fresh }),
         1 => Just(Step::Purge),
@@ -611,6 +613,29 @@ async fn each_of_many_writes_in_flight_takes_back_its_own_hold() {
         assert_eq!(replies[0].seen == Seen::Held, hold > 0);
     }
     assert_eq!(server.run_in(1, &["EXISTS", "t:f~state"]).number(), 0);
+}
+
+/// Else whoever makes such writes makes the state as long as there are of them in a minute, and each script reads it.
+#[tokio::test]
+async fn writes_whose_fate_is_unknown_leave_one_hold_between_them() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let states = states(&["f~state"]);
+    let lasting = HOLD;
+    let begin = |hold| Step::Begin { hold, lasting };
+    let one_in_flight = HoldId(2_000);
+    store.step(&states, begin(one_in_flight)).await.unwrap();
+    for hold in (0..1_000).map(HoldId) {
+        store.step(&states, begin(hold)).await.unwrap();
+        let finish = Step::Finish {
+            hold,
+            outcome: Outcome::Ambiguous,
+            lasting,
+        };
+        assert!(store.step(&states, finish).await.unwrap()[0].own_hold);
+    }
+    let text = server.run_in(1, &["GET", "t:f~state"]).text();
+    assert_eq!(text.split('@').count() - 1, 2, "{text}");
 }
 
 #[tokio::test]

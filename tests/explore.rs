@@ -545,6 +545,19 @@ fn each_weaker_protocol_is_found_out() {
             &[],
             0,
         ),
+        (
+            FinishClearsTheAmbiguous,
+            begun(
+                filled(world(
+                    "",
+                    &[(Change, 0), (Change, 1)],
+                    &[(List, 0), (List, 1), (List, 1)],
+                ))
+                .1,
+            ),
+            &[Fault::Broken],
+            1,
+        ),
         (FinishLeavesTheEpoch, change(), &[], 0),
         (ForwardedHalfHeld, empty_thrice(), &[], 0),
         (

@@ -193,6 +193,32 @@ fn what_the_store_was_not_told_it_is_told_before_it_is_used_again() {
 }
 
 #[test]
+fn writes_whose_fate_is_unknown_are_put_back_as_one_hold() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let origin = Origin::start(|request| match &*request.method {
+        "GET" => origin::json("x"),
+        _ => origin::status(503, "{}"),
+    });
+    let larder = Larder::start(users_api(&origin, &relay.url(), ""));
+    for _ in 0..100 {
+        assert_eq!(larder.write("PATCH", USER).status, 503);
+    }
+    let holds = || {
+        let state = redis.get("t:users:list~state").unwrap_or_default();
+        state.iter().filter(|&&byte| byte == b'@').count()
+    };
+    assert_eq!(holds(), 1);
+    relay.becomes(Way::Cut);
+    eventually("it is cut off", || !larder.is_ready());
+    redis.run(&["FLUSHALL"]).unwrap_ok();
+    relay.becomes(Way::Open);
+    eventually("it is back", || larder.is_ready());
+    assert_eq!(holds(), 1);
+    assert!(!larder.get(LIST).is_hit() && !larder.get(LIST).is_hit());
+}
+
+#[test]
 fn an_attempt_to_connect_that_nobody_will_ever_answer_holds_up_no_other() {
     let redis = RedisServer::start();
     let relay = Relay::to(redis.port());

@@ -47,8 +47,12 @@ impl Journal {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Book {
-    /// Writes in flight, and ambiguous ones until their deadline.
+    /// Writes in flight, and those whose end is owed.
     holds: BTreeMap<HoldId, Held>,
+    /// What ambiguous writes have left held, until the deadline of the last of them.
+    ambiguous: BTreeMap<StateKey, Until>,
+    /// How many of these it takes before those that have run out are forgotten.
+    forget_at: usize,
     finishes: Vec<(HoldId, Vec<StateKey>, Outcome)>,
     purges: BTreeSet<StateKey>,
     /// Too many to remember.
@@ -63,10 +67,18 @@ struct Held {
     told: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Until {
+    deadline: Instant,
+    /// As for a hold.
+    told: bool,
+}
+
 /// What is owed at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Owed {
     holds: Vec<(HoldId, Vec<StateKey>, Duration)>,
+    ambiguous: Vec<(StateKey, Duration)>,
     finishes: Vec<(HoldId, Vec<StateKey>, Outcome)>,
     purges: BTreeSet<StateKey>,
     everything: bool,
@@ -87,6 +99,10 @@ impl Book {
         if self.holds.len() >= 1024 && self.holds.len().is_power_of_two() {
             self.holds.retain(|_, held| held.deadline > now);
         }
+        if self.ambiguous.len() >= self.forget_at.max(1024) {
+            self.ambiguous.retain(|_, until| until.deadline > now);
+            self.forget_at = self.ambiguous.len() * 2;
+        }
         let states = states.to_vec();
         let deadline = now + lasting;
         self.holds.insert(
@@ -99,11 +115,20 @@ impl Book {
         );
     }
 
-    /// The store knows how the write ended; an ambiguous one leaves its hold.
+    /// The store knows how the write ended; of an ambiguous one is left until when its states are held.
     pub fn finished(&mut self, hold: HoldId, outcome: Outcome) {
         self.finishes.retain(|(owed, _, _)| *owed != hold);
-        if outcome != Outcome::Ambiguous {
-            self.holds.remove(&hold);
+        let Some(held) = self.holds.remove(&hold) else {
+            return;
+        };
+        if outcome == Outcome::Ambiguous {
+            let (deadline, told) = (held.deadline, held.told);
+            for state in held.states {
+                let until = self.ambiguous.entry(state);
+                let until = until.or_insert(Until { deadline, told });
+                until.deadline = until.deadline.max(deadline);
+                until.told &= told;
+            }
         }
     }
 
@@ -135,8 +160,14 @@ impl Book {
             held.told = true;
             (*hold, held.states.clone(), held.deadline - now)
         });
+        self.ambiguous.retain(|_, until| until.deadline > now);
+        let ambiguous = self.ambiguous.iter_mut().map(|(state, until)| {
+            until.told = true;
+            (state.clone(), until.deadline - now)
+        });
         Owed {
             holds: holds.collect(),
+            ambiguous: ambiguous.collect(),
             finishes: self.finishes.clone(),
             purges: self.purges.clone(),
             everything: self.everything,
@@ -158,6 +189,7 @@ impl Book {
             && self.purges.is_empty()
             && !self.everything
             && self.holds.values().all(|held| held.told)
+            && self.ambiguous.values().all(|until| until.told)
     }
 }
 
@@ -168,6 +200,16 @@ impl Owed {
         let holds = self.holds.iter().map(|(hold, states, left)| {
             let (hold, lasting) = (*hold, *left);
             (states.clone(), Step::Begin { hold, lasting })
+        });
+        // By whole seconds, and a part of one more: so they are few, however many states.
+        let mut ambiguous = BTreeMap::<u64, Vec<StateKey>>::new();
+        for (state, left) in &self.ambiguous {
+            let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+            ambiguous.entry(seconds).or_default().push(state.clone());
+        }
+        let ambiguous = ambiguous.into_iter().map(|(seconds, states)| {
+            let (hold, lasting) = (HoldId::AMBIGUOUS, Duration::from_secs(seconds));
+            (states, Step::Begin { hold, lasting })
         });
         let finishes = self.finishes.iter().map(|(hold, states, outcome)| {
             let (hold, outcome) = (*hold, *outcome);
@@ -184,7 +226,8 @@ impl Owed {
         };
         let purges = purges.chunks(AT_ONCE);
         let purges = purges.map(|some| (some.to_vec(), Step::Purge));
-        holds.chain(finishes).chain(purges).collect()
+        let all_holds = holds.chain(ambiguous);
+        all_holds.chain(finishes).chain(purges).collect()
     }
 
     /// Beyond the holds.
@@ -249,6 +292,48 @@ mod tests {
             "its hold alone"
         );
         assert_eq!(book.owed(now + LASTING).steps(LASTING, &[]), []);
+    }
+
+    #[test]
+    fn ambiguous_writes_are_held_again_by_one_hold_for_each_state_as_long_as_the_last_of_them() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        for n in 0..1000 {
+            let then = now + second * u32::from(n == 0);
+            book.hold(HoldId(n), &list(), LASTING, then, true);
+            book.finished(HoldId(n), Outcome::Ambiguous);
+        }
+        let hold = HoldId::AMBIGUOUS;
+        let lasting = LASTING + second;
+        assert_eq!(
+            book.owed(now).steps(LASTING, &[]),
+            [(list(), Step::Begin { hold, lasting })]
+        );
+        assert_eq!(book.owed(now + lasting).steps(LASTING, &[]), []);
+    }
+
+    #[test]
+    fn an_ambiguous_write_that_no_store_has_heard_of_keeps_the_link_from_being_published() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        book.hold(HoldId(1), &list(), LASTING, now, true);
+        book.finished(HoldId(1), Outcome::Ambiguous);
+        let owed = book.owed(now);
+        book.hold(HoldId(2), &list(), LASTING, now, false);
+        book.owe(HoldId(2), &list(), Outcome::Ambiguous);
+        book.paid(&owed);
+        assert!(!book.owes_nothing());
+        let owed = book.owed(now);
+        let hold = HoldId::AMBIGUOUS;
+        let lasting = LASTING;
+        assert_eq!(
+            owed.steps(LASTING, &[]),
+            [
+                (list(), Step::Begin { hold, lasting }),
+                (list(), Step::Purge)
+            ]
+        );
+        book.paid(&owed);
+        assert!(book.owes_nothing());
     }
 
     #[test]

@@ -11,7 +11,8 @@
 //! * A *miss* makes the epochs that are absent (`open`), fetches, and stores under them (`commit`).
 //! * A *write* puts a hold on every state it touches, confirmed, before it is forwarded (`begin`), and takes
 //!   it back before the client's first byte (`finish`): *changed* drops the epoch, *unchanged* does not,
-//!   *ambiguous* drops it and leaves the hold until its deadline, for the upstream may commit late.
+//!   *ambiguous* drops it and leaves the state held until the hold's deadline, for the upstream may commit late. One hold
+//!   stands for all such writes, or else a state would grow with them.
 //! * Between its holds and its forwarding a write waits until no instance may show from its own memory what it has read
 //!   of a state before (`lease`).
 //! * A *purge by hand* drops the epoch and keeps the holds (`purge`); a soft one counts its generation up, so that what
@@ -236,7 +237,8 @@ impl Coherence {
         without_store: WithoutStore,
     ) -> Result<Writing, Refused> {
         let (mut writing, first) = self.journal.with(|book| {
-            let (hold, now) = (HoldId(fresh_bits()), Instant::now());
+            // 63 bits: never `HoldId::AMBIGUOUS`.
+            let (hold, now) = (HoldId(fresh_bits() >> 1), Instant::now());
             let away = self.is_away();
             Writing::begin(states, hold, self.hold, without_store, book, away, now)
         });

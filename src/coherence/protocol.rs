@@ -109,9 +109,14 @@ pub struct Incarnation(pub u32);
 /// What was current when a fetch began: the copy's own list of (state, epoch).
 pub type Epochs = SmallVec<[(StateKey, Epoch); 2]>;
 
-/// One write in flight.
+/// One write in flight; or, by a name of their own, all those together of which nobody knows what became.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HoldId(pub u64);
+
+impl HoldId {
+    /// Of all ambiguous writes together: nothing is left of each but until when it may come to pass. No write in flight has it.
+    pub const AMBIGUOUS: HoldId = HoldId(u64::MAX);
+}
 
 impl fmt::Display for HoldId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,9 +161,9 @@ pub enum Step {
         incarnation: Incarnation,
         fresh: u32,
     },
-    /// A writer announces itself, for at most so long.
+    /// A writer announces itself, for at most so long; told twice, it does not end earlier for that.
     Begin { hold: HoldId, lasting: Duration },
-    /// The writer is done; an ambiguous one leaves its hold for so long.
+    /// The writer is done; an ambiguous one leaves its hold's time to `HoldId::AMBIGUOUS`, or so much if it was lost.
     Finish {
         hold: HoldId,
         outcome: Outcome,
@@ -244,8 +249,7 @@ impl State {
             }
             Step::Begin { hold, lasting } => {
                 self.sweep(now);
-                self.take(hold);
-                self.holds.push((hold, deadline(now, lasting)));
+                self.hold(hold, deadline(now, lasting));
             }
             Step::Finish {
                 hold,
@@ -253,15 +257,15 @@ impl State {
                 lasting,
             } => match outcome {
                 Outcome::Changed => {
-                    own_hold = self.take(hold);
+                    own_hold = self.take(hold).is_some();
                     self.epoch = None;
                 }
-                Outcome::Unchanged => own_hold = self.take(hold),
+                Outcome::Unchanged => own_hold = self.take(hold).is_some(),
                 Outcome::Ambiguous => {
-                    own_hold = self.holds.iter().any(|(id, _)| *id == hold);
-                    if !own_hold {
-                        self.holds.push((hold, deadline(now, lasting)));
-                    }
+                    let own = self.take(hold);
+                    own_hold = own.is_some();
+                    let until = own.unwrap_or_else(|| deadline(now, lasting));
+                    self.hold(HoldId::AMBIGUOUS, until);
                     self.epoch = None;
                 }
             },
@@ -270,7 +274,7 @@ impl State {
                 incarnation,
                 fresh,
             } => {
-                own_hold = self.take(hold);
+                own_hold = self.take(hold).is_some();
                 let before = self
                     .epoch
                     .filter(|epoch| epoch.incarnation() == incarnation);
@@ -296,10 +300,16 @@ impl State {
         }
     }
 
-    fn take(&mut self, hold: HoldId) -> bool {
-        let before = self.holds.len();
-        self.holds.retain(|(id, _)| *id != hold);
-        self.holds.len() < before
+    fn hold(&mut self, hold: HoldId, until: Deadline) {
+        match self.holds.iter_mut().find(|(id, _)| *id == hold) {
+            Some((_, known)) => *known = until.max(*known),
+            None => self.holds.push((hold, until)),
+        }
+    }
+
+    fn take(&mut self, hold: HoldId) -> Option<Deadline> {
+        let at = self.holds.iter().position(|(id, _)| *id == hold)?;
+        Some(self.holds.remove(at).1)
     }
 
     pub fn epoch(&self) -> Option<Epoch> {
@@ -571,12 +581,15 @@ mod tests {
         assert_eq!(beside_another.apply(renew(1), at(3)).seen, Seen::Held);
         assert_eq!(beside_another.epoch(), None);
 
-        for outcome in [Outcome::Changed, Outcome::Ambiguous] {
+        for (outcome, seen) in [
+            (Outcome::Changed, Seen::Absent),
+            (Outcome::Ambiguous, Seen::Held),
+        ] {
             let (mut after_another, _) = begun();
             after_another.apply(begin(2), at(2));
             after_another.apply(finish(2, outcome), at(3));
-            after_another.apply(finish(2, Outcome::Changed), at(3));
-            assert_eq!(after_another.apply(renew(1), at(4)).seen, Seen::Absent);
+            assert_eq!(after_another.apply(renew(1), at(4)).seen, seen);
+            assert_eq!(after_another.epoch(), None);
         }
 
         let (mut after_a_refused_one, _) = begun();
@@ -697,6 +710,37 @@ mod tests {
         );
         let after = opened(&mut state, 61, 3);
         assert!(after.is_some() && after != before);
+    }
+
+    #[test]
+    fn ambiguous_writes_leave_one_hold_for_all_of_them_which_lasts_as_long_as_the_last() {
+        let mut state = State::default();
+        let before = opened(&mut state, 0, 1);
+        for n in 1..=1000 {
+            state.apply(begin(n), at(n % 30));
+            state.apply(finish(n, Outcome::Ambiguous), at(30));
+        }
+        assert_eq!(state.holds().count(), 1, "{state}");
+        // As it is put back where a store may have lost it: by one who knows of an earlier end.
+        let put_back = Step::Begin {
+            hold: HoldId::AMBIGUOUS,
+            lasting: MINUTE / 2,
+        };
+        state.apply(put_back, at(31));
+        state.apply(begin(7), at(40));
+        assert!(state.apply(finish(7, Outcome::Unchanged), at(50)).own_hold);
+        assert_eq!(opened(&mut state, 88, 2), None, "{state}");
+        let after = opened(&mut state, 89, 3);
+        assert!(after.is_some() && after != before);
+    }
+
+    #[test]
+    fn an_ambiguous_finish_that_is_told_twice_is_told_once() {
+        let mut state = State::default();
+        state.apply(begin(1), at(0));
+        assert!(state.apply(finish(1, Outcome::Ambiguous), at(1)).own_hold);
+        state.apply(finish(1, Outcome::Ambiguous), at(1));
+        assert_eq!(state.holds().count(), 1, "{state}");
     }
 
     #[test]

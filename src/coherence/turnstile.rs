@@ -10,6 +10,9 @@
 //! long as the turn lasted, and reads have it for themselves. So a write waits only where most of those before it were
 //! refused, and never longer than `PATIENCE`. Writes that are not refused, and one that comes alone, do not wait.
 //!
+//! A write whose fate is unknown (an upload that breaks off, a 503) is not one of those that were refused: it leaves what it touches
+//! held until it can come to pass no more, so a rest after it would be no reader's, and would slow the writes of an API that restarts.
+//!
 //! Nothing here is needed for coherence: a write that entered too early would hold all the same.
 
 use std::collections::HashMap;

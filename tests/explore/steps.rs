@@ -956,17 +956,23 @@ impl Setting {
         let (n, now) = (Family::of(key) as usize, w.now());
         let bit = Family::of(key).bit();
         if let AtStore::Begin { hold, .. } | AtStore::Finish { hold, .. } = step {
-            let writer = &mut w.writers[hold.0 as usize];
             let ends =
                 matches!(step, AtStore::Finish { outcome, .. } if outcome != Outcome::Ambiguous);
-            // It is there, or there again, or not needed any more.
-            writer.held = if ends {
-                writer.held & !bit
-            } else {
-                writer.held | bit
+            // What an instance puts back of ambiguous writes is of all of them that hold this.
+            let is_of = |(n, writer): &(usize, &mut Writer)| match hold {
+                HoldId::AMBIGUOUS => writer.writing.is_none() && writer.held & bit != 0,
+                hold => hold == HoldId(*n as u64),
             };
-            if !(self.leases && ends && writer.stage != WriterStage::Over) {
-                writer.lost &= !bit;
+            for (_, writer) in w.writers.iter_mut().enumerate().filter(is_of) {
+                // It is there, or there again, or not needed any more.
+                writer.held = if ends {
+                    writer.held & !bit
+                } else {
+                    writer.held | bit
+                };
+                if !(self.leases && ends && writer.stage != WriterStage::Over) {
+                    writer.lost &= !bit;
+                }
             }
         }
         let state = &mut w.store.data.states[n];
@@ -988,6 +994,29 @@ impl Setting {
             Variant::FinishClearsAllHolds if finishes => {
                 *state = State::default();
                 nothing
+            }
+            Variant::FinishClearsTheAmbiguous if finishes => {
+                let reply = state.apply(step, now);
+                let outcome = Outcome::Unchanged;
+                let theirs = AtStore::Finish {
+                    hold: HoldId::AMBIGUOUS,
+                    outcome,
+                    lasting: HOLD,
+                };
+                let is_ambiguous = matches!(
+                    step,
+                    AtStore::Finish {
+                        outcome: Outcome::Ambiguous,
+                        ..
+                    }
+                );
+                match is_ambiguous {
+                    true => reply,
+                    false => Reply {
+                        own_hold: reply.own_hold,
+                        ..state.apply(theirs, now)
+                    },
+                }
             }
             Variant::FinishLeavesTheEpoch => match step {
                 AtStore::Finish { hold, lasting, .. } => state.apply(
@@ -1374,7 +1403,7 @@ fn lose_holds(w: &mut World, cannot_put_back: impl Fn(&Writer) -> bool) {
         }
         for family in FAMILIES {
             let mut holds = w.store.data.states[family as usize].holds();
-            if !holds.any(|id| id == HoldId(n as u64)) {
+            if !holds.any(|id| id == HoldId(n as u64) || id == HoldId::AMBIGUOUS) {
                 writer.lost |= writer.held & family.bit();
             }
         }

@@ -20,6 +20,8 @@ pub enum Variant {
     EpochUsedTwice,
     /// Rule 2: a finish takes all holds away.
     FinishClearsAllHolds,
+    /// Rule 2: what stands for all ambiguous writes is taken away by whoever ends next.
+    FinishClearsTheAmbiguous,
     /// Rule 2: a change leaves the epoch.
     FinishLeavesTheEpoch,
     /// Rule 3: forwarded once one of its states is held.

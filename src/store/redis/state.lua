@@ -13,6 +13,8 @@
 -- last until when the state must live, and one's own is found as a piece of text. What is common has a short way; all else is taken apart.
 local call, pcall, find, sub = redis.call, redis.pcall, string.find, string.sub
 local step, lifetime, more = ARGV[1], ARGV[2], ARGV[3]
+-- Of all ambiguous writes together: `HoldId::AMBIGUOUS`.
+local AMBIGUOUS = 'ffffffffffffffff'
 local WIDTH, ID, EPOCH = 31, 16, '^%x+%-%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x$'
 -- A state with a hold lives at least to the end of the ten seconds in which its last hold runs out, so not every hold need prolong it.
 local TEN_SECONDS = 10000
@@ -101,7 +103,9 @@ for n = 1, states do
   for k = 1, after and 0 or #holds, ID do
     local hold, own = many and sub(holds, k, k + ID - 1) or holds, nil
     local own_hold = ' ' .. hold .. '@'
-    local held = deadline and own_hold .. until_then
+    -- What is left of the write in the state; of an ambiguous one it has another name.
+    local name = step == 'ambiguous' and AMBIGUOUS or hold
+    local held = deadline and ' ' .. name .. '@' .. until_then
     after = nil
     -- What stands there; if nothing does, what the step makes of that stands there now.
     local of_nothing = held and '-' .. held or (step == 'open' and fresh)
@@ -136,6 +140,24 @@ for n = 1, states do
             call('PEXPIRE', key, lifetime, 'GT')
           end
         end
+      elseif step == 'ambiguous' then
+        -- Of its hold and theirs the one that ends later stays, in its place and by their name.
+        local found = at and (#text + 1 - at) % WIDTH == 0 and find(text, own_hold, at, true)
+        local theirs = found and find(text, ' ' .. AMBIGUOUS .. '@', at, true)
+        if found then
+          own, after = true, '*'
+          local renamed = ' ' .. AMBIGUOUS .. sub(text, found + 17, found + 30)
+          if not theirs then
+            call('SET', key, '-' .. sub(text, at, found - 1) .. renamed .. sub(text, found + WIDTH), 'KEEPTTL')
+          elseif sub(text, theirs + 18, theirs + 30) >= sub(text, found + 18, found + 30) then
+            call('SET', key, '-' .. sub(text, at, found - 1) .. sub(text, found + WIDTH), 'KEEPTTL')
+          elseif theirs < found then
+            call('SET', key, '-' .. sub(text, at, theirs - 1) .. sub(text, theirs + WIDTH, found - 1) .. renamed
+              .. sub(text, found + WIDTH), 'KEEPTTL')
+          else
+            own, after = nil, nil
+          end
+        end
       elseif step == 'changed' or step == 'unchanged' then
         local found = at and find(text, own_hold, at, true)
         local behind = found and found + WIDTH
@@ -167,20 +189,22 @@ for n = 1, states do
         epoch, holds = string.match(text, '^(%S*)(.*)$')
         if not find(epoch, EPOCH) then epoch = '-' end
       end
-      local left, last = {}, nil
+      local left, last, ends = {}, nil, nil
       for id, its in string.gmatch(holds, ' (%x+)@(%d+)') do
         its = tonumber(its)
         if (step == 'begin' or step == 'open') and its <= now then
           -- Overdue: its write may have come to pass.
           epoch = '-'
-        elseif step ~= 'open' and id == hold then
-          own = true
-          if step == 'ambiguous' then left[#left + 1] = { id, its } end
+        elseif step ~= 'open' and (id == hold or (id == name and deadline)) then
+          own = own or id == hold
+          -- It ends no earlier than it would have.
+          ends = math.max(ends or its, its)
         else
           left[#left + 1] = { id, its }
         end
       end
-      if step == 'begin' or (step == 'ambiguous' and not own) then left[#left + 1] = { hold, deadline } end
+      if step == 'begin' or (step == 'ambiguous' and not own) then ends = math.max(ends or deadline, deadline) end
+      if deadline and ends then left[#left + 1] = { name, ends } end
       table.sort(left, function(one, other) return one[2] < other[2] end)
       for n, each in ipairs(left) do
         left[n], last = string.format(' %s@%.0f', each[1], each[2]), each[2]
