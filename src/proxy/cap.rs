@@ -1,22 +1,26 @@
 //! How many copies of each family this instance has stored within a ttl: a client that makes up parameters must not
 //! fill the store. A copy that is stored again takes no other place.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Timestamp;
 use crate::route::FamilyKey;
 
-/// Families beyond it are forgotten once their ttl is over.
+/// Families that are remembered. Of one that is forgotten the copies count anew: whoever brings that about with other
+/// families might as well have stored copies of those.
 const FAMILIES: usize = 10_000;
 
 pub struct Cap {
     /// Copies of one family.
     most: usize,
-    families: Mutex<HashMap<FamilyKey, Family>>,
+    families: Cache<FamilyKey, Arc<Mutex<Family>>>,
 }
 
 struct Family {
@@ -26,17 +30,28 @@ struct Family {
     said: bool,
 }
 
+impl Family {
+    fn new(since: Timestamp) -> Family {
+        Family {
+            since,
+            copies: HashSet::new(),
+            said: false,
+        }
+    }
+}
+
 impl Cap {
     pub fn new(most: usize) -> Cap {
         Cap {
             most,
-            families: Mutex::default(),
+            families: Cache::new(FAMILIES),
         }
     }
 
     /// Whether `add` would say yes.
     pub fn has_room(&self, family: &FamilyKey, copy: &str, ttl: Duration, now: Timestamp) -> bool {
-        self.families.lock().get(family).is_none_or(|family| {
+        self.families.peek(family).is_none_or(|family| {
+            let family = family.lock();
             now.since(family.since) >= ttl
                 || family.copies.len() < self.most
                 || family.copies.contains(&xxh3_64(copy.as_bytes()))
@@ -45,18 +60,11 @@ impl Cap {
 
     /// Takes a place for a copy beside a family's plain one, if there is one within `ttl` or it has one.
     pub fn add(&self, family: &FamilyKey, copy: &str, ttl: Duration, now: Timestamp) -> bool {
-        let mut families = self.families.lock();
-        if families.len() > FAMILIES {
-            families.retain(|_, family| now.since(family.since) < ttl);
-        }
-        let fresh = || Family {
-            since: now,
-            copies: HashSet::new(),
-            said: false,
-        };
-        let places = families.entry(family.clone()).or_insert_with(fresh);
+        let new = || Ok::<_, Infallible>(Arc::new(Mutex::new(Family::new(now))));
+        let Ok(places) = self.families.get_or_insert_with(family, new);
+        let mut places = places.lock();
         if now.since(places.since) >= ttl {
-            *places = fresh();
+            *places = Family::new(now);
         }
         let copy = xxh3_64(copy.as_bytes());
         if places.copies.contains(&copy) {
@@ -75,9 +83,28 @@ impl Cap {
 }
 
 #[cfg(test)]
+impl Cap {
+    fn families(&self) -> usize {
+        self.families.len()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::route::{Captures, KeyTemplate};
+
+    #[test]
+    fn no_more_families_are_remembered_than_there_is_room_for_however_many_there_are() {
+        let (cap, ttl) = (Cap::new(1), Duration::from_secs(3600));
+        let now = Timestamp::from_micros(0);
+        for n in 0..FAMILIES + 2_000 {
+            let family = named(&format!("f{n}"));
+            assert!(cap.add(&family, "~a", ttl, now));
+            assert!(!cap.add(&family, "~b", ttl, now), "{n}");
+        }
+        assert!(cap.families() < FAMILIES + 1_000, "{}", cap.families());
+    }
 
     fn named(name: &str) -> FamilyKey {
         let key = KeyTemplate::parse(name).unwrap();
