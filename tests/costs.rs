@@ -156,6 +156,51 @@ fn a_miss_takes_three_round_trips() {
     assert_eq!(words, ["MGET", "MGET", "PEXPIRE", "SET"]);
 }
 
+/// Else anybody who asks for what is not there leaves keys for as long as copies live.
+#[test]
+fn what_was_opened_for_a_read_or_held_for_a_write_is_soon_gone_where_nothing_is_kept() {
+    let redis = RedisServer::start();
+    let origin = Origin::start(|request| match (&*request.method, &*request.target) {
+        ("GET", LIST) => origin::json("[]"),
+        ("GET", _) => origin::status(404, "{}"),
+        _ => origin::status(503, "{}"),
+    });
+    let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+    let left = |key: &str| redis.run(&["PTTL", key]).number();
+    assert_eq!(larder.get(USER).status, 404);
+    let soon = 1..=180_000;
+    assert!(soon.contains(&left("t:users:detail:7~state")));
+    assert_eq!(larder.write("PATCH", OTHER).status, 503);
+    assert!(soon.contains(&left("t:users:detail:8~state")));
+    redis.run(&["DEL", "t:users:list~state"]);
+    becomes_a_hit(&larder, LIST);
+    assert!(left("t:users:list~state") > left("t:users:list"), "kept");
+}
+
+#[test]
+fn the_states_of_a_credential_live_as_long_as_its_verdict_and_of_one_that_is_refused_not_for_long()
+{
+    let redis = RedisServer::start();
+    let origin = Origin::start(|request| match request.fields.get("Authorization") {
+        Some("known") => origin::json("{}"),
+        _ => origin::status(401, "{}"),
+    });
+    let yaml = users_api(&origin, &redis.url(), "").replace(
+        "key: users:list",
+        "key: users:list, access: {verify: /api/users/me/, for: 1h}",
+    );
+    let larder = Larder::start(yaml);
+    let longest_of_new_ones = |who: &str| {
+        let before = redis.keys();
+        larder.get_with(LIST, &[("Authorization", who)]);
+        let keys = redis.keys().into_iter();
+        let new = keys.filter(|key| !before.contains(key) && key.starts_with("t:~credential"));
+        new.map(|key| redis.run(&["PTTL", &key]).number()).max()
+    };
+    assert!(matches!(longest_of_new_ones("made up"), Some(1..=180_000)));
+    assert!(longest_of_new_ones("known").is_some_and(|left| left > 3_600_000));
+}
+
 #[test]
 fn a_hit_by_a_verdict_takes_one_round_trip_too() {
     let redis = RedisServer::start();

@@ -230,6 +230,11 @@ impl Coherence {
         self.store.put(copy, stored, left).await
     }
 
+    /// Something is kept under these epochs other than as a copy: they live as long as for one.
+    pub fn prolong(&self, epochs: &Epochs) {
+        self.store.prolong(epochs);
+    }
+
     /// Announces a write on every state it touches; confirmed, or else it is refused or forwarded unheld.
     pub async fn begin(
         &self,

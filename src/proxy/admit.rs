@@ -161,6 +161,10 @@ async fn by_upstream(
         Err(reason) => return not_admitted(reason),
     };
     let said = said(setup, verify, client).await;
+    // Of a credential that was made up nothing stays for long.
+    if matches!(said, Said::Admitted(_)) {
+        setup.coherence.prolong(&epochs);
+    }
     debug!(
         admitted = matches!(said, Said::Admitted(_)),
         path = verify.path,
@@ -200,6 +204,7 @@ async fn by_token(
         Ok(epochs) => epochs,
         Err(reason) => return not_admitted(reason),
     };
+    setup.coherence.prolong(&epochs);
     // After the epochs: whoever revokes it marks it first and drops the epoch then, so one of the two is seen.
     let mark = revoked_token(secret, token::signed(bytes).unwrap_or(bytes));
     match setup.coherence.store().is_marked(&mark).await {

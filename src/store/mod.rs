@@ -18,7 +18,7 @@ use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
 use crate::clock;
 use crate::coherence::protocol::{Reply, Seen, Step};
-use crate::coherence::{StateKey, States, hold_for};
+use crate::coherence::{Epochs, StateKey, States, hold_for};
 use crate::config::{Access, Config, Route};
 use crate::metrics::{COUNTED, Command};
 
@@ -67,7 +67,13 @@ impl Lifetimes {
         }
     }
 
-    /// How long a state lives after it was last needed, in milliseconds: beyond every copy and hold.
+    /// How long a state lives that was opened to fetch something, in milliseconds: beyond the fetch, which waits and is
+    /// answered within less than a hold each. Who keeps what came of it prolongs that.
+    fn opened(&self) -> u64 {
+        (self.hold * 2).as_millis() as u64
+    }
+
+    /// How long a state lives on which something that is kept depends, in milliseconds: beyond every copy and hold.
     fn state(&self) -> u64 {
         (self.longest_ttl + self.hold + Duration::from_secs(60)).as_millis() as u64
     }
@@ -207,6 +213,15 @@ impl Store {
             Store::Redis(redis) => {
                 Box::pin(timed(Command::Put, redis.put(copy, &stored, lasting))).await
             }
+        }
+    }
+
+    /// Something is kept in this process that depends on these epochs: they are given as long as those of a copy. Nobody
+    /// waits for it, for an epoch that is gone is only made anew.
+    pub fn prolong(&self, epochs: &Epochs) {
+        match self {
+            Store::Memory(_) => {}
+            Store::Redis(redis) => redis.prolong(epochs),
         }
     }
 

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, Value};
@@ -23,7 +23,7 @@ use crate::caching::stored::Stored;
 use crate::coherence::lease::{self, Registry};
 use crate::coherence::life::{Heard, How};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
-use crate::coherence::{NOTICE, StateKey, fresh_bits};
+use crate::coherence::{Epochs, NOTICE, StateKey, fresh_bits};
 use crate::store::{Away, codec};
 
 /// Commands that may be on their way at once. What waits here has not been sent, and so is no sign of a slow store.
@@ -291,7 +291,7 @@ impl Link {
         ask: script::Ask,
         states: &[StateKey],
     ) -> Result<(Bytes, script::Part), Away> {
-        let (lifetime, prefix) = (shared.lifetimes.load().state(), &shared.prefix);
+        let (lifetime, prefix) = (shared.lifetimes.load().opened(), &shared.prefix);
         let group = |call| Group::of(call, &self.script_sha, prefix, lifetime);
         let (reply, part) = self.pipe.tell(ask, states, group);
         let reply = reply.await.map_err(|_| Away)?;
@@ -352,13 +352,7 @@ impl Link {
         }
         let commands = stored.epochs.len() + 1;
         let answer = self.pipe.say(commands, |out| {
-            for (state, _) in &stored.epochs {
-                frame::command(out, 4);
-                frame::argument(out, &[b"PEXPIRE"]);
-                frame::argument(out, &[prefix.as_bytes(), b":", state.as_str().as_bytes()]);
-                frame::argument(out, &[lifetime.as_bytes()]);
-                frame::argument(out, &[b"GT"]);
-            }
+            prolong(out, prefix, &stored.epochs, &lifetime);
             frame::command(out, 5);
             for word in [b"SET", copy.as_bytes(), &value, b"PX", lasting.as_bytes()] {
                 frame::argument(out, &[word]);
@@ -373,6 +367,17 @@ impl Link {
             Ok(_) => Ok(()),
             Err(frame::Malformed) => Err(Reason::StoreAway),
         }
+    }
+
+    /// As for a copy, of what is kept elsewhere.
+    pub(super) fn prolong(&self, shared: &Shared, epochs: &Epochs) {
+        if epochs.is_empty() {
+            return;
+        }
+        let lifetime = shared.lifetimes.load().state().to_string();
+        drop(self.pipe.say(epochs.len(), |out| {
+            prolong(out, &shared.prefix, epochs, &lifetime);
+        }));
     }
 
     /// The values of a reply.
@@ -508,6 +513,16 @@ impl Link {
         ) {
             self.failing.store(true, Ordering::Relaxed);
         }
+    }
+}
+
+fn prolong(out: &mut BytesMut, prefix: &str, epochs: &Epochs, lifetime: &str) {
+    for (state, _) in epochs {
+        frame::command(out, 4);
+        frame::argument(out, &[b"PEXPIRE"]);
+        frame::argument(out, &[prefix.as_bytes(), b":", state.as_str().as_bytes()]);
+        frame::argument(out, &[lifetime.as_bytes()]);
+        frame::argument(out, &[b"GT"]);
     }
 }
 

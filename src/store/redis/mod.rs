@@ -31,7 +31,7 @@ use crate::clock;
 use crate::coherence::lease::{self, Lease, Registry};
 use crate::coherence::life::{How, Record};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
-use crate::coherence::{Journal, StateKey, States, fresh_bits};
+use crate::coherence::{Epochs, Journal, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
 use keeper::NoLink;
 use link::{INCARNATION_KEY, Link, bytes, integer, text, words};
@@ -352,6 +352,12 @@ impl Redis {
             tier.keep(copy, stored);
         }
         Ok(())
+    }
+
+    pub fn prolong(&self, epochs: &Epochs) {
+        if let Ok(link) = self.shared.link() {
+            link.prolong(&self.shared, epochs);
+        }
     }
 
     pub async fn notes(&self, name: &str) -> Result<Vec<String>, Away> {
