@@ -145,6 +145,34 @@ fn two_writers() -> Worlds {
     ]
 }
 
+/// Two write at an instance that is cut off alone, one of them already, and two read at the other.
+fn two_writers_cut_off() -> (&'static str, World) {
+    let (change, one) = ((Deed::Change, 0), (Family::One, 1));
+    let (name, mut world) = filled(world(
+        "a change after another where it is cut off; user 1 twice",
+        &[change, change],
+        &[one, one],
+    ));
+    let setting = whole(WithoutStore::Forward, &[], 0);
+    let of_the_first = |step: &Step| {
+        matches!(
+            step,
+            Step::Begin(0) | Step::Noticed(0) | Step::Commit(0) | Step::Succeeds(0) | Step::Told(0)
+        )
+    };
+    for step in [Step::Cut(0), Step::Long(0)] {
+        setting.apply(&mut world, step);
+    }
+    let mut steps = vec![];
+    loop {
+        setting.steps(&world, &mut steps);
+        let Some(step) = steps.iter().find(|step| of_the_first(step)) else {
+            return (name, world);
+        };
+        setting.apply(&mut world, *step);
+    }
+}
+
 const FAULTS: [&[Fault]; 7] = [
     &[Fault::Broken, Fault::Error],
     &[Fault::Crash],
@@ -257,6 +285,13 @@ fn with_one_fault_nothing_older_is_shown_but_for_what_is_documented() {
             assert_kept(name, &setting, &run(name, start, &setting));
         }
     }
+}
+
+#[test]
+fn what_two_write_where_it_is_cut_off_is_shown_once_it_is_back() {
+    let (name, start) = two_writers_cut_off();
+    let setting = whole(WithoutStore::Forward, &[Fault::CutOne], 1);
+    assert_kept(name, &setting, &run(name, &start, &setting));
 }
 
 /// One write, and readers where its copy is kept in memory.
@@ -595,6 +630,12 @@ fn each_weaker_protocol_is_found_out() {
             &[Fault::CutAll, Fault::LinkLost],
             2,
         ),
+        (
+            PaidWithTheLast,
+            two_writers_cut_off().1,
+            &[Fault::CutOne],
+            1,
+        ),
         (UnfencedJoinedLate, empty_thrice(), &[], 0),
         (NobodyWaitsForLeases, elsewhere(), &[], 0),
         (LeaseFromTheReply, elsewhere(), &[], 0),
@@ -615,7 +656,7 @@ fn each_weaker_protocol_is_found_out() {
     for (variant, start, faults, budget) in cases {
         // What waits for others is what forwards.
         let without_store = match variant {
-            ForwardedIsNotHeldLater | WaitIsForgotten => WithoutStore::Forward,
+            ForwardedIsNotHeldLater | WaitIsForgotten | PaidWithTheLast => WithoutStore::Forward,
             _ => WithoutStore::Refuse,
         };
         let setting = Setting {

@@ -1,7 +1,7 @@
 //! What one instance has to tell the store: the holds of its writes, which a restart may have lost, and what it could
 //! not confirm. A book, pure, with time as an argument; and the lock around it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,9 +24,9 @@ pub struct Journal(Mutex<Book>);
 impl Journal {
     pub fn with<T>(&self, act: impl FnOnce(&mut Book) -> T) -> T {
         let mut book = self.0.lock();
-        let before = book.everything;
+        let before = book.everything.is_some();
         let done = act(&mut book);
-        if book.everything && !before {
+        if book.everything.is_some() && !before {
             warn!(
                 "too many purges are owed to the store: everything will be purged when it is back"
             );
@@ -36,8 +36,7 @@ impl Journal {
 
     /// How many purges and finishes are owed.
     pub fn len(&self) -> usize {
-        let book = self.0.lock();
-        book.finishes.len() + book.purges.len() + usize::from(book.everything)
+        self.0.lock().ends()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -53,10 +52,17 @@ pub struct Book {
     ambiguous: BTreeMap<StateKey, Until>,
     /// How many of these it takes before those that have run out are forgotten.
     forget_at: usize,
-    finishes: Vec<(HoldId, Vec<StateKey>, Outcome)>,
-    purges: BTreeSet<StateKey>,
+    finishes: BTreeMap<HoldId, (Vec<StateKey>, Outcome)>,
+    purges: BTreeMap<StateKey, Owing>,
     /// Too many to remember.
-    everything: bool,
+    everything: Option<Owing>,
+}
+
+/// Whether the store may have been told of a purge since it came to be owed last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Owing {
+    Untold,
+    BeingTold,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,7 +86,7 @@ pub struct Owed {
     holds: Vec<(HoldId, Vec<StateKey>, Duration)>,
     ambiguous: Vec<(StateKey, Duration)>,
     finishes: Vec<(HoldId, Vec<StateKey>, Outcome)>,
-    purges: BTreeSet<StateKey>,
+    purges: Vec<StateKey>,
     everything: bool,
 }
 
@@ -117,7 +123,7 @@ impl Book {
 
     /// The store knows how the write ended; of an ambiguous one is left until when its states are held.
     pub fn finished(&mut self, hold: HoldId, outcome: Outcome) {
-        self.finishes.retain(|(owed, _, _)| *owed != hold);
+        self.finishes.remove(&hold);
         let Some(held) = self.holds.remove(&hold) else {
             return;
         };
@@ -135,9 +141,9 @@ impl Book {
     /// The store is owed the end of this write.
     pub fn owe(&mut self, hold: HoldId, states: &[StateKey], outcome: Outcome) {
         if self.purges.len() + self.finishes.len() >= CAPACITY {
-            self.everything = true;
+            self.everything = Some(Owing::Untold);
             self.purges.clear();
-            for (hold, _, outcome) in std::mem::take(&mut self.finishes) {
+            for (hold, (_, outcome)) in std::mem::take(&mut self.finishes) {
                 // What stands of its hold in the store runs out there.
                 self.finished(hold, outcome);
             }
@@ -145,11 +151,18 @@ impl Book {
         if self.holds.get(&hold).is_some_and(|held| !held.told) {
             // Its hold stands nowhere. However many such writes there are, the states are told once.
             self.finished(hold, outcome);
-            if outcome != Outcome::Unchanged && !self.everything {
-                self.purges.extend(states.iter().cloned());
+            if outcome == Outcome::Unchanged {
+                return;
+            }
+            match &mut self.everything {
+                Some(everything) => *everything = Owing::Untold,
+                None => {
+                    let untold = |state: &StateKey| (state.clone(), Owing::Untold);
+                    self.purges.extend(states.iter().map(untold));
+                }
             }
         } else {
-            self.finishes.push((hold, states.to_vec(), outcome));
+            self.finishes.insert(hold, (states.to_vec(), outcome));
         }
     }
 
@@ -160,36 +173,52 @@ impl Book {
             held.told = true;
             (*hold, held.states.clone(), held.deadline - now)
         });
+        let holds = holds.collect();
         self.ambiguous.retain(|_, until| until.deadline > now);
         let ambiguous = self.ambiguous.iter_mut().map(|(state, until)| {
             until.told = true;
             (state.clone(), until.deadline - now)
         });
+        let ambiguous = ambiguous.collect();
+        let purges = self.purges.values_mut().chain(&mut self.everything);
+        purges.for_each(|owing| *owing = Owing::BeingTold);
+        let finishes = self.finishes.iter();
         Owed {
-            holds: holds.collect(),
-            ambiguous: ambiguous.collect(),
-            finishes: self.finishes.clone(),
-            purges: self.purges.clone(),
-            everything: self.everything,
+            holds,
+            ambiguous,
+            finishes: finishes
+                .map(|(hold, (states, outcome))| (*hold, states.clone(), *outcome))
+                .collect(),
+            purges: self.purges.keys().cloned().collect(),
+            everything: self.everything.is_some(),
         }
     }
 
-    /// Takes out what was replayed; what came since stays.
+    /// Takes out what was replayed; what came since stays, and so does what came once more.
     pub fn paid(&mut self, paid: &Owed) {
         for (hold, _, outcome) in &paid.finishes {
             self.finished(*hold, *outcome);
         }
-        self.purges.retain(|purge| !paid.purges.contains(purge));
-        self.everything &= !paid.everything;
+        for state in &paid.purges {
+            if self.purges.get(state) == Some(&Owing::BeingTold) {
+                self.purges.remove(state);
+            }
+        }
+        if paid.everything {
+            self.everything.take_if(|owing| *owing == Owing::BeingTold);
+        }
     }
 
     /// Whether a link may be published: no purge is owed, and no hold has been noted since it was replayed.
     pub fn owes_nothing(&self) -> bool {
-        self.finishes.is_empty()
-            && self.purges.is_empty()
-            && !self.everything
+        self.ends() == 0
             && self.holds.values().all(|held| held.told)
             && self.ambiguous.values().all(|until| until.told)
+    }
+
+    /// How many purges and finishes are owed.
+    fn ends(&self) -> usize {
+        self.finishes.len() + self.purges.len() + usize::from(self.everything.is_some())
     }
 }
 
@@ -222,7 +251,7 @@ impl Owed {
         });
         let purges: Vec<StateKey> = match self.everything {
             true => registered.to_vec(),
-            false => self.purges.iter().cloned().collect(),
+            false => self.purges.clone(),
         };
         let purges = purges.chunks(AT_ONCE);
         let purges = purges.map(|some| (some.to_vec(), Step::Purge));
@@ -349,5 +378,45 @@ mod tests {
             owed.steps(LASTING, &list())
                 .contains(&(list(), Step::Purge))
         );
+    }
+
+    #[test]
+    fn what_comes_to_be_owed_again_while_it_is_told_is_told_again() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        let unheld = |n, book: &mut Book| {
+            book.hold(HoldId(n), &list(), LASTING, now, false);
+            book.owe(HoldId(n), &list(), Outcome::Changed);
+        };
+        unheld(1, &mut book);
+        let owed = book.owed(now);
+        unheld(2, &mut book);
+        book.paid(&owed);
+        assert!(!book.owes_nothing());
+        let owed = book.owed(now);
+        assert_eq!(owed.steps(LASTING, &[]), [(list(), Step::Purge)]);
+        book.paid(&owed);
+        assert!(book.owes_nothing());
+    }
+
+    #[test]
+    fn everything_is_told_again_after_a_write_that_ends_while_it_is_told() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        let unheld = |n, book: &mut Book| {
+            let own = [StateKey::new(format!("{n}~state"))];
+            book.hold(HoldId(n), &own, LASTING, now, false);
+            book.owe(HoldId(n), &own, Outcome::Changed);
+        };
+        for n in 0..CAPACITY as u64 * 2 {
+            unheld(n, &mut book);
+        }
+        for is_written in [true, false] {
+            let owed = book.owed(now);
+            assert_eq!(owed.steps(LASTING, &list()), [(list(), Step::Purge)]);
+            if is_written {
+                unheld(u64::MAX, &mut book);
+            }
+            book.paid(&owed);
+            assert_eq!(book.owes_nothing(), !is_written);
+        }
     }
 }

@@ -1354,8 +1354,15 @@ impl Setting {
     }
 
     fn publish(&self, w: &mut World, i: usize) {
+        let now = w.instant();
+        let mut own = w.writers.iter().filter(|one| usize::from(one.at) == i);
+        let writes = own.any(|one| !matches!(one.stage, WriterStage::Idle | WriterStage::Over));
         let instance = &mut w.instances[i];
         let entering = instance.entering.take().expect("it is entering");
+        if self.variant == Variant::PaidWithTheLast && !writes {
+            // As if all had been told just now.
+            instance.book.owed(now);
+        }
         instance.book.paid(&entering.owed);
         if !instance.book.owes_nothing() {
             return self.copy_the_journal(w, i, entering.link);

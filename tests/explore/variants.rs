@@ -41,6 +41,8 @@ pub enum Variant {
     ForwardedIsNotHeldLater,
     /// Rule 6, likewise: a link that breaks again ends the wait for those that are not back yet.
     WaitIsForgotten,
+    /// Rule 6: what was told takes with it what has come to be owed again meanwhile.
+    PaidWithTheLast,
     /// Rule 7: a fetch without an epoch is joined after it has left.
     UnfencedJoinedLate,
     /// A write is forwarded as soon as it is held.
