@@ -235,3 +235,29 @@ fn an_attempt_to_connect_that_nobody_will_ever_answer_holds_up_no_other() {
     relay.becomes(Way::Open);
     becomes_a_hit(&larder, LIST, "0");
 }
+
+#[test]
+fn a_server_that_comes_back_is_another_though_the_first_word_to_it_was_lost() {
+    let (one, other) = (RedisServer::start(), RedisServer::start());
+    let relay = Relay::to(one.port());
+    let api = Versioned::start();
+    let larder = Larder::start(users_api(&api.origin, &relay.url(), ""));
+    becomes_a_hit(&larder, LIST, "0");
+    let moves_to = |server: &RedisServer| {
+        relay.leads_to(server.port());
+        relay.becomes(Way::Cut);
+        relay.becomes(Way::Open);
+    };
+    moves_to(&other);
+    eventually("the other one is used", || {
+        larder.get(LIST);
+        other.keys().contains(&"t:users:list".to_owned())
+    });
+    assert_eq!(larder.write("PATCH", USER).text(), "1");
+    becomes_a_hit(&larder, LIST, "1");
+    // The first one has the copy of before, and its epoch.
+    relay.breaks_at("anew");
+    moves_to(&one);
+    eventually("the first word is lost", || relay.has_broken());
+    becomes_a_hit(&larder, LIST, "1");
+}

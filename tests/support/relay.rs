@@ -43,6 +43,7 @@ struct Shared {
     open: Mutex<Vec<TcpStream>>,
     swallowed: Mutex<Vec<TcpStream>>,
     said: Mutex<Vec<Said>>,
+    breaks_at: Mutex<Option<&'static str>>,
     stopping: AtomicBool,
 }
 
@@ -60,6 +61,7 @@ impl Relay {
             open: Mutex::default(),
             swallowed: Mutex::default(),
             said: Mutex::default(),
+            breaks_at: Mutex::default(),
             stopping: AtomicBool::new(false),
         });
         let accepting = shared.clone();
@@ -103,6 +105,16 @@ impl Relay {
     pub fn leads_to(&self, port: u16) {
         *self.shared.to.lock().unwrap() = port;
     }
+
+    /// The next command with this word does not pass, and its connection is closed.
+    pub fn breaks_at(&self, word: &'static str) {
+        *self.shared.breaks_at.lock().unwrap() = Some(word);
+    }
+
+    /// Whether that has come to pass.
+    pub fn has_broken(&self) -> bool {
+        self.shared.breaks_at.lock().unwrap().is_none()
+    }
 }
 
 impl Drop for Relay {
@@ -132,6 +144,12 @@ impl Shared {
             });
         }
         unread.drain(..read);
+    }
+
+    fn breaks(&self, part: &[u8]) -> bool {
+        let mut breaks_at = self.breaks_at.lock().unwrap();
+        let holds = |word: &mut &str| part.windows(word.len()).any(|some| some == word.as_bytes());
+        breaks_at.take_if(holds).is_some()
     }
 
     fn way(&self) -> Way {
@@ -188,6 +206,9 @@ impl Shared {
             // Before it goes on, or its answer could be on record first.
             unread.extend_from_slice(&part[..length]);
             self.keep(&mut unread, side);
+            if self.breaks(&part[..length]) {
+                break;
+            }
             if let Way::Slow(late) = self.way() {
                 thread::sleep(late);
             }

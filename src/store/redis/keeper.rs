@@ -401,9 +401,11 @@ impl Shared {
 
     /// Finds out which life of the store this is: for how long nothing is to be trusted, and whether it has just begun.
     async fn enter(&self, link: &Link, who: Option<String>) -> Result<(Duration, bool), NoLink> {
-        let last = self.last_who.lock().replace(who.clone());
+        let last = self.last_who.lock().clone();
         let how = How::connected(last.as_ref().map(Option::as_deref), who.as_deref());
         let (_, life) = link.incarnate(self, who.as_deref(), how).await?;
+        // Not before it is told: asked again, it is to be another than the last as well.
+        *self.last_who.lock() = Some(who);
         let since = *self.away_since.lock();
         let away = since.map_or(Duration::ZERO, |since| since.elapsed());
         let (now, mut trusted_from) = (Instant::now(), self.trusted_from.lock());
