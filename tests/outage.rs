@@ -5,7 +5,9 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use support::client::head;
 use support::larder::Larder;
 use support::origin::{self, Origin, Request};
 use support::redis::RedisServer;
@@ -14,6 +16,9 @@ use support::{Gate, eventually, users_api};
 
 const LIST: &str = "/api/users/";
 const USER: &str = "/api/users/7/";
+
+/// There, and as long back.
+const FAR: Duration = Duration::from_millis(15);
 
 /// An API whose every answer is how many writes it has made. A write waits behind `before` and `after` its commit.
 struct Versioned {
@@ -260,4 +265,63 @@ fn a_server_that_comes_back_is_another_though_the_first_word_to_it_was_lost() {
     moves_to(&one);
     eventually("the first word is lost", || relay.has_broken());
     becomes_a_hit(&larder, LIST, "1");
+}
+
+/// The audit's: the whole replay had as long as connecting has, and one step after the other.
+#[test]
+fn an_instance_whose_writes_were_in_flight_is_back_though_its_store_is_far() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    relay.becomes(Way::Slow(FAR));
+    let api = Versioned::start();
+    let larder = Larder::start(users_api(&api.origin, &relay.url(), ""));
+    api.before.close();
+    let mut writers: Vec<_> = (0..60).map(|_| larder.connect()).collect();
+    for (n, writer) in writers.iter_mut().enumerate() {
+        let target = format!("/api/users/{n}/");
+        writer.send(head("PATCH", &target, &[], Some(0)).as_bytes());
+    }
+    eventually("all are on their way", || {
+        api.origin.count_of("PATCH") == writers.len()
+    });
+    relay.becomes(Way::Cut);
+    eventually("the store is away", || !larder.is_ready());
+    api.before.open();
+    for writer in &mut writers {
+        assert_eq!(writer.answer("PATCH").status, 200);
+    }
+    relay.becomes(Way::Slow(FAR));
+    eventually("it is back", || larder.is_ready());
+    becomes_a_hit(&larder, LIST, "60");
+}
+
+/// The audit's: who began the new life trusted it before the writer was back.
+#[test]
+fn a_late_commit_is_seen_though_the_store_restarts_and_its_writer_has_much_to_put_back() {
+    let mut redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let committed = Arc::new(AtomicU64::new(0));
+    let version = committed.clone();
+    let origin = Origin::start(move |request| match &*request.method {
+        "GET" => origin::json(version.load(Ordering::SeqCst).to_string()),
+        _ => origin::status(503, "{}"),
+    });
+    relay.becomes(Way::Slow(Duration::from_millis(2)));
+    let writer = Larder::start(users_api(&origin, &relay.url(), "logs: {access: false}"));
+    let reader = Larder::start(users_api(&origin, &redis.url(), ""));
+    becomes_a_hit(&reader, USER, "0");
+    // An API that is being restarted: nobody knows what becomes of these.
+    let mut client = writer.connect();
+    for n in 100..500 {
+        client.request("PATCH", &format!("/api/users/{n}/"), &[], b"{}");
+    }
+    assert_eq!(writer.write("PATCH", USER).status, 503);
+    redis.kill();
+    redis.start_again();
+    eventually("the reader trusts its store", || {
+        reader.is_ready() && !reader.admin("GET", "/readyz").text().contains("settling")
+    });
+    assert_eq!(reader.get(USER).text(), "0");
+    committed.store(1, Ordering::SeqCst);
+    assert_eq!(reader.get(USER).text(), "1");
 }

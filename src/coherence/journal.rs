@@ -10,11 +10,11 @@ use tracing::warn;
 
 use super::protocol::{HoldId, Outcome, StateKey, Step};
 
-/// Purges and finishes kept before they become "everything".
-const CAPACITY: usize = 100_000;
+/// Purges and finishes kept before they become "everything": as many as are told well within the notice time.
+const CAPACITY: usize = 10_000;
 
-/// States told in one go.
-const AT_ONCE: usize = 1_000;
+/// States of one purge, as many as the store is told of in one call.
+const AT_ONCE: usize = 64;
 
 /// The book behind its lock. What a write decides and what it notes for it happens under the lock, and so does the
 /// publishing of a link: whoever owes something has either found the link, or is found by it.
@@ -41,6 +41,12 @@ impl Journal {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether a new link would be told anything.
+    pub fn has_to_tell(&self) -> bool {
+        let book = self.0.lock();
+        book.ends() > 0 || !book.holds.is_empty()
     }
 }
 
@@ -89,6 +95,9 @@ pub struct Owed {
     purges: Vec<StateKey>,
     everything: bool,
 }
+
+/// Some states, and what they are told.
+pub type Telling = (Vec<StateKey>, Step);
 
 impl Book {
     /// A write announces itself, before anybody is told: so a link that comes later puts its hold in place.
@@ -194,16 +203,30 @@ impl Book {
         }
     }
 
+    /// One step of what is owed was told: nobody need tell it again.
+    pub fn told(&mut self, states: &[StateKey], step: Step) {
+        match step {
+            Step::Finish { hold, outcome, .. } => self.finished(hold, outcome),
+            Step::Purge => self.purged(states),
+            // A hold is put back by each link.
+            Step::Begin { .. } | Step::Open { .. } | Step::Renew { .. } | Step::Outdate => {}
+        }
+    }
+
+    fn purged(&mut self, states: &[StateKey]) {
+        for state in states {
+            if self.purges.get(state) == Some(&Owing::BeingTold) {
+                self.purges.remove(state);
+            }
+        }
+    }
+
     /// Takes out what was replayed; what came since stays, and so does what came once more.
     pub fn paid(&mut self, paid: &Owed) {
         for (hold, _, outcome) in &paid.finishes {
             self.finished(*hold, *outcome);
         }
-        for state in &paid.purges {
-            if self.purges.get(state) == Some(&Owing::BeingTold) {
-                self.purges.remove(state);
-            }
-        }
+        self.purged(&paid.purges);
         if paid.everything {
             self.everything.take_if(|owing| *owing == Owing::BeingTold);
         }
@@ -223,22 +246,26 @@ impl Book {
 }
 
 impl Owed {
-    /// What a new link is told, in this order, before anybody may use it: first the holds, for their writes may still
-    /// come to pass; then the ends of writes; then purges, of all the `registered` states if it has become too many.
-    pub fn steps(&self, lasting: Duration, registered: &[StateKey]) -> Vec<(Vec<StateKey>, Step)> {
-        let holds = self.holds.iter().map(|(hold, states, left)| {
-            let (hold, lasting) = (*hold, *left);
+    /// What a new link is told before anybody may use it, one lot after the other, and of each all at once: first the holds, for
+    /// their writes may still come to pass; then the ends of writes; then purges, of all the `registered` states if it has become
+    /// too many. Holds come in the order of their ends and last to a whole second, so that one call has many.
+    pub fn steps(&self, lasting: Duration, registered: &[StateKey]) -> [Vec<Telling>; 3] {
+        let mut holds: Vec<_> = self.holds.iter().collect();
+        holds.sort_by_key(|(_, _, left)| *left);
+        let holds = holds.into_iter().map(|(hold, states, left)| {
+            let (hold, lasting) = (*hold, whole_seconds(*left));
             (states.clone(), Step::Begin { hold, lasting })
         });
         // By whole seconds, and a part of one more: so they are few, however many states.
-        let mut ambiguous = BTreeMap::<u64, Vec<StateKey>>::new();
+        let mut ambiguous = BTreeMap::<Duration, Vec<StateKey>>::new();
         for (state, left) in &self.ambiguous {
-            let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-            ambiguous.entry(seconds).or_default().push(state.clone());
+            let states = ambiguous.entry(whole_seconds(*left)).or_default();
+            states.push(state.clone());
         }
-        let ambiguous = ambiguous.into_iter().map(|(seconds, states)| {
-            let (hold, lasting) = (HoldId::AMBIGUOUS, Duration::from_secs(seconds));
-            (states, Step::Begin { hold, lasting })
+        let ambiguous = ambiguous.iter().flat_map(|(lasting, states)| {
+            let (hold, lasting) = (HoldId::AMBIGUOUS, *lasting);
+            let some = states.chunks(AT_ONCE);
+            some.map(move |some| (some.to_vec(), Step::Begin { hold, lasting }))
         });
         let finishes = self.finishes.iter().map(|(hold, states, outcome)| {
             let (hold, outcome) = (*hold, *outcome);
@@ -256,13 +283,19 @@ impl Owed {
         let purges = purges.chunks(AT_ONCE);
         let purges = purges.map(|some| (some.to_vec(), Step::Purge));
         let all_holds = holds.chain(ambiguous);
-        all_holds.chain(finishes).chain(purges).collect()
+        [all_holds.collect(), finishes.collect(), purges.collect()]
     }
 
     /// Beyond the holds.
     pub fn ends(&self) -> usize {
         self.finishes.len() + self.purges.len() + usize::from(self.everything)
     }
+}
+
+/// Not less.
+fn whole_seconds(time: Duration) -> Duration {
+    let begun = u64::from(time.subsec_nanos() > 0);
+    Duration::from_secs(time.as_secs() + begun)
 }
 
 #[cfg(test)]
@@ -283,7 +316,7 @@ mod tests {
             book.owe(HoldId(n), &list(), Outcome::Changed);
         }
         let owed = book.owed(now);
-        assert_eq!(owed.steps(LASTING, &[]), [(list(), Step::Purge)]);
+        assert_eq!(owed.steps(LASTING, &[]).concat(), [(list(), Step::Purge)]);
         book.paid(&owed);
         assert!(book.owes_nothing());
     }
@@ -296,7 +329,7 @@ mod tests {
         book.paid(&owed);
         assert!(!book.owes_nothing());
         assert_eq!(
-            book.owed(now).steps(LASTING, &[]),
+            book.owed(now).steps(LASTING, &[]).concat(),
             [(
                 list(),
                 Step::Begin {
@@ -316,11 +349,11 @@ mod tests {
         let owed = book.owed(now);
         book.paid(&owed);
         assert_eq!(
-            book.owed(now).steps(LASTING, &[]).len(),
+            book.owed(now).steps(LASTING, &[]).concat().len(),
             1,
             "its hold alone"
         );
-        assert_eq!(book.owed(now + LASTING).steps(LASTING, &[]), []);
+        assert_eq!(book.owed(now + LASTING).steps(LASTING, &[]).concat(), []);
     }
 
     #[test]
@@ -335,10 +368,10 @@ mod tests {
         let hold = HoldId::AMBIGUOUS;
         let lasting = LASTING + second;
         assert_eq!(
-            book.owed(now).steps(LASTING, &[]),
+            book.owed(now).steps(LASTING, &[]).concat(),
             [(list(), Step::Begin { hold, lasting })]
         );
-        assert_eq!(book.owed(now + lasting).steps(LASTING, &[]), []);
+        assert_eq!(book.owed(now + lasting).steps(LASTING, &[]).concat(), []);
     }
 
     #[test]
@@ -355,7 +388,7 @@ mod tests {
         let hold = HoldId::AMBIGUOUS;
         let lasting = LASTING;
         assert_eq!(
-            owed.steps(LASTING, &[]),
+            owed.steps(LASTING, &[]).concat(),
             [
                 (list(), Step::Begin { hold, lasting }),
                 (list(), Step::Purge)
@@ -376,6 +409,7 @@ mod tests {
         assert_eq!(owed.finishes.len(), 1);
         assert!(
             owed.steps(LASTING, &list())
+                .concat()
                 .contains(&(list(), Step::Purge))
         );
     }
@@ -393,7 +427,7 @@ mod tests {
         book.paid(&owed);
         assert!(!book.owes_nothing());
         let owed = book.owed(now);
-        assert_eq!(owed.steps(LASTING, &[]), [(list(), Step::Purge)]);
+        assert_eq!(owed.steps(LASTING, &[]).concat(), [(list(), Step::Purge)]);
         book.paid(&owed);
         assert!(book.owes_nothing());
     }
@@ -411,12 +445,38 @@ mod tests {
         }
         for is_written in [true, false] {
             let owed = book.owed(now);
-            assert_eq!(owed.steps(LASTING, &list()), [(list(), Step::Purge)]);
+            assert_eq!(
+                owed.steps(LASTING, &list()).concat(),
+                [(list(), Step::Purge)]
+            );
             if is_written {
                 unheld(u64::MAX, &mut book);
             }
             book.paid(&owed);
             assert_eq!(book.owes_nothing(), !is_written);
         }
+    }
+
+    #[test]
+    fn what_was_told_before_the_link_was_lost_is_not_told_again_but_for_the_holds() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        for (n, told) in [(1, true), (2, false), (3, true)] {
+            book.hold(HoldId(n), &list(), LASTING, now, told);
+        }
+        for n in [1, 2] {
+            book.owe(HoldId(n), &list(), Outcome::Changed);
+        }
+        let owed = book.owed(now);
+        let [holds, ends, purges] = owed.steps(LASTING, &[]);
+        assert_eq!((holds.len(), ends.len(), purges.len()), (2, 1, 1));
+        for (states, step) in [holds, ends, purges].concat() {
+            book.told(&states, step);
+        }
+        let hold = HoldId(3);
+        let later = now + Duration::from_millis(1500);
+        let lasting = LASTING - Duration::from_secs(1);
+        let [holds, ends, purges] = book.owed(later).steps(LASTING, &[]);
+        assert_eq!(holds, [(list(), Step::Begin { hold, lasting })]);
+        assert_eq!([ends, purges].concat(), []);
     }
 }

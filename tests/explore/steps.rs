@@ -563,7 +563,14 @@ impl Setting {
             Step::Replay(i) => {
                 let entering = w.instances[i].entering.as_mut().expect("it is entering");
                 let (key, step) = entering.left.remove(0);
+                // Of a finish, once all of its states are told.
+                let is_told =
+                    step == AtStore::Purge || entering.left.iter().all(|(_, other)| *other != step);
                 self.at_store(w, &key, step);
+                if is_told {
+                    self.forget_what_was_told(w, i);
+                    w.instances[i].book.told(&[key], step);
+                }
             }
             Step::Publish(i) => self.publish(w, i),
             Step::Trust(i) => {
@@ -1335,7 +1342,7 @@ impl Setting {
         let now = w.instant();
         let owed = w.instances[i].book.owed(now);
         let registered = FAMILIES.map(Family::key);
-        let steps = owed.steps(HOLD, &registered).into_iter();
+        let steps = owed.steps(HOLD, &registered).into_iter().flatten();
         let steps = steps.filter(|(_, step)| {
             self.variant != Variant::HoldsNotPutBack || !matches!(step, AtStore::Begin { .. })
         });
@@ -1353,16 +1360,20 @@ impl Setting {
         }
     }
 
-    fn publish(&self, w: &mut World, i: usize) {
-        let now = w.instant();
+    /// The weaker book: as if all that is owed had been told just now.
+    fn forget_what_was_told(&self, w: &mut World, i: usize) {
         let mut own = w.writers.iter().filter(|one| usize::from(one.at) == i);
         let writes = own.any(|one| !matches!(one.stage, WriterStage::Idle | WriterStage::Over));
+        if self.variant == Variant::PaidWithTheLast && !writes {
+            let now = w.instant();
+            w.instances[i].book.owed(now);
+        }
+    }
+
+    fn publish(&self, w: &mut World, i: usize) {
+        self.forget_what_was_told(w, i);
         let instance = &mut w.instances[i];
         let entering = instance.entering.take().expect("it is entering");
-        if self.variant == Variant::PaidWithTheLast && !writes {
-            // As if all had been told just now.
-            instance.book.owed(now);
-        }
         instance.book.paid(&entering.owed);
         if !instance.book.owes_nothing() {
             return self.copy_the_journal(w, i, entering.link);

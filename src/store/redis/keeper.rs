@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,6 +46,9 @@ const STUCK: u32 = 8 * BEATS;
 
 /// Between two attempts to connect.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Steps of the journal that are on their way to the store together.
+const REPLAYED_AT_ONCE: usize = 512;
 
 /// Attempts to connect that are under way beside each other.
 const MOST_ATTEMPTS: usize = 8;
@@ -84,16 +87,9 @@ impl Shared {
                 pause = SHORTEST_PAUSE;
             }
             self.rest(pause).await;
-            match self.connect().await {
+            match self.link_anew().await {
                 Ok(new) => {
                     complained = None;
-                    while !self.publish(&new) {
-                        if self.replay(&new).await.is_err() {
-                            // Never used: made anew, or what is owed would stay owed.
-                            new.failing.store(true, Ordering::Relaxed);
-                            break;
-                        }
-                    }
                     link = Some(new);
                 }
                 Err(NoLink::Unreachable(why)) => {
@@ -116,13 +112,26 @@ impl Shared {
         }
     }
 
-    /// Waits for so long before the next attempt, but only a little once the store is owed something: others may have
-    /// it back already, and show what we have replaced.
+    /// Connects, and lets everybody use the link once nothing is owed.
+    async fn link_anew(&self) -> Result<Arc<Link>, NoLink> {
+        let link = self.connect().await?;
+        loop {
+            self.replay(&link).await.map_err(|Away| {
+                NoLink::Unreachable("it was lost while the journal was replayed".to_owned())
+            })?;
+            if self.publish(&link) {
+                return Ok(link);
+            }
+        }
+    }
+
+    /// Waits for so long before the next attempt, but only a little where the store is to be told something: others may have
+    /// it back already, and show what we have replaced, or keep what we hold.
     async fn rest(&self, pause: Duration) {
         let until = Instant::now() + pause;
         loop {
             tokio::time::sleep(SHORTEST_PAUSE).await;
-            if Instant::now() >= until || !self.journal.is_empty() {
+            if Instant::now() >= until || self.journal.has_to_tell() {
                 return;
             }
         }
@@ -244,9 +253,14 @@ impl Shared {
         )
     }
 
-    /// Connects, authenticates, selects, proves that it may write, and replays the journal.
+    /// So long nothing may be heard of a server that is being connected to.
+    fn patience(&self) -> Duration {
+        (self.timeout * 4).max(Duration::from_secs(1))
+    }
+
+    /// Connects, authenticates, selects, and proves that it may write.
     pub(super) async fn connect(&self) -> Result<Arc<Link>, NoLink> {
-        let patience = (self.timeout * 4).max(Duration::from_secs(1));
+        let patience = self.patience();
         match tokio::time::timeout(patience, self.reach_soon()).await {
             Ok(Ok((link, said))) => {
                 match tokio::time::timeout(patience, self.prepare(link, said)).await {
@@ -308,13 +322,16 @@ impl Shared {
         }
     }
 
-    /// Two connections to the same server: the one for everything, and the requests' own.
+    /// Two connections to the same server: the one for everything, and the requests' own. Both have been answered on.
     async fn reach(&self) -> Result<(Link, Vec<Bytes>), String> {
         let words = |e: std::io::Error| e.to_string();
-        let (first, mut second) = tokio::try_join!(self.open(), self.open()).map_err(words)?;
-        let said = pipe::say(&mut second, &self.introduction())
-            .await
-            .map_err(words)?;
+        let (mut first, mut second) = tokio::try_join!(self.open(), self.open()).map_err(words)?;
+        let (ping, introduction) = ([redis::cmd("PING")], self.introduction());
+        let (_, said) = tokio::try_join!(
+            pipe::say(&mut first, &ping),
+            pipe::say(&mut second, &introduction)
+        )
+        .map_err(words)?;
         Ok((Link::over(first, second).await?, said))
     }
 
@@ -393,9 +410,6 @@ impl Shared {
         }
         link.trusted_from = now + wait;
         link.trusted = AtomicBool::new(wait.is_zero());
-        self.replay(&link).await.map_err(|Away| {
-            NoLink::Unreachable("it was lost while the journal was replayed".to_owned())
-        })?;
         Ok(link)
     }
 
@@ -452,11 +466,25 @@ impl Shared {
         }
     }
 
-    /// Puts back the holds of writes in flight and pays what is owed, before the link may serve anybody.
+    /// Puts back the holds of writes in flight and pays what is owed, before the link may serve anybody. It goes on for as long
+    /// as answers come, and what they confirm is not told again should they cease.
     async fn replay(&self, link: &Link) -> Result<(), Away> {
         let owed = self.journal.with(|book| book.owed(Instant::now()));
-        for (states, step) in owed.steps(self.lifetimes.load().hold, &self.registered.load()) {
-            link.step(self, &states, step).await?;
+        for lot in owed.steps(self.lifetimes.load().hold, &self.registered.load()) {
+            // Those that are asked in one turn share calls.
+            let told = stream::iter(lot).map(|(states, step)| async move {
+                link.step(self, &states, step).await?;
+                Ok((states, step))
+            });
+            let mut told = told.buffer_unordered(REPLAYED_AT_ONCE);
+            loop {
+                let next = tokio::time::timeout(self.patience(), told.next()).await;
+                let Some(told) = next.map_err(|_| Away)? else {
+                    break;
+                };
+                let (states, step) = told?;
+                self.journal.with(|book| book.told(&states, step));
+            }
         }
         if owed.ends() > 0 {
             info!(owed = owed.ends(), "purges owed to the store were replayed");
