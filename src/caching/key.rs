@@ -169,11 +169,8 @@ impl<'s> CopyKey<'s> {
     }
 
     /// A field that the stored response nominates, there or not: never the key of what varies by nothing.
-    pub fn selecting(&mut self, name: &HeaderName, value: Option<&HeaderValue>) {
-        let pieces = [
-            name.as_str().as_bytes(),
-            value.map_or(b"", HeaderValue::as_bytes),
-        ];
+    pub fn selecting(&mut self, name: &HeaderName, value: Option<&[u8]>) {
+        let pieces = [name.as_str().as_bytes(), value.unwrap_or_default()];
         self.part(Part::Selecting, &pieces[..1 + usize::from(value.is_some())]);
     }
 

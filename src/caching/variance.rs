@@ -1,5 +1,5 @@
 //! Which stored response a request selects, where the origin says what it varies by. RFC 9111 §4.1, under `policy: http`:
-//! every field that a stored response nominates counts, as the request sent it, brought to one spelling.
+//! every field that a stored response nominates counts, as it is sent to the origin, which answers that and nothing else.
 
 use http::HeaderName;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -33,28 +33,47 @@ pub fn nominated(fields: &HeaderMap) -> Nominated {
     Nominated::Fields(names)
 }
 
-/// The request's value of a nominated field, in one spelling: lines joined, blanks around commas taken off; of
-/// Accept-Language also case and order. Absent is `None`, and matches only absent.
-pub fn normalised(name: &HeaderName, request: &HeaderMap) -> Option<HeaderValue> {
-    if !request.contains_key(name) {
+/// The fields that are lists by their definition (RFC 9110 §12.5): in them alone a blank beside a comma means nothing, and
+/// lines are members.
+static LISTS: [HeaderName; 4] = [
+    header::ACCEPT,
+    header::ACCEPT_CHARSET,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+];
+
+/// A nominated field as it is sent, in one spelling: equal where every origin reads the same. Of a list, lines joined and
+/// blanks taken off around its members, whose order counts: of equals, the first one may win. Any other, and a list in which
+/// something is quoted, is compared byte for byte and line for line. Absent is `None`, and matches only absent.
+pub fn normalised(name: &HeaderName, sent: &HeaderMap) -> Option<Vec<u8>> {
+    if !sent.contains_key(name) {
         return None;
     }
-    let lines = request.get_all(name).iter();
-    let mut members: Vec<Vec<u8>> = lines
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-        .map(|member| member.trim_ascii().to_vec())
-        .collect();
-    if *name == header::ACCEPT_LANGUAGE {
-        members.iter_mut().for_each(|member| {
-            member.retain(|byte| !byte.is_ascii_whitespace());
-            member.make_ascii_lowercase();
-        });
-        members.retain(|member| !member.is_empty());
-        members.sort();
+    let lines = sent.get_all(name).iter().map(HeaderValue::as_bytes);
+    let lines: Vec<&[u8]> = lines.collect();
+    if !LISTS.contains(name) || lines.iter().any(|line| line.contains(&b'"')) {
+        // No line has an end of line in it, so two never read like one.
+        return Some(lines.join(&b'\n'));
     }
-    HeaderValue::from_bytes(&members.join(&b','))
-        .ok()
-        .or_else(|| request.get(name).cloned())
+    let members = lines.into_iter().flat_map(|line| trimmed(line, b','));
+    Some(match *name == header::ACCEPT_LANGUAGE {
+        true => {
+            let ranges = members.map(|range| joined(trimmed(range, b';'), b';'));
+            let mut list = ranges.collect::<Vec<_>>().join(&b',');
+            list.make_ascii_lowercase();
+            list
+        }
+        false => joined(members, b','),
+    })
+}
+
+fn trimmed(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    text.split(move |&byte| byte == separator)
+        .map(<[u8]>::trim_ascii)
+}
+
+fn joined<'t>(pieces: impl Iterator<Item = &'t [u8]>, separator: u8) -> Vec<u8> {
+    pieces.collect::<Vec<_>>().join(&separator)
 }
 
 /// The one language that a request likes best: RFC 9110 §12.5.4, with a quality that no other has. A response in it may be
@@ -154,36 +173,90 @@ mod tests {
         );
     }
 
-    #[test]
-    fn values_are_compared_after_joining_lines_and_trimming_around_commas() {
-        let foo = |lines: &[&str]| {
-            let fields: Vec<_> = lines.iter().map(|line| ("foo", *line)).collect();
-            normalised(&"foo".parse().unwrap(), &map(&fields))
-        };
-        assert_eq!(foo(&["1, 2"]), foo(&["1", "2"]));
-        assert_eq!(foo(&["1,2"]), foo(&[" 1 ,\t2 "]));
-        assert_ne!(foo(&["1, 2"]), foo(&["2, 1"]), "their order counts");
-        assert_ne!(foo(&["a"]), foo(&["A"]), "their case counts");
-        assert_ne!(foo(&["1,2"]), foo(&["1,,2"]));
-        assert_ne!(foo(&["1 2"]), foo(&["12"]));
-        assert_eq!(foo(&[]), None, "absent matches only absent");
-        assert_ne!(foo(&[""]), None);
+    fn spelt(name: &str, lines: &[&str]) -> Option<Vec<u8>> {
+        let fields: Vec<_> = lines.iter().map(|line| (name, *line)).collect();
+        normalised(&name.parse().unwrap(), &map(&fields))
     }
 
     #[test]
-    fn accept_language_is_compared_without_case_and_order() {
-        let language = |value: &str| {
-            normalised(
-                &header::ACCEPT_LANGUAGE,
-                &map(&[("accept-language", value)]),
-            )
-        };
-        for other in ["de, en", "eN, De", " en ,   de", "de,,en,"] {
+    fn lists_are_compared_after_joining_lines_and_trimming_around_commas() {
+        for name in &LISTS {
+            let list = |lines: &[&str]| spelt(name.as_str(), lines);
+            assert_eq!(list(&["1, 2"]), list(&["1", "2"]));
+            assert_eq!(list(&["1,2"]), list(&["1 ,\t2"]));
+            assert_ne!(list(&["1, 2"]), list(&["2, 1"]), "their order counts");
+            assert_ne!(list(&["1,2"]), list(&["1,,2"]));
+            assert_ne!(list(&["1 2"]), list(&["12"]));
+            assert_eq!(list(&[]), None, "absent matches only absent");
+            assert_ne!(list(&[""]), None);
+        }
+        assert_ne!(
+            spelt("accept", &["a/b;x=\"1, 2\""]),
+            spelt("accept", &["a/b;x=\"1,2\""])
+        );
+        assert_ne!(
+            spelt("accept", &["a/b;x=\"1", "2\""]),
+            spelt("accept", &["a/b;x=\"1,2\""])
+        );
+        assert_ne!(spelt("accept", &["a/B"]), spelt("accept", &["a/b"]));
+    }
+
+    #[test]
+    fn what_is_no_list_is_compared_byte_for_byte() {
+        for name in ["foo", "cookie", "origin", "user-agent", "x-tenant"] {
+            let values = ["1, 2", "1,2", "2, 1", "1,,2", "1 2", "12", "a", "A", ""];
+            let mut lines: Vec<&[&str]> = values.iter().map(std::slice::from_ref).collect();
+            lines.extend([&["1", "2"][..], &["2", "1"], &["1", "", "2"], &[]]);
+            for (n, one) in lines.iter().enumerate() {
+                for other in &lines[n + 1..] {
+                    assert_ne!(spelt(name, one), spelt(name, other), "{one:?} {other:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn accept_language_is_compared_without_case_and_in_its_order() {
+        let language = |value: &str| spelt("accept-language", &[value]);
+        for other in ["EN, de", "eN,De", "en ,   de"] {
             assert_eq!(language("en, de"), language(other), "{other}");
         }
-        assert_eq!(language("en;q=0.5"), language("en; Q=0.5"));
-        assert_ne!(language("en, de"), language("en, de;q=0.9"));
-        assert_ne!(language("en"), language("en-gb"));
+        assert_eq!(language("en;q=0.5"), language("en ; Q=0.5"));
+        for other in ["de, en", "en,,de", "en, de;q=0.9", "en, d e", "en-gb, de"] {
+            assert_ne!(language("en, de"), language(other), "{other}");
+        }
+        assert_ne!(language("en;q=0.5"), language("en;q = 0.5"));
+    }
+
+    proptest::proptest! {
+        /// As an origin reads it that trims the members of a list and looks at each byte of all else.
+        #[test]
+        fn what_is_spelt_alike_is_read_alike(
+            name in "accept|accept-language|cookie|foo",
+            one in proptest::collection::vec("[aA,; \"\\\\]{0,6}", 0..3),
+            other in proptest::collection::vec("[aA,; \"\\\\]{0,6}", 0..3),
+        ) {
+            let lines = |lines: &[String]| lines.iter().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+            let (one, other) = (lines(&one), lines(&other));
+            let spelt = |lines: &[String]| spelt(&name, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+            let read = |lines: &[String]| -> Vec<String> {
+                let is_list = name.starts_with("accept");
+                let members = lines.iter().flat_map(|line| line.split(',')).map(str::trim);
+                match name.as_str() {
+                    _ if !is_list => lines.to_vec(),
+                    "accept-language" => members.map(|range| {
+                        let parts: Vec<_> = range.split(';').map(str::trim).collect();
+                        parts.join(";").to_lowercase()
+                    }).collect(),
+                    _ => members.map(str::to_owned).collect(),
+                }
+            };
+            if one.is_empty() != other.is_empty() {
+                proptest::prop_assert_ne!(spelt(&one), spelt(&other));
+            } else if spelt(&one) == spelt(&other) {
+                proptest::prop_assert_eq!(read(&one), read(&other));
+            }
+        }
     }
 
     #[test]

@@ -246,7 +246,7 @@ impl Ask {
         self.key(secret, |key| {
             for name in names {
                 let value = variance::normalised(name, self.client.fields());
-                key.selecting(name, value.as_ref());
+                key.selecting(name, value.as_deref());
             }
         })
     }
@@ -257,7 +257,7 @@ impl Ask {
             key.language(language);
             for name in names.iter().filter(|name| *name != header::ACCEPT_LANGUAGE) {
                 let value = variance::normalised(name, self.client.fields());
-                key.selecting(name, value.as_ref());
+                key.selecting(name, value.as_deref());
             }
         })
     }

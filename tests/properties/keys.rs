@@ -73,7 +73,9 @@ fn key(parts: &[Part]) -> String {
             Part::Accept(accept) => key.accept(accept),
             Part::Field(name, value) => key.field(name, std::iter::once(value)),
             Part::Uri(origin, path, query) => key.uri(origin, path, query.as_deref()),
-            Part::Selecting(name, value) => key.selecting(name, value.as_ref()),
+            Part::Selecting(name, value) => {
+                key.selecting(name, value.as_ref().map(HeaderValue::as_bytes))
+            }
             Part::Language(language) => key.language(language),
             Part::Scope(pointer, value) => key.scope(pointer, value.as_deref()),
             Part::Partial => key.partial(),
