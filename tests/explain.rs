@@ -856,6 +856,8 @@ fn words_of_the_origins_own_policy() {
         let answer = origin::json("[]").field("Cache-Control", "max-age=60");
         match request.target.as_str() {
             "/o/varied" => answer.field("Vary", "X-Tenant"),
+            "/o/numbered" => answer.field("Vary", "X-Request-Id"),
+            "/o/precondition" => origin::status(412, "[]").field("Cache-Control", "max-age=60"),
             // Said with the answer that the stored one is still good, or it goes out before it is kept.
             "/o/grouped" if request.fields.has("if-none-match") => origin::status(304, "")
                 .field("ETag", "\"a\"")
@@ -874,7 +876,13 @@ fn words_of_the_origins_own_policy() {
     asked.larder.get_with("/o/varied", &[("X-Tenant", "a")]);
     asked.larder.get("/o/grouped");
     for (word, target, fields) in [
-        ("other-variant", "/o/varied", &[("X-Tenant", "b")]),
+        ("other-variant", "/o/varied", &[("X-Tenant", "b")][..]),
+        (
+            "other-variant",
+            "/o/varied",
+            &[("X-Tenant", "a"), ("Connection", "X-Tenant")],
+        ),
+        ("vary-unkeyed", "/o/numbered", &[("X-Request-Id", "a")]),
         (
             "authorization",
             "/o/plain",

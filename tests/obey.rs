@@ -16,6 +16,9 @@ on_both_stores! {
     what_the_origin_calls_fresh_is_kept_on_any_path_and_nothing_else
     a_target_is_another_if_a_letter_differs
     variants_live_side_by_side_and_absent_matches_only_absent
+    a_field_that_never_reached_the_origin_selects_no_variant
+    what_varies_by_a_field_that_larder_writes_is_nobody_elses
+    what_varies_by_what_is_told_of_each_request_alone_is_not_kept
     two_spellings_are_one_variant_only_where_any_origin_reads_the_same
     a_response_in_the_language_that_is_liked_best_is_given
     what_is_stale_is_validated_by_the_origins_own_validators_and_freshened_by_its_304
@@ -33,6 +36,8 @@ on_both_stores! {
     a_client_may_ask_for_less_than_fresh_unless_the_route_says_no
     a_head_is_answered_from_a_get_and_freshens_it
     a_head_that_contradicts_makes_stale
+    a_head_speaks_of_the_variant_that_it_was_answered_for
+    a_head_that_varies_by_more_makes_stale
     a_part_is_kept_apart_and_completed
     concurrent_misses_make_one_request
     what_breaks_off_or_is_too_large_is_passed_on_and_not_kept
@@ -137,6 +142,99 @@ fn variants_live_side_by_side_and_absent_matches_only_absent(store: &str) {
         (false, "1+2".to_owned())
     );
     assert_eq!(origin.count(), requests.len() + 2);
+}
+
+fn a_field_that_never_reached_the_origin_selects_no_variant(store: &str) {
+    let of_all = "drop_headers: [X-Dropped]";
+    let (origin, larder) = start_with(store, of_all, "", |asked| {
+        let name = asked.target.rsplit('/').next().unwrap();
+        let said = asked.fields.get(name).unwrap_or("none");
+        let answer = fresh(said).field("Vary", name);
+        match name {
+            "Accept-Language" => answer.field("Content-Language", said),
+            _ => answer,
+        }
+    });
+    for (name, value) in [
+        ("Accept-Language", "de"),
+        ("Accept", "text/csv"),
+        ("Origin", "https://app"),
+        ("X-Tenant", "a"),
+        ("X-Dropped", "a"),
+        ("X_Tenant", "a"),
+        ("Upgrade-Insecure-Requests", "1"),
+    ] {
+        let own = (name, value);
+        let alone = larder.get_with(&format!("/alone/{name}"), &[own]).text();
+        let target = format!("/{name}");
+        let named = || larder.get_with(&target, &[own, ("Connection", name)]);
+        assert_eq!(named().text(), "none");
+        assert_eq!(larder.get_with(&target, &[own]).text(), alone, "{name}");
+        // What is left of the first is what one sends who has no such field.
+        for none in [named(), larder.get(&target)] {
+            assert_eq!((none.is_hit(), none.text()), (true, "none".to_owned()));
+        }
+        let first_alone = format!("/alone/{name}");
+        let named = [own, ("Connection", name)];
+        assert_eq!(larder.get_with(&first_alone, &named).text(), "none");
+    }
+    assert_eq!(origin.count(), 5 * 4 + 2 * 2);
+}
+
+fn what_varies_by_a_field_that_larder_writes_is_nobody_elses(store: &str) {
+    let (origin, larder) = start(store, "", |asked| {
+        let name = &asked.target[1..];
+        fresh(asked.fields.get(name).unwrap_or("none")).field("Vary", name)
+    });
+    for name in ["X-Forwarded-For", "X-Real-IP", "Forwarded"] {
+        for hit in [false, true] {
+            for address in ["127.0.0.1", "127.0.0.2"] {
+                let says = [(name, "192.0.2.7")];
+                let mut client = larder.connect_from(address);
+                let answer = client.request("GET", &format!("/{name}"), &says, b"");
+                assert!(answer.text().contains(address), "{name} {answer:?}");
+                assert_eq!(answer.is_hit(), hit, "{name} {answer:?}");
+            }
+        }
+    }
+    for name in ["Host", "Via", "X-Forwarded-Host", "X-Forwarded-Proto"] {
+        let target = format!("/{name}");
+        assert!(!larder.get(&target).is_hit() && larder.get(&target).is_hit());
+    }
+    let through_another = larder.get_with("/Via", &[("Via", "1.1 other")]);
+    assert!(!through_another.is_hit());
+    assert_eq!(origin.count(), 3 * 2 + 4 + 1);
+}
+
+fn what_varies_by_what_is_told_of_each_request_alone_is_not_kept(store: &str) {
+    let (_origin, larder) = start(store, "", |asked| {
+        fresh("[]").field("Vary", &asked.target[1..])
+    });
+    for name in [
+        "X-Request-Id",
+        "Foo,x-request-id",
+        "If-None-Match",
+        "Range",
+        "Content-Length",
+    ] {
+        for own in [&[][..], &[("X-Request-Id", "mine")]] {
+            let answer = larder.get_with(&format!("/{name}"), own);
+            let said = answer.cache_status();
+            assert!(said.ends_with("detail=vary-unkeyed"), "{name} {said}");
+        }
+    }
+    // Where nothing is logged, there is none but the client's own.
+    let (_origin, larder) = start_with(store, "logs: {access: false}", "", |asked| {
+        fresh(asked.fields.get("x-request-id").unwrap_or("none")).field("Vary", "X-Request-Id")
+    });
+    for id in ["mine", "mine too"] {
+        let own = [("X-Request-Id", id)];
+        let (miss, hit) = (larder.get_with("/", &own), larder.get_with("/", &own));
+        assert_eq!(
+            (miss.text(), hit.text(), hit.is_hit()),
+            (id.to_owned(), id.to_owned(), true)
+        );
+    }
 }
 
 /// Each row is one variant in all its spellings, and another than each other row.
@@ -574,6 +672,47 @@ fn a_head_that_contradicts_makes_stale(store: &str) {
     let again = larder.get("/");
     assert!(!again.is_hit(), "{again:?}");
     assert_eq!(origin.last().fields.get("if-none-match"), Some("\"a\""));
+}
+
+fn a_head_speaks_of_the_variant_that_it_was_answered_for(store: &str) {
+    let (origin, larder) = start(store, "", |asked| {
+        let language = asked.fields.get("accept-language").unwrap_or("none");
+        let tag = match asked.method.as_str() {
+            "HEAD" => format!("\"{language} anew\""),
+            _ => format!("\"{language}\""),
+        };
+        fresh(language)
+            .field("Vary", "Accept-Language")
+            .field("ETag", &tag)
+    });
+    let german = ("Accept-Language", "de");
+    larder.get_with("/", &[german]);
+    larder.get("/");
+    let asks = ("Cache-Control", "no-cache");
+    larder.request(
+        "HEAD",
+        "/",
+        &[german, asks, ("Connection", "Accept-Language")],
+        b"",
+    );
+    assert!(!origin.last().fields.has("accept-language"));
+    assert!(
+        larder.get_with("/", &[german]).is_hit(),
+        "nothing was said of it"
+    );
+    assert!(!larder.get("/").is_hit(), "this one is another now");
+    larder.get("/");
+}
+
+fn a_head_that_varies_by_more_makes_stale(store: &str) {
+    let (_origin, larder) = start(store, "", |asked| match asked.method.as_str() {
+        "HEAD" => fresh("none").field("Vary", "X-Tenant"),
+        _ => fresh(asked.fields.get("x-tenant").unwrap_or("none")),
+    });
+    larder.get("/");
+    let tenant = [("X-Tenant", "a"), ("Cache-Control", "no-cache")];
+    larder.request("HEAD", "/", &tenant, b"");
+    assert_eq!(larder.get_with("/", &tenant[..1]).text(), "a");
 }
 
 fn a_part_is_kept_apart_and_completed(store: &str) {

@@ -84,8 +84,9 @@ enum Part {
     Uri = 6,
     Language = 7,
     Partial = 8,
-    Selecting = 9,
     Scope = 10,
+    /// Not 9: by that, older versions kept variants by what their clients had said.
+    Selecting = 11,
 }
 
 impl<'s> CopyKey<'s> {

@@ -3,6 +3,8 @@
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName};
 
+use super::variance;
+
 /// §3.2: what of the stored response describes its body, and no 304 may change.
 const OF_THE_BODY: [HeaderName; 3] = [
     header::CONTENT_ENCODING,
@@ -60,7 +62,8 @@ pub enum OfHead {
     Nothing,
 }
 
-/// §4.3.5: by the validators and the length that the answer has; what it has not contradicts nothing.
+/// §4.3.5: by the validators, the length and the Vary that the answer has; what it has not contradicts nothing. What varies by
+/// something else may be of another request than the stored one was for.
 pub fn of_head(
     stored_status: StatusCode,
     stored: &HeaderMap,
@@ -79,7 +82,9 @@ pub fn of_head(
     let same_length = answer
         .get(header::CONTENT_LENGTH)
         .is_none_or(|said| said.as_bytes() == length.to_string().as_bytes());
-    match same_validators && same_length {
+    let varies_alike = !answer.contains_key(header::VARY)
+        || variance::nominated(answer) == variance::nominated(stored);
+    match same_validators && same_length && varies_alike {
         true => OfHead::Freshens,
         false => OfHead::Contradicts,
     }
@@ -178,11 +183,26 @@ mod tests {
             (200, &[("etag", "\"b\"")], OfHead::Contradicts),
             (200, &[("etag", "W/\"a\"")], OfHead::Contradicts),
             (200, &[("last-modified", "y")], OfHead::Contradicts),
+            (200, &[("vary", "Foo")], OfHead::Contradicts),
             (410, &[("etag", "\"b\"")], OfHead::Nothing),
             (304, &[], OfHead::Nothing),
             (503, &[], OfHead::Nothing),
         ] {
             assert_eq!(say(status, answer), expected, "{status} {answer:?}");
+        }
+        let varied = map(&[("vary", "Foo, bar")]);
+        for (said, expected) in [
+            (&[][..], OfHead::Freshens),
+            (&[("vary", "BAR"), ("vary", "foo")], OfHead::Freshens),
+            (&[("vary", "foo")], OfHead::Contradicts),
+            (&[("vary", "*")], OfHead::Contradicts),
+        ] {
+            let ok = StatusCode::OK;
+            assert_eq!(
+                of_head(ok, &varied, 36, ok, &map(said)),
+                expected,
+                "{said:?}"
+            );
         }
         let of_404 = of_head(
             StatusCode::NOT_FOUND,

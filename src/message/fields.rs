@@ -88,9 +88,8 @@ pub fn strip_request(fields: &mut HeaderMap, drop: &[HeaderName]) {
     strip_hop_by_hop(fields);
     let lengths = lengths(drop) | length(&header::EXPECT);
     let is_dropped = |name: &HeaderName| {
-        let text = name.as_str().as_bytes();
         (lengths & length(name) != 0 && (*name == header::EXPECT || drop.contains(name)))
-            || memchr::memchr(b'_', text).is_some()
+            || has_underscore(name)
     };
     let dropped: Vec<HeaderName> = fields
         .keys()
@@ -100,6 +99,19 @@ pub fn strip_request(fields: &mut HeaderMap, drop: &[HeaderName]) {
     for name in dropped {
         fields.remove(name);
     }
+}
+
+/// Whether `strip_request` would take a field of this name off these.
+pub fn is_stripped(name: &HeaderName, fields: &HeaderMap, drop: &[HeaderName]) -> bool {
+    HOP_BY_HOP.contains(name)
+        || *name == header::EXPECT
+        || drop.contains(name)
+        || has_underscore(name)
+        || connection_named(fields).contains(name)
+}
+
+fn has_underscore(name: &HeaderName) -> bool {
+    memchr::memchr(b'_', name.as_str().as_bytes()).is_some()
 }
 
 /// How long these names are, a bit for each length. A name of none of these lengths is none of them, which is seen sooner

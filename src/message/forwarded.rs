@@ -34,6 +34,11 @@ pub(super) static OURS: [HeaderName; 9] = [
     FORWARDED,
 ];
 
+/// Whether it is ours to say this, whatever the client says.
+pub fn is_ours(name: &HeaderName) -> bool {
+    OURS.contains(name)
+}
+
 /// What is known of a request's way here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Via {

@@ -3,7 +3,7 @@
 //! What waits for a fetch looks up again when that has ended, so that whatever it is given is valid by its own look-up.
 //!
 //! At a target's own key stands its response; or, where that varies, a marker that names the fields it varies by, and
-//! each variant stands at a key that also holds the request's values of these.
+//! each variant stands at a key that also holds the values of these as they were sent to the origin.
 
 mod answer;
 mod exchange;
@@ -11,6 +11,7 @@ mod foreseen;
 mod groups;
 mod keeping;
 mod turns;
+mod variants;
 
 pub use foreseen::{Foreseen, foresee};
 pub use groups::Groups;
@@ -19,7 +20,7 @@ pub use turns::InFlight;
 
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderMap;
 use http::{Method, header};
 use tokio::sync::watch;
 use tracing::debug;
@@ -31,7 +32,7 @@ use crate::caching::key::{CopyKey, HashingSecret, cache_group_state};
 use crate::caching::origin::{Choices, Use};
 use crate::caching::partial::Part;
 use crate::caching::stored::Stored;
-use crate::caching::{invalidation, origin, variance};
+use crate::caching::{invalidation, origin};
 use crate::coherence::{Depends, LookUp, StateKey};
 use crate::config::Policy;
 use crate::error::Error;
@@ -241,27 +242,6 @@ impl Ask {
         self.key(&keys.secret, |key| key.partial())
     }
 
-    /// RFC 9111 §4.1: the key of the variant that a request with these fields selects.
-    fn variant_key(&self, secret: &HashingSecret, names: &[HeaderName]) -> String {
-        self.key(secret, |key| {
-            for name in names {
-                let value = variance::normalised(name, self.client.fields());
-                key.selecting(name, value.as_deref());
-            }
-        })
-    }
-
-    /// The key of a variant by its language, in place of what else the request would have taken.
-    fn language_key(&self, secret: &HashingSecret, names: &[HeaderName], language: &str) -> String {
-        self.key(secret, |key| {
-            key.language(language);
-            for name in names.iter().filter(|name| *name != header::ACCEPT_LANGUAGE) {
-                let value = variance::normalised(name, self.client.fields());
-                key.selecting(name, value.as_deref());
-            }
-        })
-    }
-
     async fn look_up(&self, key: &str) -> Result<Arc<Stored>, Reason> {
         let looked = self
             .setup
@@ -285,27 +265,7 @@ impl Ask {
     async fn find(&self, keys: &Keys) -> Found {
         let own = self.look_up(&keys.own).await;
         let result = match own {
-            Ok(stored) if is_marker(&stored) => {
-                let names = stored.head.varied();
-                let variant = self.look_up(&self.variant_key(&keys.secret, names)).await;
-                match (variant, names.contains(&header::ACCEPT_LANGUAGE)) {
-                    (Err(Reason::Absent), true) => {
-                        match variance::preferred_language(self.client.fields()) {
-                            Some(language) => {
-                                let key = self.language_key(&keys.secret, names, &language);
-                                self.look_up(&key).await
-                            }
-                            None => Err(Reason::Absent),
-                        }
-                    }
-                    (variant, _) => variant,
-                }
-                // There is something at the target, but not for this request.
-                .map_err(|reason| match reason {
-                    Reason::Absent => Reason::OtherVariant,
-                    reason => reason,
-                })
-            }
+            Ok(stored) if is_marker(&stored) => self.variant(keys, stored.head.varied()).await,
             other => other,
         };
         Found { result }

@@ -305,6 +305,20 @@ pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
     passing(client, body, pass_fields(config, client, is_whole).into())
 }
 
+/// The same where the answer may be kept by its origin's word.
+pub fn obeying(config: &Config, client: &Client) -> Outgoing {
+    let fields = pass_fields(config, client, false);
+    passing(client, RequestBody::Empty, fields.into())
+}
+
+/// Whether a field of this name goes out as the client sent it.
+pub fn is_verbatim(config: &Config, client: &Client, name: &HeaderName) -> bool {
+    const WRITTEN: [HeaderName; 3] = [header::HOST, header::VIA, X_REQUEST_ID];
+    !WRITTEN.contains(name)
+        && !forwarded::is_ours(name)
+        && !fields::is_stripped(name, &client.fields, &config.drop_headers)
+}
+
 /// The same under a configuration at work, where what was made of the same fields is not made twice.
 pub fn pass_at(setup: &Setup, client: &Client, body: RequestBody) -> Outgoing {
     let is_whole = matches!(body, RequestBody::Whole(_));
@@ -350,4 +364,56 @@ fn pass_fields(config: &Config, client: &Client, is_whole: bool) -> HeaderMap {
         sent.remove(X_REQUEST_ID);
     }
     sent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::accept;
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::Empty;
+    use proptest::prelude::*;
+
+    fn config() -> Config {
+        let yaml = "upstream: http://127.0.0.1:1\ntrusted_proxies: [127.0.0.1/32]\ndrop_headers: [x-dropped]\nroutes: []\n";
+        let loaded = crate::config::file::parse("proxy.yaml", yaml, &|_| None);
+        loaded.expect("a valid file").config
+    }
+
+    const NAMES: &str = "accept|accept-language|cookie|host|x-dropped|x_own|x-own|x-forwarded-for|x-real-ip|forwarded|via|\
+                         te|upgrade|keep-alive|expect|x-request-id|authorization|content-type";
+
+    proptest! {
+        /// By it two requests that select one variant are known to be told alike: a field goes out as it came, or is made to be
+        /// compared as it goes out.
+        #[test]
+        fn what_is_verbatim_goes_out_as_it_came(
+            lines in proptest::collection::vec((NAMES, "[a-c]{0,2}"), 0..8),
+            named in proptest::collection::vec(NAMES, 0..3),
+            peer in proptest::option::of(1u8..3),
+        ) {
+            let mut request = Request::get("/a").header("Host", "aPI.example");
+            for (name, value) in lines.iter().filter(|(name, _)| name != "host") {
+                request = request.header(name, value);
+            }
+            if !named.is_empty() {
+                request = request.header("Connection", named.join(", "));
+            }
+            let request = request.body(Empty::<Bytes>::new()).unwrap();
+            let peer = peer.map(|last| [127, 0, 0, last].into());
+            let Ok((client, _)) = accept(&config(), request, peer, None) else {
+                return Ok(());
+            };
+            let sent = obeying(&config(), &client).fields;
+            let (mut came, mut goes) = (HeaderMap::clone(&client.fields), HeaderMap::clone(&sent));
+            for name in client.fields.keys().chain(sent.keys()) {
+                if !is_verbatim(&config(), &client, name) {
+                    came.remove(name);
+                    goes.remove(name);
+                }
+            }
+            prop_assert_eq!(came, goes);
+        }
+    }
 }

@@ -121,6 +121,12 @@ fn goes_on_as_itself(client: &proxy::Client) {
     assert_eq!(sent.method, client.method);
     assert_eq!(sent.fields.get_all("host").iter().count(), 1);
     assert_eq!(sent.fields["host"], client.target.host());
+    let obeying = present::obeying(&CONFIG, client);
+    for name in client.fields.keys().chain(obeying.fields.keys()) {
+        let (came, goes) = (client.fields.get_all(name), obeying.fields.get_all(name));
+        let is_verbatim = present::is_verbatim(&CONFIG, client, name);
+        assert!(!is_verbatim || came.iter().eq(goes.iter()), "{name}");
+    }
     for name in sent.fields.keys() {
         let word = name.as_str();
         assert!(!word.contains('_'), "{word}");

@@ -75,7 +75,12 @@ impl Ask {
             target: &self.client.url,
             fields: self.client.fields(),
         };
-        origin::keepable(self.choices(), &asked, status, fields, exchange)
+        let keepable = origin::keepable(self.choices(), &asked, status, fields, exchange)?;
+        let mut nominated = keepable.nominated.iter();
+        match nominated.any(|name| self.is_of_one_request(name)) {
+            true => Err(Reason::VaryUnkeyed),
+            false => Ok(keepable),
+        }
     }
 
     fn copy(
@@ -115,9 +120,10 @@ impl Ask {
         }
         let span = copy.lifetime + keep;
         let names = copy.head.varied().to_vec();
+        let selecting = self.selecting(&names);
         let key = match names.is_empty() {
             true => keys.own.clone(),
-            false => self.variant_key(&keys.secret, &names),
+            false => self.variant_key(&keys.secret, &selecting),
         };
         let cap = &self.setup.cap;
         if !cap.add(&self.family, &key, span.max(MINUTE), now) {
@@ -139,10 +145,10 @@ impl Ask {
         let marker = marker(&copy, keep);
         let copy = Arc::new(copy);
         coherence.commit(&key, copy.clone(), keep, now).await?;
-        if names.contains(&header::ACCEPT_LANGUAGE)
+        if selecting.is_by_language()
             && let Some(language) = variance::content_language(fields)
         {
-            let key = self.language_key(&keys.secret, &names, &language);
+            let key = self.language_key(&keys.secret, &selecting, &language);
             coherence.commit(&key, copy, keep, now).await?;
         }
         coherence

@@ -8,7 +8,6 @@ use tracing::debug;
 use super::answer::{MINUTE, is_failure};
 use super::turns::Turn;
 use super::{Ask, Found, Keys};
-use crate::body::RequestBody;
 use crate::caching::cache_status::Handling;
 use crate::caching::freshness::Exchange;
 use crate::caching::partial::Part;
@@ -29,8 +28,7 @@ impl Ask {
         let why = found.reason();
         let epochs = self.setup.coherence.open(&self.depends.states).await;
         let request_time = clock::now();
-        let mut outgoing =
-            present::pass(&self.setup.config, &self.client.client, RequestBody::Empty);
+        let mut outgoing = present::obeying(&self.setup.config, &self.client.client);
         outgoing.once = true;
         let asker = self.client.client.asker(&self.setup.config);
         let slot = self.setup.upstream.slot(asker).await?;
@@ -174,7 +172,7 @@ impl Ask {
         begun: Option<&Stored>,
     ) -> Result<(Response<UpstreamBody>, clock::Timestamp), UpstreamFailure> {
         let setup = &self.setup;
-        let mut outgoing = present::pass(&setup.config, &self.client.client, RequestBody::Empty);
+        let mut outgoing = present::obeying(&setup.config, &self.client.client);
         outgoing.once = true;
         if let Some(stored) = stored.filter(|stored| self.validates(stored)) {
             // The client's own conditions and range are answered from what comes of it.
