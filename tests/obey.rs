@@ -20,6 +20,7 @@ on_both_stores! {
     what_varies_by_a_field_that_larder_writes_is_nobody_elses
     what_varies_by_what_is_told_of_each_request_alone_is_not_kept
     two_spellings_are_one_variant_only_where_any_origin_reads_the_same
+    who_fills_a_copy_does_not_choose_how_its_host_is_spelt
     a_response_in_the_language_that_is_liked_best_is_given
     what_is_stale_is_validated_by_the_origins_own_validators_and_freshened_by_its_304
     what_says_no_cache_is_validated_before_each_use
@@ -282,6 +283,34 @@ fn two_spellings_are_one_variant_only_where_any_origin_reads_the_same(store: &st
             assert_eq!(answer.is_hit(), n > 0, "{name}: {lines:?} {answer:?}");
         }
     }
+}
+
+fn who_fills_a_copy_does_not_choose_how_its_host_is_spelt(store: &str) {
+    let (origin, larder) = start(store, "", |asked| {
+        let told = ["host", "x-forwarded-host", "forwarded"].map(|name| asked.fields.get(name));
+        let answer = fresh(&format!("{told:?}")).field("X-Host", asked.fields.get("host").unwrap());
+        match (asked.method.as_str(), asked.target.as_str()) {
+            ("POST", _) | ("GET", "/posted") => answer.field("Content-Location", "/posted"),
+            (_, "/head") => answer.field("ETag", "\"a\""),
+            _ => answer,
+        }
+    });
+    let odd = [("Host", "aPI.eXAMPLE.org")];
+    larder.get_with("/", &odd);
+    let hit = larder.get("/");
+    assert!(hit.is_hit() && !hit.text().contains("eXAMPLE"), "{hit:?}");
+    larder.get("/head");
+    let asks = [odd[0], ("Cache-Control", "no-cache")];
+    larder.request("HEAD", "/head", &asks, b"");
+    assert_eq!(origin.last().method, "HEAD");
+    assert_eq!(larder.get("/head").field("x-host"), Some("api.example.org"));
+    larder.request("POST", "/posted", &odd, b"a");
+    assert_eq!(
+        origin.last().fields.get("host"),
+        Some("aPI.eXAMPLE.org"),
+        "a write is the client's"
+    );
+    assert!(!larder.get("/posted").text().contains("eXAMPLE"));
 }
 
 fn a_response_in_the_language_that_is_liked_best_is_given(store: &str) {

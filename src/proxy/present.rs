@@ -305,9 +305,10 @@ pub fn pass(config: &Config, client: &Client, body: RequestBody) -> Outgoing {
     passing(client, body, pass_fields(config, client, is_whole).into())
 }
 
-/// The same where the answer may be kept by its origin's word.
+/// The same where the answer may be kept by its origin's word: under the host in lower case, as the copy's origin is compared.
 pub fn obeying(config: &Config, client: &Client) -> Outgoing {
-    let fields = pass_fields(config, client, false);
+    let host = client.target.host().to_ascii_lowercase();
+    let fields = pass_fields_under(config, client, &host, false);
     passing(client, RequestBody::Empty, fields.into())
 }
 
@@ -347,14 +348,18 @@ fn passing(client: &Client, body: RequestBody, fields: Section) -> Outgoing {
 /// Of a client nothing but its own fields, how it came, its version, its host, and whether it is told by an id: whatever else
 /// bears on it, `Under` must know.
 fn pass_fields(config: &Config, client: &Client, is_whole: bool) -> HeaderMap {
+    pass_fields_under(config, client, client.target.host(), is_whole)
+}
+
+fn pass_fields_under(config: &Config, client: &Client, host: &str, is_whole: bool) -> HeaderMap {
     let mut sent = HeaderMap::clone(&client.fields);
     fields::strip_request(&mut sent, &config.drop_headers);
     let Via { scheme, .. } = client.via;
     sent.insert(
         header::HOST,
-        HeaderValue::from_str(client.target.host()).expect("a valid host is a field value"),
+        HeaderValue::from_str(host).expect("a valid host is a field value"),
     );
-    forwarded::write(&mut sent, &client.via, scheme, client.target.host());
+    forwarded::write(&mut sent, &client.via, scheme, host);
     fields::append_via_of(&mut sent, client.version);
     if is_whole {
         // Read whole, so its length is known, however it came; hyper writes it.
@@ -414,6 +419,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(came, goes);
+            prop_assert_eq!(&sent[header::HOST], "api.example");
         }
     }
 }

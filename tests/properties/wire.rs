@@ -122,6 +122,10 @@ fn goes_on_as_itself(client: &proxy::Client) {
     assert_eq!(sent.fields.get_all("host").iter().count(), 1);
     assert_eq!(sent.fields["host"], client.target.host());
     let obeying = present::obeying(&CONFIG, client);
+    assert_eq!(
+        obeying.fields["host"],
+        client.target.host().to_ascii_lowercase()
+    );
     for name in client.fields.keys().chain(obeying.fields.keys()) {
         let (came, goes) = (client.fields.get_all(name), obeying.fields.get_all(name));
         let is_verbatim = present::is_verbatim(&CONFIG, client, name);

@@ -28,7 +28,7 @@ pub struct Keeping {
 impl Keeping {
     /// `None`: not to be kept, whatever the answer.
     pub async fn prepare(setup: &Arc<Setup>, client: &Client) -> Option<Keeping> {
-        if client.method != Method::POST {
+        if client.method != Method::POST || !is_in_lower_case(client.target.host()) {
             return None;
         }
         let (route, captures) = match plan::claim(&setup.config, client.target.path()) {
@@ -81,4 +81,9 @@ impl Keeping {
             .received(self.keys, response, exchange, Ok(epochs), why, None)
             .await
     }
+}
+
+/// A write is sent under the host as its client spells it, and the links of its answer may be spelt so.
+fn is_in_lower_case(host: &str) -> bool {
+    !host.bytes().any(|byte| byte.is_ascii_uppercase())
 }
