@@ -883,6 +883,7 @@ fn words_of_the_origins_own_policy() {
             &[("X-Tenant", "a"), ("Connection", "X-Tenant")],
         ),
         ("vary-unkeyed", "/o/numbered", &[("X-Request-Id", "a")]),
+        ("status", "/o/precondition", &[("If-Match", "\"a\"")]),
         (
             "authorization",
             "/o/plain",

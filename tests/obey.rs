@@ -21,6 +21,7 @@ on_both_stores! {
     what_varies_by_what_is_told_of_each_request_alone_is_not_kept
     two_spellings_are_one_variant_only_where_any_origin_reads_the_same
     who_fills_a_copy_does_not_choose_how_its_host_is_spelt
+    a_condition_or_range_of_one_client_is_nobody_elses_error
     a_response_in_the_language_that_is_liked_best_is_given
     what_is_stale_is_validated_by_the_origins_own_validators_and_freshened_by_its_304
     what_says_no_cache_is_validated_before_each_use
@@ -40,6 +41,7 @@ on_both_stores! {
     a_head_speaks_of_the_variant_that_it_was_answered_for
     a_head_that_varies_by_more_makes_stale
     a_part_is_kept_apart_and_completed
+    a_part_that_nothing_completes_is_nobodys_error
     concurrent_misses_make_one_request
     what_breaks_off_or_is_too_large_is_passed_on_and_not_kept
     a_purge_by_hand_drops_all_that_a_route_keeps
@@ -311,6 +313,53 @@ fn who_fills_a_copy_does_not_choose_how_its_host_is_spelt(store: &str) {
         "a write is the client's"
     );
     assert!(!larder.get("/posted").text().contains("eXAMPLE"));
+}
+
+fn a_condition_or_range_of_one_client_is_nobody_elses_error(store: &str) {
+    let (_origin, larder) = start(store, "keep_parts: true", |asked| {
+        let is_own = |name| asked.fields.has(name);
+        let status = match asked.target.as_str() {
+            "/range" if is_own("range") => 416,
+            "/304" if is_own("if-none-match") => 304,
+            "/206" if is_own("range") => 206,
+            target
+                if ["if-match", "if-unmodified-since", "x-odd"]
+                    .into_iter()
+                    .any(is_own) =>
+            {
+                target[1..].parse().unwrap()
+            }
+            _ => 200,
+        };
+        let answer = origin::status(status, if status == 304 { "" } else { "x" });
+        answer.field("Cache-Control", "max-age=60, public")
+    });
+    for (target, name, value) in [
+        ("/412", "If-Match", "\"no\""),
+        (
+            "/412",
+            "If-Unmodified-Since",
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+        ),
+        ("/400", "If-Unmodified-Since", "never"),
+        ("/500", "If-Match", "no"),
+        ("/range", "Range", "bytes=999-"),
+        ("/206", "Range", "bytes=0-0"),
+        ("/304", "If-None-Match", "\"a\""),
+        ("/407", "X-Odd", ""),
+        ("/413", "X-Odd", ""),
+        ("/415", "X-Odd", ""),
+        ("/417", "X-Odd", ""),
+        ("/428", "X-Odd", ""),
+        ("/429", "X-Odd", ""),
+        ("/431", "X-Odd", ""),
+    ] {
+        larder.purge(&["http:*"]);
+        let own = larder.get_with(target, &[(name, value)]);
+        assert_ne!(own.status, 200, "{target}");
+        let others = larder.get(target);
+        assert_eq!((others.status, others.is_hit()), (200, false), "{target}");
+    }
 }
 
 fn a_response_in_the_language_that_is_liked_best_is_given(store: &str) {
@@ -777,6 +826,23 @@ fn a_part_is_kept_apart_and_completed(store: &str) {
         "{hit:?}"
     );
     assert_eq!(origin.count(), 2);
+}
+
+fn a_part_that_nothing_completes_is_nobodys_error(store: &str) {
+    let (origin, larder) = start(store, "keep_parts: true", |asked| {
+        match asked.fields.get("range") {
+            Some("bytes=0-4") => origin::status(206, "01234")
+                .field("Cache-Control", "max-age=60")
+                .field("ETag", "W/\"a\"")
+                .field("Content-Range", "bytes 0-4/10"),
+            Some(_) => origin::status(416, ""),
+            None => fresh("short"),
+        }
+    });
+    larder.get_with("/", &[("Range", "bytes=0-4")]);
+    let whole = larder.get("/");
+    assert_eq!((whole.status, whole.text()), (200, "short".to_owned()));
+    assert_eq!(origin.count(), 3, "the rest was asked for in between");
 }
 
 fn concurrent_misses_make_one_request(store: &str) {

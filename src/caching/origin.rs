@@ -14,6 +14,7 @@ use super::stored::{Freshness, Stored};
 use super::targeted;
 use super::variance::{self, Nominated};
 use crate::clock::Timestamp;
+use crate::message::conditions::CONDITIONS;
 
 /// What the RFC leaves to whoever runs the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,7 +163,7 @@ pub fn keepable(
     if choices.client_directives && RequestDirectives::of(asked.fields).no_store {
         return Err(Reason::NoStore);
     }
-    if !is_kept_at_all(choices, directives, status) {
+    if !is_kept_at_all(choices, directives, status) || is_of_one_request(asked.fields, status) {
         return Err(Reason::Status);
     }
     // §5.2.2.3: for who understands the status, must-understand takes no-store back.
@@ -246,6 +247,17 @@ fn is_kept_at_all(choices: &Choices, directives: &Directives, status: StatusCode
         StatusCode::PARTIAL_CONTENT => choices.parts,
         _ => !directives.must_understand || is_understood(status),
     }
+}
+
+/// Whether it may be about this one request, of which no key holds what it is about, and not about the target: the error that
+/// comes to conditions or a range (RFC 9110 §13, §14), and whatever speaks of a request's content, fields, pace or connection (RFC 9110
+/// §15.5; RFC 6585 §3 to §6 forbids to store its own; RFC 8470 §5.2).
+fn is_of_one_request(asked: &HeaderMap, status: StatusCode) -> bool {
+    let says_so =
+        matches!(status.as_u16(), 407 | 408 | 411..=413 | 415..=417 | 425 | 428 | 429 | 431 | 511);
+    let is_error = status.as_u16() >= 400;
+    let has = |name: &HeaderName| asked.contains_key(name);
+    says_so || is_error && (has(&header::RANGE) || CONDITIONS.iter().any(has))
 }
 
 /// The statuses of RFC 9110 that a cache can keep by what they say.
@@ -359,6 +371,28 @@ mod tests {
                 Err(Reason::Status),
                 "{status}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_one_request_is_not_kept() {
+        let fresh = [("cache-control", "max-age=5, public")];
+        for status in [
+            407, 408, 411, 412, 413, 415, 416, 417, 425, 428, 429, 431, 511,
+        ] {
+            assert_eq!(lifetime(status, &fresh), Err(Reason::Status), "{status}");
+        }
+        for name in CONDITIONS.iter().chain(&[header::RANGE]) {
+            let with = |status| {
+                let request = ("GET", &[(name.as_str(), "x")][..]);
+                decide(&choices(), request, status, &fresh).map(|_| ())
+            };
+            for status in [400, 404, 410, 500, 503, 999] {
+                assert_eq!(with(status), Err(Reason::Status), "{status} to {name}");
+            }
+            for status in [200, 203, 206, 301] {
+                assert_eq!(with(status), Ok(()), "{status} to {name}");
+            }
         }
     }
 

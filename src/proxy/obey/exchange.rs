@@ -135,7 +135,13 @@ impl Ask {
                     }
                 }
             }
-            (_, Some(begun), Ok(epochs)) if status == StatusCode::PARTIAL_CONTENT => {
+            // A range that the client did not ask for is not its error, either.
+            (_, Some(begun), Ok(epochs))
+                if matches!(
+                    status,
+                    StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE
+                ) =>
+            {
                 self.completed(keys, begun, response, exchange, epochs, why, turn)
                     .await
             }
