@@ -65,7 +65,7 @@ pub fn because(reason: Reason) -> &'static str {
             "the store cannot be used: requests pass through until it can; `larder doctor` says what is wrong with it"
         }
         Reason::Status => {
-            "only a 200, 203 or 204 is kept, and what else is no error if the API says for how long; `negative_ttl` keeps 404 and 410"
+            "only a 200, 203 or 204 is kept, and what else is no error if the API says for how long; `negative_ttl` keeps 404 and 410; under `policy: http` an error is kept if the API says so, but not what is said of one request (412, 416, 429, any error to conditions or a range)"
         }
         Reason::SetCookie => {
             "the answer sets a cookie: it is for one client alone and never kept; the view, or a middleware, makes a session"
@@ -87,7 +87,7 @@ pub fn because(reason: Reason) -> &'static str {
             "the API's max-age or s-maxage is no number of seconds, or its Cache-Control holds what is no directive: correct it, or `override_origin: true` on the route"
         }
         Reason::VaryUnkeyed => {
-            "the answer varies by a field that the key does not hold: list it in the route's `vary`"
+            "the answer varies by a field that the key does not hold: list it in the route's `vary`; under `policy: http`: by `*`, or by what each request has for itself"
         }
         Reason::VerifyMixed => {
             "it carries more than one credential, and what each of them says to the API no key holds: it is given the shared copy, and fetches none for others; list cookies that are no credential in `ignore_cookies`"
