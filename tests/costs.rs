@@ -6,6 +6,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use support::larder::Larder;
 use support::origin::{self, Origin};
@@ -111,6 +113,30 @@ fn a_hit_takes_one_round_trip_and_a_write_two() {
 }
 
 /// All states of a step are told by one script, which reads the terms of leases, too.
+#[test]
+fn the_life_of_the_store_is_asked_for_in_front_of_a_hit_once_a_second_and_never_while_nobody_asks()
+{
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let (_api, larder) = start(&relay.url());
+    becomes_a_hit(&larder, LIST);
+    let questions = || {
+        let said = relay.said().into_iter();
+        let of_the_life = |said: &Said| matches!(said, Said::Command(words) if words[0] == "GETEX");
+        said.filter(of_the_life).count()
+    };
+    questions();
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(questions(), 0, "nobody has asked for anything");
+    let begun = Instant::now();
+    for _ in 0..50 {
+        assert!(larder.get(LIST).is_hit());
+    }
+    let asked = questions();
+    let most = 1 + begun.elapsed().as_secs() as usize;
+    assert!((1..=most).contains(&asked), "{asked} in {most} s");
+}
+
 #[test]
 fn a_write_is_two_scripts_however_many_states_it_drops() {
     let redis = RedisServer::start();
@@ -418,13 +444,13 @@ fn commands_of(redis: &RedisServer) -> BTreeMap<String, u64> {
     let count = |line: &str| {
         let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
         let calls = figures.split(',').next()?.parse().ok()?;
-        let ours = !matches!(name, "config|resetstat" | "info" | "select");
+        let ours = !matches!(name, "config|resetstat" | "info" | "select" | "getex");
         ours.then(|| (name.to_owned(), calls))
     };
     info.lines().filter_map(count).collect()
 }
 
-/// The commands that come of what is done; without the heartbeat's, and the question that a route asks once a second: what others
+/// The commands that come of what is done; without the heartbeat's, what is asked of the store's life once a second, and the question that a route asks once a second: what others
 /// have seen its answers vary by.
 fn asked(relay: &Relay, done: impl FnOnce()) -> Vec<Vec<String>> {
     relay.said();
@@ -434,7 +460,10 @@ fn asked(relay: &Relay, done: impl FnOnce()) -> Vec<Vec<String>> {
         Said::Answer(_) => None,
     });
     let is_beside = |words: &[String]| {
-        words == ["PING"] || words == ["MGET", "t:~incarnation"] || words[0] == "SMEMBERS"
+        let of_the_life = ["MGET", "GETEX"].contains(&&*words[0])
+            && words.get(1).is_some_and(|key| key == "t:~incarnation")
+            && (words[0] == "GETEX" || words.len() == 2);
+        words == ["PING"] || of_the_life || words[0] == "SMEMBERS"
     };
     commands.filter(|words| !is_beside(words)).collect()
 }

@@ -325,3 +325,62 @@ fn a_late_commit_is_seen_though_the_store_restarts_and_its_writer_has_much_to_pu
     committed.store(1, Ordering::SeqCst);
     assert_eq!(reader.get(USER).text(), "1");
 }
+
+/// The audit's: hits went on, older the longer they went.
+#[test]
+fn a_server_that_has_become_a_replica_is_asked_no_more() {
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let replicate = |server: &RedisServer, host: &str, port: &str| {
+        server.run(&["REPLICAOF", host, port]).unwrap_ok();
+    };
+    let is_up = |server: &RedisServer| {
+        let told = server.run(&["INFO", "replication"]).text();
+        told.contains("master_link_status:up")
+    };
+    let api = Versioned::start();
+    let stays = Larder::start(users_api(&api.origin, &first.url(), ""));
+    becomes_a_hit(&stays, LIST, "0");
+    replicate(&second, "127.0.0.1", &first.port().to_string());
+    eventually("the second is a replica", || is_up(&second));
+    // A failover by hand: no client loses its connection, and nothing is sent again.
+    replicate(&second, "NO", "ONE");
+    replicate(&first, "127.0.0.1", &second.port().to_string());
+    eventually("the first is a replica", || is_up(&first));
+    eventually("it has learnt of it by its hits", || {
+        stays.get(LIST);
+        !stays.is_ready()
+    });
+    assert!(!stays.get(LIST).is_hit());
+}
+
+/// The audit's: it did not learn of the new life before a miss of its own.
+#[test]
+fn who_has_stayed_hears_of_what_was_written_at_another_server_once_the_writer_is_back() {
+    let (one, other) = (RedisServer::start(), RedisServer::start());
+    let relay = Relay::to(one.port());
+    let api = Versioned::start();
+    let stays = Larder::start(users_api(&api.origin, &one.url(), ""));
+    let goes = Larder::start(users_api(&api.origin, &relay.url(), ""));
+    for larder in [&stays, &goes] {
+        becomes_a_hit(larder, LIST, "0");
+    }
+    let moves_to = |server: &RedisServer| {
+        relay.leads_to(server.port());
+        relay.becomes(Way::Cut);
+        relay.becomes(Way::Open);
+    };
+    moves_to(&other);
+    eventually("the other server is used", || {
+        goes.get(LIST);
+        other.keys().contains(&"t:users:list".to_owned())
+    });
+    assert_eq!(goes.write("PATCH", USER).text(), "1");
+    let life = one.get("t:~incarnation");
+    moves_to(&one);
+    eventually("its return begins a new life", || {
+        one.get("t:~incarnation") != life
+    });
+    // Idle for longer than what it knows may be old.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(stays.get(LIST).text(), "1");
+}

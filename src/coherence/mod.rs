@@ -33,7 +33,8 @@
 //! time. Before an instance uses a link again it puts back the holds of its writes in flight and of ambiguous ones,
 //! and replays what it could not confirm (the **journal**); for the **notice time** after a life began, nobody makes
 //! or trusts an epoch, so that every instance has done so. A link is published only while nothing is owed, under
-//! the journal's own lock; whoever owes something afterwards finds the link and pays at once, before it answers.
+//! the journal's own lock; whoever owes something afterwards finds the link and pays at once, before it answers. Which life it is
+//! is asked again by misses, and once a second by the next hit.
 //!
 //! While the store is away, reads go upstream, and writes by `when_store_is_down`: refused; or forwarded, after
 //! the store has been away for the notice time, without a hold.

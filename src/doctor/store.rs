@@ -291,6 +291,7 @@ impl Examination<'_> {
         note("get", &got);
         for command in [
             &["MGET", &value][..],
+            &["GETEX", &value],
             &["STRLEN", &value],
             &["PTTL", &value],
             &["EXPIRE", &value, "60"],

@@ -25,7 +25,7 @@ use tokio_util::either::Either;
 use tracing::{error, info, warn};
 
 use super::frame::{self, Reply};
-use super::link::{self, Link, Probe, SECTIONS, SHEBANGS, text};
+use super::link::{self, INCARNATION_KEY, Link, Probe, SECTIONS, SHEBANGS, text};
 use super::pipe;
 use super::script::SCRIPT;
 use super::{A_WEEK, Place, Shared};
@@ -37,6 +37,9 @@ use crate::metrics::COUNTED;
 use crate::store::{Away, Health};
 
 const RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// So old at most is what a hit knows of the store's life.
+const DOUBTED_EVERY: Duration = Duration::from_secs(1);
 
 /// Heartbeats in one time limit.
 const BEATS: u32 = 10;
@@ -139,7 +142,7 @@ impl Shared {
 
     /// A step that could not be confirmed: nobody reads by this link any more until what is owed has been paid.
     pub(super) fn distrust(&self, link: &Arc<Link>) {
-        link.failing.store(true, Ordering::Relaxed);
+        link.standing.failing.store(true, Ordering::Relaxed);
         self.journal.with(|_| {
             let current = self.link.load();
             if current.as_ref().is_some_and(|one| Arc::ptr_eq(one, link)) {
@@ -188,7 +191,7 @@ impl Shared {
     async fn watch(&self, link: &Arc<Link>) -> String {
         let mut beat = tokio::time::interval(self.timeout / BEATS);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut renewed = Instant::now();
+        let (mut renewed, mut doubted) = (Instant::now(), Instant::now());
         let mut probe: Option<(Probe, u32)> = None;
         let mut terms = None;
         loop {
@@ -207,11 +210,15 @@ impl Shared {
             if !link.is_trusted() && Instant::now() >= link.trusted_from {
                 link.trusted.store(true, Ordering::Relaxed);
             }
+            if link.standing.failing.load(Ordering::Relaxed) {
+                return "the server cannot be used at the moment (loading, read-only or out of its cluster)".to_owned();
+            }
             if link.is_lost() {
                 return "the connection was lost".to_owned();
             }
-            if link.failing.load(Ordering::Relaxed) {
-                return "the server cannot be used at the moment (loading, read-only or out of its cluster)".to_owned();
+            if doubted.elapsed() >= DOUBTED_EVERY {
+                doubted = Instant::now();
+                link.doubt(self);
             }
             probe = match probe.take() {
                 None => (!link.is_idle()).then(|| (link.probe(self), 0)),
@@ -369,6 +376,8 @@ impl Shared {
         for command in auth.iter().chain(&select) {
             words.add_command(command.clone());
         }
+        // Refused where no writes are taken, and changes nothing.
+        words.cmd("GETEX").arg(self.key(INCARNATION_KEY));
         for script in &scripts {
             words.cmd("SCRIPT").arg("LOAD").arg(script);
         }
@@ -382,6 +391,10 @@ impl Shared {
         }
         if select.is_some() {
             answer().map_err(|e| self.refusal("SELECT", &e))?;
+        }
+        match answer() {
+            Err(other) if other.code() == Some("WRONGTYPE") => {}
+            answer => drop(answer.map_err(|e| self.refusal("GETEX", &e))?),
         }
         let mut loaded = Err(NoLink::Unreachable("no script was taken".to_owned()));
         for script in scripts {

@@ -2,6 +2,7 @@
 //! was learnt on them. When either is lost, so is the link with all commands under way, and nothing here sends one twice.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,12 +17,12 @@ use tracing::debug;
 
 use super::batched::Batched;
 use super::keeper::NoLink;
-use super::pipe::{Group, Pipe};
+use super::pipe::{Group, Pipe, Standing};
 use super::{A_WEEK, Place, Shared, frame, script};
 use crate::caching::cache_status::Reason;
 use crate::caching::stored::Stored;
 use crate::coherence::lease::{self, Registry};
-use crate::coherence::life::{Heard, How};
+use crate::coherence::life::How;
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{Epochs, NOTICE, StateKey, fresh_bits};
 use crate::store::{Away, codec};
@@ -62,12 +63,9 @@ pub(super) struct Link {
     in_flight: Semaphore,
     sent: AtomicU64,
     answered: AtomicU64,
-    /// It answers, but with errors that no retry on this link will mend.
-    pub(super) failing: AtomicBool,
+    pub(super) standing: Arc<Standing>,
     pub(super) script: String,
     pub(super) script_sha: String,
-    /// The life of the store's data, as last seen.
-    pub(super) life: Heard,
     /// Before then no epoch is made or trusted.
     pub(super) trusted_from: tokio::time::Instant,
     pub(super) trusted: AtomicBool,
@@ -102,18 +100,18 @@ impl Link {
                 .map_err(|e| e.to_string())?;
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let now = tokio::time::Instant::now();
+        let standing = Arc::new(Standing::default());
         Ok(Link {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             connection,
             driver: tokio::spawn(driver),
-            pipe: Pipe::over(pipe),
+            pipe: Pipe::over(pipe, standing.clone()),
             in_flight: Semaphore::new(IN_FLIGHT),
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
-            failing: AtomicBool::new(false),
+            standing,
             script: String::new(),
             script_sha: String::new(),
-            life: Heard::default(),
             trusted_from: now,
             trusted: AtomicBool::new(false),
             young_until: now,
@@ -194,6 +192,18 @@ impl Link {
             let (ping, hit) = tokio::join!(connection.req_packed_command(&ping), hit);
             ping.is_ok() && hit.is_ok()
         })
+    }
+
+    /// Whether this is the life still is asked again, in front of the next look-up: of a server that lives on as the copy of another,
+    /// or whose life somebody who was elsewhere has ended, nobody who only hits would learn.
+    pub(super) fn doubt(&self, shared: &Shared) {
+        let mut ask = BytesMut::new();
+        let (key, week) = (shared.key(INCARNATION_KEY), A_WEEK.as_secs().to_string());
+        frame::command(&mut ask, 4);
+        for word in ["GETEX", &key, "EX", &week] {
+            frame::argument(&mut ask, &[word.as_bytes()]);
+        }
+        self.pipe.doubt(ask.freeze());
     }
 
     /// Waits until a command may go, and counts it until its answer is there or nobody waits for it any more.
@@ -394,7 +404,7 @@ impl Link {
 
     /// A state as it counts on this link, which was trusted or not when it was asked.
     pub(super) fn seen(&self, value: Option<&[u8]>, trusted: bool) -> Seen {
-        seen(value).by_link(trusted, self.life.last())
+        seen(value).by_link(trusted, self.standing.life.last())
     }
 
     pub(super) fn is_trusted(&self) -> bool {
@@ -408,7 +418,7 @@ impl Link {
         who: Option<&str>,
         how: How,
     ) -> Result<(Incarnation, Duration), NoLink> {
-        let before = self.life.last();
+        let before = self.standing.life.last();
         let mut ask = Cmd::new();
         ask.arg("EVAL")
             .arg(format!("{}{INCARNATION}", SHEBANGS[1]))
@@ -439,7 +449,7 @@ impl Link {
             ));
         };
         let (life, wait) = (Incarnation(life), u64::try_from(wait).unwrap_or(0));
-        self.life.hear(before, life);
+        self.standing.life.hear(before, life);
         Ok((life, Duration::from_millis(wait).min(NOTICE)))
     }
 
@@ -511,7 +521,7 @@ impl Link {
                 | "MOVED"
                 | "MISCONF"
         ) {
-            self.failing.store(true, Ordering::Relaxed);
+            self.standing.failing.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -158,7 +158,7 @@ impl Redis {
         let now = clock::uptime();
         let link = self.shared.link.load();
         let link = link.as_ref()?;
-        tier.find(copy, states, now, link.number, link.life.last())
+        tier.find(copy, states, now, link.number, link.standing.life.last())
     }
 
     /// Of whoever has not been answered by `look_up_now`.
@@ -239,7 +239,7 @@ impl Redis {
         if seen.iter().any(is_new) && link.is_trusted() && self.shared.term().is_none() {
             let asked = states.iter().filter(|state| !is_current(state));
             let asked: States = asked.cloned().collect();
-            let life = link.life.last();
+            let life = link.standing.life.last();
             let opened = link.enter(&self.shared, &asked, life, fresh_bits() as u32);
             if let Entered::Opened(opened) = opened.await? {
                 let opened: SeenStates = asked.into_iter().zip(opened).collect();
@@ -257,7 +257,7 @@ impl Redis {
 
     /// First what they are, and which life this is.
     async fn open_anew(&self, link: &Link, states: &States) -> Result<SeenStates, Away> {
-        let (trusted, before) = (link.is_trusted(), link.life.last());
+        let (trusted, before) = (link.is_trusted(), link.standing.life.last());
         let names = states.iter().map(StateKey::as_str);
         let keys = std::iter::once(INCARNATION_KEY).chain(names);
         let reply = link.pipe.mget(None, &self.shared.prefix, keys);
@@ -268,7 +268,7 @@ impl Redis {
         // Another instance may have found that the store lives another life; or the key was evicted.
         let life = match life {
             Some(record) => {
-                link.life.hear(before, record.life);
+                link.standing.life.hear(before, record.life);
                 record.life
             }
             None => {
@@ -480,7 +480,7 @@ impl Redis {
         {
             // They are when the next link is made.
             warn!(%why, "the routes are not made known to the other instances yet");
-            link.failing.store(true, Ordering::Relaxed);
+            link.standing.failing.store(true, Ordering::Relaxed);
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -18,9 +19,11 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, yield_now};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use super::frame::{self, Extent};
+use super::frame::{self, Extent, Reply};
 use super::script::{Ask, By, Call, Part};
 use crate::coherence::StateKey;
+use crate::coherence::life::{Heard, Record};
+use crate::coherence::protocol::Incarnation;
 
 /// Room that is made for what is read, or more if the last reply was long.
 const READ: usize = 32 * 1024;
@@ -36,6 +39,7 @@ const KEPT: usize = 256 * 1024;
 
 pub(super) struct Pipe {
     queue: Arc<Mutex<Queue>>,
+    standing: Arc<Standing>,
     driver: JoinHandle<()>,
 }
 
@@ -45,8 +49,19 @@ impl Drop for Pipe {
     }
 }
 
+/// What is learnt of the server while it is asked.
+#[derive(Default)]
+pub(super) struct Standing {
+    /// The life of the store's data, as last seen.
+    pub(super) life: Heard,
+    /// It answers, but with errors that no retry on this link will mend.
+    pub(super) failing: AtomicBool,
+}
+
 #[derive(Default)]
 struct Queue {
+    /// Asked in front of the next look-up: whether this is the life still, and the server one that takes writes.
+    doubt: Option<Bytes>,
     /// Commands that have not been sent.
     out: BytesMut,
     /// What is to be sent behind them, and still takes more of its kind.
@@ -63,6 +78,8 @@ struct Waiting {
     /// Those before it, of which nobody hears.
     unheard: usize,
     tell: SmallVec<[oneshot::Sender<Bytes>; 1]>,
+    /// The answer to a doubt: which life it was when that was sent.
+    before: Option<Incarnation>,
 }
 
 /// What several requests tell by one call of the script.
@@ -88,7 +105,7 @@ impl Group {
 
 impl Pipe {
     /// Takes a connection that is ready for commands.
-    pub(super) fn over<S>(stream: S) -> Pipe
+    pub(super) fn over<S>(stream: S, standing: Arc<Standing>) -> Pipe
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -96,6 +113,7 @@ impl Pipe {
         let driver = Driver {
             stream,
             queue: queue.clone(),
+            standing: standing.clone(),
             sending: BytesMut::new(),
             unflushed: false,
             read: BytesMut::new(),
@@ -106,8 +124,15 @@ impl Pipe {
         };
         Pipe {
             queue,
+            standing,
             driver: tokio::spawn(driver),
         }
+    }
+
+    /// From now on the next look-up has this in front of it: a write command that gives the record of the store's life. So whoever
+    /// has asked behind it knows which life it is, and if the server takes no writes, as a replica does, they are told nothing.
+    pub(super) fn doubt(&self, command: Bytes) {
+        self.queue.lock().doubt = Some(command);
     }
 
     /// Asks for the values at `copy`, if there is one, and at `prefix:state` for each state. Gives the reply as
@@ -118,7 +143,15 @@ impl Pipe {
         prefix: &str,
         states: impl Iterator<Item = &'s str> + Clone,
     ) -> oneshot::Receiver<Bytes> {
-        self.say(1, |out| {
+        let mut queue = self.queue.lock();
+        if let Some(doubt) = queue.doubt.take() {
+            let before = Some(self.standing.life.last());
+            queue.put(0, SmallVec::new(), before, |out| {
+                out.extend_from_slice(&doubt)
+            });
+        }
+        let (tell, told) = oneshot::channel();
+        queue.put(0, smallvec![tell], None, |out| {
             let keys = states.clone().count() + usize::from(copy.is_some());
             frame::command(out, keys + 1);
             frame::argument(out, &[b"MGET"]);
@@ -128,7 +161,9 @@ impl Pipe {
             for state in states {
                 frame::argument(out, &[prefix.as_bytes(), b":", state.as_bytes()]);
             }
-        })
+        });
+        wake(queue);
+        told
     }
 
     /// Says so many commands, which `write` writes. Gives the last one's reply as it came, in its turn, or nothing if the
@@ -140,12 +175,7 @@ impl Pipe {
     ) -> oneshot::Receiver<Bytes> {
         let (tell, told) = oneshot::channel();
         let mut queue = self.queue.lock();
-        // Lost, it drops who would tell.
-        if !queue.lost {
-            write(&mut queue.out);
-            let (unheard, tell) = (commands - 1, smallvec![tell]);
-            queue.waiting.push_back(Waiting { unheard, tell });
-        }
+        queue.put(commands - 1, smallvec![tell], None, write);
         wake(queue);
         told
     }
@@ -196,6 +226,24 @@ impl Pipe {
     }
 }
 
+impl Standing {
+    /// What a doubt is answered; `before`: which life it was when it was sent. Where no record stands, no life is known, and a
+    /// miss begins one.
+    fn hear(&self, before: Incarnation, reply: &[u8]) -> io::Result<()> {
+        let record = match frame::reply(reply)? {
+            Reply::Text(text) => std::str::from_utf8(text).ok().and_then(Record::parse),
+            Reply::Error("WRONGTYPE") => None,
+            Reply::Error(_) | Reply::Values(_) => {
+                self.failing.store(true, Ordering::Relaxed);
+                return Err(io::Error::other("it takes no writes"));
+            }
+        };
+        let life = record.map_or(Incarnation(0), |record| record.life);
+        self.life.hear(before, life);
+        Ok(())
+    }
+}
+
 fn wake(mut queue: MutexGuard<'_, Queue>) {
     let asleep = queue.asleep.take();
     drop(queue);
@@ -205,6 +253,24 @@ fn wake(mut queue: MutexGuard<'_, Queue>) {
 }
 
 impl Queue {
+    /// Writes commands. Lost, it drops who would tell.
+    fn put(
+        &mut self,
+        unheard: usize,
+        tell: SmallVec<[oneshot::Sender<Bytes>; 1]>,
+        before: Option<Incarnation>,
+        write: impl FnOnce(&mut BytesMut),
+    ) {
+        if !self.lost {
+            write(&mut self.out);
+            self.waiting.push_back(Waiting {
+                unheard,
+                tell,
+                before,
+            });
+        }
+    }
+
     /// Writes what waits for more of its kind no longer.
     fn close_groups(&mut self) {
         for group in self.groups.drain(..) {
@@ -212,8 +278,11 @@ impl Queue {
             group
                 .call
                 .write(&mut self.out, by, &group.prefix, group.lifetime);
-            let (unheard, tell) = (0, group.tell);
-            self.waiting.push_back(Waiting { unheard, tell });
+            self.waiting.push_back(Waiting {
+                unheard: 0,
+                tell: group.tell,
+                before: None,
+            });
         }
     }
 
@@ -260,6 +329,7 @@ fn room(last: usize) -> (usize, usize) {
 struct Driver<S> {
     stream: S,
     queue: Arc<Mutex<Queue>>,
+    standing: Arc<Standing>,
     sending: BytesMut,
     /// What was sent may still stand in a buffer of the stream's own, as under TLS.
     unflushed: bool,
@@ -351,13 +421,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.last = last.len();
         }
         let mut told: SmallVec<[(Waiting, Bytes); 64]> = SmallVec::new();
+        let mut good = Ok(());
         {
             let mut queue = self.queue.lock();
             for reply in replies {
                 match queue.waiting.front_mut() {
                     Some(waiting) if waiting.unheard > 0 => waiting.unheard -= 1,
-                    Some(_) => told.extend(queue.waiting.pop_front().map(|who| (who, reply))),
+                    Some(waiting) => {
+                        let before = waiting.before;
+                        told.extend(queue.waiting.pop_front().map(|who| (who, reply.clone())));
+                        good = before.map_or(Ok(()), |before| self.standing.hear(before, &reply));
+                    }
                     None => return Err(io::Error::other("a reply to nothing that was asked")),
+                }
+                if good.is_err() {
+                    break;
                 }
             }
         }
@@ -367,7 +445,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 let _ = tell.send(reply.clone());
             }
         }
-        Ok(())
+        good
     }
 
     /// Sends what there is, once everybody who is ready has added theirs.
