@@ -4,15 +4,15 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use support::client::head;
 use support::larder::Larder;
 use support::origin::{self, Origin, Request};
 use support::redis::RedisServer;
 use support::relay::{Relay, Way};
-use support::{Gate, eventually, users_api};
+use support::{Gate, PATIENCE, eventually, users_api};
 
 const LIST: &str = "/api/users/";
 const USER: &str = "/api/users/7/";
@@ -383,4 +383,40 @@ fn who_has_stayed_hears_of_what_was_written_at_another_server_once_the_writer_is
     // Idle for longer than what it knows may be old.
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(stays.get(LIST).text(), "1");
+}
+
+/// What was written while a link was told what is owed came to be owed, too, and so on for as long as somebody wrote.
+#[test]
+fn an_instance_that_is_written_to_all_the_time_is_back_though_its_store_is_far() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    relay.becomes(Way::Slow(FAR));
+    let api = Versioned::start();
+    let larder = Larder::start(users_api(
+        &api.origin,
+        &relay.url(),
+        "logs: {access: false}",
+    ));
+    relay.becomes(Way::Cut);
+    eventually("the store is away", || !larder.is_ready());
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let (larder, stop) = (&larder, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    larder.write("PATCH", &format!("/api/users/{n}/"));
+                }
+            });
+        }
+        eventually("writes pass", || api.origin.count_of("PATCH") > 100);
+        relay.becomes(Way::Slow(FAR));
+        let begun = Instant::now();
+        while !larder.is_ready() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let is_back = larder.is_ready();
+        stop.store(true, Ordering::SeqCst);
+        assert!(is_back, "not within {PATIENCE:?}");
+    });
 }

@@ -242,6 +242,10 @@ impl Coherence {
         states: Vec<StateKey>,
         without_store: WithoutStore,
     ) -> Result<Writing, Refused> {
+        if self.is_away() {
+            // Boxed, or every write would carry room for it.
+            Box::pin(self.store.soon()).await;
+        }
         let (mut writing, first) = self.journal.with(|book| {
             // 63 bits: never `HoldId::AMBIGUOUS`.
             let (hold, now) = (HoldId(fresh_bits() >> 1), Instant::now());

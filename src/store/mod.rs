@@ -150,6 +150,14 @@ impl Store {
     }
 
     /// The same step on each state, each atomic by itself.
+    /// Where the store is away and as good as back, waits for it.
+    pub async fn soon(&self) {
+        match self {
+            Store::Memory(_) => {}
+            Store::Redis(redis) => redis.soon().await,
+        }
+    }
+
     pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.step(states, step)),

@@ -118,13 +118,21 @@ impl Shared {
     /// Connects, and lets everybody use the link once nothing is owed.
     async fn link_anew(&self) -> Result<Arc<Link>, NoLink> {
         let link = self.connect().await?;
+        let published = self.tell_and_publish(&link).await;
+        self.at_hand.send_replace(false);
+        published.map_err(|Away| {
+            NoLink::Unreachable("it was lost while the journal was replayed".to_owned())
+        })?;
+        Ok(link)
+    }
+
+    async fn tell_and_publish(&self, link: &Arc<Link>) -> Result<(), Away> {
         loop {
-            self.replay(&link).await.map_err(|Away| {
-                NoLink::Unreachable("it was lost while the journal was replayed".to_owned())
-            })?;
-            if self.publish(&link) {
-                return Ok(link);
+            self.replay(link).await?;
+            if self.publish(link) {
+                return Ok(());
             }
+            self.at_hand.send_replace(true);
         }
     }
 

@@ -19,6 +19,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::{Cmd, Pipeline, Value};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
@@ -31,7 +32,7 @@ use crate::clock;
 use crate::coherence::lease::{self, Lease, Registry};
 use crate::coherence::life::{How, Record};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
-use crate::coherence::{Epochs, Journal, StateKey, States, fresh_bits};
+use crate::coherence::{Epochs, Journal, NOTICE, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
 use keeper::NoLink;
 use link::{INCARNATION_KEY, Link, bytes, integer, text, words};
@@ -73,6 +74,8 @@ struct Shared {
     trusted_from: Mutex<tokio::time::Instant>,
     /// Since when there is no link.
     away_since: Mutex<Option<tokio::time::Instant>>,
+    /// There is one but for what has come to be owed while it was told what is owed.
+    at_hand: watch::Sender<bool>,
 }
 
 impl Redis {
@@ -99,6 +102,7 @@ impl Redis {
             last_who: Mutex::new(None),
             trusted_from: Mutex::new(tokio::time::Instant::now()),
             away_since: Mutex::new(Some(tokio::time::Instant::now())),
+            at_hand: watch::Sender::new(false),
         });
         let first = match shared.connect().await {
             Ok(link) => Some(link),
@@ -300,6 +304,15 @@ impl Redis {
     /// Since when the store has been away, if it is.
     pub fn away_since(&self) -> Option<tokio::time::Instant> {
         *self.shared.away_since.lock()
+    }
+
+    /// Waits for a link that is at hand, but not for long: each write that began meanwhile would have to be told first, and with enough
+    /// of them there would never be one.
+    pub async fn soon(&self) {
+        let mut at_hand = self.shared.at_hand.subscribe();
+        let is_settled = at_hand.wait_for(|at_hand| !at_hand);
+        // Err: it was too long.
+        let _ = tokio::time::timeout(NOTICE, is_settled).await;
     }
 
     pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
