@@ -149,7 +149,6 @@ impl Store {
         }
     }
 
-    /// The same step on each state, each atomic by itself.
     /// Where the store is away and as good as back, waits for it.
     pub async fn soon(&self) {
         match self {
@@ -158,6 +157,7 @@ impl Store {
         }
     }
 
+    /// The same step on each state, each atomic by itself.
     pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.step(states, step)),
