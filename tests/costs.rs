@@ -211,20 +211,26 @@ fn the_states_of_a_credential_live_as_long_as_its_verdict_and_of_one_that_is_ref
         Some("known") => origin::json("{}"),
         _ => origin::status(401, "{}"),
     });
-    let yaml = users_api(&origin, &redis.url(), "").replace(
-        "key: users:list",
-        "key: users:list, access: {verify: /api/users/me/, for: 1h}",
-    );
-    let larder = Larder::start(yaml);
-    let longest_of_new_ones = |who: &str| {
+    let started = |refuse_for| {
+        let access = format!("{{verify: /api/users/me/, for: 1h{refuse_for}}}");
+        let list = format!("key: users:list, access: {access}");
+        Larder::start(users_api(&origin, &redis.url(), "").replace("key: users:list", &list))
+    };
+    let longest_of_new_ones = |larder: &Larder, who: &str| {
         let before = redis.keys();
         larder.get_with(LIST, &[("Authorization", who)]);
         let keys = redis.keys().into_iter();
         let new = keys.filter(|key| !before.contains(key) && key.starts_with("t:~credential"));
         new.map(|key| redis.run(&["PTTL", &key]).number()).max()
     };
-    assert!(matches!(longest_of_new_ones("made up"), Some(1..=180_000)));
-    assert!(longest_of_new_ones("known").is_some_and(|left| left > 3_600_000));
+    let larder = started("");
+    let made_up = longest_of_new_ones(&larder, "made up");
+    assert!(matches!(made_up, Some(1..=180_000)), "{made_up:?}");
+    let known = longest_of_new_ones(&larder, "known");
+    assert!(known > Some(3_600_000), "{known:?}");
+    let larder = started(", refuse_for: 2h");
+    let refused = longest_of_new_ones(&larder, "refused long");
+    assert!(refused > Some(2 * 3_600_000), "{refused:?}");
 }
 
 #[test]

@@ -442,6 +442,7 @@ fn a_hold_lasts_as_long_as_a_write_may_take_by_the_configuration_it_began_under(
     );
     let larder = Larder::start(brief.clone());
     reload(&larder, &patient);
+    larder.get(LIST);
     let mut writer = larder.connect();
     writer.send(head("POST", LIST, &[], Some(0)).as_bytes());
     eventually("the write is at the origin", || {

@@ -46,7 +46,7 @@ impl Journal {
     /// Whether a new link would be told anything.
     pub fn has_to_tell(&self) -> bool {
         let book = self.0.lock();
-        book.ends() > 0 || !book.holds.is_empty()
+        book.ends() > 0 || !book.holds.is_empty() || !book.ambiguous.is_empty()
     }
 }
 

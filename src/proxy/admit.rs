@@ -18,7 +18,7 @@ use crate::access::verdict::{self, Good, Said, Scope, Verdict, VerdictKey};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::{HashingSecret, SECRET_STATE, revoked_token};
 use crate::clock;
-use crate::coherence::{Epochs, StateKey};
+use crate::coherence::{Epochs, StateKey, hold_for};
 use crate::config::{Access, Config, Jwt, Verify};
 use crate::error::UpstreamFailure;
 use crate::metrics::COUNTED;
@@ -161,8 +161,9 @@ async fn by_upstream(
         Err(reason) => return not_admitted(reason),
     };
     let said = said(setup, verify, client).await;
-    // Of a credential that was made up nothing stays for long.
-    if matches!(said, Said::Admitted(_)) {
+    // Of a credential that was made up nothing stays for long, unless the file says so.
+    let hold = hold_for(setup.config.upstream.total);
+    if matches!(said, Said::Admitted(_)) || verify.refusing > hold {
         setup.coherence.prolong(&epochs);
     }
     debug!(

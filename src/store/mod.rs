@@ -46,7 +46,7 @@ impl Lifetimes {
         let lasting = |route: &Route| {
             let ttl = route.ttl.max(route.negative_ttl.unwrap_or_default());
             let verdict = match &route.access {
-                Access::Verify(verify) => verify.lasting,
+                Access::Verify(verify) => verify.lasting.max(verify.refusing),
                 // A token may be good for longer: then its state is made anew, which costs one verification.
                 Access::PerCredential | Access::Public | Access::Jwt(_) => Duration::ZERO,
             };
