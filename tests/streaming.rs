@@ -560,7 +560,14 @@ fn an_upstream_on_a_unix_socket_is_asked_alike() {
 /// does, would keep it.
 #[test]
 fn an_answer_that_breaks_off_looks_whole_to_no_client_of_http_1_0() {
-    let origin = Origin::start(|_| huge(10_000).chunked().cut_after(8_000));
+    // Piece by piece, or it would be an error before its head has gone out.
+    let pause = Duration::from_millis(20);
+    let origin = Origin::start(move |_| {
+        huge(10_000)
+            .chunked()
+            .cut_after(8_000)
+            .trickling(1_000, pause)
+    });
     let larder = Larder::start(users_api(&origin, "memory:", ""));
     for target in ["/other/", LIST] {
         let mut stream = TcpStream::connect(larder.address()).unwrap();

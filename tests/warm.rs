@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::larder::{Larder, run};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
@@ -111,7 +113,11 @@ fn what_the_file_warms_again_and_again_is_there_again_after_its_time() {
 #[test]
 fn what_has_no_whole_answer_keeps_nothing_else_from_being_warmed() {
     let origin = Origin::start(|request| match request.target.as_str() {
-        USER => origin::huge(10_000).chunked().cut_after(8_000),
+        // Piece by piece, or it would be an error before its head has gone out.
+        USER => origin::huge(10_000)
+            .chunked()
+            .cut_after(8_000)
+            .trickling(1_000, Duration::from_millis(20)),
         _ => origin::json("[]"),
     });
     let targets = [USER, LIST];

@@ -26,7 +26,6 @@ pub fn holds(data: &[u8]) {
     let lines: Vec<&[u8]> = fields
         .get_all(header::ACCEPT_ENCODING)
         .iter()
-        .filter(|line| std::str::from_utf8(line.as_bytes()).is_ok())
         .map(HeaderValue::as_bytes)
         .collect();
     if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b", "[..])) {
