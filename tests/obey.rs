@@ -548,13 +548,18 @@ fn the_answer_to_a_write_that_drops_nothing_itself_drops_what_it_names() {
             "POST" => origin::status(201, "").field(name, value),
             _ => fresh("[]").field("Cache-Groups", "\"made\""),
         });
+        let admitting = "{path: /mine/, key: mine, ttl: 1h, access: {verify: /me/, for: 30s}}";
         let larder = Larder::start(format!(
-            "upstream: {}\nstore: {{url: \"memory:\"}}\nroutes:\n  - {{path: \"/made/<int:id>\", policy: http}}\n",
+            "upstream: {}\nstore: {{url: \"memory:\"}}\nroutes:\n  - {{path: \"/made/<int:id>\", policy: http}}\n  - {admitting}\n",
             origin.url()
         ));
-        eventually("it is kept", || larder.get("/made/1").is_hit());
-        assert_eq!(larder.write("POST", "/make").status, 201);
-        assert!(!larder.get("/made/1").is_hit(), "{name}");
+        // A write with a credential holds what is known of that.
+        for fields in [&[][..], &[("Authorization", "Token a")]] {
+            eventually("it is kept", || larder.get("/made/1").is_hit());
+            let written = larder.request("POST", "/make", fields, b"");
+            assert_eq!(written.status, 201);
+            assert!(!larder.get("/made/1").is_hit(), "{name} {fields:?}");
+        }
     }
 }
 

@@ -44,9 +44,8 @@ impl Journal {
     }
 
     /// Whether a new link would be told anything.
-    pub fn has_to_tell(&self) -> bool {
-        let book = self.0.lock();
-        book.ends() > 0 || !book.holds.is_empty() || !book.ambiguous.is_empty()
+    pub fn has_to_tell(&self, now: Instant) -> bool {
+        self.0.lock().has_to_tell(now)
     }
 }
 
@@ -239,6 +238,12 @@ impl Book {
             && self.ambiguous.values().all(|until| until.told)
     }
 
+    fn has_to_tell(&self, now: Instant) -> bool {
+        self.ends() > 0
+            || self.holds.values().any(|held| held.deadline > now)
+            || self.ambiguous.values().any(|until| until.deadline > now)
+    }
+
     /// How many purges and finishes are owed.
     fn ends(&self) -> usize {
         self.finishes.len() + self.purges.len() + usize::from(self.everything.is_some())
@@ -371,6 +376,7 @@ mod tests {
             book.owed(now).steps(LASTING, &[]).concat(),
             [(list(), Step::Begin { hold, lasting })]
         );
+        assert!(book.has_to_tell(now + LASTING) && !book.has_to_tell(now + lasting));
         assert_eq!(book.owed(now + lasting).steps(LASTING, &[]).concat(), []);
     }
 

@@ -207,8 +207,11 @@ impl Setup {
             if let Some(before) = before {
                 served.varied.store(before.varied.load_full());
                 served.unkeyed.store(before.unkeyed.load_full());
-                let hottest = before.hottest.as_deref().map(Hottest::under_another);
-                served.hottest = hottest.map(Arc::new);
+                // Who is counted was stripped of what was a credential then.
+                if was.credential_headers == config.credential_headers {
+                    let hottest = before.hottest.as_deref().map(Hottest::under_another);
+                    served.hottest = hottest.map(Arc::new);
+                }
             }
             served
         });

@@ -160,8 +160,15 @@ async fn held(
     entered.came_to(outcome);
     under_way.came_to(outcome);
     if let (Ok(response), Outcome::Changed) = (&answered, outcome) {
-        // Where a rule names the write, it alone says which targets.
-        let mut named = named(setup, client, response.headers(), |_| word.by == By::Http);
+        // Where the operator's word names the write, it alone says which targets; where nothing does, as if it held nothing.
+        let path = client.target.path();
+        let is_nobodys = || {
+            let own = plan::drops(&setup.config, &client.method, &Decoded::of(path));
+            own.states.is_empty()
+        };
+        let mut named = named(setup, client, response.headers(), |drops| {
+            word.by == By::Http || (drops.are_by_http() && is_nobodys())
+        });
         named.retain(|state| !states.contains(state));
         drop_named(setup, client, &word, named).await;
     }

@@ -140,9 +140,15 @@ impl Shared {
     /// it back already, and show what we have replaced, or keep what we hold.
     async fn rest(&self, pause: Duration) {
         let until = Instant::now() + pause;
+        // Who is refused is not let in for asking often.
+        let a_little = match &*self.health.lock() {
+            Health::Refused(_) => NOTICE / 2,
+            _ => SHORTEST_PAUSE,
+        };
         loop {
-            tokio::time::sleep(SHORTEST_PAUSE).await;
-            if Instant::now() >= until || self.journal.has_to_tell() {
+            tokio::time::sleep(a_little).await;
+            let now = Instant::now();
+            if now >= until || self.journal.has_to_tell(now) {
                 return;
             }
         }
