@@ -290,11 +290,16 @@ fn a_logout_ends_a_verdict_however_its_credential_is_spelt(store: &str) {
         ),
         (
             "Authorization",
-            "Bearer h.p.s",
+            "Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI3In0.s",
             "Authorization",
-            "Bearer h.p.t",
+            "Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI3In0.t",
         ),
-        ("Cookie", "access=h.q.s", "Authorization", "Bearer h.q.s"),
+        (
+            "Cookie",
+            "access=eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI4In0.s",
+            "Authorization",
+            "Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI4In0.s",
+        ),
         // http.cookies.
         ("Cookie", "sessionid=\"x1\"", "Cookie", "sessionid=x1"),
         (

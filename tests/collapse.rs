@@ -395,8 +395,13 @@ fn who_has_waited_for_anothers_fetch_is_asked_for_with_what_it_sent_if_answers_v
             let answer = origin::json(said).without("vary").field("Vary", name);
             answer.field("Set-Cookie", "s=1").behind(&door)
         });
-        let larder = Larder::with(behind(&origin, "memory:"));
-        let larder = larder.env("RUST_LOG", "debug").start();
+        // Each request to the API gives back the one slot that there is, before another is asked for.
+        let one = format!(
+            "upstream: {{url: \"{}\", max_connections: 1}}",
+            origin.url()
+        );
+        let yaml = behind(&origin, "memory:").replace(&format!("upstream: {}", origin.url()), &one);
+        let larder = Larder::with(yaml).env("RUST_LOG", "debug").start();
         let found_nothing = || larder.output().matches("nothing to serve").count();
         let (mut first, mut second) = (larder.connect(), larder.connect());
         first.send(head("GET", LIST, &[], None).as_bytes());

@@ -563,6 +563,33 @@ fn the_answer_to_a_write_that_drops_nothing_itself_drops_what_it_names() {
     }
 }
 
+#[test]
+fn what_the_answer_to_a_write_names_is_dropped_though_its_client_has_left() {
+    let gate = Gate::new();
+    let door = gate.clone();
+    let origin = Origin::start(move |request| match request.method.as_str() {
+        "POST" => origin::status(201, "")
+            .field("Location", "/made/1")
+            .behind(&door),
+        _ => fresh("[]"),
+    });
+    let larder = Larder::start(format!(
+        "upstream: {}\nstore: {{url: \"memory:\"}}\nroutes:\n  - {{path: \"/made/<int:id>\", policy: http}}\n",
+        origin.url()
+    ));
+    eventually("it is kept", || larder.get("/made/1").is_hit());
+    let mut writer = larder.connect();
+    writer.send(b"POST /make HTTP/1.1\r\nHost: api.example.org\r\nContent-Length: 0\r\n\r\n");
+    eventually("it is at the API", || origin.count_of("POST") == 1);
+    writer.reset();
+    let before = origin.count_of("GET");
+    gate.open();
+    eventually("it is dropped", || {
+        larder.get("/made/1");
+        origin.count_of("GET") > before
+    });
+}
+
 /// Or whoever has an API redirect where he likes could drop all of it.
 #[test]
 fn what_the_operators_rules_drop_is_dropped_by_no_answer_to_a_write_that_they_do_not_name() {

@@ -580,6 +580,17 @@ fn an_answer_that_breaks_off_looks_whole_to_no_client_of_http_1_0() {
     }
 }
 
+#[test]
+fn an_answer_that_was_whole_is_not_lost_when_its_connection_has_been_idle_for_too_long() {
+    let origin = Origin::start(|_| huge(100_000));
+    let larder = Larder::start(users_api(&origin, "memory:", "limits: {keep_alive: 1s}"));
+    let mut stream = TcpStream::connect(larder.address()).unwrap();
+    let head = format!("GET {LIST} HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let read = stream.read_to_end(&mut Vec::new()).expect("no reset");
+    assert!(read > 100_000, "{read}");
+}
+
 fn for_both_stores(test: impl Fn(&str)) {
     test("memory:");
     test(&RedisServer::start().url());

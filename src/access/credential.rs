@@ -25,6 +25,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
+/// As many letters and digits as nobody guesses: what has fewer is not named by them alone, or who knows them could hold others'.
+const SECRET: usize = 20;
+
 /// A request with more parts than this is given no verdict; a write with more revokes as many.
 pub const MOST: usize = 32;
 
@@ -45,15 +48,16 @@ pub fn parts<'f>(
     lines.chain(cookies)
 }
 
-/// The states of its parts, at most `MOST`. A write holds them, a purge drops them, a verdict depends on them.
+/// The states of its parts, of which `MOST` count. A write holds them, a purge drops them, a verdict depends on them.
 pub fn states(config: &Config, fields: &HeaderMap, secret: &HashingSecret) -> States {
     let mut states = States::new();
     for (name, value) in parts(config, fields).take(MOST) {
-        let as_it_is = || (name.to_owned(), value.to_vec());
-        let (place, meaning) = meaning(name, value).unwrap_or_else(as_it_is);
-        let state = StateKey::new(credential_state(secret, &place, &meaning));
-        if !states.contains(&state) {
-            states.push(state);
+        let as_it_is = || vec![(name.to_owned(), value.to_vec())];
+        for (place, meaning) in meanings(name, value).unwrap_or_else(as_it_is) {
+            let state = StateKey::new(credential_state(secret, &place, &meaning));
+            if !states.contains(&state) {
+                states.push(state);
+            }
         }
     }
     states
@@ -62,21 +66,41 @@ pub fn states(config: &Config, fields: &HeaderMap, secret: &HashingSecret) -> St
 /// Whether its states are those of whatever a server may find in it.
 pub fn is_plain(config: &Config, fields: &HeaderMap) -> bool {
     let mut parts = parts(config, fields);
-    parts.all(|(name, value)| meaning(name, value).is_some())
+    parts.all(|(name, value)| meanings(name, value).is_some())
 }
 
-/// Where a part stands and what it says there. `None`: who reads it decides what that is.
-fn meaning(name: &str, value: &[u8]) -> Option<(String, Vec<u8>)> {
+/// Where a part stands and what it says there, in each way that it may be taken. `None`: who reads it decides what that is.
+fn meanings(name: &str, value: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     let (place, said) = match name {
         "cookie" => of_cookie(value)?,
-        "authorization" | "proxy-authorization" => (name.to_owned(), of_authorization(value)?),
+        "authorization" | "proxy-authorization" => match of_authorization(value)? {
+            Said::Token(token) => (name.to_owned(), token),
+            Said::Pair(pair) => return Some(of_a_pair(name, &pair)),
+        },
         _ => (name.to_owned(), value.to_vec()),
     };
-    // Who has a signed token can often make another signature that is as good; and it is the same in a cookie.
-    Some(match token::signed(&said) {
-        Some(signed) => (String::new(), plain(signed)),
-        None => (place, plain(&said)),
-    })
+    Some(vec![of_a_token(&place, &said)])
+}
+
+/// Who has a signed token can often make another signature that is as good; and it is the same in a cookie.
+fn of_a_token(place: &str, said: &[u8]) -> (String, Vec<u8>) {
+    let signed = token::signed(said).map(plain);
+    match signed.filter(|signed| signed.len() >= SECRET) {
+        Some(signed) => (String::new(), signed),
+        None => (place.to_owned(), plain(said)),
+    }
+}
+
+/// A user and a password. Some take the password for a token, whoever the user is; or the user, who then has none.
+fn of_a_pair(place: &str, pair: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let colon = pair.iter().position(|&b| b == b':').unwrap_or(pair.len());
+    let (user, password) = (&pair[..colon], pair.get(colon + 1..).unwrap_or_default());
+    let token = if password.is_empty() { user } else { password };
+    let mut all = vec![(["basic ", place].concat(), plain(pair))];
+    if plain(token).len() >= SECRET {
+        all.push(of_a_token(place, token));
+    }
+    all
 }
 
 /// Without case, as databases compare, and without all that is neither letter nor digit, which servers drop or put for each
@@ -86,22 +110,28 @@ fn plain(text: &[u8]) -> Vec<u8> {
     letters.map(u8::to_ascii_lowercase).collect()
 }
 
-/// Whatever its scheme: some take `Bearer` for `Token`. Of Basic it is the user. Parameters (Digest, and any that is signed anew
-/// for each request) may stand in any order, beside what is ignored.
-fn of_authorization(line: &[u8]) -> Option<Vec<u8>> {
+enum Said {
+    Token(Vec<u8>),
+    /// As Basic has them: user, colon, password.
+    Pair(Vec<u8>),
+}
+
+/// Whatever its scheme: some take `Bearer` for `Token`. Parameters (Digest, and any that is signed anew for each request) may
+/// stand in any order, beside what is ignored.
+fn of_authorization(line: &[u8]) -> Option<Said> {
     let line = line.trim_ascii();
     let blank = line.iter().position(u8::is_ascii_whitespace);
     let (scheme, said) = line.split_at(blank.unwrap_or_default());
     let said = said.trim_ascii();
     if scheme.eq_ignore_ascii_case(b"basic") {
-        let decoded = BASE64.decode(said).ok()?;
-        return decoded.split(|&b| b == b':').next().map(<[u8]>::to_vec);
+        return BASE64.decode(said).ok().map(Said::Pair);
     }
     // Rails has `Token token="…"`, too.
     let said = said.strip_prefix(b"token=").map_or(said, unquoted);
     let end = said.iter().rposition(|&b| b != b'=').map_or(0, |n| n + 1);
     let is_one = |byte: &u8| byte.is_ascii_graphic() && !b"\",;=".contains(byte);
-    said[..end].iter().all(is_one).then(|| said.to_vec())
+    let said = said.to_vec();
+    said[..end].iter().all(is_one).then_some(Said::Token(said))
 }
 
 /// As Python reads it (quotes, and what a backslash escapes), and as others do (percent). At a blank or a comma within, some see
@@ -156,7 +186,7 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    const SECRET: HashingSecret = HashingSecret([7; 32]);
+    const KEY: HashingSecret = HashingSecret([7; 32]);
 
     fn config() -> Config {
         let yaml = "upstream: http://127.0.0.1:1\nignore_cookies: [csrftoken]\ncredential_headers: [x-api-key]\nroutes: []\n";
@@ -169,7 +199,7 @@ mod tests {
         for (name, value) in lines {
             fields.append(*name, HeaderValue::from_static(value));
         }
-        states(&config(), &fields, &SECRET)
+        states(&config(), &fields, &KEY)
             .iter()
             .map(|state| state.as_str().to_owned())
             .collect()
@@ -212,11 +242,20 @@ mod tests {
                 ("authorization", "BASIC  TWU6cHd="),
             ],
             &[
-                ("authorization", "Bearer h.p.s"),
-                ("authorization", "bearer h.p.t"),
-                ("cookie", "access=h.p.s"),
-                ("cookie", "access=\"h.p.t\""),
-                ("x-api-key", "h.p.t"),
+                (
+                    "authorization",
+                    "Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI3In0.s",
+                ),
+                (
+                    "authorization",
+                    "bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI3In0.t",
+                ),
+                ("cookie", "access=eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI3In0.s"),
+                (
+                    "cookie",
+                    "access=\"eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI3In0.t\"",
+                ),
+                ("x-api-key", "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI3In0.t"),
             ],
             &[
                 ("cookie", "sessionid=x1"),
@@ -246,6 +285,30 @@ mod tests {
             assert_eq!(names(lines), first, "one state, once: {lines:?}");
             assert!(!seen.contains(&first[0]), "{lines:?}");
             seen.extend(first);
+        }
+    }
+
+    #[test]
+    fn who_does_not_know_a_credential_names_no_state_of_it() {
+        let of = |line: &'static str| names(&[("authorization", line)]);
+        // ann:secret, ann:wrong
+        assert_ne!(of("Basic YW5uOnNlY3JldA=="), of("Basic YW5uOndyb25n"));
+        assert_ne!(of("Bearer sk.live.secret"), of("Bearer sk.live.other"));
+    }
+
+    #[test]
+    fn a_token_in_the_place_of_a_password_is_revoked_with_it() {
+        let token = "0123456789abcdef0123456789abcdef";
+        let of = |line: String| names(&[("authorization", line.leak())]);
+        let as_basic = |pair: String| of(format!("Basic {}", BASE64.encode(pair)));
+        let alone = of(format!("Bearer {token}"));
+        for pair in [
+            format!("x:{token}"),
+            format!("anybody:{token}"),
+            format!("{token}:"),
+        ] {
+            let own = as_basic(pair);
+            assert!(own.len() == 2 && own.contains(&alone[0]), "{own:?}");
         }
     }
 

@@ -62,7 +62,7 @@ pub fn storable(
     if fields.contains_key(header::SET_COOKIE) {
         return Err(Reason::SetCookie);
     }
-    if grants(policy, fields) {
+    if grants(policy.credentials, fields) {
         return Err(Reason::Credential);
     }
     if directives.no_store {
@@ -117,13 +117,13 @@ pub fn storable(
 }
 
 /// Whether an answer hands its client a credential, as an API does that renews tokens by the way.
-fn grants(policy: &Policy, fields: &HeaderMap) -> bool {
+pub fn grants(credentials: &[HeaderName], fields: &HeaderMap) -> bool {
     static GRANTING: [HeaderName; 3] = [
         header::AUTHORIZATION,
         HeaderName::from_static("authentication-info"),
         HeaderName::from_static("proxy-authentication-info"),
     ];
-    let mut granting = GRANTING.iter().chain(policy.credentials);
+    let mut granting = GRANTING.iter().chain(credentials);
     granting.any(|name| fields.contains_key(name))
 }
 
@@ -275,6 +275,7 @@ mod tests {
             "host",
             "x-request-id",
             "te",
+            "x_tenant",
         ] {
             assert!(
                 remedy(&["x-tenant", name]).starts_with(&format!("{name} is Larder's own")),

@@ -87,7 +87,7 @@ pub fn preferred_language(request: &HeaderMap) -> Option<String> {
         .flat_map(list_members)
     {
         let mut parts = range.split(';');
-        let language = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+        let language = language(parts.next().unwrap_or_default())?;
         let quality = quality(parts.next())?;
         match &best {
             Some((_, most)) if quality < *most => {}
@@ -106,9 +106,15 @@ pub fn content_language(response: &HeaderMap) -> Option<String> {
         .iter()
         .flat_map(list_members);
     match (languages.next(), languages.next()) {
-        (Some(language), None) => Some(language.to_ascii_lowercase()),
+        (Some(only), None) => language(only),
         _ => None,
     }
+}
+
+/// `None`: it is no text, and nobody knows which one.
+fn language(said: &str) -> Option<String> {
+    let said = said.trim().to_ascii_lowercase();
+    said.is_ascii().then_some(said)
 }
 
 /// In thousandths (RFC 9110 §12.4.2); `None` if it is wrong, and then nothing is known of what is liked best.
@@ -176,6 +182,20 @@ mod tests {
     fn spelt(name: &str, lines: &[&str]) -> Option<Vec<u8>> {
         let fields: Vec<_> = lines.iter().map(|line| (name, *line)).collect();
         normalised(&name.parse().unwrap(), &map(&fields))
+    }
+
+    #[test]
+    fn a_language_that_is_no_text_is_none_that_is_known() {
+        let of = |name: &str, value: &[u8]| {
+            let mut fields = HeaderMap::new();
+            let name: HeaderName = name.parse().unwrap();
+            fields.insert(name, HeaderValue::from_bytes(value).unwrap());
+            (preferred_language(&fields), content_language(&fields))
+        };
+        assert_eq!(of("accept-language", b"de").0.as_deref(), Some("de"));
+        assert_eq!(of("content-language", b"DE").1.as_deref(), Some("de"));
+        assert_eq!(of("accept-language", b"\xe9"), (None, None));
+        assert_eq!(of("content-language", b"x\xff"), (None, None));
     }
 
     #[test]

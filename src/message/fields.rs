@@ -43,7 +43,10 @@ pub fn is_ours(name: &HeaderName) -> bool {
         header::EXPECT,
         HeaderName::from_static("x-request-id"),
     ];
-    HOP_BY_HOP.contains(name) || WRITTEN.contains(name) || forwarded::OURS.contains(name)
+    HOP_BY_HOP.contains(name)
+        || WRITTEN.contains(name)
+        || forwarded::OURS.contains(name)
+        || name.as_str().contains('_')
 }
 
 /// Takes off what belongs to the connection it came by: the hop-by-hop fields and those that Connection names.

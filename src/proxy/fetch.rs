@@ -548,6 +548,11 @@ pub fn policy<'c>(config: &'c Config, route: &'c Route) -> Policy<'c> {
     }
 }
 
+/// What an answer to a fill says that it varies by.
+pub fn nominated(config: &Config, route: &Route, answer: &HeaderMap) -> Nominated {
+    storing::nominated(&policy(config, route), answer)
+}
+
 /// Whether the answer varies by a field that this client has sent and no fill carries.
 pub fn is_not_for_a_cache(nominated: &Nominated, client: &HeaderMap) -> bool {
     nominated
@@ -557,15 +562,9 @@ pub fn is_not_for_a_cache(nominated: &Nominated, client: &HeaderMap) -> bool {
 }
 
 /// Whether this answer to a fill varies by a field that its client sent, and the fill did not.
-pub fn is_for_another(
-    (config, route): (&Config, &Route),
-    asked: &Asked,
-    client: &HeaderMap,
-    answer: &HeaderMap,
-) -> bool {
-    let nominated = storing::nominated(&policy(config, route), answer);
+pub fn is_for_another(nominated: &Nominated, asked: &Asked, client: &HeaderMap) -> bool {
     let mut learnable = nominated.learnable.iter();
-    is_not_for_a_cache(&nominated, client)
+    is_not_for_a_cache(nominated, client)
         || learnable.any(|name| !asked.varied.contains(name) && client.contains_key(name))
 }
 

@@ -42,8 +42,11 @@ pub async fn fill_alone(
 ) -> Result<Reply, Error> {
     let outgoing = present::fill(&setup.config, &served.route, client, asked);
     let response = send(setup, client, outgoing).await?;
-    let route = (&setup.config, &served.route);
-    if fetch::is_for_another(route, asked, &client.fields, response.headers()) {
+    let nominated = fetch::nominated(&setup.config, &served.route, response.headers());
+    if fetch::is_for_another(&nominated, asked, &client.fields) {
+        served.learn_unkeyed(&nominated.unkeyed);
+        // With it goes its slot, or nobody would ever have a second one.
+        drop(response);
         let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
         return pass(setup, client, body, Forward::Bypass, detail).await;
     }
@@ -83,7 +86,7 @@ pub fn streamed(
 }
 
 /// A proxy in front that speaks https to the client, but is not trusted, sends Django's SSL redirect in circles.
-fn warn_of_untrusted_https(setup: &Setup, client: &Client, reply: &Reply) {
+pub(super) fn warn_of_untrusted_https(setup: &Setup, client: &Client, reply: &Reply) {
     if !client.via.untrusted_https || !reply.response.status().is_redirection() {
         return;
     }

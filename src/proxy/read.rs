@@ -447,11 +447,18 @@ impl Ask<'_> {
             Some(Answer::Coming(coming)) if leads => {
                 Ok(Some(read_along(&coming, &follower, why, collapsed)))
             }
-            Some(Answer::Coming(coming)) if coming.others == Others::GoAlone => Box::pin(
-                pass::fill_alone(setup, served, client, asked, Reason::TooLarge),
-            )
-            .await
-            .map(Some),
+            Some(Answer::Coming(coming)) if coming.others == Others::GoAlone => {
+                drop((coming, follower));
+                Box::pin(pass::fill_alone(
+                    setup,
+                    served,
+                    client,
+                    asked,
+                    Reason::TooLarge,
+                ))
+                .await
+                .map(Some)
+            }
             Some(Answer::Coming(coming)) if follower.may_share_status || !coming.for_its_status => {
                 Ok(Some(read_along(&coming, &follower, why, collapsed)))
             }
@@ -464,9 +471,13 @@ impl Ask<'_> {
                         forward_word(why),
                         Some(reason),
                     ))),
-                    None => Box::pin(pass::fill_alone(setup, served, client, asked, reason))
-                        .await
-                        .map(Some),
+                    None => {
+                        // Should its leader have left, it is nobody's, and is not kept from giving its slot back.
+                        drop((response, follower));
+                        Box::pin(pass::fill_alone(setup, served, client, asked, reason))
+                            .await
+                            .map(Some)
+                    }
                 }
             }
             // Who led it had to give up its place in the queue; this one has its own.

@@ -57,24 +57,49 @@ pub async fn unheld(
     if let Some((states, word)) = newer.and_then(|newer| dropped_by(setup, &newer, &client)) {
         return Box::pin(held_write(setup, client, body, states, word, under_way)).await;
     }
-    let passed = pass::pass(setup, &client, body, Forward::Method, None).await;
-    if let Ok(reply) = &passed
-        && invalidation::outcome(reply.response.status()) == Outcome::Changed
+    let slot = match setup.upstream.slot(client.asker(&setup.config)).await {
+        Ok(slot) => slot,
+        Err(failure) => {
+            under_way.came_to(protocol::outcome_of_failure(failure));
+            return Err(failure.into());
+        }
+    };
+    let own = setup.clone();
+    let passed = Outliving::new(
+        async move { passed(&own, &client, body, slot, under_way).await },
+        &setup.writes.tasks,
+    );
+    passed.await
+}
+
+async fn passed(
+    setup: &Arc<Setup>,
+    client: &Client,
+    body: RequestBody,
+    slot: Slot,
+    under_way: UnderWay,
+) -> Result<Reply, Error> {
+    let outgoing = present::pass_at(setup, client, body);
+    let answered = setup.upstream.send(slot, outgoing).await;
+    if let Ok(response) = &answered
+        && invalidation::outcome(response.status()) == Outcome::Changed
     {
         let word = Word {
             by: By::Http,
             rules: SmallVec::new(),
         };
-        let answer = reply.response.headers();
-        let named = named(setup, &client, answer, |drops| drops.are_by_http());
-        drop_named(setup, &client, &word, named).await;
+        let named = named(setup, client, response.headers(), |drops| {
+            drops.are_by_http()
+        });
+        drop_named(setup, client, &word, named).await;
     }
-    under_way.came_to(match &passed {
-        Ok(reply) => protocol::outcome_of_status(reply.response.status()),
-        Err(Error::Upstream(failure)) => protocol::outcome_of_failure(*failure),
-        Err(_) => Outcome::Ambiguous,
+    under_way.came_to(match &answered {
+        Ok(response) => protocol::outcome_of_status(response.status()),
+        Err(failure) => protocol::outcome_of_failure(*failure),
     });
-    passed
+    let reply = pass::streamed(answered?, Forward::Method, None);
+    pass::warn_of_untrusted_https(setup, client, &reply);
+    Ok(reply)
 }
 
 /// By the configuration that was announced last, where that is not the one that planned it.

@@ -146,7 +146,8 @@ async fn http1<F, Answer, B>(
             Some(Err(error)) => {
                 debug!(%error, "a client's connection ended early");
                 // An end is all that an HTTP/1.0 client sees of an answer's end: what breaks off must not look whole to it.
-                if is_ended_by_closing.load(Ordering::Relaxed)
+                if error.is_user()
+                    && is_ended_by_closing.load(Ordering::Relaxed)
                     && let Some(stream) = lane.lock().stream().plain()
                 {
                     stream.resets();

@@ -268,7 +268,11 @@ impl Ask {
         let fits = parts.is_some_and(|(part, next)| part.is_completed_by(&stored, &next, &newer));
         let rest = match fits {
             true => response.into_body().collect().await.ok(),
-            false => None,
+            false => {
+                // With it goes its slot: another is asked for.
+                drop(response);
+                None
+            }
         };
         let whole = rest.map(|rest| {
             let rest = rest.to_bytes();
