@@ -414,6 +414,36 @@ fn who_has_waited_for_anothers_fetch_is_asked_for_with_what_it_sent_if_answers_v
     }
 }
 
+/// What it left is nobody's, and must not keep those who waited from the one slot that there is.
+#[test]
+fn an_answer_for_a_leader_who_has_left_gives_back_its_slot() {
+    let gate = Gate::new();
+    let door = gate.clone();
+    let origin = Origin::start(move |_| {
+        let answer = origin::json("[]").field("Cache-Control", "private");
+        answer.behind(&door)
+    });
+    let one = format!(
+        "upstream: {{url: \"{}\", max_connections: 1}}",
+        origin.url()
+    );
+    let yaml = behind(&origin, "memory:").replace(&format!("upstream: {}", origin.url()), &one);
+    let larder = Larder::with(yaml).env("RUST_LOG", "debug").start();
+    let (mut leader, mut other) = (larder.connect(), larder.connect());
+    leader.send(head("GET", LIST, &[], None).as_bytes());
+    origin.wait_for(1);
+    other.send(head("GET", LIST, &[], None).as_bytes());
+    eventually("both wait for it", || {
+        larder.output().matches("nothing to serve").count() == 2
+    });
+    leader.reset();
+    eventually("the leader has left", || {
+        larder.readiness()["connections"]["open"] == 1
+    });
+    gate.open();
+    assert_eq!(other.answer("GET").status, 200);
+}
+
 /// So many requests, each on a connection opened beforehand, all sent before the first answer is read.
 /// Gives back each answer and how long it took from its sending on.
 fn at_once<'a>(
