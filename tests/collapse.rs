@@ -383,6 +383,19 @@ fn a_stale_copy_of_one_host_stands_in_for_no_error_of_another() {
     });
 }
 
+/// At the API, which each request has to give back before another is asked for.
+fn with_one_slot(origin: &Origin) -> Larder {
+    let url = origin.url();
+    let any = format!("upstream: {url}");
+    let one = format!("upstream: {{url: \"{url}\", max_connections: 1}}");
+    let yaml = behind(origin, "memory:").replace(&any, &one);
+    Larder::with(yaml).env("RUST_LOG", "debug").start()
+}
+
+fn finding_nothing(larder: &Larder) -> usize {
+    larder.output().matches("nothing to serve").count()
+}
+
 /// Its answer is for the one who led it alone, so the other is asked for: not without what it sent.
 #[test]
 fn who_has_waited_for_anothers_fetch_is_asked_for_with_what_it_sent_if_answers_vary_by_that() {
@@ -395,19 +408,12 @@ fn who_has_waited_for_anothers_fetch_is_asked_for_with_what_it_sent_if_answers_v
             let answer = origin::json(said).without("vary").field("Vary", name);
             answer.field("Set-Cookie", "s=1").behind(&door)
         });
-        // Each request to the API gives back the one slot that there is, before another is asked for.
-        let one = format!(
-            "upstream: {{url: \"{}\", max_connections: 1}}",
-            origin.url()
-        );
-        let yaml = behind(&origin, "memory:").replace(&format!("upstream: {}", origin.url()), &one);
-        let larder = Larder::with(yaml).env("RUST_LOG", "debug").start();
-        let found_nothing = || larder.output().matches("nothing to serve").count();
+        let larder = with_one_slot(&origin);
         let (mut first, mut second) = (larder.connect(), larder.connect());
         first.send(head("GET", LIST, &[], None).as_bytes());
         origin.wait_for(1);
         second.send(head("GET", LIST, &[(name, value)], None).as_bytes());
-        eventually("both wait for it", || found_nothing() == 2);
+        eventually("both wait for it", || finding_nothing(&larder) == 2);
         gate.open();
         assert_eq!(first.answer("GET").text(), "none");
         assert_eq!(second.answer("GET").text(), value);
@@ -423,19 +429,12 @@ fn an_answer_for_a_leader_who_has_left_gives_back_its_slot() {
         let answer = origin::json("[]").field("Cache-Control", "private");
         answer.behind(&door)
     });
-    let one = format!(
-        "upstream: {{url: \"{}\", max_connections: 1}}",
-        origin.url()
-    );
-    let yaml = behind(&origin, "memory:").replace(&format!("upstream: {}", origin.url()), &one);
-    let larder = Larder::with(yaml).env("RUST_LOG", "debug").start();
+    let larder = with_one_slot(&origin);
     let (mut leader, mut other) = (larder.connect(), larder.connect());
     leader.send(head("GET", LIST, &[], None).as_bytes());
     origin.wait_for(1);
     other.send(head("GET", LIST, &[], None).as_bytes());
-    eventually("both wait for it", || {
-        larder.output().matches("nothing to serve").count() == 2
-    });
+    eventually("both wait for it", || finding_nothing(&larder) == 2);
     leader.reset();
     eventually("the leader has left", || {
         larder.readiness()["connections"]["open"] == 1

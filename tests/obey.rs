@@ -582,6 +582,9 @@ fn what_the_answer_to_a_write_names_is_dropped_though_its_client_has_left() {
     writer.send(b"POST /make HTTP/1.1\r\nHost: api.example.org\r\nContent-Length: 0\r\n\r\n");
     eventually("it is at the API", || origin.count_of("POST") == 1);
     writer.reset();
+    eventually("it has left", || {
+        larder.readiness()["connections"]["open"] == 0
+    });
     let before = origin.count_of("GET");
     gate.open();
     eventually("it is dropped", || {

@@ -267,7 +267,7 @@ fn a_server_that_comes_back_is_another_though_the_first_word_to_it_was_lost() {
     becomes_a_hit(&larder, LIST, "1");
 }
 
-/// The audit's: the whole replay had as long as connecting has, and one step after the other.
+/// The whole replay had as long as connecting has, and one step after the other.
 #[test]
 fn an_instance_whose_writes_were_in_flight_is_back_though_its_store_is_far() {
     let redis = RedisServer::start();
@@ -295,7 +295,7 @@ fn an_instance_whose_writes_were_in_flight_is_back_though_its_store_is_far() {
     becomes_a_hit(&larder, LIST, "60");
 }
 
-/// The audit's: who began the new life trusted it before the writer was back.
+/// Who began the new life trusted it before the writer was back.
 #[test]
 fn a_late_commit_is_seen_though_the_store_restarts_and_its_writer_has_much_to_put_back() {
     let mut redis = RedisServer::start();
@@ -326,7 +326,7 @@ fn a_late_commit_is_seen_though_the_store_restarts_and_its_writer_has_much_to_pu
     assert_eq!(reader.get(USER).text(), "1");
 }
 
-/// The audit's: hits went on, older the longer they went.
+/// Hits went on, older the longer they went.
 #[test]
 fn a_server_that_has_become_a_replica_is_asked_no_more() {
     let (first, second) = (RedisServer::start(), RedisServer::start());
@@ -353,7 +353,7 @@ fn a_server_that_has_become_a_replica_is_asked_no_more() {
     assert!(!stays.get(LIST).is_hit());
 }
 
-/// The audit's: it did not learn of the new life before a miss of its own.
+/// It did not learn of the new life before a miss of its own.
 #[test]
 fn who_has_stayed_hears_of_what_was_written_at_another_server_once_the_writer_is_back() {
     let (one, other) = (RedisServer::start(), RedisServer::start());

@@ -26,7 +26,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// As many letters and digits as nobody guesses: what has fewer is not named by them alone, or who knows them could hold others'.
-const SECRET: usize = 20;
+const UNGUESSED: usize = 20;
 
 /// A request with more parts than this is given no verdict; a write with more revokes as many.
 pub const MOST: usize = 32;
@@ -85,7 +85,7 @@ fn meanings(name: &str, value: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
 /// Who has a signed token can often make another signature that is as good; and it is the same in a cookie.
 fn of_a_token(place: &str, said: &[u8]) -> (String, Vec<u8>) {
     let signed = token::signed(said).map(plain);
-    match signed.filter(|signed| signed.len() >= SECRET) {
+    match signed.filter(|signed| signed.len() >= UNGUESSED) {
         Some(signed) => (String::new(), signed),
         None => (place.to_owned(), plain(said)),
     }
@@ -97,7 +97,7 @@ fn of_a_pair(place: &str, pair: &[u8]) -> Vec<(String, Vec<u8>)> {
     let (user, password) = (&pair[..colon], pair.get(colon + 1..).unwrap_or_default());
     let token = if password.is_empty() { user } else { password };
     let mut all = vec![(["basic ", place].concat(), plain(pair))];
-    if plain(token).len() >= SECRET {
+    if plain(token).len() >= UNGUESSED {
         all.push(of_a_token(place, token));
     }
     all
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    const KEY: HashingSecret = HashingSecret([7; 32]);
+    const SECRET: HashingSecret = HashingSecret([7; 32]);
 
     fn config() -> Config {
         let yaml = "upstream: http://127.0.0.1:1\nignore_cookies: [csrftoken]\ncredential_headers: [x-api-key]\nroutes: []\n";
@@ -199,7 +199,7 @@ mod tests {
         for (name, value) in lines {
             fields.append(*name, HeaderValue::from_static(value));
         }
-        states(&config(), &fields, &KEY)
+        states(&config(), &fields, &SECRET)
             .iter()
             .map(|state| state.as_str().to_owned())
             .collect()

@@ -34,10 +34,17 @@ pub fn outcome(status: StatusCode) -> Outcome {
     }
 }
 
+/// Where an answer names other targets.
+const NAMING: [HeaderName; 2] = [header::LOCATION, header::CONTENT_LOCATION];
+
+pub fn names_any(answer: &HeaderMap) -> bool {
+    NAMING.iter().any(|name| answer.contains_key(name))
+}
+
 /// §4.4: what Location and Content-Location name on the same origin, as path and query; resolved against the target URI.
 pub fn named(target: &Url, answer: &HeaderMap) -> Vec<Url> {
     let mut found = Vec::new();
-    for name in [header::LOCATION, header::CONTENT_LOCATION] {
+    for name in &NAMING {
         let references = answer.get_all(name).iter();
         for reference in references.filter_map(|value| value.to_str().ok()) {
             if let Ok(mut url) = target.join(reference)

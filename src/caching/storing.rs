@@ -13,7 +13,7 @@ use super::stored::is_negative;
 use super::targeted::{self, By};
 use super::validation::can_be_validated;
 use crate::message::date;
-use crate::message::fields::{is_ours, list_members};
+use crate::message::fields::{X_REQUEST_ID, is_ours, list_members};
 
 /// What of a route's word bears on storing.
 #[derive(Debug, Clone, Copy)]
@@ -117,7 +117,7 @@ pub fn storable(
 }
 
 /// Whether an answer hands its client a credential, as an API does that renews tokens by the way.
-pub fn grants(credentials: &[HeaderName], fields: &HeaderMap) -> bool {
+fn grants(credentials: &[HeaderName], fields: &HeaderMap) -> bool {
     static GRANTING: [HeaderName; 3] = [
         header::AUTHORIZATION,
         HeaderName::from_static("authentication-info"),
@@ -200,12 +200,10 @@ pub fn shareable(reason: Reason) -> bool {
     matches!(reason, Reason::Status)
 }
 
-/// What the exchange that fetched an answer is called: none of those who are given it later had that one.
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 /// The fields to keep: end to end, with a Date (RFC 9110 §6.6.1), without Age.
 pub fn kept_fields(mut kept: HeaderMap, exchange: Exchange) -> HeaderMap {
     kept.remove(header::AGE);
+    // What the exchange was called that fetched it: none of those who are given it later had that one.
     kept.remove(X_REQUEST_ID);
     if !kept.contains_key(header::DATE) {
         kept.insert(header::DATE, date::format(exchange.response_time));

@@ -261,7 +261,7 @@ impl Owed {
             let (hold, lasting) = (*hold, whole_seconds(*left));
             (states.clone(), Step::Begin { hold, lasting })
         });
-        // By whole seconds, and a part of one more: so they are few, however many states.
+        // Likewise: so these are few, however many states.
         let mut ambiguous = BTreeMap::<Duration, Vec<StateKey>>::new();
         for (state, left) in &self.ambiguous {
             let states = ambiguous.entry(whole_seconds(*left)).or_default();

@@ -7,6 +7,9 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::forwarded;
 
+/// What a request is called. One that is logged goes on under an id of ours.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -37,16 +40,12 @@ static NOT_NAMEABLE: [HeaderName; 5] = [
 
 /// Whether what a client says in it does not reach the API as it says it: the field ends here, or we write it.
 pub fn is_ours(name: &HeaderName) -> bool {
-    static WRITTEN: [HeaderName; 4] = [
-        header::HOST,
-        header::VIA,
-        header::EXPECT,
-        HeaderName::from_static("x-request-id"),
-    ];
+    static WRITTEN: [HeaderName; 3] = [header::HOST, header::VIA, X_REQUEST_ID];
     HOP_BY_HOP.contains(name)
+        || *name == header::EXPECT
+        || has_underscore(name)
         || WRITTEN.contains(name)
-        || forwarded::OURS.contains(name)
-        || name.as_str().contains('_')
+        || forwarded::is_ours(name)
 }
 
 /// Takes off what belongs to the connection it came by: the hop-by-hop fields and those that Connection names.
@@ -108,8 +107,8 @@ pub fn strip_request(fields: &mut HeaderMap, drop: &[HeaderName]) {
 pub fn is_stripped(name: &HeaderName, fields: &HeaderMap, drop: &[HeaderName]) -> bool {
     HOP_BY_HOP.contains(name)
         || *name == header::EXPECT
-        || drop.contains(name)
         || has_underscore(name)
+        || drop.contains(name)
         || connection_named(fields).contains(name)
 }
 

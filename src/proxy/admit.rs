@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use smallvec::SmallVec;
 use tracing::debug;
 
-use super::plan::{By, Plan, Word};
+use super::plan::{Plan, Word};
 use super::{Client, Served, Setup, present};
 use crate::access::credential;
 use crate::access::key_file::Keys;
@@ -290,10 +289,7 @@ pub fn with_credential_by(
         plan if own.is_empty() => plan,
         Plan::Pass { .. } => Plan::Write {
             states: own.into_vec(),
-            word: Word {
-                by: By::Operator,
-                rules: SmallVec::new(),
-            },
+            word: Word::nobodys(),
         },
         Plan::Write { mut states, word } => {
             states.extend(own);

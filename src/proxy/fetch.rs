@@ -548,11 +548,6 @@ pub fn policy<'c>(config: &'c Config, route: &'c Route) -> Policy<'c> {
     }
 }
 
-/// What an answer to a fill says that it varies by.
-pub fn nominated(config: &Config, route: &Route, answer: &HeaderMap) -> Nominated {
-    storing::nominated(&policy(config, route), answer)
-}
-
 /// Whether the answer varies by a field that this client has sent and no fill carries.
 pub fn is_not_for_a_cache(nominated: &Nominated, client: &HeaderMap) -> bool {
     nominated

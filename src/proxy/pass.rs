@@ -11,6 +11,7 @@ use super::present::{self, Asked};
 use super::{Client, Served, Setup, fetch};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
+use crate::caching::storing;
 use crate::error::Error;
 use crate::message::fields;
 use crate::reply::{self, Reply};
@@ -42,7 +43,8 @@ pub async fn fill_alone(
 ) -> Result<Reply, Error> {
     let outgoing = present::fill(&setup.config, &served.route, client, asked);
     let response = send(setup, client, outgoing).await?;
-    let nominated = fetch::nominated(&setup.config, &served.route, response.headers());
+    let policy = fetch::policy(&setup.config, &served.route);
+    let nominated = storing::nominated(&policy, response.headers());
     if fetch::is_for_another(&nominated, asked, &client.fields) {
         served.learn_unkeyed(&nominated.unkeyed);
         // With it goes its slot, or nobody would ever have a second one.

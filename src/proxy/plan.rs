@@ -33,13 +33,25 @@ pub struct Word {
     pub rules: SmallVec<[u16; 4]>,
 }
 
-/// Which answers to a write drop anything.
+/// Which answers to a write drop anything, and what these may name besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
-    /// The operator's rules, or a route with a `ttl`: all but plain refusals.
+    /// The operator's rules, or a route with a `ttl`: all but plain refusals. They alone say which targets.
     Operator,
     /// RFC 9111 §4.4 alone: successes and redirections.
     Http,
+    /// No rule or route names the write: what is known of its credential is dropped as by a rule, and of what the answer names
+    /// whatever the API's own word keeps.
+    Nobody,
+}
+
+impl Word {
+    pub fn nobodys() -> Word {
+        Word {
+            by: By::Nobody,
+            rules: SmallVec::new(),
+        }
+    }
 }
 
 pub fn plan(config: &Config, method: &Method, target: &TargetUri, has_content: bool) -> Plan {

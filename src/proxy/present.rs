@@ -16,12 +16,12 @@ use crate::coherence::Depends;
 use crate::config::{Access, Config, Route};
 use crate::error::Refusal;
 use crate::message::accept::AcceptClass;
+use crate::message::fields::X_REQUEST_ID;
 use crate::message::forwarded::{self, Scheme};
 use crate::message::query::{self, Canonical};
 use crate::message::section::{Purpose, Section, Under};
 use crate::message::target::ForwardUri;
 use crate::message::{fields, forwarded::Via};
-use crate::proxy::told::X_REQUEST_ID;
 use crate::route::{Captures, FamilyKey};
 use crate::upstream::Outgoing;
 
@@ -51,7 +51,7 @@ impl Asked {
 
     /// Names the fetch that serves it: one copy, under one origin.
     pub fn flight(&self) -> String {
-        format!("{} {}", self.copy, self.origin)
+        [&self.copy, " ", &self.origin].concat()
     }
 
     /// Whether both ask for the same, and of all the same; who is admitted aside.
@@ -314,10 +314,7 @@ pub fn obeying(config: &Config, client: &Client) -> Outgoing {
 
 /// Whether a field of this name goes out as the client sent it.
 pub fn is_verbatim(config: &Config, client: &Client, name: &HeaderName) -> bool {
-    const WRITTEN: [HeaderName; 3] = [header::HOST, header::VIA, X_REQUEST_ID];
-    !WRITTEN.contains(name)
-        && !forwarded::is_ours(name)
-        && !fields::is_stripped(name, &client.fields, &config.drop_headers)
+    !fields::is_ours(name) && !fields::is_stripped(name, &client.fields, &config.drop_headers)
 }
 
 /// The same under a configuration at work, where what was made of the same fields is not made twice.

@@ -11,12 +11,12 @@ use tracing::info;
 
 use super::Setup;
 use crate::caching::cache_status::Handling;
+use crate::message::fields::X_REQUEST_ID;
 use crate::metrics::NO_ROUTE;
 use crate::reply::Reply;
 #[cfg(feature = "otel")]
 use crate::telemetry::otel;
 
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A longer id is not kept.

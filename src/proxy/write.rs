@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use http::Response;
-use http::header::{self, HeaderMap};
-use smallvec::SmallVec;
+use http::header::HeaderMap;
 use tracing::warn;
 
 use super::outliving::Outliving;
@@ -84,14 +83,8 @@ async fn passed(
     if let Ok(response) = &answered
         && invalidation::outcome(response.status()) == Outcome::Changed
     {
-        let word = Word {
-            by: By::Http,
-            rules: SmallVec::new(),
-        };
-        let named = named(setup, client, response.headers(), |drops| {
-            drops.are_by_http()
-        });
-        drop_named(setup, client, &word, named).await;
+        let word = Word::nobodys();
+        drop_named(setup, client, &word, response.headers(), &[]).await;
     }
     under_way.came_to(match &answered {
         Ok(response) => protocol::outcome_of_status(response.status()),
@@ -166,7 +159,7 @@ async fn held(
     // What is rare is boxed, here and below, or every write would carry room for it, and zero and copy it.
     let keeping = match word.by {
         By::Http => Box::pin(obey::Keeping::prepare(setup, client)).await,
-        By::Operator => None,
+        By::Operator | By::Nobody => None,
     };
     let writing = setup.coherence.begin(states.clone(), without_store);
     let writing = writing.await.map_err(|Refused| Error::StoreAway)?;
@@ -177,7 +170,7 @@ async fn held(
         .await;
     let outcome = match &answered {
         Ok(response) => match word.by {
-            By::Operator => protocol::outcome_of_status(response.status()),
+            By::Operator | By::Nobody => protocol::outcome_of_status(response.status()),
             By::Http => invalidation::outcome(response.status()),
         },
         Err(failure) => protocol::outcome_of_failure(*failure),
@@ -185,17 +178,7 @@ async fn held(
     entered.came_to(outcome);
     under_way.came_to(outcome);
     if let (Ok(response), Outcome::Changed) = (&answered, outcome) {
-        // Where the operator's word names the write, it alone says which targets; where nothing does, as if it held nothing.
-        let path = client.target.path();
-        let is_nobodys = || {
-            let own = plan::drops(&setup.config, &client.method, &Decoded::of(path));
-            own.states.is_empty()
-        };
-        let mut named = named(setup, client, response.headers(), |drops| {
-            word.by == By::Http || (drops.are_by_http() && is_nobodys())
-        });
-        named.retain(|state| !states.contains(state));
-        drop_named(setup, client, &word, named).await;
+        drop_named(setup, client, &word, response.headers(), &states).await;
     }
     let keeping = keeping.filter(|keeping| {
         let kept = answered
@@ -223,35 +206,37 @@ async fn held(
     }
 }
 
-/// What the answer names beside the target: RFC 9111 §4.4 and RFC 9875 allow to drop it.
-fn named(
+/// What the answer names beside the target: RFC 9111 §4.4 and RFC 9875 allow to drop it, so the answer does not depend on it.
+async fn drop_named(
     setup: &Setup,
     client: &Client,
+    word: &Word,
     answer: &HeaderMap,
-    may_name: impl Fn(&Drops<'_>) -> bool,
-) -> Vec<StateKey> {
+    already: &[StateKey],
+) {
     let groups = invalidation::invalidated_groups(&client.method, answer);
     let mut states: Vec<StateKey> = groups
         .iter()
         .map(|group| StateKey::new(cache_group_state(&client.origin(), group)))
         .collect();
-    let is_there = |name| answer.contains_key(name);
-    if (is_there(header::LOCATION) || is_there(header::CONTENT_LOCATION))
+    let may_drop = |drops: &Drops| match word.by {
+        By::Operator => false,
+        By::Http => true,
+        By::Nobody => drops.are_by_http(),
+    };
+    if word.by != By::Operator
+        && invalidation::names_any(answer)
         && let Some(target) = client.url()
     {
         for url in invalidation::named(&target, answer) {
             let path = Decoded::of(url.path());
             let drops = plan::drops(&setup.config, &client.method, &path);
-            if may_name(&drops) {
+            if may_drop(&drops) {
                 states.extend(drops.states);
             }
         }
     }
-    states
-}
-
-/// The answer does not depend on it.
-async fn drop_named(setup: &Setup, client: &Client, word: &Word, states: Vec<StateKey>) {
+    states.retain(|state| !already.contains(state));
     if states.is_empty() {
         return;
     }

@@ -7,10 +7,10 @@ use super::Outgoing;
 use crate::body::RequestBody;
 use crate::error::UpstreamFailure;
 use crate::interim::Turn;
+use crate::message::fields::X_REQUEST_ID;
 use crate::message::heads;
 use crate::message::section::Section;
 use crate::message::target::{self, ForwardUri};
-use crate::proxy::told::X_REQUEST_ID;
 
 /// All of a request but its content.
 pub(super) struct Draft {

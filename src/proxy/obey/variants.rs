@@ -11,9 +11,9 @@ use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
 use crate::caching::variance;
 use crate::message::conditions::CONDITIONS;
+use crate::message::fields::X_REQUEST_ID;
 use crate::message::section::Section;
 use crate::proxy::present;
-use crate::proxy::told::X_REQUEST_ID;
 
 /// The nominated fields, among those that are sent.
 pub(super) struct Selecting<'n> {

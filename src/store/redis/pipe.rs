@@ -427,15 +427,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             for reply in replies {
                 match queue.waiting.front_mut() {
                     Some(waiting) if waiting.unheard > 0 => waiting.unheard -= 1,
-                    Some(waiting) => {
-                        let before = waiting.before;
-                        told.extend(queue.waiting.pop_front().map(|who| (who, reply.clone())));
-                        good = before.map_or(Ok(()), |before| self.standing.hear(before, &reply));
+                    Some(Waiting {
+                        before: Some(before),
+                        ..
+                    }) => {
+                        good = self.standing.hear(*before, &reply);
+                        if good.is_err() {
+                            // Nobody behind it is told anything.
+                            break;
+                        }
+                        queue.waiting.pop_front();
                     }
+                    Some(_) => told.extend(queue.waiting.pop_front().map(|who| (who, reply))),
                     None => return Err(io::Error::other("a reply to nothing that was asked")),
-                }
-                if good.is_err() {
-                    break;
                 }
             }
         }
