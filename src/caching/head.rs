@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
-use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache_status::CACHE_STATUS;
@@ -33,13 +32,17 @@ const KNOWN: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Head {
     shared: Arc<Shared>,
-    own: Own,
+    date: Option<Date>,
+    /// What else is its own, and a Date that is none.
+    own: Box<[(HeaderName, HeaderValue)]>,
     /// Its part of what it shares, in bytes: of many copies each is charged with an eighth, so that an entry's weight is about
     /// its own, and few that are left of many do not weigh next to nothing. Settled when it is made, for a weight must not change.
     part: u32,
 }
 
-type Own = SmallVec<[(HeaderName, HeaderValue); 1]>;
+/// A Date as it is to be sent (RFC 9110 §5.6.7), which is always as long: where its copy is, as each hit has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Date([u8; 29]);
 
 /// What is the same for many copies.
 #[derive(Debug)]
@@ -57,7 +60,7 @@ struct Shared {
 
 impl PartialEq for Head {
     fn eq(&self, other: &Self) -> bool {
-        self.shared == other.shared && self.own == other.own
+        self.shared == other.shared && self.date == other.date && self.own == other.own
     }
 }
 
@@ -76,13 +79,20 @@ impl Head {
 
     /// As `new`, for a copy of the paths with this mark alone.
     pub fn of(mark: Mark, fields: &HeaderMap, origin: &str, varied: &[HeaderName]) -> Head {
-        let mut own = Own::new();
+        let (mut date, mut own) = (None, Vec::new());
         for name in &OWN {
             let mut values = fields.get_all(name).iter();
             if let (Some(value), None) = (values.next(), values.next()) {
-                own.push((name.clone(), alone(value)));
+                match Date::of(value.as_bytes()) {
+                    its @ Some(_) if *name == header::DATE => date = its,
+                    _ => own.push((name.clone(), alone(value))),
+                }
             }
         }
+        let is_own = |name: &HeaderName| match date {
+            Some(_) if *name == header::DATE => true,
+            _ => own.iter().any(|(own, _)| own == name),
+        };
         let mut text = Vec::with_capacity(512);
         text.extend_from_slice(b"origin=");
         text.extend_from_slice(origin.as_bytes());
@@ -94,12 +104,12 @@ impl Head {
         text.extend_from_slice(b"\tof=");
         hexadecimal::write(&mut text, mark.0);
         for (name, value) in fields {
-            if !own.iter().any(|(own, _)| own == name) {
+            if !is_own(name) {
                 write_field(&mut text, name, value);
             }
         }
         let shared = Shared::known(&text).expect("what was written is read again");
-        Head::sharing(shared, own)
+        Head::sharing(shared, date, own)
     }
 
     pub fn origin(&self) -> &str {
@@ -117,6 +127,7 @@ impl Head {
     /// The fields as they came.
     pub fn fields(&self) -> HeaderMap {
         let mut fields = HeaderMap::with_capacity(self.shared.ready.len() + 2);
+        fields.extend(self.date.map(|date| (header::DATE, date.value())));
         fields.extend(self.own.iter().cloned());
         let kept = self.shared.text.split(|&byte| byte == b'\t').skip(3);
         for (name, value) in kept.filter_map(|word| read_field(&self.shared.text, word)) {
@@ -133,6 +144,9 @@ impl Head {
     /// The fields of a hit.
     pub fn of_a_hit(&self, age: HeaderValue, cache_status: HeaderValue) -> HeaderMap {
         let mut fields = self.shared.ready.clone();
+        if let Some(date) = self.date {
+            fields.insert(header::DATE, date.value());
+        }
         for (name, value) in &self.own {
             fields.insert(name, value.clone());
         }
@@ -148,12 +162,15 @@ impl Head {
 
     /// Whether a hit's fields are those of `ready`, its own and Age alone: what it has twice needs a second look.
     pub fn is_plain(&self) -> bool {
-        self.own.iter().any(|(name, _)| *name == header::DATE)
+        self.date.is_some() || self.own.iter().any(|(name, _)| *name == header::DATE)
     }
 
     /// Appends the lines of a hit's fields: those of `of_a_hit` without Cache-Status, and Content-Length.
     pub fn write_hit(&self, into: &mut Vec<u8>, length: usize, age: u64) {
         into.extend_from_slice(&self.shared.lines);
+        if let Some(Date(date)) = &self.date {
+            write_line(into, &header::DATE, date);
+        }
         for (name, value) in &self.own {
             write_line(into, name, value.as_bytes());
         }
@@ -166,6 +183,10 @@ impl Head {
 
     /// Appends ` ⇥name: value` for each field of its own, and then the shared text.
     pub fn write(&self, into: &mut Vec<u8>) {
+        if let Some(Date(date)) = &self.date {
+            into.extend_from_slice(WRITTEN_DATE);
+            into.extend_from_slice(date);
+        }
         for (name, value) in &self.own {
             write_field(into, name, value);
         }
@@ -175,20 +196,33 @@ impl Head {
 
     /// Reads what `write` has written, without the first tab; a value of its own shares the bytes of `text`.
     pub fn read(text: &Bytes) -> Option<Head> {
-        let (mut own, mut rest) = (Own::new(), &text[..]);
+        let (mut date, mut own, mut rest) = (None, Vec::new(), &text[..]);
         while !rest.starts_with(b"origin=") {
             let end = memchr::memchr(b'\t', rest)?;
-            own.push(read_field(text, &rest[..end])?);
+            let word = &rest[..end];
+            match word.strip_prefix(&WRITTEN_DATE[1..]).and_then(Date::of) {
+                of_the_copy @ Some(_) => date = of_the_copy,
+                None => own.push(read_field(text, word)?),
+            }
             rest = &rest[end + 1..];
         }
-        Some(Head::sharing(Shared::known(rest)?, own))
+        Some(Head::sharing(Shared::known(rest)?, date, own))
     }
 
-    fn sharing(shared: Arc<Shared>, own: Own) -> Head {
+    fn sharing(
+        shared: Arc<Shared>,
+        date: Option<Date>,
+        own: Vec<(HeaderName, HeaderValue)>,
+    ) -> Head {
         // One of those who have it is the list of known ones.
         let copies = (Arc::strong_count(&shared) - 1).clamp(1, 8);
         let part = shared.weight().div_ceil(copies) as u32;
-        Head { shared, own, part }
+        Head {
+            shared,
+            date,
+            own: own.into_boxed_slice(),
+            part,
+        }
     }
 
     /// Bytes it takes in memory, roughly but never less.
@@ -259,20 +293,25 @@ impl Shared {
     }
 }
 
-/// The value without the buffer that it was read into, all of which a slice would keep. Dates are mostly the last one.
-fn alone(value: &HeaderValue) -> HeaderValue {
-    thread_local! {
-        static LAST: RefCell<Option<HeaderValue>> = const { RefCell::new(None) };
+/// How a Date stands in the text, before its value.
+const WRITTEN_DATE: &[u8] = b"\tdate: ";
+
+impl Date {
+    /// What is as long and needs no escape.
+    fn of(value: &[u8]) -> Option<Date> {
+        let date: [u8; 29] = value.try_into().ok()?;
+        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+        date.iter().all(is_plain).then_some(Date(date))
     }
-    LAST.with_borrow_mut(|last| match last {
-        Some(last) if last == value => last.clone(),
-        _ => {
-            let copy = HeaderValue::from_bytes(value.as_bytes());
-            let copy = copy.unwrap_or_else(|_| value.clone());
-            *last = Some(copy.clone());
-            copy
-        }
-    })
+
+    fn value(self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.0).expect("it is visible ASCII")
+    }
+}
+
+/// The value without the buffer that it was read into, all of which a slice would keep.
+fn alone(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
 }
 
 fn write_line(into: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
@@ -300,11 +339,7 @@ fn write_field(into: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
 fn read_field(text: &Bytes, word: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let colon = memchr::memmem::find(word, b": ")?;
     let (name, written) = (&word[..colon], &word[colon + 2..]);
-    let name = match name {
-        // In every copy.
-        b"date" => header::DATE,
-        name => HeaderName::from_bytes(name).ok()?,
-    };
+    let name = HeaderName::from_bytes(name).ok()?;
     if memchr::memchr(b'\\', written).is_none() {
         let value = HeaderValue::from_maybe_shared(text.slice_ref(written)).ok()?;
         return Some((name, value));
@@ -329,6 +364,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const MONDAY: &str = "Mon, 24 Nov 2025 08:00:00 GMT";
+
     fn map(lines: &[(&str, &str)]) -> HeaderMap {
         lines
             .iter()
@@ -348,10 +385,11 @@ mod tests {
             let fields = map(&[("date", date), ("vary", "Accept"), ("etag", tag)]);
             Head::new(fields, "http://h", &[header::ORIGIN])
         };
-        let (one, other) = (head("Mon", "\"a\""), head("Tue", "\"b\""));
+        let (one, other) = (head(MONDAY, "\"a\""), head("Tue", "\"b\""));
         assert!(Arc::ptr_eq(&one.shared, &other.shared));
         assert_ne!(one, other);
         assert_eq!(one.fields()["etag"], "\"a\"");
+        assert_eq!(one.fields()["date"], MONDAY);
         assert_eq!(other.fields()["date"], "Tue");
         assert_eq!(
             (one.origin(), one.varied()),
@@ -362,9 +400,10 @@ mod tests {
     #[test]
     fn a_copy_keeps_no_buffer_that_its_answer_was_read_into() {
         let buffer = Bytes::from(vec![b'1'; 8192]);
-        let value = HeaderValue::from_maybe_shared(buffer.slice(..29)).unwrap();
+        let of_it = |length| HeaderValue::from_maybe_shared(buffer.slice(..length)).unwrap();
         let fields = HeaderMap::from_iter([
-            (header::DATE, value),
+            (header::DATE, of_it(29)),
+            (header::ETAG, of_it(32)),
             (header::ALLOW, "GET".parse().unwrap()),
         ]);
         let head = Head::new(fields, "http://h", &[]);
@@ -381,7 +420,7 @@ mod tests {
     #[test]
     fn a_hit_has_its_age_and_says_so_after_what_the_origin_said() {
         let fields = map(&[
-            ("date", "Mon"),
+            ("date", MONDAY),
             ("cache-status", "origin; hit"),
             ("via", "1.1 vegur"),
             ("content-type", "application/json"),
@@ -392,7 +431,7 @@ mod tests {
         assert_eq!(all("cache-status"), ["origin; hit", "larder; hit; ttl=1"]);
         assert_eq!(all("via"), ["1.1 vegur", "1.1 larder"]);
         assert_eq!(all("age"), ["7"]);
-        assert_eq!(all("date"), ["Mon"]);
+        assert_eq!(all("date"), [MONDAY]);
         assert_eq!(hit.len(), 7);
         assert_eq!(head.fields(), fields);
     }
@@ -407,7 +446,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_fields_are_read_as_they_were_written(values in proptest::collection::vec(
-            ("[a-z][a-z0-9-]{0,8}|date|etag|via|cache-status", proptest::collection::vec(prop_oneof![Just(b'\t'), 32u8..=126, 128u8..], 0..20)), 0..8))
+            ("[a-z][a-z0-9-]{0,8}|date|etag|via|cache-status", prop_oneof![
+                proptest::collection::vec(prop_oneof![Just(b'\t'), 32u8..=126, 128u8..], 0..20),
+                "[ -~]{29}".prop_map(String::into_bytes),
+            ]), 0..8))
         {
             let mut fields = HeaderMap::new();
             for (name, value) in &values {

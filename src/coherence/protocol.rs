@@ -37,61 +37,67 @@ impl fmt::Display for StateKey {
 /// the store's own microseconds, then the store's incarnation and 32 fresh random bits. Before the microseconds stands its
 /// generation, which a soft purge counts up: what was fetched in an earlier one is not invalid, but no longer fresh.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Epoch(u128);
+pub struct Epoch {
+    /// The generation, then the microseconds.
+    began: u64,
+    /// The incarnation, then the random bits. Two words and not one of twice the width: whatever holds it would be laid out by that.
+    fresh: u64,
+}
 
 impl Epoch {
     /// Where the generation begins; microseconds below it last until the year 2112.
-    const GENERATION: u32 = 64 + 52;
-    const LAST_GENERATION: u128 = 0xfff;
+    const GENERATION: u32 = 52;
+    const LAST_GENERATION: u64 = 0xfff;
 
-    fn generation(self) -> u128 {
-        self.0 >> Self::GENERATION
+    fn generation(self) -> u64 {
+        self.began >> Self::GENERATION
     }
 
     /// The same but for the generation.
     pub fn is_of(self, other: Epoch) -> bool {
-        (self.0 ^ other.0) << (128 - Self::GENERATION) == 0
+        let generations = u64::MAX << Self::GENERATION;
+        self.fresh == other.fresh && (self.began ^ other.began) & !generations == 0
     }
 
     /// `None`: there is none left.
     fn next_generation(self) -> Option<Epoch> {
         let is_last = self.generation() == Self::LAST_GENERATION;
-        (!is_last).then(|| Epoch(self.0 + (1 << Self::GENERATION)))
+        let began = self.began.wrapping_add(1 << Self::GENERATION);
+        (!is_last).then_some(Epoch { began, ..self })
     }
 
     pub fn new(now: Timestamp, incarnation: Incarnation, fresh: u32) -> Epoch {
-        let low = u64::from(incarnation.0) << 32 | u64::from(fresh);
-        Epoch(u128::from(now.as_micros()) << 64 | u128::from(low))
+        Epoch {
+            began: now.as_micros(),
+            fresh: u64::from(incarnation.0) << 32 | u64::from(fresh),
+        }
     }
 
     /// The life of the store in which it was made.
     pub fn incarnation(self) -> Incarnation {
-        Incarnation((self.0 >> 32) as u32)
+        Incarnation((self.fresh >> 32) as u32)
     }
 
     pub fn parse(text: &[u8]) -> Option<Epoch> {
         let at = memchr::memchr(b'-', text).filter(|at| (1..=16).contains(at))?;
-        let (micros, fresh) = (&text[..at], &text[at + 1..]);
-        let (micros, fresh) = (
-            hexadecimal::read(micros)?,
-            hexadecimal::read(fresh).filter(|_| fresh.len() == 16)?,
-        );
-        Some(Epoch(u128::from(micros) << 64 | u128::from(fresh)))
+        let (began, fresh) = (&text[..at], &text[at + 1..]);
+        Some(Epoch {
+            began: hexadecimal::read(began)?,
+            fresh: hexadecimal::read(fresh).filter(|_| fresh.len() == 16)?,
+        })
     }
-}
 
-impl Epoch {
     /// Appends it as it is displayed.
     pub fn write(self, into: &mut Vec<u8>) {
-        hexadecimal::write(into, (self.0 >> 64) as u64);
+        hexadecimal::write(into, self.began);
         into.push(b'-');
-        into.extend_from_slice(&hexadecimal::padded(self.0 as u64));
+        into.extend_from_slice(&hexadecimal::padded(self.fresh));
     }
 }
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}-{:016x}", (self.0 >> 64) as u64, self.0 as u64)
+        write!(f, "{:x}-{:016x}", self.began, self.fresh)
     }
 }
 

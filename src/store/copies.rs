@@ -8,15 +8,15 @@ use quick_cache::sync::Cache;
 
 use crate::caching::stored::Stored;
 
-pub struct Copies(Cache<String, Arc<Stored>, ByBytes>);
+pub struct Copies(Cache<Box<str>, Arc<Stored>, ByBytes>);
 
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<String, Arc<Stored>> for ByBytes {
-    fn weight(&self, key: &String, stored: &Arc<Stored>) -> u64 {
+impl Weighter<Box<str>, Arc<Stored>> for ByBytes {
+    fn weight(&self, key: &Box<str>, stored: &Arc<Stored>) -> u64 {
         // Two words of counts for the Arc, and what the cache itself keeps for an entry.
-        stored.weight() + key.capacity() as u64 + 112
+        stored.weight() + key.len() as u64 + 112
     }
 }
 
@@ -33,7 +33,7 @@ impl Copies {
 
     /// It must hold no more than its own bytes: a slice of a buffer would keep the whole of it.
     pub fn put(&self, copy: &str, stored: Arc<Stored>) {
-        self.0.insert(copy.to_owned(), stored);
+        self.0.insert(copy.into(), stored);
     }
 
     pub fn drop(&self, copy: &str) {
@@ -41,7 +41,7 @@ impl Copies {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (String, Arc<Stored>)> {
-        self.0.iter()
+        self.0.iter().map(|(key, stored)| (key.into(), stored))
     }
 
     /// How many bytes they take.
