@@ -30,7 +30,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
-use futures_util::future::Either;
 use http::header::HeaderName;
 use http::{Method, Request, Response, Version};
 use hyper::body::Body;
@@ -289,9 +288,9 @@ impl Proxy {
                                 if websocket::is_asked(&setup, &client, &plan, has_content) =>
                             {
                                 let setup = setup.clone();
-                                Either::Right(Box::pin(async move {
+                                Box::pin(async move {
                                     websocket::pass(&setup, &client, upgrade).await
-                                }) as Answering)
+                                }) as Answering
                             }
                             _ => answer(setup.clone(), client, content, plan, foreseen),
                         }
@@ -313,23 +312,21 @@ impl Proxy {
 
 type Answering = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>;
 
-fn own<L>(error: Error) -> Either<L, Answering> {
-    Either::Right(Box::pin(ready(Err(error))))
+fn own(error: Error) -> Answering {
+    Box::pin(ready(Err(error)))
 }
 
-/// Boxed, but for a hit's way, or a hit would carry room for all that it does not need.
+/// Boxed: it is handed on from one to the next, and what is large would be copied each time.
 fn answer(
     setup: Arc<Setup>,
     client: Client,
     content: Content,
     plan: Plan,
     foreseen: Option<Box<Foreseen>>,
-) -> Either<impl Future<Output = Result<Reply, Error>> + Send + use<>, Answering> {
-    Either::Right(match plan {
+) -> Answering {
+    match plan {
         Plan::Read { route, captures } => match &setup.config.routes[route].policy {
-            Policy::Ttl => {
-                return Either::Left(read::read(setup, route, captures, client, foreseen));
-            }
+            Policy::Ttl => Box::pin(read::read(setup, route, captures, client, foreseen)),
             Policy::Http(_) => {
                 Box::pin(async move { obey::read(&setup, route, captures, client).await })
             }
@@ -341,7 +338,7 @@ fn answer(
             Box::pin(async move { pass(&setup, client, content, why, detail).await })
         }
         Plan::Pass { .. } => Box::pin(async move { unheld(&setup, client, content).await }),
-    })
+    }
 }
 
 async fn write(
