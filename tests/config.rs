@@ -152,6 +152,31 @@ fn no_complaint_tells_a_secret() {
     }
 }
 
+#[test]
+fn what_a_line_is_shown_without_its_complaint_does_not_quote() {
+    for line in [
+        "upstream: http://u:hunter2@h:x",
+        "upstream: http://u:hunter2@",
+        "upstream: u:hunter2@h:1",
+        "upstream: unix://u:hunter2@h",
+        "upstream: {urls: [\"u:hunter2@h\"]}",
+        "upstream: {url: \"http://h:1\", health: {path: /, host: \"u:hunter2@h\"}}",
+        "upstream: http://h:1\ncanonical_origin: u:hunter2@h",
+        "upstream: http://h:1\nhosts: [\"u:hunter2@h\"]",
+        "upstream: http://h:1\nlisten: http://u:hunter2@h:1",
+        "upstream: http://h:1\nadmin: \"u:hunter2@h:1\"",
+        "upstream: http://h:1\nwarm: [{targets: [/a/], fields: [\"Authorization Token hunter2\"]}]",
+        "upstream: http://h:1\nwarm: [{targets: [/a/], fields: [\"Authorization=hunter2\"]}]",
+        "upstream: http://h:1\nwarm: [{targets: [/a/], fields: [\"hunter2\"]}]",
+        "upstream: http://h:1\nwarm: [{targets: [/a/], fields: [\"Authorization: Token hunter2]}]",
+        "upstream: http://h:1\nwarm: [{targets: [/a/], fields: [\"Cookie: sessionid=hunter2]}]",
+    ] {
+        let told = error(&format!("{line}\n"));
+        assert!(told.starts_with("proxy.yaml:"), "{line} is taken for right");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
 /// Breaks a file that is full of secrets at every place, and looks for them in what is said.
 #[test]
 fn no_way_to_break_a_file_makes_it_tell_its_secrets() {

@@ -511,7 +511,7 @@ impl Reader<'_> {
             })
         });
         let fields = self.texts(&at.key("fields"), map.fields, &[], |text| {
-            let (name, value) = text.split_once(':').unwrap_or((text, ""));
+            let (name, value) = text.split_once(':').unwrap_or(("", text));
             self.source.keep_secret(value.trim());
             let valid = http::HeaderValue::from_str(value.trim()).is_ok() && text.contains(':');
             match (name.trim().parse(), valid) {

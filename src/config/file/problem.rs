@@ -329,6 +329,10 @@ impl<'a> Source<'a> {
         cause: &str,
     ) -> String {
         let line = self.line(position.line);
+        // Nor does the cause quote what the line is shown without.
+        for span in credentials(line) {
+            self.keep_secret(line[span].trim_start_matches(['"', '\'', '[', '{', '(']));
+        }
         let column = token.start + 1;
         let (mut shown, token) = hide(line, self.secret_spans(position.line, how), token);
         if how == Reading::Broken && token.end + 1 < shown.chars().count() {
@@ -479,7 +483,7 @@ fn credentials(line: &str) -> Vec<Range<usize>> {
 fn behind_secret_name(line: &str) -> Option<usize> {
     let in_word = |c: char| c.is_alphanumeric() || c == '_';
     let lower = line.to_ascii_lowercase();
-    let names = ["token", "passw", "secret"];
+    let names = ["token", "passw", "secret", "authorization", "cookie:"];
     let found = names.iter().flat_map(|name| lower.match_indices(name));
     let ends = found.filter_map(|(found, _)| {
         let before = line[..found].trim_end_matches(in_word);
