@@ -174,6 +174,11 @@ fn the_order_of_parameters_does_not_matter_and_the_forwarded_query_is_the_one_in
     larder.get("/api/users/?id=2&id=1&a=0");
     assert_eq!(origin.last().target, "/api/users/?a=0&id=2&id=1");
     assert!(!larder.get("/api/users/?id=1&id=2&a=0").is_hit());
+    // The last of them counts there, and so it must however one is encoded.
+    larder.get("/api/users/?page=2&p%61ge=1");
+    assert_eq!(origin.last().target, "/api/users/?page=2&p%61ge=1");
+    assert!(!larder.get("/api/users/?p%61ge=1&page=2").is_hit());
+    assert_eq!(origin.last().target, "/api/users/?p%61ge=1&page=2");
     for other in [
         "/api/users/?page=2",
         "/api/users/?page=2&role=",

@@ -31,8 +31,8 @@ pub fn canonical(rule: &Query, query: Option<&str>) -> Canonical {
             OtherParameters::Bypass | OtherParameters::Reject => {}
         }
     }
-    // A stable sort: which of two equal names comes first can mean something to the upstream.
-    pairs.sort_by_key(|pair| name(pair));
+    // A stable sort: which of two equal names comes first can mean something to the upstream, however they are encoded.
+    pairs.sort_by(|one, other| decoded_name(one).cmp(&decoded_name(other)));
     Canonical::Pairs((!pairs.is_empty()).then(|| pairs.join("&")))
 }
 
@@ -79,6 +79,8 @@ mod tests {
         assert_eq!(all("b=2&a=1"), all("a=1&b=2"));
         assert_ne!(all("a=1&a=2"), all("a=2&a=1"));
         assert_eq!(all("b=1&a=2&b=0").as_deref(), Some("a=2&b=1&b=0"));
+        assert_ne!(all("a=1&%61=2"), all("%61=2&a=1"));
+        assert_eq!(all("b=2&%61=1"), all("%61=1&b=2"));
     }
 
     #[test]
