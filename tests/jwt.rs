@@ -388,8 +388,11 @@ fn who_cannot_be_verified_goes_upstream_uncached_and_the_reason_is_told(store: &
     assert_eq!(list(&larder, &lines["a"]).status, 200);
     let forged = Issuer::secret("x".repeat(32)).token(&json!({"role": "x", "exp": from_now(60)}));
     let forged = format!("Bearer {forged}");
+    // Of so large a number not all is read: another could be the same.
+    let large = issuer.token(&json!({"role": 2e40, "exp": from_now(60)}));
+    let large = format!("Bearer {large}");
     let a = lines["a"].as_str();
-    let cases: [(Fields, &str, u16); 12] = [
+    let cases: [(Fields, &str, u16); 13] = [
         (&[], "jwt-absent", 401),
         (&[("Authorization", "Token abc")], "jwt-absent", 401),
         (&[("Authorization", "Bearer")], "jwt-absent", 401),
@@ -397,6 +400,7 @@ fn who_cannot_be_verified_goes_upstream_uncached_and_the_reason_is_told(store: &
         (&[("X-Api-Key", "a")], "jwt-absent", 401),
         (&[("Authorization", "Bearer a.b.c")], "jwt-refused", 401),
         (&[("Authorization", &forged)], "jwt-refused", 401),
+        (&[("Authorization", &large)], "jwt-refused", 401),
         (&[("Authorization", &lines["late"])], "jwt-expired", 200),
         (
             &[("Authorization", a), ("Cookie", "sessionid=a")],

@@ -107,10 +107,10 @@ pub fn verify(jwt: &Jwt, keys: &KeySet, token: &[u8], now: Timestamp) -> Result<
             return Err(refused("its time has not come (`nbf`)"));
         }
     }
-    Ok(Token {
-        expires,
-        scope: Scope::at(&jwt.scope, &claims),
-    })
+    let scope = Scope::at(&jwt.scope, &claims).ok_or(refused(
+        "a number in its `scope` is no whole one of 64 bits, and could not be told from others",
+    ))?;
+    Ok(Token { expires, scope })
 }
 
 /// Until when a token says that it is good, whether or not it is to be believed.

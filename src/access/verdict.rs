@@ -82,21 +82,33 @@ impl Verdict {
 pub struct Scope(pub Vec<(String, Option<String>)>);
 
 impl Scope {
-    /// Of the answer's body. `None`: it is not JSON.
+    /// Of the answer's body. `None`: it is not JSON, or as in `at`.
     pub fn of(pointers: &[String], body: &[u8]) -> Option<Scope> {
         if pointers.is_empty() {
             return Some(Scope::default());
         }
         let value: Value = serde_json::from_slice(body).ok()?;
-        Some(Scope::at(pointers, &value))
+        Scope::at(pointers, &value)
     }
 
-    pub fn at(pointers: &[String], value: &Value) -> Scope {
+    /// `None`: it holds a number that is read with fewer digits than it has, and so could be another's.
+    pub fn at(pointers: &[String], value: &Value) -> Option<Scope> {
         let at = |pointer: &String| {
-            let found = value.pointer(pointer).map(Value::to_string);
-            (pointer.clone(), found)
+            let found = value.pointer(pointer);
+            let exact = found.is_none_or(is_exact);
+            exact.then(|| (pointer.clone(), found.map(Value::to_string)))
         };
-        Scope(pointers.iter().map(at).collect())
+        pointers.iter().map(at).collect::<Option<_>>().map(Scope)
+    }
+}
+
+/// Whole numbers of 64 bits are.
+fn is_exact(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => !number.is_f64(),
+        Value::Array(items) => items.iter().all(is_exact),
+        Value::Object(members) => members.values().all(is_exact),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
     }
 }
 
@@ -229,6 +241,12 @@ mod tests {
         }
         assert_eq!(scope(r#"[]"#), scope(r#"{}"#));
         assert_eq!(scope("<html>"), None);
+        for number in ["18446744073709551616", "-9223372036854775809", "1.0", "1e3"] {
+            assert_eq!(scope(&format!("{{\"role\":{number}}}")), None, "{number}");
+            assert_eq!(scope(&format!("{{\"role\":[{{\"a\":{number}}}]}}")), None);
+            assert!(scope(&format!("{{\"other\":{number}}}")).is_some());
+        }
+        assert!(scope(r#"{"role":18446744073709551615}"#).is_some());
         assert_eq!(Scope::of(&[], b"<html>"), Some(Scope::default()));
     }
 
