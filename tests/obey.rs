@@ -42,6 +42,7 @@ on_both_stores! {
     a_head_that_varies_by_more_makes_stale
     a_part_is_kept_apart_and_completed
     a_part_that_nothing_completes_is_nobodys_error
+    what_is_too_large_to_keep_is_not_put_together_of_parts
     concurrent_misses_make_one_request
     what_breaks_off_or_is_too_large_is_passed_on_and_not_kept
     a_purge_by_hand_drops_all_that_a_route_keeps
@@ -881,6 +882,37 @@ fn a_part_that_nothing_completes_is_nobodys_error(store: &str) {
     let whole = larder.get("/");
     assert_eq!((whole.status, whole.text()), (200, "short".to_owned()));
     assert_eq!(origin.count(), 3, "the rest was asked for in between");
+}
+
+fn what_is_too_large_to_keep_is_not_put_together_of_parts(store: &str) {
+    for whole in ["4096", "*"] {
+        let (origin, larder) = start(
+            store,
+            "keep_parts: true\n    max_body: 1KiB",
+            move |asked| {
+                let part = |body: &str, range: String| {
+                    origin::status(206, body)
+                        .field("Cache-Control", "max-age=60")
+                        .field("ETag", "\"a\"")
+                        .field("Content-Range", &range)
+                };
+                match asked.fields.get("range") {
+                    Some("bytes=0-4") => part("01234", format!("bytes 0-4/{whole}")),
+                    Some(_) => part(&"5".repeat(4091), "bytes 5-4095/4096".to_owned()),
+                    None => origin::huge(4096).field("Cache-Control", "max-age=60"),
+                }
+            },
+        );
+        larder.get_with("/", &[("Range", "bytes=0-4")]);
+        for _ in 0..2 {
+            let answer = larder.get("/");
+            assert!(
+                answer.is_complete_success() && answer.content.length == 4096 && !answer.is_hit(),
+                "{whole} {answer:?}"
+            );
+            assert_eq!(origin.last().fields.get("range"), None, "as it came");
+        }
+    }
 }
 
 fn concurrent_misses_make_one_request(store: &str) {

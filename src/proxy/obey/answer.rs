@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, header};
 use http_body::Body;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use tracing::debug;
 
 use super::turns::Turn;
@@ -265,9 +265,20 @@ impl Ask {
     ) -> Result<Reply, Error> {
         let (stored, newer) = (begun.head.fields(), response.headers().clone());
         let parts = Part::of(&stored).zip(Part::of(&newer));
-        let fits = parts.is_some_and(|(part, next)| part.is_completed_by(&stored, &next, &newer));
+        let most = self.served().route.max_body;
+        let fits = parts.is_some_and(|(part, next)| {
+            let small = next.whole.is_some_and(|whole| whole <= most);
+            small && part.is_completed_by(&stored, &next, &newer)
+        });
         let rest = match fits {
-            true => response.into_body().collect().await.ok(),
+            true => {
+                // However much of it there is.
+                let most = usize::try_from(most).unwrap_or(usize::MAX);
+                let rest = Limited::new(response.into_body(), most).collect();
+                let total = self.setup.upstream.settings().total;
+                let rest = tokio::time::timeout(total, rest).await;
+                rest.ok().and_then(Result::ok)
+            }
             false => {
                 // With it goes its slot: another is asked for.
                 drop(response);

@@ -165,10 +165,11 @@ impl Ask {
             return None;
         }
         let stored = self.look_up(&self.part_key(keys)).await.ok()?;
-        Part::of(&stored.head.fields())?
-            .rest()
-            .is_some()
-            .then_some(stored)
+        let part = Part::of(&stored.head.fields())?;
+        // What is too large to keep is passed on as it comes.
+        let most = self.served().route.max_body;
+        let fits = part.whole.is_none_or(|whole| whole <= most);
+        (fits && part.rest().is_some()).then_some(stored)
     }
 
     /// The request as the client sent it, but for what is asked about the stored response.
