@@ -21,8 +21,10 @@ on_both_stores! {
     all_whom_the_upstream_admits_share_one_copy_and_nobody_else_is_given_it
     who_is_refused_is_answered_by_the_upstream_and_asked_about_once
     each_value_of_the_scope_has_a_copy_of_its_own
+    a_scope_that_could_be_anothers_admits_nobody
     first_requests_at_once_ask_one_question_and_fetch_one_body
     a_write_with_the_credential_ends_its_verdict_and_no_other
+    a_logout_ends_a_verdict_whatever_keeps_its_path
     a_verdict_ends_in_time
     a_revoked_credential_is_asked_about_again
     who_cannot_be_verified_is_not_admitted
@@ -165,6 +167,29 @@ fn each_value_of_the_scope_has_a_copy_of_its_own(store: &str) {
     assert_eq!(larder.get(LIST).status, 401);
 }
 
+/// Two tenants that are one to whoever reads numbers as most do.
+fn a_scope_that_could_be_anothers_admits_nobody(store: &str) {
+    let says = [
+        r#"{"role":2087303337131000706669259524346478593}"#,
+        r#"{"role":2087303337131000706669259524346478594}"#,
+        r#"{"role":[1.00000000000000000001]}"#,
+        r#"{"role":[1.00000000000000000002]}"#,
+    ];
+    let names: Vec<String> = (0..says.len()).map(|n| format!("Token {n}")).collect();
+    let known: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(says).collect();
+    let origin = api(&users(&known));
+    let larder = larder(
+        &origin,
+        store,
+        "{verify: /api/users/me/, for: 1h, scope: [/role]}",
+    );
+    for (who, says) in &known {
+        let given = list(&larder, who);
+        assert_eq!(given.text(), format!("for {says}"));
+        assert!(given.cache_status().contains("verify-failed"), "{given:?}");
+    }
+}
+
 fn first_requests_at_once_ask_one_question_and_fetch_one_body(store: &str) {
     let origin = api(&users(&[("Token a", "{}")]));
     let larder = larder(&origin, store, "{verify: /api/users/me/, for: 1h}");
@@ -192,6 +217,44 @@ fn a_write_with_the_credential_ends_its_verdict_and_no_other(store: &str) {
     assert_eq!(logout.status, 204);
     assert_eq!(list(&larder, "Token a").status, 401);
     assert!(list(&larder, "Token b").is_hit());
+}
+
+/// Where the API's own word alone keeps the path, an error to it leaves what it keeps, and no verdict.
+fn a_logout_ends_a_verdict_whatever_keeps_its_path(store: &str) {
+    let users = users(&[]);
+    let known = users.clone();
+    let origin = Origin::start(move |asked| {
+        let says = known.lock().unwrap().get(&credential(asked)).cloned();
+        match (asked.method.as_str(), says) {
+            ("GET", None) => origin::status(401, "who are you?"),
+            ("GET", Some(_)) => origin::json("{}"),
+            _ => {
+                known.lock().unwrap().remove(&credential(asked));
+                let status = asked.target.trim_matches('/').parse().unwrap();
+                origin::status(status, "")
+            }
+        }
+    });
+    let larder = Larder::start(format!(
+        "upstream: {}\nstore: {{url: \"{store}\", database: 1, prefix: t}}\nroutes:\n\
+        \x20 - {{path: /api/users/, key: users:list, access: {{verify: /api/users/me/, for: 1h}}}}\n\
+        \x20 - {{path: \"/<path:rest>\", policy: http}}\n",
+        origin.url()
+    ));
+    // The second sending of a logout, or what failed after it was done.
+    for status in [404, 409, 410, 412, 500] {
+        let who = format!("Token {status}");
+        users.lock().unwrap().insert(who.clone(), "{}".to_owned());
+        list(&larder, &who);
+        assert!(list(&larder, &who).is_hit());
+        larder.request(
+            "POST",
+            &format!("/{status}/"),
+            &[("Authorization", &who)],
+            b"",
+        );
+        assert_eq!(list(&larder, &who).status, 401, "after {status}");
+    }
 }
 
 fn a_verdict_ends_in_time(store: &str) {

@@ -226,7 +226,14 @@ pub fn credential_state(secret: &HashingSecret, name: &str, value: &[u8]) -> Str
     }
     let mut hash = [0; 16];
     hasher.finalize_xof().fill(&mut hash);
-    format!("~credential:{:032x}~state", u128::from_be_bytes(hash))
+    format!("{OF_A_CREDENTIAL}{:032x}~state", u128::from_be_bytes(hash))
+}
+
+const OF_A_CREDENTIAL: &str = "~credential:";
+
+/// Whether a state of this name is of a credential.
+pub fn is_of_a_credential(state: &str) -> bool {
+    state.starts_with(OF_A_CREDENTIAL)
 }
 
 /// The name of the state on which every copy depends that is given by a verify path's word: under another `access`

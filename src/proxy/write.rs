@@ -14,7 +14,7 @@ use super::{Client, Setup, hottest, obey, pass, present, turnover};
 use crate::body::RequestBody;
 use crate::caching::cache_status::Forward;
 use crate::caching::invalidation;
-use crate::caching::key::cache_group_state;
+use crate::caching::key::{cache_group_state, is_of_a_credential};
 use crate::coherence::turnstile::Entered;
 use crate::coherence::{Finished, Outcome, Refused, StateKey, WithoutStore, protocol};
 use crate::config::{Config, WhenStoreIsDown};
@@ -169,9 +169,10 @@ async fn held(
         .send(slot, present::pass_at(setup, client, body))
         .await;
     let outcome = match &answered {
-        Ok(response) => match word.by {
-            By::Operator | By::Nobody => protocol::outcome_of_status(response.status()),
-            By::Http => invalidation::outcome(response.status()),
+        // What is said of a credential ends with every write that was not refused, whoever's the path is.
+        Ok(response) => match word.by == By::Http && !ends_a_verdict(&states) {
+            true => invalidation::outcome(response.status()),
+            false => protocol::outcome_of_status(response.status()),
         },
         Err(failure) => protocol::outcome_of_failure(*failure),
     };
@@ -204,6 +205,12 @@ async fn held(
         }
         _ => Ok(Answered::Passed(answered?)),
     }
+}
+
+fn ends_a_verdict(states: &[StateKey]) -> bool {
+    states
+        .iter()
+        .any(|state| is_of_a_credential(state.as_str()))
 }
 
 /// What the answer names beside the target: RFC 9111 §4.4 and RFC 9875 allow to drop it, so the answer does not depend on it.
