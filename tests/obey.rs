@@ -42,6 +42,7 @@ on_both_stores! {
     a_head_that_varies_by_more_makes_stale
     a_part_is_kept_apart_and_completed
     a_part_that_nothing_completes_is_nobodys_error
+    what_is_not_kept_is_not_called_stored_and_says_why
     what_is_too_large_to_keep_is_not_put_together_of_parts
     concurrent_misses_make_one_request
     what_breaks_off_or_is_too_large_is_passed_on_and_not_kept
@@ -913,6 +914,38 @@ fn what_is_too_large_to_keep_is_not_put_together_of_parts(store: &str) {
             assert_eq!(origin.last().fields.get("range"), None, "as it came");
         }
     }
+}
+
+fn what_is_not_kept_is_not_called_stored_and_says_why(store: &str) {
+    let (_origin, larder) =
+        start_with(
+            store,
+            "limits: {copies: 1}",
+            "keep_parts: true",
+            |asked| match asked.target.as_str() {
+                "/grouped" => fresh("a").field("Cache-Groups", "\"g\""),
+                "/parts" => origin::status(206, "a")
+                    .field("Cache-Control", "max-age=60")
+                    .field("Content-Type", "multipart/byteranges; boundary=b"),
+                _ => fresh("a"),
+            },
+        );
+    let is_kept = |target: &str| larder.get(target).cache_status().contains("; stored");
+    for (target, why) in [
+        ("/grouped", "new-group"),
+        ("/parts", "status"),
+        ("/many?b", "too-many-copies"),
+    ] {
+        if target == "/many?b" {
+            assert!(is_kept("/many?a"));
+        }
+        let said = larder.get(target).cache_status();
+        assert!(
+            said.ends_with(&format!("detail={why}")) && !said.contains("; stored"),
+            "{target} {said}"
+        );
+    }
+    assert!(is_kept("/grouped"), "its group is known now");
 }
 
 fn concurrent_misses_make_one_request(store: &str) {

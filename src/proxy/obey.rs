@@ -33,7 +33,7 @@ use crate::caching::origin::{Choices, Use};
 use crate::caching::partial::Part;
 use crate::caching::stored::Stored;
 use crate::caching::{invalidation, origin};
-use crate::coherence::{Depends, LookUp, StateKey};
+use crate::coherence::{Depends, Epochs, LookUp, StateKey};
 use crate::config::Policy;
 use crate::error::Error;
 use crate::message::conditions;
@@ -215,12 +215,12 @@ impl Ask {
     }
 
     /// Whether a copy's epochs are of all the groups it is in; if not, they are known from now on, and the next is.
-    fn knows_groups(&self, keys: &Keys, copy: &Stored, fields: &HeaderMap) -> bool {
+    fn knows_groups(&self, keys: &Keys, epochs: &Epochs, fields: &HeaderMap) -> bool {
         let groups = invalidation::groups(fields).into_iter();
         let states: Vec<StateKey> = groups
             .map(|group| StateKey::new(cache_group_state(&self.origin, &group)))
             .collect();
-        let known = |state: &StateKey| copy.epochs.iter().any(|(of, _)| of == state);
+        let known = |state: &StateKey| epochs.iter().any(|(of, _)| of == state);
         let all = states.iter().all(known);
         if !all {
             self.setup.groups.learn(&keys.own, states);

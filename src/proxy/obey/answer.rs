@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{HeaderMap, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
@@ -114,34 +114,61 @@ impl Ask {
         fields: &HeaderMap,
         keep: Duration,
     ) -> Result<(), Reason> {
-        let (coherence, now) = (&self.setup.coherence, clock::now());
-        if !self.knows_groups(keys, &copy, fields) {
+        let (names, span) = (copy.head.varied(), copy.lifetime + keep);
+        let key = self.place(keys, (copy.status, fields), names, &copy.epochs, span)?;
+        self.put_at(keys, key, copy, fields, keep).await
+    }
+
+    /// The key that such a copy would stand at, and a place for it among those of its family; why not, if not.
+    fn place(
+        &self,
+        keys: &Keys,
+        (status, fields): (StatusCode, &HeaderMap),
+        nominated: &[HeaderName],
+        epochs: &Epochs,
+        span: Duration,
+    ) -> Result<String, Reason> {
+        let key = self.key_of(keys, (status, fields), nominated)?;
+        if !self.knows_groups(keys, epochs, fields) {
             return Err(Reason::NewGroup);
         }
-        let span = copy.lifetime + keep;
-        let names = copy.head.varied().to_vec();
-        let selecting = self.selecting(&names);
-        let key = match names.is_empty() {
-            true => keys.own.clone(),
-            false => self.variant_key(&keys.secret, &selecting),
-        };
         let cap = &self.setup.cap;
-        if !cap.add(&self.family, &key, span.max(MINUTE), now) {
-            return Err(Reason::TooManyCopies);
+        match cap.add(&self.family, &key, span.max(MINUTE), clock::now()) {
+            true => Ok(key),
+            false => Err(Reason::TooManyCopies),
         }
-        if copy.status == StatusCode::PARTIAL_CONTENT {
-            return match names.is_empty() && Part::of(fields).is_some() {
-                true => {
-                    coherence
-                        .commit(&self.part_key(keys), Arc::new(copy), keep, now)
-                        .await
-                }
-                false => Err(Reason::VaryUnkeyed),
-            };
+    }
+
+    /// A part stands by itself, where nothing else selects it.
+    pub(super) fn key_of(
+        &self,
+        keys: &Keys,
+        (status, fields): (StatusCode, &HeaderMap),
+        nominated: &[HeaderName],
+    ) -> Result<String, Reason> {
+        match (status, nominated) {
+            (StatusCode::PARTIAL_CONTENT, _) if Part::of(fields).is_none() => Err(Reason::Status),
+            (StatusCode::PARTIAL_CONTENT, []) => Ok(self.part_key(keys)),
+            (StatusCode::PARTIAL_CONTENT, _) => Err(Reason::VaryUnkeyed),
+            (_, []) => Ok(keys.own.clone()),
+            (_, names) => Ok(self.variant_key(&keys.secret, &self.selecting(names))),
         }
+    }
+
+    async fn put_at(
+        &self,
+        keys: &Keys,
+        key: String,
+        copy: Stored,
+        fields: &HeaderMap,
+        keep: Duration,
+    ) -> Result<(), Reason> {
+        let (coherence, now) = (&self.setup.coherence, clock::now());
+        let names = copy.head.varied().to_vec();
         if names.is_empty() {
             return coherence.commit(&key, Arc::new(copy), keep, now).await;
         }
+        let selecting = self.selecting(&names);
         let marker = marker(&copy, keep);
         let copy = Arc::new(copy);
         coherence.commit(&key, copy.clone(), keep, now).await?;
@@ -189,20 +216,22 @@ impl Ask {
     ) -> Result<Reply, Error> {
         let length = response.body().size_hint().exact();
         let most = self.served().route.max_body;
-        let verdict = match epochs {
+        let (status, fields) = (response.status(), response.headers());
+        // All that is said before its body has come.
+        let place = |epochs: Epochs| {
+            let keepable = self.judged(self.client.method(), status, fields, exchange)?;
+            let keep = keepable.keep_stale(status, fields);
+            let (nominated, span) = (&keepable.nominated, keepable.lifetime + keep);
+            let key = self.place(&keys, (status, fields), nominated, &epochs, span)?;
+            Ok((keepable, epochs, key, keep))
+        };
+        let placed = match epochs {
             _ if length.is_some_and(|length| length > most) => Err(Reason::TooLarge),
-            Ok(epochs) => self
-                .judged(
-                    self.client.method(),
-                    response.status(),
-                    response.headers(),
-                    exchange,
-                )
-                .map(|keepable| (keepable, epochs)),
+            Ok(epochs) => place(epochs),
             Err(reason) => Err(reason),
         };
-        let (keepable, epochs) = match verdict {
-            Ok(keepable) => keepable,
+        let (keepable, epochs, key, keep) = match placed {
+            Ok(placed) => placed,
             Err(reason) => return Ok(pass::streamed(response, forward_word(why), Some(reason))),
         };
         let (head, body) = response.into_parts();
@@ -210,7 +239,7 @@ impl Ask {
         let reader = shared.reader(Arc::new(()));
         let (status, fields) = (head.status, head.headers.clone());
         tokio::spawn(async move {
-            let (coming, keep) = (shared, keepable.keep_stale(head.status, &head.headers));
+            let coming = shared;
             let total = self.setup.upstream.settings().total;
             let (last, whole) =
                 match tokio::time::timeout(total, collect(body, &coming, length, most)).await {
@@ -226,7 +255,7 @@ impl Ask {
                 exchange,
                 epochs,
             );
-            if let Err(reason) = self.put(&keys, copy, &head.headers, keep).await {
+            if let Err(reason) = self.put_at(&keys, key, copy, &head.headers, keep).await {
                 debug!(why = reason.word(), "not kept");
             }
             // Stored before its last byte leaves, so that whoever has read it finds it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{Method, Response, StatusCode};
 use http_body::Body;
 
-use super::answer::is_failure;
+use super::answer::{MINUTE, is_failure};
 use super::{Ask, Asking, Keys};
 use crate::caching::cache_status::{Handling, Reason};
 use crate::caching::freshness::Exchange;
@@ -167,10 +167,15 @@ impl Ask {
             None => (response.status(), response.headers().clone()),
         };
         let keepable = self.judged(self.client.method(), status, &fields, exchange)?;
-        match validated {
-            // Said before it goes out; the groups of an answer that is streamed are seen when it has gone.
-            Some(_) if !self.is_in_known_groups(keys, &fields) => Err(Reason::NewGroup),
-            _ => Ok(keepable.lifetime),
+        let key = self.key_of(keys, (status, &fields), &keepable.nominated)?;
+        if !self.is_in_known_groups(keys, &fields) {
+            return Err(Reason::NewGroup);
+        }
+        let span = keepable.lifetime + keepable.keep_stale(status, &fields);
+        let cap = &self.setup.cap;
+        match cap.has_room(&self.family, &key, span.max(MINUTE), clock::now()) {
+            true => Ok(keepable.lifetime),
+            false => Err(Reason::TooManyCopies),
         }
     }
 }
