@@ -282,6 +282,12 @@ fn a_stale_copy_stands_in_for_whoever_is_still_admitted_alone(store: &str) {
     assert_eq!(larder.get(LIST).status, 401);
     api.forget("Token a");
     larder.revoke("Authorization: Token a");
+    let head = |who| larder.request("HEAD", LIST, &[("Authorization", who)], b"");
+    for who in ["Token a", "Token c"] {
+        let answer = head(who);
+        assert!(answer.status != 200 && !stale(&answer), "{who} {answer:?}");
+    }
+    assert!(stale(&head("Token b")));
     assert_eq!(get(&larder, LIST, "Token a").status, 401);
     assert!(stale(&get(&larder, LIST, "Token b")));
 }

@@ -133,8 +133,10 @@ fn nothing_that_a_write_has_invalidated_is_served_stale(store: &str) {
     });
     broken.store(true, Ordering::SeqCst);
     assert_eq!(larder.write("PATCH", USER).status, 200);
-    let answer = larder.get(USER);
-    assert_eq!(answer.status, 503, "{answer:?}");
+    for method in ["GET", "HEAD"] {
+        let answer = larder.request(method, USER, &[], b"");
+        assert_eq!(answer.status, 503, "{answer:?}");
+    }
 }
 
 /// An origin that answers reads with 503 once it is told to.
@@ -143,7 +145,7 @@ fn breakable() -> (Origin, Arc<AtomicBool>) {
     let (is_broken, reads) = (broken.clone(), AtomicUsize::new(0));
     let origin = Origin::start(move |request| {
         match (request.method.as_str(), is_broken.load(Ordering::SeqCst)) {
-            ("GET", true) => origin::status(503, "{}"),
+            ("GET" | "HEAD", true) => origin::status(503, "{}"),
             ("GET", false) => origin::json((reads.fetch_add(1, Ordering::SeqCst) + 1).to_string()),
             _ => origin::status(200, "{}"),
         }
@@ -162,7 +164,20 @@ fn a_stale_copy_stands_in_for_an_origin_that_fails(store: &str) {
         answer.cache_status() == "larder; fwd=stale; fwd-status=503; detail=stale-if-error"
     });
     assert!(larder.get(USER).age() >= 1);
+    let head = || {
+        let answer = larder.request("HEAD", USER, &[], b"");
+        assert_eq!(
+            (answer.status, answer.field("content-length")),
+            (200, Some("1"))
+        );
+        answer.cache_status()
+    };
+    assert_eq!(
+        head(),
+        "larder; fwd=stale; fwd-status=503; detail=stale-if-error"
+    );
     origin.stop();
+    assert_eq!(head(), "larder; fwd=stale; detail=stale-if-error");
     let answer = larder.get(USER);
     assert_eq!(
         (answer.status, answer.text().as_str()),

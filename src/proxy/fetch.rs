@@ -159,14 +159,8 @@ impl Fetch {
     /// A copy that a write may have invalidated since it was looked up is of no more use.
     fn keep_only_if_unwritten(&mut self) {
         let (epochs, absence) = (self.epochs.as_ref().ok(), self.absence.as_ref());
-        self.replacing = self.replacing.take().filter(|stored| {
-            let others = match (stored.is_negative(), absence) {
-                (true, Some(absence)) => &absence[..],
-                (true, None) => return false,
-                (false, _) => &[],
-            };
-            epochs.is_some_and(|own| protocol::same_stretch(&stored.epochs, own, others))
-        });
+        let replacing = self.replacing.take();
+        self.replacing = replacing.filter(|stored| is_unwritten(stored, epochs, absence));
     }
 
     /// The copy that may be shown in the place of an error.
@@ -533,6 +527,16 @@ impl Incoming {
 /// RFC 5861 §4: the answers in whose place a stale copy may be given.
 pub fn is_stood_in_for(status: u16) -> bool {
     matches!(status, 500 | 502..=504)
+}
+
+/// Whether no write has come between a copy and these epochs.
+pub fn is_unwritten(stored: &Stored, epochs: Option<&Epochs>, absence: Option<&Epochs>) -> bool {
+    let others = match (stored.is_negative(), absence) {
+        (true, Some(absence)) => &absence[..],
+        (true, None) => return false,
+        (false, _) => &[],
+    };
+    epochs.is_some_and(|own| protocol::same_stretch(&stored.epochs, own, others))
 }
 
 /// What of a route's word bears on storing.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Method;
 use tracing::{debug, trace, warn};
 
-use super::fetch::{Answer, Coming, Fetch, Fetched, Others};
+use super::fetch::{Answer, Coming, Fetch, Fetched, Others, is_stood_in_for, is_unwritten};
 use super::known::{self, Foreseen};
 use super::present::{self, Asked, Presented};
 use super::{Client, Served, Setup, admit, pass, refresh, sample};
@@ -316,7 +316,13 @@ async fn go_on(
                     "the same answers are asked under several origins and replace each other: set `canonical_origin: {}`, or `hosts:`", asked.origin);
             }
             if client.method == Method::HEAD {
-                return alone(forward_word(why), why).await;
+                let passed = alone(forward_word(why), why);
+                return match lack.stale {
+                    Some(stale) => {
+                        Box::pin(or_stood_in(setup, route, &client, &asked, stale, passed)).await
+                    }
+                    None => passed.await,
+                };
             }
             let news = served.learn_from_others(&setup.coherence).await;
             if !news && !may_fill(setup, served, &client) {
@@ -341,6 +347,50 @@ async fn go_on(
         Looked::Hit(reply) => Ok(reply),
         _ => alone(forward_word(why), why).await,
     }
+}
+
+/// What comes of a HEAD that is passed on, or the stale copy in the place of an error, where a GET would be given it.
+async fn or_stood_in(
+    setup: &Arc<Setup>,
+    route: usize,
+    client: &Client,
+    asked: &Asked,
+    stale: Arc<Stored>,
+    passed: impl Future<Output = Result<Reply, Error>>,
+) -> Result<Reply, Error> {
+    let served = &setup.served[route];
+    let terms = terms(&served.route);
+    let stands_in = || reuse::stands_in(&stale, terms, clock::now());
+    if !stands_in() || !may_fill(setup, served, client) {
+        return passed.await;
+    }
+    let (epochs, fence) = open(setup, served, &asked.depends, None).await;
+    let passed = passed.await;
+    let status = match &passed {
+        Ok(reply) => Some(reply.response.status()),
+        Err(Error::Upstream(_)) => None,
+        Err(_) => return passed,
+    };
+    let failed = status.is_none_or(|status| is_stood_in_for(status.as_u16()));
+    if !failed
+        || !stands_in()
+        || !is_unwritten(&stale, epochs.as_ref().ok(), fence.absence.as_ref())
+    {
+        return passed;
+    }
+    if let Some(verdict) = &asked.admitted
+        && !admit::still(setup, verdict).await
+    {
+        return passed;
+    }
+    let handling = Handling::stood_in(status, false);
+    Ok(reply::hit(
+        asking(setup, served, client),
+        &stale,
+        handling,
+        clock::now(),
+    )
+    .await)
 }
 
 /// One client's question, while it leads or follows a fetch.
