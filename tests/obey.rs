@@ -30,6 +30,7 @@ on_both_stores! {
     a_success_drops_every_variant_query_and_spelling_of_its_target
     a_success_drops_what_location_and_content_location_name
     a_success_drops_the_groups_that_it_names
+    a_group_is_dropped_however_long_its_name_and_however_many_there_are
     the_answer_to_a_post_stands_for_later_gets_if_it_says_so
     the_answer_to_a_post_is_not_kept_beside_another_write
     a_failure_drops_nothing_and_a_lost_answer_drops
@@ -633,6 +634,40 @@ fn a_success_drops_the_groups_that_it_names(store: &str) {
     assert!(!larder.get("/in").is_hit() && !larder.get("/also").is_hit());
     assert!(larder.get("/out").is_hit());
     kept("/in");
+}
+
+fn a_group_is_dropped_however_long_its_name_and_however_many_there_are(store: &str) {
+    let groups = |name: &str, count: usize| -> String {
+        let all = (0..count).map(|n| format!("\"{name}{n}\""));
+        all.collect::<Vec<_>>().join(", ")
+    };
+    let long = "user-550e8400-e29b-41d4-a716-446655440000-".repeat(4);
+    let script = move |asked: &origin::Request| {
+        let (name, count) = match asked.target.as_str() {
+            "/long" => (long.as_str(), 1),
+            "/many" => ("g", 128),
+            _ => ("h", 129),
+        };
+        let answer = fresh("[]").field("Cache-Groups", &groups(name, count));
+        match asked.method.as_str() {
+            "POST" => answer.field(
+                "Cache-Group-Invalidation",
+                &[groups(&long, 1), groups("g", 500)].join(", "),
+            ),
+            _ => answer,
+        }
+    };
+    let (_origin, larder) = start(store, "", script);
+    for target in ["/long", "/many"] {
+        eventually("it is known in which groups it is", || {
+            larder.get(target).is_hit()
+        });
+    }
+    for _ in 0..3 {
+        assert!(!larder.get("/more").is_hit(), "in too many to be kept");
+    }
+    larder.write("POST", "/elsewhere");
+    assert!(!larder.get("/long").is_hit() && !larder.get("/many").is_hit());
 }
 
 fn the_answer_to_a_post_stands_for_later_gets_if_it_says_so(store: &str) {

@@ -12,10 +12,6 @@ pub const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 pub const CACHE_GROUP_INVALIDATION: HeaderName =
     HeaderName::from_static("cache-group-invalidation");
 
-/// RFC 9875 §2.1: as many groups, and as long names, as must be understood; more are not.
-const GROUPS: usize = 32;
-const GROUP_LENGTH: usize = 32;
-
 /// RFC 9110 §9.2.1. Whatever is not known to be safe is not.
 pub fn is_safe(method: &Method) -> bool {
     const SAFE: [&str; 7] = [
@@ -73,7 +69,8 @@ pub fn invalidated_groups(method: &Method, answer: &HeaderMap) -> Vec<String> {
     }
 }
 
-/// A List of Strings (RFC 8941 §3.1); anything else in it, and it is nothing.
+/// A List of Strings (RFC 8941 §3.1); anything else in it, and it is nothing. All of them, however long: of a group that was
+/// left out here the past would be shown.
 fn strings(fields: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let lines: Vec<&[u8]> = fields
         .get_all(name)
@@ -91,10 +88,7 @@ fn strings(fields: &HeaderMap, name: &HeaderName) -> Vec<String> {
         ListEntry::InnerList(_) => None,
     };
     let strings: Option<Vec<String>> = members.iter().map(string).collect();
-    let mut strings = strings.unwrap_or_default();
-    strings.retain(|group| group.len() <= GROUP_LENGTH);
-    strings.truncate(GROUPS);
-    strings
+    strings.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -185,7 +179,10 @@ mod tests {
             ("a", &[]),
             ("\"a\", b", &[]),
             ("\"a\",", &[]),
-            ("\"0123456789012345678901234567890123\", \"a\"", &["a"]),
+            (
+                "\"0123456789012345678901234567890123\", \"a\"",
+                &["0123456789012345678901234567890123", "a"],
+            ),
             ("", &[]),
         ] {
             assert_eq!(groups(&map(&[(CACHE_GROUPS, line)])), expected, "{line}");
