@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use support::client::{Answer, Connection, head};
@@ -380,6 +381,41 @@ fn a_stale_copy_of_one_host_stands_in_for_no_error_of_another() {
         gate.open();
         assert_eq!(one.answer("GET").text(), "one.example");
         assert_eq!(other.answer("GET").text(), "away");
+    });
+}
+
+/// Though it may be kept: the create has dropped the list, and of the user nothing.
+#[test]
+fn who_asks_after_a_create_is_not_given_the_absence_that_was_fetched_before_it() {
+    for_both_stores(|store| {
+        let (gate, created) = (Gate::new(), AtomicBool::new(false));
+        let door = gate.clone();
+        let origin = Origin::start(move |request| match request.method.as_str() {
+            "POST" => {
+                created.store(true, Ordering::SeqCst);
+                origin::status(201, "{}")
+            }
+            _ if created.load(Ordering::SeqCst) => origin::json("{}"),
+            _ => origin::status(404, "{}").behind(&door),
+        });
+        let larder = Larder::with(format!(
+            "upstream: {}\nstore: {{url: \"{store}\", database: 1, prefix: t}}\nroutes:\n\
+            \x20 - {{path: /api/users/, key: users:list}}\n\
+            \x20 - {{path: /api/users/<int:id>/, key: \"users:detail:{{id}}\", negative_ttl: 1h}}\n\
+            purge:\n\
+            \x20 - {{methods: POST, path: /api/users/, keys: [users:list]}}\n",
+            origin.url()
+        ));
+        let larder = larder.env("RUST_LOG", "debug").start();
+        let (mut before, mut after) = (larder.connect(), larder.connect());
+        before.send(head("GET", "/api/users/7/", &[], None).as_bytes());
+        origin.wait_for(1);
+        assert_eq!(larder.write("POST", LIST).status, 201);
+        after.send(head("GET", "/api/users/7/", &[], None).as_bytes());
+        eventually("both wait for it", || finding_nothing(&larder) == 2);
+        gate.open();
+        assert_eq!(before.answer("GET").status, 404);
+        assert_eq!(after.answer("GET").status, 200);
     });
 }
 

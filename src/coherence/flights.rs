@@ -61,7 +61,7 @@ pub struct Fence {
 /// What of a fetch's answer a read may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Share {
-    /// What is storable by its status: more than the epochs say could be of the past.
+    /// What is storable by its status, and there: of anything else more than the epochs say could be of the past.
     Storable,
     Whatever,
 }
@@ -192,7 +192,7 @@ pub struct Follower<A> {
     interest: Arc<Interest>,
     /// It is this one's own request that was sent.
     pub leads: bool,
-    /// Whether an answer that is not storable for its status may be shared with this one.
+    /// Whether an answer that is not storable for its status, or says that something is absent, may be shared with this one.
     pub may_share_status: bool,
     /// What is still to be done of the fetch, where it is this one's to do.
     fetch: Option<Fetching>,

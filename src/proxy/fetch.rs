@@ -66,7 +66,8 @@ pub struct Fetched {
     pub body: Bytes,
     /// Why it was not stored.
     pub not_stored: Option<Reason>,
-    /// The upstream's answer itself was not storable for its status: shared only with whom it may be.
+    /// The upstream's answer itself was not storable for its status, or says that something is absent, which a create ends
+    /// without a word to its copies' own states: shared only with whom it may be.
     pub for_its_status: bool,
 }
 
@@ -267,7 +268,7 @@ impl Fetch {
         let mut incoming = Incoming {
             storable,
             not_stored,
-            for_its_status: not_stored == Some(Reason::Status),
+            for_its_status: not_stored == Some(Reason::Status) || is_negative(head.status),
             said,
             status: head.status,
             fields: head.headers,
@@ -443,12 +444,9 @@ impl Incoming {
         {
             fields.insert(header::ETAG, conditions::tag_of(&body));
         }
-        let (not_stored, for_its_status) = match self.storable.take() {
-            None => (self.not_stored, self.for_its_status),
-            Some(storable) => {
-                let stored = self.store(fetch, storable, &fields, &body).await;
-                (stored.err(), false)
-            }
+        let not_stored = match self.storable.take() {
+            None => self.not_stored,
+            Some(storable) => self.store(fetch, storable, &fields, &body).await.err(),
         };
         // It is not kept, but who asked first is told how old the answer was.
         for age in ages {
@@ -460,7 +458,7 @@ impl Incoming {
             fields,
             body,
             not_stored,
-            for_its_status,
+            for_its_status: self.for_its_status,
         }
     }
 

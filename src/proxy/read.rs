@@ -427,7 +427,7 @@ impl Ask<'_> {
                     client: client.clone(),
                     asked: asked.clone(),
                     epochs,
-                    absence: fence.absence,
+                    absence: fence.absence.clone(),
                     replacing: lack.stale,
                     look_again,
                 };
@@ -469,6 +469,14 @@ impl Ask<'_> {
         }
         match answer {
             None => Ok(None),
+            // A create may have come between what this one has seen and what the fetch had.
+            Some(Answer::Found(stored) | Answer::StandIn(stored, _))
+                if !leads
+                    && stored.is_negative()
+                    && !is_unwritten(&stored, fence.epochs.as_ref(), fence.absence.as_ref()) =>
+            {
+                Ok(None)
+            }
             Some(Answer::Found(stored)) => {
                 let now = clock::now();
                 let left = stored.lifetime.saturating_sub(stored.age(now));
