@@ -26,6 +26,7 @@ use larder::store::{Found, Lifetimes, Store};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 use proptest::test_runner::{Config, TestRunner};
+use support::PATIENCE;
 use support::redis::{RedisServer, Reply};
 
 const TTL: Duration = Duration::from_secs(3600);
@@ -689,6 +690,21 @@ async fn a_script_that_redis_forgot_is_sent_again() {
 }
 
 /// More than one call of the script can take: so there are several, and a write is held in all.
+#[tokio::test]
+async fn a_store_that_hangs_as_its_keys_are_to_be_renewed_is_given_up_like_any() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let list = states(&["list~state"]);
+    assert!(store.look_up("t:list", &list).await.is_ok());
+    server.freeze();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(25 * 3600)).await;
+    tokio::time::resume();
+    let looked = tokio::time::timeout(PATIENCE, store.look_up("t:list", &list)).await;
+    assert!(matches!(looked, Ok(Err(_))), "whoever asks waits for ever");
+    server.thaw();
+}
+
 #[tokio::test]
 async fn a_step_on_very_many_states_reaches_each_of_them() {
     let server = RedisServer::start();

@@ -207,7 +207,7 @@ impl Shared {
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut renewed, mut doubted) = (Instant::now(), Instant::now());
         let mut probe: Option<(Probe, u32)> = None;
-        let mut terms = None;
+        let (mut terms, mut renewing) = (None, None);
         loop {
             beat.tick().await;
             let are_due = link.terms_are_due.load(Ordering::Relaxed)
@@ -215,11 +215,20 @@ impl Shared {
             if terms.is_none() && are_due {
                 terms = Some(Box::pin(link.look_after_terms(self)));
             }
-            // Not waited for: the store may hang, and who is to say so is here.
+            if renewing.is_none() && renewed.elapsed() > RENEWED_EVERY {
+                renewed = Instant::now();
+                renewing = Some(Box::pin(self.renew(link)));
+            }
+            // Neither is waited for: the store may hang, and who is to say so is here.
             if let Some(under_way) = &mut terms
                 && under_way.now_or_never().is_some()
             {
                 terms = None;
+            }
+            if let Some(under_way) = &mut renewing
+                && under_way.now_or_never().is_some()
+            {
+                renewing = None;
             }
             if !link.is_trusted() && Instant::now() >= link.trusted_from {
                 link.trusted.store(true, Ordering::Relaxed);
@@ -253,10 +262,6 @@ impl Shared {
                     None => Some((sent, beats + 1)),
                 },
             };
-            if renewed.elapsed() > RENEWED_EVERY {
-                renewed = Instant::now();
-                let _ = self.renew(link).await;
-            }
         }
     }
 
