@@ -22,7 +22,7 @@ use crate::caching::partial::Part;
 use crate::caching::stored::Stored;
 use crate::caching::{origin, validation, variance};
 use crate::coherence::Epochs;
-use crate::error::Error;
+use crate::error::{Error, UpstreamFailure};
 use crate::proxy::pass;
 use crate::proxy::read::forward_word;
 use crate::reply::Reply;
@@ -305,8 +305,8 @@ impl Ask {
                 let most = usize::try_from(most).unwrap_or(usize::MAX);
                 let rest = Limited::new(response.into_body(), most).collect();
                 let total = self.setup.upstream.settings().total;
-                let rest = tokio::time::timeout(total, rest).await;
-                rest.ok().and_then(Result::ok)
+                let came = tokio::time::timeout(total, rest).await;
+                came.map_err(|_| UpstreamFailure::TotalTimeout)?.ok()
             }
             false => {
                 // With it goes its slot: another is asked for.
