@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use larder::coherence::NOTICE;
 use larder::coherence::life::Record;
+use support::client::head;
 use support::larder::{Exit, Larder};
 use support::origin::{self, Origin};
 use support::redis::{RedisBuilder, RedisServer, Reply, write_certificates};
@@ -441,6 +442,30 @@ fn writes_are_refused_during_an_outage_where_that_was_asked_for() {
     eventually("writes pass again", || {
         larder.write("PATCH", "/api/users/7/").status == 200
     });
+}
+
+#[test]
+fn who_is_refused_before_the_content_was_read_is_told_that_the_connection_ends() {
+    let mut redis = RedisServer::start();
+    let origin = numbered();
+    let file = users_api(&origin, &redis.url(), "when_store_is_down: refuse_writes");
+    let larder = Larder::start(file);
+    redis.kill();
+    eventually("writes are refused", || {
+        larder.write("PATCH", "/api/users/7/").status == 503
+    });
+    let mut client = larder.connect();
+    client.send(head("PATCH", "/api/users/7/", &[], Some(1_000_000)).as_bytes());
+    let refused = client.answer("PATCH");
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.field("connection"), Some("close"), "{refused:?}");
+    assert!(client.is_closed());
+    // With all of it read there may be another.
+    let mut client = larder.connect();
+    let content = [b'x'; 60_000];
+    let refused = client.request("PATCH", "/api/users/7/", &[], &content);
+    assert_eq!((refused.status, refused.field("connection")), (503, None));
+    assert!(client.get(LIST).is_complete_success());
 }
 
 #[test]

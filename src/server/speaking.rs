@@ -7,7 +7,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_util::FutureExt;
 use http::{Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -17,6 +16,7 @@ use hyper_util::server::graceful::Watcher;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tracing::debug;
 
 use super::alone::{self, Alone, Lent};
@@ -123,10 +123,19 @@ async fn http1<F, Answer, B>(
             is_ended_by_closing.store(is_old, Ordering::Relaxed);
             // RFC 9110 §15.2: never to an HTTP/1.0 client.
             let turn = (request.version() == Version::HTTP_11).then(|| interim.turn());
+            let has_content = !request.body().is_end_stream();
             let brought = Brought::by_hyper(request, turn, beneath);
             let answered = interim.clone().before(answer(brought, &peer));
             let exchanges = exchanges.clone();
-            answered.map(move |answer| Ok::<_, Infallible>(lane::answering(answer, exchanges)))
+            async move {
+                let answer = answered.await;
+                if has_content {
+                    // Of content that nobody reads any more the machinery learns in its next turn, and then the answer says that it
+                    // is the last.
+                    yield_now().await;
+                }
+                Ok::<_, Infallible>(lane::answering(answer, exchanges))
+            }
         });
         // Boxed: it is not there while nothing is asked.
         let mut connection = Box::new(
