@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use support::client::Connection;
 use support::larder::Larder;
@@ -291,6 +292,21 @@ fn a_switched_connection_takes_no_slot_of_the_requests_and_has_a_limit_of_its_ow
         client.write_all(b"still there").unwrap();
         hears(client, "STILL THERE");
     }
+}
+
+#[test]
+fn a_side_that_is_lost_is_the_end_of_both_and_gives_back_its_place() {
+    let upstream = Shouting::start();
+    let larder = Larder::start(upstream.file("websocket: {connections: 1}"));
+    let client = switched(&larder, "/ws/");
+    socket2::SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(client);
+    eventually("the upstream learns of it", || upstream.ended() == 1);
+    eventually("there is room for another", || {
+        head(&mut asking(&larder, "/ws/")).starts_with("http/1.1 101")
+    });
 }
 
 #[test]

@@ -177,12 +177,11 @@ where
             }
         }
     };
-    // What is said last still arrives, unless the connection was lost.
+    // What is said last still arrives, also from the other side of one that was lost.
     tokio::select! {
-        Ok(()) = &mut up => drop(tokio::time::timeout(LINGER, down).await),
-        Ok(()) = &mut down => drop(tokio::time::timeout(LINGER, up).await),
+        _ = &mut up => drop(tokio::time::timeout(LINGER, down).await),
+        _ = &mut down => drop(tokio::time::timeout(LINGER, up).await),
         () = silence => {}
-        else => {}
     }
 }
 
