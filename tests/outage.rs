@@ -351,6 +351,11 @@ fn a_server_that_has_become_a_replica_is_asked_no_more() {
         !stays.is_ready()
     });
     assert!(!stays.get(LIST).is_hit());
+    // And not how the last link was lost.
+    eventually("it says why it is not asked", || {
+        stays.admin("GET", "/readyz").text().contains("READONLY")
+    });
+    assert!(stays.output().contains("READONLY"));
 }
 
 /// It did not learn of the new life before a miss of its own.

@@ -50,6 +50,9 @@ const STUCK: u32 = 8 * BEATS;
 /// Between two attempts to connect.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
+/// Why there is no link is said again after so long.
+const COMPLAINED_EVERY: Duration = Duration::from_secs(60);
+
 /// Steps of the journal that are on their way to the store together.
 const REPLAYED_AT_ONCE: usize = 512;
 
@@ -81,7 +84,7 @@ impl Shared {
     /// The keeper's life: watch the link; when it is lost, make the next.
     pub(super) async fn keep(self: Arc<Self>, mut link: Option<Arc<Link>>) {
         let mut pause = SHORTEST_PAUSE;
-        let mut complained: Option<Instant> = None;
+        let (mut complained, mut told): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             if let Some(link) = link.take() {
                 let why = self.watch(&link).await;
@@ -92,20 +95,26 @@ impl Shared {
             self.rest(pause).await;
             match self.link_anew().await {
                 Ok(new) => {
-                    complained = None;
+                    (complained, told) = (None, None);
                     link = Some(new);
                 }
                 Err(NoLink::Unreachable(why)) => {
                     // Well below the notice time, so that no instance is late to put back its holds.
                     pause = (pause * 2).min(NOTICE / 2);
-                    let mut health = self.health.lock();
-                    if matches!(*health, Health::Refused(_)) {
-                        *health = Health::Down(why);
+                    // The first reason may be long over: it is the present one that is to be mended.
+                    let now = Health::Down(why);
+                    let before = std::mem::replace(&mut *self.health.lock(), now.clone());
+                    if let Health::Down(why) = &now
+                        && before != now
+                        && told.is_none_or(|at| at.elapsed() >= COMPLAINED_EVERY)
+                    {
+                        told = Some(Instant::now());
+                        warn!(store = %Place(&self.settings), %why, "store still away");
                     }
                 }
                 Err(NoLink::Refused(why)) => {
                     pause = Duration::from_secs(1);
-                    if complained.is_none_or(|at| at.elapsed() >= Duration::from_secs(60)) {
+                    if complained.is_none_or(|at| at.elapsed() >= COMPLAINED_EVERY) {
                         complained = Some(Instant::now());
                         error!("{why}. Requests pass through until then");
                     }
