@@ -235,6 +235,12 @@ impl State {
         }
     }
 
+    /// Whether a hold is left that has not run out, swept or not.
+    pub fn is_held_at(&self, now: Timestamp) -> bool {
+        let mut holds = self.holds.iter();
+        holds.any(|(_, deadline)| *deadline > now.as_millis())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.epoch.is_none() && self.holds.is_empty()
     }

@@ -19,8 +19,8 @@ use crate::coherence::{StateKey, States, fresh_bits};
 
 const SHARDS: usize = 64;
 
-/// States kept per shard, or as many as there is room for copies of a few hundred bytes; beyond it those without a hold are
-/// forgotten, which is a purge and so always safe.
+/// States kept per shard, or as many as there is room for copies of a few hundred bytes; beyond it those without a hold, or whose
+/// holds have all run out, are forgotten, which is a purge and so always safe.
 const STATES_PER_SHARD: usize = 8_192;
 
 type Shard = HashMap<StateKey, State, RandomState>;
@@ -176,9 +176,9 @@ impl Memory {
         if entry.is_empty() {
             shard.remove(state);
         } else if shard.len() > self.states_per_shard {
-            let mut forget = self.states_per_shard / 2;
+            let (mut forget, now) = (self.states_per_shard / 2, clock::now());
             shard.retain(|key, other| {
-                let keep = key == state || other.seen() == Seen::Held || forget == 0;
+                let keep = key == state || other.is_held_at(now) || forget == 0;
                 forget -= usize::from(!keep);
                 keep
             });
@@ -256,5 +256,25 @@ mod tests {
                 .sum::<usize>()
                 <= SHARDS * (STATES_PER_SHARD + 1)
         );
+    }
+
+    /// Uploads that are broken off, each to another user, would fill the memory with them.
+    #[test]
+    fn a_state_whose_holds_have_run_out_is_forgotten_like_any() {
+        let memory = Memory::new(1 << 20);
+        let (hold, lasting) = (crate::coherence::HoldId(1), Duration::ZERO);
+        let outcome = crate::coherence::Outcome::Ambiguous;
+        for n in 0..SHARDS * (STATES_PER_SHARD + 100) {
+            let state = StateKey::new(format!("f{n}~state"));
+            memory.apply(&state, Step::Begin { hold, lasting });
+            let finish = Step::Finish {
+                hold,
+                outcome,
+                lasting,
+            };
+            memory.apply(&state, finish);
+        }
+        let states = memory.states.iter().map(|shard| shard.read().len());
+        assert!(states.sum::<usize>() <= SHARDS * (STATES_PER_SHARD + 1));
     }
 }
