@@ -306,8 +306,9 @@ impl Upstream {
             };
             let before = connection.received.load(Ordering::Relaxed);
             let answer = {
+                let progress = body.progress();
                 let mut sending = std::pin::pin!(connection.sender.send(draft, body));
-                self.first_byte(sending.as_mut()).await
+                self.first_byte(sending.as_mut(), progress.as_deref()).await
             };
             // Of a connection that many share it says nothing; there, an answer has begun when its head is there.
             let begun = matches!(connection.sender, Sender::Http1(_))
@@ -364,13 +365,23 @@ impl Upstream {
         }
     }
 
-    async fn first_byte<T>(&self, answer: impl Future<Output = T>) -> Result<T, UpstreamFailure> {
-        // For a streamed body this would count its content too: `while_streaming` watches that.
-        match self.settings.first_byte >= self.settings.total {
-            true => Ok(answer.await),
-            false => tokio::time::timeout(self.settings.first_byte, answer)
-                .await
-                .map_err(|_| UpstreamFailure::FirstByteTimeout),
+    /// It counts from the end of the content; how a streamed one travels, `while_streaming` watches.
+    async fn first_byte<T>(
+        &self,
+        mut answer: Pin<&mut impl Future<Output = T>>,
+        progress: Option<&Progress>,
+    ) -> Result<T, UpstreamFailure> {
+        if self.settings.first_byte >= self.settings.total {
+            return Ok(answer.await);
+        }
+        loop {
+            let has_gone = progress.is_none_or(|content| content.done.load(Ordering::Relaxed));
+            let answered = tokio::time::timeout(self.settings.first_byte, answer.as_mut()).await;
+            match answered {
+                Ok(answered) => return Ok(answered),
+                Err(_) if has_gone => return Err(UpstreamFailure::FirstByteTimeout),
+                Err(_) => {}
+            }
         }
     }
 }

@@ -640,6 +640,36 @@ fn an_upstream_that_says_nothing_is_a_504() {
 }
 
 #[test]
+fn an_upload_may_take_longer_than_the_upstream_may_before_it_answers() {
+    let gate = Gate::new();
+    let door = gate.clone();
+    let origin = Origin::start(move |request| match request.method.as_str() {
+        "GET" => origin::json("late").behind(&door),
+        _ => origin::json("{}"),
+    });
+    let upstream = format!(
+        "upstream: {{url: \"{}\", first_byte: 300ms, total: 20s}}",
+        origin.url()
+    );
+    let larder = Larder::start(
+        users_api(&origin, "memory:", "")
+            .replace(&format!("upstream: {}", origin.url()), &upstream),
+    );
+    let half = [b'x'; 50_000];
+    let mut client = larder.connect();
+    client.send(head("POST", LIST, &[], Some(100_000)).as_bytes());
+    client.send(&half);
+    // For as long as this takes, twice.
+    for _ in 0..2 {
+        assert_eq!(larder.get("/other/").status, 504);
+    }
+    client.send(&half);
+    let answer = client.answer("POST");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    gate.open();
+}
+
+#[test]
 fn the_operators_listener_is_not_on_the_public_one() {
     let (origin, larder) = echo("");
     for target in ["/healthz", "/readyz", "/keys", "/entries/users:list"] {
