@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use support::client::head;
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::{Gate, eventually};
@@ -285,6 +286,30 @@ fn an_upstream_that_speaks_no_http_2_is_a_502() {
 
 /// What an upstream in HTTP/2 over TLS was asked: method, URI, host as a field, content.
 type Seen = Arc<Mutex<Vec<(String, String, Option<String>, Vec<u8>)>>>;
+
+#[test]
+fn a_connection_that_cannot_be_made_is_waited_for_together() {
+    // Connections are taken, and nobody ever answers on them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    let larder = Larder::start(format!(
+        "upstream: {{url: \"{url}\", http2: true, connect: 500ms, total: 2s}}\nroutes:\n  - {{path: {LIST}, key: users:list}}\n"
+    ));
+    let asked: Vec<_> = (0..12)
+        .map(|_| {
+            let mut client = larder.connect();
+            client.send(head("POST", LIST, &[], Some(0)).as_bytes());
+            client
+        })
+        .collect();
+    // None of them has left, and so none has changed anything.
+    for mut client in asked {
+        let answer = client.answer("POST");
+        assert_eq!(answer.status, 504);
+        let status = answer.cache_status();
+        assert!(status.ends_with("; detail=connect-timeout"), "{status}");
+    }
+}
 
 /// One that chooses HTTP/2, and a proxy.yaml before it.
 fn secured(directory: &std::path::Path) -> (String, Seen) {

@@ -43,8 +43,8 @@ pub(super) struct Member {
     is_watched: AtomicBool,
     /// The one connection of HTTP/2, which all share.
     shared: Mutex<Option<Connection>>,
-    /// Whoever makes it; the others wait for it rather than make one each.
-    making: tokio::sync::Mutex<()>,
+    /// Whoever makes it; the others wait for it rather than make one each. When that failed last, and why.
+    making: tokio::sync::Mutex<Option<(Instant, UpstreamFailure)>>,
     /// Bytes that have come from it, on all connections.
     heard: Arc<AtomicU64>,
     /// Why no connection could be made, as it was told last.
@@ -308,17 +308,24 @@ impl Visit {
             return Ok((own, false));
         }
         let member = self.member();
-        let making = member.making.lock().await;
+        let since = Instant::now();
+        let mut failed = member.making.lock().await;
         if let Some(shared) = member.shared()
             && self.lost.is_none_or(|lost| shared.made > lost)
         {
             return Ok((shared, self.lost.is_none()));
         }
-        let new = self.members.connect_to(place, versions).await?;
+        // Who has waited for that has waited long enough.
+        if let Some((at, why)) = *failed
+            && at >= since
+        {
+            return Err(why);
+        }
+        let new = self.members.connect_to(place, versions).await;
+        let new = new.inspect_err(|why| *failed = Some((Instant::now(), *why)))?;
         if let Some(shared) = new.shared() {
             *member.shared.lock() = Some(shared);
         }
-        drop(making);
         Ok((new, false))
     }
 
