@@ -348,23 +348,40 @@ fn no_request_fails_while_the_store_hangs_and_hits_come_back_after_it() {
 #[test]
 fn a_store_that_hangs_costs_one_time_limit_and_not_one_for_each_request() {
     let redis = RedisServer::start();
+    costs_one_time_limit(&redis, || redis.freeze());
+    redis.thaw();
+}
+
+/// As one does that is about to hand over to another: it answers, but who writes waits.
+#[test]
+fn a_store_that_lets_writes_wait_is_one_that_hangs() {
+    let redis = RedisServer::start();
+    costs_one_time_limit(&redis, || {
+        redis
+            .run(&["CLIENT", "PAUSE", "60000", "WRITE"])
+            .unwrap_ok();
+    });
+}
+
+fn costs_one_time_limit(redis: &RedisServer, hangs: impl Fn()) {
     let origin = numbered();
     // So long that twenty of them could not be missed.
     let larder = Larder::start(
         users_api(&origin, &redis.url(), "").replace("prefix: t", "prefix: t, timeout: 1s"),
     );
     becomes_a_hit(&larder);
-    redis.freeze();
+    hangs();
     let start = Instant::now();
-    for _ in 0..20 {
+    for id in 0..20 {
+        let user = format!("/api/users/{id}/");
+        assert!(larder.get(&user).is_complete_success());
         assert!(larder.get(LIST).is_complete_success());
     }
     assert!(
         start.elapsed() < Duration::from_secs(8),
-        "twenty reads took {:?}",
+        "forty reads took {:?}",
         start.elapsed()
     );
-    redis.thaw();
 }
 
 #[test]

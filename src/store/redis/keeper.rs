@@ -17,7 +17,6 @@ use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use redis::{Cmd, Pipeline, RedisError, Value};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
@@ -274,17 +273,20 @@ impl Shared {
         }
     }
 
-    /// Whether the server answers at all, be it with an error, on a fresh connection and within half the time limit.
+    /// Whether the server answers, be it with an error, on a fresh connection and within half the time limit. It is asked by a write
+    /// command, which changes nothing: while a server lets writes wait (CLIENT PAUSE), it is of no use.
     async fn answers_elsewhere(&self) -> bool {
+        let mut ask = redis::cmd("GETEX");
+        ask.arg(self.key(INCARNATION_KEY));
+        let first = self.auth().into_iter().chain(self.select());
+        let words: Vec<Cmd> = first.chain([ask]).collect();
         let asked = async {
             let mut stream = self.open().await?;
-            stream.write_all(b"PING\r\n").await?;
-            stream.flush().await?;
-            Ok::<_, std::io::Error>(stream.read(&mut [0; 1]).await? > 0)
+            pipe::say(&mut stream, &words).await
         };
         matches!(
             tokio::time::timeout(self.timeout / 2, asked).await,
-            Ok(Ok(true))
+            Ok(Ok(_))
         )
     }
 
