@@ -311,8 +311,8 @@ fn a_connection_that_cannot_be_made_is_waited_for_together() {
     }
 }
 
-/// One that chooses HTTP/2, and a proxy.yaml before it.
-fn secured(directory: &std::path::Path) -> (String, Seen) {
+/// Shakes hands and chooses this protocol; certified by a CA that is made there.
+fn choosing(protocol: &str, directory: &std::path::Path) -> tokio_rustls::TlsAcceptor {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     larder::tls::install_provider();
@@ -321,8 +321,13 @@ fn secured(directory: &std::path::Path) -> (String, Seen) {
     let key = PrivateKeyDer::from_pem_file(directory.join("server.key")).unwrap();
     let config = rustls::ServerConfig::builder().with_no_client_auth();
     let mut config = config.with_single_cert(vec![chain], key).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    config.alpn_protocols = vec![protocol.into()];
+    tokio_rustls::TlsAcceptor::from(Arc::new(config))
+}
+
+/// One that chooses HTTP/2, and a proxy.yaml before it.
+fn secured(directory: &std::path::Path) -> (String, Seen) {
+    let acceptor = choosing("h2", directory);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     listener.set_nonblocking(true).unwrap();
@@ -412,4 +417,56 @@ fn over_tls_the_upstream_chooses_it_and_is_asked_under_the_clients_host() {
         "Host is `:authority` there"
     );
     assert!(seen[1].3 == upload);
+}
+
+#[test]
+fn where_the_upstream_chooses_http_1_1_nobody_waits_for_the_connection_of_another() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let directory = tempfile::tempdir().unwrap();
+    let acceptor = choosing("http/1.1", directory.path());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    listener.set_nonblocking(true).unwrap();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            // All but the first shake hands once there are two of them.
+            let (both, mut is_first) = (Arc::new(tokio::sync::Barrier::new(2)), true);
+            while let Ok((stream, _)) = listener.accept().await {
+                let waits = !std::mem::take(&mut is_first);
+                let (acceptor, both) = (acceptor.clone(), both.clone());
+                tokio::spawn(async move {
+                    if waits {
+                        both.wait().await;
+                    }
+                    let mut stream = acceptor.accept(stream).await.unwrap();
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(stream.read_u8().await.unwrap());
+                    }
+                    let answer =
+                        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+                    stream.write_all(answer).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                });
+            }
+        });
+    });
+    let ca_file = directory.path().join("ca.pem");
+    let larder = Larder::start(format!(
+        "upstream: {{url: \"https://localhost:{port}\", http2: true, ca_file: \"{}\"}}\nroutes: []\n",
+        ca_file.display()
+    ));
+    assert!(larder.get("/first/").is_complete_success());
+    let mut two: Vec<_> = (0..2).map(|_| larder.connect()).collect();
+    for client in &mut two {
+        client.send(b"GET /other/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    for client in &mut two {
+        let answer = client.answer("GET");
+        assert!(answer.is_complete_success(), "{answer:?}");
+    }
 }

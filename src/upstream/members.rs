@@ -45,6 +45,8 @@ pub(super) struct Member {
     shared: Mutex<Option<Connection>>,
     /// Whoever makes it; the others wait for it rather than make one each. When that failed last, and why.
     making: tokio::sync::Mutex<Option<(Instant, UpstreamFailure)>>,
+    /// Asked whether it speaks HTTP/2, it last chose HTTP/1.1.
+    chose_http1: AtomicBool,
     /// Bytes that have come from it, on all connections.
     heard: Arc<AtomicU64>,
     /// Why no connection could be made, as it was told last.
@@ -74,6 +76,7 @@ impl Members {
             is_watched: AtomicBool::new(false),
             shared: Mutex::default(),
             making: tokio::sync::Mutex::default(),
+            chose_http1: AtomicBool::new(false),
             heard: Arc::default(),
             told: Mutex::default(),
         };
@@ -249,6 +252,15 @@ impl Member {
         connection.shared()
     }
 
+    /// By a new connection: one of HTTP/2 is for all.
+    fn has_chosen(&self, new: &Connection) {
+        let shared = new.shared();
+        self.chose_http1.store(shared.is_none(), Ordering::Relaxed);
+        if shared.is_some() {
+            *self.shared.lock() = shared;
+        }
+    }
+
     /// Why no secure connection can be made, once a minute.
     fn tell(&self, error: &io::Error) {
         let mut told = self.told.lock();
@@ -308,6 +320,12 @@ impl Visit {
             return Ok((own, false));
         }
         let member = self.member();
+        if member.chose_http1.load(Ordering::Relaxed) {
+            // Each has one of its own.
+            let own = self.members.connect_to(place, versions).await?;
+            member.has_chosen(&own);
+            return Ok((own, false));
+        }
         let since = Instant::now();
         let mut failed = member.making.lock().await;
         if let Some(shared) = member.shared()
@@ -323,9 +341,7 @@ impl Visit {
         }
         let new = self.members.connect_to(place, versions).await;
         let new = new.inspect_err(|why| *failed = Some((Instant::now(), *why)))?;
-        if let Some(shared) = new.shared() {
-            *member.shared.lock() = Some(shared);
-        }
+        member.has_chosen(&new);
         Ok((new, false))
     }
 
