@@ -514,6 +514,30 @@ fn what_is_odd_but_possible_is_a_warning() {
 }
 
 #[test]
+fn a_rule_that_misses_a_routes_path_by_the_slash_is_a_warning() {
+    let warned = |rules: &str| {
+        let routes = "upstream: http://a\nroutes: [{path: /u/, key: u}, {path: '/u/<int:id>/', key: 'd:{id}'}]\npurge:\n";
+        right(&format!("{routes}{rules}\n")).warnings
+    };
+    let list = "- {methods: POST, path: /u/, keys: u}";
+    let one = "- {methods: [PUT, PATCH], path: '/u/<int:id>', keys: [u, 'd:{id}']}";
+    assert_eq!(
+        warned(&format!("{list}\n{one}")),
+        [
+            "purge[1].path: no rule is for PUT, PATCH to `routes[1].path`: that ends with `/`, and this path does not"
+        ]
+    );
+    // Another rule has them.
+    for other in ["/u/<str:id>/", "/u/<path:rest>"] {
+        let other = format!("- {{methods: [PUT, PATCH], path: '{other}', keys: [u, 'd:*']}}");
+        assert_eq!(
+            warned(&format!("{list}\n{one}\n{other}")),
+            Vec::<String>::new()
+        );
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_says_so() {
     let told = load(Path::new("/nowhere/proxy.yaml"), &nothing)
         .unwrap_err()
@@ -533,6 +557,10 @@ fn a_file_that_cannot_be_read_says_so() {
     );
     fs::write(&path, "upstream: http://a").unwrap();
     assert!(load(&path, &nothing).is_ok());
+    // As Windows' editors save it.
+    fs::write(&path, "\u{FEFF}upstream: http://a\nttl: 60\n").unwrap();
+    let told = load(&path, &nothing).unwrap_err().to_string();
+    assert!(told.contains(":2:6: ttl: `60` has no unit"), "{told}");
 }
 
 #[test]

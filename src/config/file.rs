@@ -94,6 +94,8 @@ pub fn parse_with(
     env: Env,
     overrides: &Overrides,
 ) -> Result<Loaded, ConfigError> {
+    // Windows' editors put a byte order mark before it.
+    let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
     let source = Source::new(name, text);
     scan(&source, text)?;
     let mut file: File = serde_yaml::from_str(text).map_err(|error| source.yaml(&error))?;
@@ -117,7 +119,7 @@ pub fn parse_with(
 /// What YAML itself would complain about in a way that helps nobody.
 fn scan(source: &Source, text: &str) -> Result<(), ConfigError> {
     let says_something = |line: &str| {
-        let line = line.trim_start_matches('\u{FEFF}').trim();
+        let line = line.trim();
         !(line.is_empty() || line.starts_with('#') || line == "---" || line == "...")
     };
     if !text.lines().any(says_something) {
@@ -125,16 +127,19 @@ fn scan(source: &Source, text: &str) -> Result<(), ConfigError> {
     }
     for (index, line) in text.lines().enumerate() {
         let indentation = &line[..line.len() - line.trim_start().len()];
-        if let Some(tab) = indentation.find('\t').filter(|_| !line.trim().is_empty()) {
+        if let Some(other) = indentation
+            .find(|c| c != ' ')
+            .filter(|_| !line.trim().is_empty())
+        {
             let position = Position {
                 line: index + 1,
-                column: indentation[..tab].chars().count() + 1,
+                column: indentation[..other].chars().count() + 1,
             };
-            return Err(source.character(
-                position,
-                "a tab in the indentation",
-                "YAML is indented with spaces",
-            ));
+            let cause = match indentation[other..].starts_with('\t') {
+                true => "a tab in the indentation",
+                false => "a blank in the indentation that is no space, such as a no-break space",
+            };
+            return Err(source.character(position, cause, "YAML is indented with spaces"));
         }
     }
     Ok(())
@@ -187,6 +192,10 @@ impl Reader<'_> {
             Some(loopback(9180)),
             |text| match text {
                 "off" | "false" => Ok(None),
+                "no" | "none" | "null" | "~" => Err(wrong(
+                    format!("`{text}` is not an address and port"),
+                    "write `off` for none",
+                )),
                 text => address(text).map(Some),
             },
         );

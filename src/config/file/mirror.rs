@@ -437,6 +437,12 @@ impl<'de> Visitor<'de> for Key<'_> {
                 "leave it out for now",
             ));
         }
+        if written == "<<" {
+            return Err(Complaint::about(
+                "`<<` is not read: there are no merges here",
+                "write the keys out; one value may be an alias (`ttl: *long`)",
+            ));
+        }
         let elsewhere = PLACES.iter().find(|(_, keys)| keys.contains(&written));
         let help = match (nearest(written, self.known.iter().copied()), elsewhere) {
             (Some(meant), _) => format!("did you mean `{meant}`?"),

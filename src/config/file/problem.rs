@@ -245,14 +245,21 @@ impl<'a> Source<'a> {
                 ),
             };
         };
-        let position = opening_quote(&message).unwrap_or(position);
+        let found = Complaint::find(&message);
+        let run_on = run_on_quote(self.text, position).filter(|_| found.is_none());
+        let complaint = found.unwrap_or_else(|| match run_on {
+            Some(_) => syntax("quoted scalar"),
+            None => syntax(&message),
+        });
+        let position = run_on
+            .or_else(|| opening_quote(&message))
+            .unwrap_or(position);
         let found = Located {
             position,
             scalar: None,
             exact: true,
         };
         let token = self.token(&found, None);
-        let complaint = Complaint::find(&message).unwrap_or_else(|| syntax(&message));
         let subject = match complaint.within.as_str() {
             "" => String::new(),
             path => format!("{path}: "),
@@ -519,6 +526,47 @@ fn opening_quote(message: &str) -> Option<Position> {
         line: line.parse().ok()?,
         column: column.parse().ok()?,
     })
+}
+
+/// Where a quoted value began that went on in further lines, up to the next quote: the parser complains only of what
+/// stands behind that one.
+fn run_on_quote(text: &str, complained: Position) -> Option<Position> {
+    let mut open: Option<(char, Position)> = None;
+    for (index, line) in text.lines().enumerate().take(complained.line) {
+        // Before which a value may begin, and whether a comment may.
+        let (mut last, mut blank) = (None, true);
+        let mut chars = (1..).zip(line.chars()).peekable();
+        while let Some((column, c)) = chars.next() {
+            match open {
+                None if blank && c == '#' => break,
+                None => {
+                    let begins = matches!(last, None | Some(':' | '-' | '[' | '{' | ','));
+                    let line = index + 1;
+                    open = (begins && matches!(c, '"' | '\''))
+                        .then_some((c, Position { line, column }));
+                }
+                Some(('"', _)) if c == '\\' => drop(chars.next()),
+                Some(('\'', _)) if c == '\'' && chars.next_if(|next| next.1 == '\'').is_some() => {}
+                Some((quote, began)) if c == quote => {
+                    let mut behind = { line.chars().take(complained.column - 1) }.skip(column);
+                    if index + 1 == complained.line
+                        && began.line < complained.line
+                        && column < complained.column
+                        && behind.all(char::is_whitespace)
+                    {
+                        return Some(began);
+                    }
+                    open = None;
+                }
+                Some(_) => {}
+            }
+            blank = c.is_whitespace();
+            if !blank {
+                last = Some(c);
+            }
+        }
+    }
+    None
 }
 
 /// The parser's own complaint. Its texts are fixed ones and hold nothing of the file.

@@ -256,6 +256,12 @@ pub(super) fn host(text: &str) -> Result<String, Wrong> {
 
 pub(super) fn method(text: &str) -> Result<Method, Wrong> {
     let common = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    if matches!(text, "any" | "ANY" | "all" | "ALL" | "*") {
+        return Err(wrong(
+            format!("`{text}` is not a method"),
+            "name each, like `[POST, PUT, PATCH, DELETE]`; `any` may stand alone, and only in `methods` of the whole file",
+        ));
+    }
     let method = Method::from_bytes(text.as_bytes()).map_err(|_| {
         wrong(
             format!("`{text}` is not a method"),

@@ -207,6 +207,21 @@ fn address(text: &str) -> Result<UpstreamAddress, Wrong> {
             ))
         };
     }
+    // As nginx and gunicorn name a socket.
+    let socket = { text.strip_prefix("http://unix:") }.or_else(|| text.strip_prefix("unix:"));
+    let socket = socket.unwrap_or(text);
+    if socket.starts_with('/') && !socket.starts_with("//") {
+        return Err(wrong(
+            format!("`{text}` is not a URL"),
+            "a socket is written `http+unix:///run/gunicorn.sock`",
+        ));
+    }
+    if text.starts_with('$') {
+        return Err(wrong(
+            format!("`{text}` is not a URL"),
+            "write a variable in braces, like `${UPSTREAM}`",
+        ));
+    }
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(wrong(
             format!("`{text}` is not a URL"),

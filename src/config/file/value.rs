@@ -74,7 +74,7 @@ impl Value {
     }
 
     /// The same without quoting anything that came from the environment: every quotation that is a
-    /// piece of the value, or holds a variable's, becomes `***`.
+    /// piece of the value, or holds a variable's, becomes `***`, and in the help the variable's name.
     pub fn veil(&self, cause: String, help: String) -> (String, String) {
         if self.variables.is_empty() {
             return (cause, help);
@@ -103,7 +103,14 @@ impl Value {
             .collect();
         let names = names.join(" and ");
         let (cause, _) = veiled(&cause);
-        let help = match veiled(&help) {
+        // What a help makes of a value it can as well make of the variable's name: `http://${UPSTREAM}`.
+        let named = |help: String| match self.variables.as_slice() {
+            [(name, value)] if self.text == *value && value.len() > 3 => {
+                help.replace(value, &format!("${{{name}}}"))
+            }
+            _ => help,
+        };
+        let help = match veiled(&named(help)) {
             (_, true) => format!("correct the value of {names}"),
             (help, false) => help,
         };
