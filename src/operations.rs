@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
 use crate::access::{credential, token};
@@ -24,8 +25,11 @@ use crate::purges::{self, Cause};
 use crate::route::{Decoded, FamilyPattern};
 use crate::store::{Away, Listed};
 
-/// Copies are counted up to so many.
-const COUNTED: usize = 100_000;
+/// What people write into a key as it is, and no key holds so.
+const UNSEEN: &AsciiSet = &CONTROLS.add(b' ');
+
+/// Copies are counted, and keys listed, up to so many.
+pub const COUNTED: usize = 100_000;
 
 /// What went wrong, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,11 +93,7 @@ pub fn named(config: &Config, text: &str) -> Result<Named, OperationError> {
         return Ok(Named::Everything);
     }
     let family = own.split('~').next().unwrap_or(own);
-    if config
-        .routes
-        .iter()
-        .any(|route| route.key.matches_family(family))
-    {
+    if route_of(config, family)?.is_some() {
         return Ok(Named::States(vec![StateKey::new(format!(
             "{family}~state"
         ))]));
@@ -360,7 +360,12 @@ pub async fn set(
             "only the shared copy can be set: a key without `~`".to_owned(),
         ));
     }
-    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&body) {
+    // What is skipped is not looked at byte by byte: JSON is UTF-8 (RFC 8259 §8.1).
+    let text = std::str::from_utf8(&body).map_err(|error| error.to_string());
+    let json = text.and_then(|text| {
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| error.to_string())
+    });
+    if let Err(error) = json {
         return Err(OperationError::Unknown(format!(
             "the body is not JSON: {error}"
         )));
@@ -462,12 +467,31 @@ fn find<'c>(
     }
     let own = own_part(config, text);
     let family = own.split('~').next().unwrap_or(own);
-    let route = config
-        .routes
-        .iter()
-        .find(|route| route.key.matches_family(family))
-        .ok_or_else(unknown)?;
+    let route = route_of(config, family)?.ok_or_else(unknown)?;
     Ok(of(route, own))
+}
+
+/// The route that makes this family; none has the like. A key that resembles a route's and that no path leads to is
+/// somebody's mistake.
+fn route_of<'c>(config: &'c Config, family: &str) -> Result<Option<&'c Route>, OperationError> {
+    let mut routes = config.routes.iter();
+    let makes = |route: &&Route| match route.is_by_http() {
+        true => route.key.matches_family(family),
+        false => route.key.makes(&route.path, family),
+    };
+    if let Some(route) = routes.clone().find(makes) {
+        return Ok(Some(route));
+    }
+    // `*` is no value, but stands for all of them.
+    let written = utf8_percent_encode(family, UNSEEN).to_string();
+    let alike = routes.find(|route| route.key.matches_family(&written));
+    match alike.filter(|_| !family.contains('*')) {
+        None => Ok(None),
+        Some(route) => Err(OperationError::Unknown(format!(
+            "no path of `{}` leads to the key `{family}`: an `int` is written without zeros before it, and of other values all but letters, digits, `.`, `_` and `-` as %C3%A9; or name the path",
+            route.path.as_str()
+        ))),
+    }
 }
 
 /// A key as written here, with or without the prefix.

@@ -9,7 +9,7 @@ use super::segment::Converter;
 use super::sets::{
     Atom, DIGITS, KEY_VALUE, SLUG, UUID_LENGTH, in_set, intersect, literal_atoms, uuid_set,
 };
-use super::spelling::push_encoded;
+use super::spelling::{decoded, push_encoded};
 use super::{Captures, PatternError, is_name, wrong};
 
 /// `users:detail:{id}`: how a route names the family of an answer. Different values give different
@@ -127,6 +127,22 @@ impl KeyTemplate {
     pub fn matches_family(&self, family: &str) -> bool {
         let any = self.atoms(|_| Some(Converter::Str));
         family.is_ascii() && intersect(&any, &literal_atoms(family).collect::<Vec<_>>())
+    }
+
+    /// Whether a path of this key's route, whose path is `path`, gives that family: `users:detail:7`, but for an int
+    /// neither `users:detail:07` nor `users:detail:me`.
+    pub fn makes(&self, path: &PathPattern, family: &str) -> bool {
+        let mut values = Vec::new();
+        let has_shape = values_of(&self.parts, family, &mut values);
+        let values: Vec<_> = { values.iter() }
+            .map(|(name, value)| (*name, decoded(value)))
+            .collect();
+        let captures: Captures = { values.iter() }
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let made = path.match_canonical(&path.filled(&captures));
+        let made = made.and_then(|captures| self.family(&captures));
+        has_shape && made.is_some_and(|made| made.as_str() == family)
     }
 
     /// Whether some path of `own`, the path of this key's route, and some path of `others` give the
@@ -294,6 +310,33 @@ fn may_stand_before_placeholder(parts: &[KeyPart]) -> bool {
     }
 }
 
+/// Takes the values of a family out of it. A value ends where no other could, so there is one way at most.
+fn values_of<'t>(
+    parts: &'t [KeyPart],
+    family: &'t str,
+    values: &mut Vec<(&'t str, &'t str)>,
+) -> bool {
+    let Some((first, others)) = parts.split_first() else {
+        return family.is_empty();
+    };
+    match first {
+        KeyPart::Literal(literal) => family
+            .strip_prefix(literal.as_str())
+            .is_some_and(|rest| values_of(others, rest, values)),
+        KeyPart::Placeholder(name) => {
+            let longest = family.bytes().take_while(|byte| in_set(KEY_VALUE, *byte));
+            (1..=longest.count()).rev().any(|end| {
+                values.push((name, &family[..end]));
+                let fits = values_of(others, &family[end..], values);
+                if !fits {
+                    values.pop();
+                }
+                fits
+            })
+        }
+    }
+}
+
 fn is_raw_in_key(byte: u8) -> bool {
     byte != b'%' && in_set(KEY_VALUE, byte)
 }
@@ -323,6 +366,43 @@ mod tests {
             detail.family(&odd).unwrap().as_str(),
             "users:detail:a%7Eb%3Ac%2F%C3%A9%25"
         );
+    }
+
+    #[test]
+    fn a_family_is_made_by_a_path_of_its_route_or_by_none() {
+        let made = |key_text: &str, path_text: &str, family: &str| {
+            key(key_text).makes(&path(path_text), family)
+        };
+        for (path, family, expected) in [
+            ("/u/<int:id>/", "d:7", true),
+            ("/u/<int:id>/", "d:0", true),
+            ("/u/<int:id>/", "d:07", false),
+            ("/u/<int:id>/", "d:me", false),
+            ("/u/<int:id>/", "d:", false),
+            ("/u/<int:id>/", "e:7", false),
+            ("/u/<id>/", "d:me", true),
+            ("/u/<id>/", "d:%C3%A9", true),
+            ("/u/<id>/", "d:%c3%a9", false),
+            ("/u/<id>/", "d:é", false),
+            ("/u/<id>/", "d:%37", false),
+            ("/u/<id>/", "d:a:b", false),
+            (
+                "/u/<uuid:id>/",
+                "d:00000000-0000-0000-0000-00000000000a",
+                true,
+            ),
+            (
+                "/u/<uuid:id>/",
+                "d:00000000-0000-0000-0000-00000000000A",
+                false,
+            ),
+        ] {
+            assert_eq!(made("d:{id}", path, family), expected, "{path} {family}");
+        }
+        let nested = "/t/<slug:t>/u/<int:id>/";
+        assert!(made("t:{t}-x:u:{id}-y", nested, "t:a-x:u:7-y"));
+        assert!(!made("t:{t}-x:u:{id}-y", nested, "t:a-x:u:7-z"));
+        assert!(made("users:list", "/u/", "users:list"));
     }
 
     #[test]
