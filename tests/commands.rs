@@ -269,7 +269,8 @@ fn what_is_done_by_hand_is_said_as_json_over_either_store() {
         );
 
         let told = json(&["keys", "users:"], b"").told();
-        assert_eq!(keys(&told), ["keys"]);
+        assert_eq!(keys(&told), ["keys", "more"]);
+        assert_eq!(told["more"], false, "{store}");
         let listed = told["keys"].as_array().unwrap();
         let list = listed
             .iter()
@@ -294,6 +295,7 @@ fn what_is_done_by_hand_is_said_as_json_over_either_store() {
         json(&["get", "users:detail:7"], b"").error("failed", 1);
         json(&["get", "nobody:knows"], b"").error("failed", 1);
         json(&["set", "users:list"], b"no JSON").error("failed", 1);
+        json(&["set", "users:list"], b"\"\xff\"").error("failed", 1);
         json(&["purge", "nobody:knows"], b"").error("failed", 1);
     }
 }
@@ -465,6 +467,62 @@ fn a_reader_that_has_seen_enough_ends_a_command_without_a_word() {
     let output = process.wait_with_output().expect("run larder");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), &*said), (Some(141), ""));
+}
+
+#[test]
+fn what_cannot_be_written_out_was_not_done() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut process = command(&[]);
+    let run = process.args(["completions", "bash"]);
+    let output = run.stdout(full.expect("a full disk")).output();
+    let output = output.expect("run larder");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.starts_with("cannot write to standard output: No space left"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn a_key_that_no_path_leads_to_is_nothing_to_get_set_or_purge() {
+    let redis = RedisServer::start();
+    for store in ["memory:".to_owned(), redis.url()] {
+        let origin = api();
+        let larder = Larder::start(users_api(&origin, &store, ""));
+        let file = larder.file().display().to_string();
+        for command in ["get", "set", "purge"] {
+            for key in ["users:detail:07", "t:users:detail:me", "users:detail:7 "] {
+                let done = run(&[command, key, "-c", &file], b"{}");
+                assert_eq!(done.status, 1, "{store} {command} {key}: {}", done.stdout);
+                let why = "no path of `/api/users/<int:id>/` leads to the key";
+                assert!(
+                    done.stderr.contains(why),
+                    "{store} {command} {key}: {}",
+                    done.stderr
+                );
+            }
+        }
+        assert_eq!(
+            run(&["purge", "/api/users/07/", "-c", &file], b"").stdout,
+            "purged users:detail:7\n"
+        );
+    }
+}
+
+#[test]
+fn the_keys_of_an_instance_are_listed_to_the_last() {
+    let origin = api();
+    let larder = Larder::start(users_api(&origin, "memory:", ""));
+    for id in 10..1_011 {
+        larder.get(&format!("/api/users/{id}/"));
+    }
+    let file = larder.file().display().to_string();
+    let listed = run(&["keys", "users:detail:", "-c", &file], b"");
+    assert_eq!(listed.stdout.lines().count(), 1_001, "{}", listed.stderr);
+    let told = run(&["keys", "--json", "-c", &file], b"").told();
+    assert_eq!(told["keys"].as_array().map(Vec::len), Some(1_001));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::store::{Health, Listed};
 use crate::upstream::Stands;
 
 /// So many keys are looked at in one request.
-const MOST_KEYS: usize = 100_000;
+const MOST_KEYS: usize = operations::COUNTED;
 
 /// Ready as long as requests can be answered at all, store or not; but it says how the store is.
 pub(super) fn ready(proxy: &Proxy, setup: &Setup, draining: bool) -> Told {
@@ -53,9 +53,10 @@ pub(super) async fn keys(setup: &Setup, query: Parameters<'_>) -> Told {
     let most = query.number("limit", 1000, MOST_KEYS);
     match operations::keys(&setup.config, &setup.coherence, &start, most).await {
         Ok(keys) => {
+            let cut = keys.len() >= most;
             let told = |listed: &Listed| json!({ "key": listed.key, "bytes": listed.bytes, "ttl_seconds": listed.ttl.map(|ttl| ttl.as_secs()) });
             let keys: Vec<Value> = keys.iter().map(told).collect();
-            (StatusCode::OK, json!({ "keys": keys }))
+            (StatusCode::OK, json!({ "keys": keys, "more": cut }))
         }
         Err(error) => failed(&error),
     }

@@ -290,10 +290,12 @@ fn revoke(config: Config, output: &Output) -> Result<(), Failure> {
 
 pub fn keys(arguments: &Keys) -> Result<(), Failure> {
     let config = super::load(&arguments.file.config)?;
+    let most = operations::COUNTED;
     let listed: Vec<(String, u64, Option<u64>)> = match Place::of(config)? {
         Place::Instance(admin) => {
             let start = utf8_percent_encode(&arguments.start, KEY);
-            let told = admin.json(Method::GET, &format!("/keys?start={start}"), Vec::new())?;
+            let path = format!("/keys?start={start}&limit={most}");
+            let told = admin.json(Method::GET, &path, Vec::new())?;
             let row = |key: &Value| {
                 (
                     key["key"].as_str().unwrap_or_default().to_owned(),
@@ -309,7 +311,7 @@ pub fn keys(arguments: &Keys) -> Result<(), Failure> {
                 .collect()
         }
         Place::Store(config) => with_store(config, async |config, coherence| {
-            let keys = operations::keys(config, coherence, &arguments.start, 100_000)
+            let keys = operations::keys(config, coherence, &arguments.start, most)
                 .await
                 .map_err(failed)?;
             Ok(keys
@@ -318,15 +320,22 @@ pub fn keys(arguments: &Keys) -> Result<(), Failure> {
                 .collect())
         })?,
     };
+    let more = listed.len() >= most;
     if arguments.output.json {
         let row = |(key, bytes, ttl): &(String, u64, Option<u64>)| json!({ "key": key, "bytes": bytes, "ttl_seconds": ttl });
-        print_json(&json!({ "keys": listed.iter().map(row).collect::<Vec<_>>() }));
+        let keys: Vec<Value> = listed.iter().map(row).collect();
+        print_json(&json!({ "keys": keys, "more": more }));
         return Ok(());
     }
     for (key, bytes, ttl) in listed {
         let ttl = ttl.map_or_else(|| "-".to_owned(), |ttl| ttl.to_string());
         // A name is whatever somebody has written to the store.
         println!("{}\t{bytes} bytes\t{ttl} s", one_line(&key));
+    }
+    if more {
+        eprintln!(
+            "these are {most}, and there are more: say how they begin, like `larder keys users:detail:`"
+        );
     }
     Ok(())
 }

@@ -183,16 +183,20 @@ pub fn main() -> ExitCode {
 }
 
 /// A pipe whose reader has seen enough (`| head`) ends a command without a word, and with the status that the signal would
-/// give it: what it had still to say is not known.
+/// give it: what it had still to say is not known. What cannot be written for another reason (a full disk) was not done.
 fn end_with_the_reader() {
     let otherwise = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.payload().downcast_ref::<String>();
         let said = said.map_or("", String::as_str);
-        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
-            std::process::exit(141);
+        match said.strip_prefix("failed printing to stdout: ") {
+            Some(why) if why.starts_with("Broken pipe") => std::process::exit(141),
+            Some(why) => {
+                eprintln!("cannot write to standard output: {why}");
+                std::process::exit(1);
+            }
+            None => otherwise(panic),
         }
-        otherwise(panic);
     }));
 }
 
