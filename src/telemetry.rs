@@ -37,6 +37,8 @@ pub fn start(logs: &Logs) {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stdout().is_terminal(),
     };
+    // https://no-color.org
+    let says_no_colour = std::env::var_os("NO_COLOR").is_some_and(|word| !word.is_empty());
     // Err only says that logging was started before.
     let _ = match json {
         true => registry
@@ -51,7 +53,7 @@ pub fn start(logs: &Logs) {
             .with(
                 fmt::layer()
                     .with_target(false)
-                    .with_ansi(std::io::stdout().is_terminal()),
+                    .with_ansi(std::io::stdout().is_terminal() && !says_no_colour),
             )
             .try_init(),
     };

@@ -5,9 +5,10 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use support::binary::binary;
 use support::larder::{Larder, command};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
@@ -467,6 +468,42 @@ fn a_reader_that_has_seen_enough_ends_a_command_without_a_word() {
     let output = process.wait_with_output().expect("run larder");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), &*said), (Some(141), ""));
+}
+
+#[test]
+fn a_log_on_a_terminal_is_without_colours_where_they_are_not_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("proxy.yaml");
+    let origin = api();
+    let yaml = users_api(&origin, "redis://127.0.0.1:1", "");
+    // It says that there is no store, and ends because it cannot listen there.
+    let taken = origin.url().replace("http://", "");
+    std::fs::write(
+        &file,
+        format!(
+            "listen: {taken}\nadmin: off\n{}",
+            yaml.replace(&taken, "127.0.0.1:1")
+        ),
+    )
+    .unwrap();
+    for (word, coloured) in [("1", false), ("", true)] {
+        let line = format!(
+            "exec '{}' serve -c '{}'",
+            binary().display(),
+            file.display()
+        );
+        let output = Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .env("SHELL", "/bin/sh")
+            .env("NO_COLOR", word)
+            .stdin(Stdio::null())
+            .output()
+            .expect("script, of util-linux");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("store away"), "{said}");
+        assert!(said.contains("cannot listen"), "{said}");
+        assert_eq!(said.contains('\u{1b}'), coloured, "{said}");
+    }
 }
 
 #[test]
