@@ -93,7 +93,11 @@ pub fn named(config: &Config, text: &str) -> Result<Named, OperationError> {
         return Ok(Named::Everything);
     }
     let family = own.split('~').next().unwrap_or(own);
-    if route_of(config, family)?.is_some() {
+    if config
+        .routes
+        .iter()
+        .any(|route| route.key.matches_family(family))
+    {
         return Ok(Named::States(vec![StateKey::new(format!(
             "{family}~state"
         ))]));
@@ -115,6 +119,16 @@ pub fn named(config: &Config, text: &str) -> Result<Named, OperationError> {
         "no route makes a key `{own}`; the keys are {}",
         keys.join(", ")
     )))
+}
+
+/// Whether what somebody has typed can be a copy's key. What a program names among others is not asked this: one that no
+/// path leads to costs nothing, and must not keep the others from being dropped.
+pub fn typed(config: &Config, text: &str) -> Result<(), OperationError> {
+    let own = own_part(config, text);
+    match text.starts_with('/') {
+        true => Ok(()),
+        false => route_of(config, own.split('~').next().unwrap_or(own)).map(drop),
+    }
 }
 
 /// All copies of a route, which is named as in the file.

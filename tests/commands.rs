@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use support::binary::binary;
+use support::client::Connection;
 use support::larder::{Larder, command};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
@@ -523,7 +524,7 @@ fn what_cannot_be_written_out_was_not_done() {
 }
 
 #[test]
-fn a_key_that_no_path_leads_to_is_nothing_to_get_set_or_purge() {
+fn a_key_that_no_path_leads_to_is_nothing_to_get_set_or_purge_by_hand() {
     let redis = RedisServer::start();
     for store in ["memory:".to_owned(), redis.url()] {
         let origin = api();
@@ -545,6 +546,15 @@ fn a_key_that_no_path_leads_to_is_nothing_to_get_set_or_purge() {
             run(&["purge", "/api/users/07/", "-c", &file], b"").stdout,
             "purged users:detail:7\n"
         );
+        // A program that names one among others is not kept from dropping these.
+        let (fields, body) = (
+            [("Content-Type", "application/json")],
+            br#"{"keys": ["users:detail:me", "users:list"]}"#,
+        );
+        let mut admin = Connection::open(larder.admin_address());
+        let told = admin.request("POST", "/purge", &fields, body);
+        assert_eq!(told.status, 200, "{}", told.text());
+        assert!(told.text().contains("users:list~state"), "{}", told.text());
     }
 }
 

@@ -300,7 +300,8 @@ fn a_password_is_asked_for_and_there_is_none() {
     let redis = RedisServer::builder().password("right-secret").start();
     let url = redis.url().replace(":right-secret@", "");
     let seen = Patient::on_store(&healthy(), &url).seen();
-    seen.is_wrong("store-auth", "USER:PASSWORD");
+    // Whatever the scheme, it is to stay.
+    seen.is_wrong("store-auth", "put `USER:PASSWORD@` before the host");
 }
 
 #[test]

@@ -282,6 +282,19 @@ fn a_database_that_went_away_makes_a_pass_through_and_never_a_key_in_another() {
 }
 
 #[test]
+fn readyz_says_why_the_store_is_away_now_and_not_how_it_was_lost() {
+    let mut redis = RedisServer::start();
+    let origin = numbered();
+    let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+    becomes_a_hit(&larder);
+    redis.kill();
+    eventually("/readyz says that nobody listens there", || {
+        let told = larder.readiness().to_string();
+        told.contains("passing-through") && told.contains("Connection refused")
+    });
+}
+
+#[test]
 fn a_store_that_is_down_at_the_start_is_used_once_it_is_up() {
     let mut redis = RedisServer::builder().not_started();
     let origin = numbered();

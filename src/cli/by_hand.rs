@@ -210,6 +210,9 @@ pub fn purge(arguments: &Purge) -> Result<(), Failure> {
     if arguments.credential.is_some() {
         return revoke(config, &arguments.output);
     }
+    for key in &arguments.keys {
+        operations::typed(&config, key).map_err(failed)?;
+    }
     let purged: Vec<String> = match Place::of(config)? {
         Place::Instance(admin) => {
             let asked =

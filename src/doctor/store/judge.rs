@@ -135,7 +135,7 @@ pub(super) fn login(said: &Said, user: &str, with_password: bool) -> Finding {
         Said::Refused { code, .. } if code == "NOAUTH" => wrong(
             "store-auth",
             "the server asks for a password, and `store.url` has none",
-            "write `redis://USER:PASSWORD@host:port` (USER is `default` where none was made)",
+            "put `USER:PASSWORD@` before the host in `store.url` (USER is `default` where none was made)",
         ),
         Said::Refused { code, said } if with_password && said.contains("without any password") => {
             wrong(

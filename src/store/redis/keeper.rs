@@ -550,7 +550,7 @@ impl Shared {
             }
             ("AUTH", _) | (_, "NOAUTH" | "WRONGPASS") => format!(
                 "the store refused the login ({code}): check user and password in `store.url` \
-                 (rediss://USER:PASSWORD@host:port; USER is `default` where none was made)"
+                 (`USER:PASSWORD@` before the host; USER is `default` where none was made)"
             ),
             (_, "NOPERM") => format!(
                 "the store's user may not run {command} ({code}): allow it `~{}:* +@read +@write +@scripting +@connection`",
