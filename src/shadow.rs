@@ -91,6 +91,12 @@ impl Shadow {
             if !copy.is_hit() && copy.said().contains("stored") {
                 copy = self.ask_proxy(client).await?;
             }
+            if copy.said().is_empty() {
+                return Err(format!(
+                    "no Larder answers at {}, or what is before it takes its `Cache-Status` off: name the proxy's own address",
+                    self.proxy
+                ));
+            }
             if !copy.is_hit() {
                 return Ok(Comparison::NoHit(copy.said().to_owned()));
             }
@@ -203,12 +209,12 @@ impl Answer {
         self.status == other.status && self.body == other.body
     }
 
-    /// Larder's own `Cache-Status`, without its name.
+    /// Larder's own `Cache-Status`, without its name; empty where the answer is not Larder's.
     fn said(&self) -> &str {
         let ours = self.fields.get_all(CACHE_STATUS).iter().next_back();
         let said = ours.and_then(|value| value.to_str().ok());
-        said.unwrap_or("nobody's Cache-Status")
-            .trim_start_matches("larder; ")
+        said.and_then(|said| said.strip_prefix("larder; "))
+            .unwrap_or_default()
     }
 
     /// From the store, and fresh: what is served stale may be of the past.

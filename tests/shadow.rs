@@ -86,6 +86,16 @@ fn nothing_is_reported_where_the_file_is_right() {
 }
 
 #[test]
+fn an_address_where_no_larder_answers_is_no_success() {
+    let world = World::with(|right| right);
+    let file = world.larder.file();
+    let (file, api) = (file.to_str().unwrap(), world.api.url());
+    let exit = run(&["check", "-c", file, "--against", &api, LIST], &[]);
+    assert_eq!(exit.status.code(), Some(1), "{exit:?}");
+    assert!(exit.output.contains("no Larder answers at"), "{exit:?}");
+}
+
+#[test]
 fn a_missing_purge_rule_is_found() {
     let world = World::with(|right| {
         let rules = right.find("purge:").unwrap();
