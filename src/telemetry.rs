@@ -57,6 +57,11 @@ pub fn start(logs: &Logs) {
             )
             .try_init(),
     };
+    if let Ok(asked) = std::env::var(EnvFilter::DEFAULT_ENV)
+        && let Err(error) = EnvFilter::try_new(&asked)
+    {
+        tracing::warn!("RUST_LOG is not heeded ({error}): write it like `info,larder=debug`");
+    }
 }
 
 /// Another level from now on, unless RUST_LOG says which.

@@ -228,6 +228,36 @@ fn where_nobody_answers_the_error_is_json() {
 }
 
 #[test]
+fn where_something_else_answers_nothing_is_said_to_be_done() {
+    let (origin, other) = (api(), Origin::start(|_| origin::json("{}")));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("proxy.yaml");
+    let (admin, yaml) = (other.url(), users_api(&origin, "memory:", ""));
+    let admin = admin.trim_start_matches("http://");
+    std::fs::write(&file, format!("admin: {admin}\n{yaml}")).unwrap();
+    let file = file.to_str().unwrap();
+    let commands: [&[&str]; 8] = [
+        &["get", "users:list"],
+        &["set", "users:list"],
+        &["purge", "users:list"],
+        &["purge", "--credential", "-"],
+        &["keys"],
+        &["health"],
+        &["health", "--ready"],
+        &["reload"],
+    ];
+    for command in commands {
+        let done = run(&[command, &["--json", "-c", file]].concat(), b"[]");
+        let why = done.error("failed", 1);
+        assert!(
+            why.contains("is not Larder's `admin`"),
+            "{command:?}: {why}"
+        );
+        assert_eq!(done.stdout, "", "{command:?}");
+    }
+}
+
+#[test]
 fn what_is_done_by_hand_is_said_as_json_over_either_store() {
     let redis = RedisServer::start();
     for store in ["memory:".to_owned(), redis.url()] {
@@ -469,6 +499,21 @@ fn a_reader_that_has_seen_enough_ends_a_command_without_a_word() {
     let output = process.wait_with_output().expect("run larder");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), &*said), (Some(141), ""));
+}
+
+#[test]
+fn a_level_that_is_none_is_said_to_be_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("proxy.yaml");
+    let origin = api();
+    let taken = origin.url().replace("http://", "");
+    let yaml = users_api(&origin, "memory:", "").replace(&taken, "127.0.0.1:1");
+    std::fs::write(&file, format!("listen: {taken}\nadmin: off\n{yaml}")).unwrap();
+    let mut serve = command(&[]);
+    serve.args(["serve", "-c", file.to_str().unwrap()]);
+    let output = serve.env("RUST_LOG", "larder=loud").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("RUST_LOG is not heeded"), "{said}");
 }
 
 #[test]

@@ -119,7 +119,7 @@ pub fn get(arguments: &Get) -> Result<(), Failure> {
     let (mut facts, body) = match Place::of(config)? {
         Place::Instance(admin) => {
             let path = entry_path(&arguments.key);
-            let facts = admin.json(Method::GET, &path, Vec::new())?;
+            let facts = admin.json(Method::GET, &path, Vec::new(), "key")?;
             (facts, Bytes::from(admin.bytes(&format!("{path}?body"))?))
         }
         Place::Store(config) => with_store(config, async |config, coherence| {
@@ -184,11 +184,14 @@ pub fn set(arguments: &Set) -> Result<(), Failure> {
         ),
     };
     let seconds = match Place::of(config)? {
-        Place::Instance(admin) => {
-            admin.json(Method::PUT, &entry_path(&arguments.key), body)?["ttl_seconds"]
-                .as_u64()
-                .unwrap_or_default()
-        }
+        Place::Instance(admin) => admin.json(
+            Method::PUT,
+            &entry_path(&arguments.key),
+            body,
+            "ttl_seconds",
+        )?["ttl_seconds"]
+            .as_u64()
+            .unwrap_or_default(),
         Place::Store(config) => with_store(config, async |config, coherence| {
             let ttl = operations::set(config, coherence, &arguments.key, body.into())
                 .await
@@ -217,7 +220,12 @@ pub fn purge(arguments: &Purge) -> Result<(), Failure> {
         Place::Instance(admin) => {
             let asked =
                 json!({ "keys": arguments.keys, "all": arguments.all, "soft": arguments.soft });
-            let told = admin.json(Method::POST, "/purge", asked.to_string().into_bytes())?;
+            let told = admin.json(
+                Method::POST,
+                "/purge",
+                asked.to_string().into_bytes(),
+                "purged",
+            )?;
             told["purged"]
                 .as_array()
                 .into_iter()
@@ -273,7 +281,7 @@ fn revoke(config: Config, output: &Output) -> Result<(), Failure> {
     let parts = match Place::of(config)? {
         Place::Instance(admin) => {
             let asked = json!({ "credentials": [lines] }).to_string().into_bytes();
-            let told = admin.json(Method::POST, "/purge", asked)?;
+            let told = admin.json(Method::POST, "/purge", asked, "revoked")?;
             told["revoked"].as_u64().unwrap_or_default()
         }
         Place::Store(config) => with_store(config, async |config, coherence| {
@@ -298,7 +306,7 @@ pub fn keys(arguments: &Keys) -> Result<(), Failure> {
         Place::Instance(admin) => {
             let start = utf8_percent_encode(&arguments.start, KEY);
             let path = format!("/keys?start={start}&limit={most}");
-            let told = admin.json(Method::GET, &path, Vec::new())?;
+            let told = admin.json(Method::GET, &path, Vec::new(), "keys")?;
             let row = |key: &Value| {
                 (
                     key["key"].as_str().unwrap_or_default().to_owned(),
@@ -429,18 +437,29 @@ impl Admin {
         })
     }
 
-    pub fn json(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, Failure> {
+    /// What it says, in which there is always `holds`: whoever else may listen there says nothing of the kind.
+    pub fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        holds: &str,
+    ) -> Result<Value, Failure> {
         let (status, body) = self.ask(method, path, body)?;
         let told: Value = serde_json::from_slice(&body).unwrap_or_default();
-        match status.is_success() {
-            true => Ok(told),
-            false => Err(Failure::Failed(
-                told["detail"]
-                    .as_str()
-                    .unwrap_or(status.as_str())
-                    .to_owned(),
-            )),
+        match (status.is_success(), &told["detail"]) {
+            (true, _) if told.get(holds).is_some() => Ok(told),
+            (false, Value::String(why)) => Err(Failure::Failed(why.clone())),
+            _ => Err(self.is_another(status)),
         }
+    }
+
+    /// What answers there is no Larder's listener.
+    pub fn is_another(&self, status: StatusCode) -> Failure {
+        Failure::Failed(format!(
+            "what answers at {} ({status}) is not Larder's `admin` listener: name that one's address with `admin:` in the file",
+            self.address
+        ))
     }
 
     fn bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {

@@ -41,8 +41,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         "/healthz"
     };
     let (status, body) = admin.ask(Method::GET, path, Vec::new())?;
+    let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if told.get("status").is_none() {
+        return Err(admin.is_another(status));
+    }
     if arguments.output.json {
-        let told: Value = serde_json::from_slice(&body).unwrap_or_default();
         print_json(
             &json!({ "well": status.is_success(), "status": status.as_u16(), "admin": admin.address.to_string(), "told": told }),
         );

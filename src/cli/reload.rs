@@ -21,7 +21,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     // Wrong here is wrong there, but for what stands in the instance's own environment.
     let config = super::load(&arguments.file.config)?;
-    let told = by_hand::Admin::of(&config)?.json(Method::POST, "/reload", Vec::new())?;
+    let told = by_hand::Admin::of(&config)?.json(Method::POST, "/reload", Vec::new(), "dropped")?;
     let dropped: Vec<&str> = told["dropped"]
         .as_array()
         .into_iter()
