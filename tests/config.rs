@@ -15,7 +15,7 @@ use larder::config::{
 use larder::message::codings::Coding;
 
 /// Set for all of the wrong files. Whatever begins with SECRET must never be told.
-const ENVIRONMENT: [(&str, &str); 9] = [
+const ENVIRONMENT: [(&str, &str); 10] = [
     (
         "REDIS_URL",
         "redis://larder:SECRETpw%2Fx@cache.internal:6379/0",
@@ -31,6 +31,8 @@ const ENVIRONMENT: [(&str, &str); 9] = [
     ("USERS_KEY", "SECRET:list"),
     ("BARE", "3600417"),
     ("EMPTY", ""),
+    // As `docker run --env-file` passes it on.
+    ("QUOTED_URL", "\"redis://:SECRETpw@cache.internal:6379\""),
 ];
 
 fn environment(name: &str) -> Option<String> {

@@ -110,7 +110,14 @@ impl Value {
             }
             _ => help,
         };
+        let quoted = self.variables.iter().find(|(_, value)| {
+            let bare = |mark: char| value.strip_prefix(mark)?.strip_suffix(mark);
+            bare('"').or_else(|| bare('\'')).is_some()
+        });
         let help = match veiled(&named(help)) {
+            _ if quoted.is_some() => {
+                format!("leave out the quotes in the value of {names}: nobody takes them off it")
+            }
             (_, true) => format!("correct the value of {names}"),
             (help, false) => help,
         };
