@@ -306,6 +306,11 @@ pub async fn get(
     text: &str,
 ) -> Result<Option<Entry>, OperationError> {
     let (key, depends, _) = find(config, text)?;
+    if { ["~state", "~all", "~vary"].iter() }.any(|end| key.ends_with(end)) {
+        return Err(OperationError::Unknown(format!(
+            "`{key}` is no copy: Larder keeps there what the copies of it hang on"
+        )));
+    }
     let copy = match coherence.store().get(&key).await? {
         Ok(copy) => copy,
         Err(Reason::Absent) => return Ok(None),

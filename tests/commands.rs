@@ -326,6 +326,8 @@ fn what_is_done_by_hand_is_said_as_json_over_either_store() {
         json(&["set", "users:list"], b"[2]").told();
         json(&["get", "users:detail:7"], b"").error("failed", 1);
         json(&["get", "nobody:knows"], b"").error("failed", 1);
+        let why = json(&["get", "t:users:list~state"], b"").error("failed", 1);
+        assert!(why.contains("is no copy"), "{store}: {why}");
         json(&["set", "users:list"], b"no JSON").error("failed", 1);
         json(&["set", "users:list"], b"\"\xff\"").error("failed", 1);
         json(&["purge", "nobody:knows"], b"").error("failed", 1);
@@ -634,4 +636,18 @@ fn a_purge_of_another_store_than_the_instance_has_is_warned_of() {
     };
     assert!(purge(Some(&redis.url())).contains("keeps its copies in its own memory"));
     assert_eq!(purge(None), "");
+    // Of the same Redis, too, another database or prefix is another store.
+    let yaml = users_api(&origin, &redis.url(), "");
+    let larder = Larder::start(yaml.replace("database: 1", "database: \"${DATABASE:-1}\""));
+    let file = larder.file();
+    let purge = |database: &str| {
+        let mut purge = command(&[]);
+        purge.args(["purge", "users:list", "-c", file.to_str().unwrap()]);
+        let output = purge.env("DATABASE", database).output();
+        String::from_utf8_lossy(&output.expect("run larder").stderr).into_owned()
+    };
+    let warned = purge("2");
+    let why = "in database 1 under `t:`, not in database 2 under `t:`";
+    assert!(warned.contains(why), "{warned}");
+    assert_eq!(purge("1"), "");
 }

@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Parameters, Told, failed, value};
+use crate::config::StoreAddress;
 use crate::metrics;
 use crate::operations;
 use crate::proxy::{Proxy, Setup};
@@ -22,6 +23,10 @@ pub(super) fn ready(proxy: &Proxy, setup: &Setup, draining: bool) -> Told {
     let health = setup.coherence.store().health();
     let mut store =
         json!({ "kind": setup.coherence.store().kind(), "status": metrics::state(&health) });
+    if let StoreAddress::Redis(redis) = &setup.config.store.address {
+        store["database"] = redis.database.into();
+        store["prefix"] = setup.config.store.prefix.as_str().into();
+    }
     match &health {
         Health::Up => {}
         Health::Settling => store["detail"] = "just reached: nothing in it is trusted yet".into(),

@@ -385,6 +385,18 @@ impl Place {
                 admin.address
             );
         }
+        let StoreAddress::Redis(redis) = &config.store.address else {
+            return;
+        };
+        let (database, prefix) = (&told["store"]["database"], &told["store"]["prefix"]);
+        if let (Some(theirs), Some(name)) = (database.as_i64(), prefix.as_str())
+            && (theirs, name) != (redis.database, config.store.prefix.as_str())
+        {
+            eprintln!(
+                "warning: the instance at {} keeps its copies in database {theirs} under `{name}:`, not in database {} under `{}:`: it was started with another `store`, or with other variables",
+                admin.address, redis.database, config.store.prefix
+            );
+        }
     }
 }
 
