@@ -397,6 +397,36 @@ trait Mapping: Sized {
     fn read<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error>;
 }
 
+/// What other programs call it: the words, a key that stands where they were written, and what to write.
+const MEANT: [(&[&str], &str, &str); 6] = [
+    (
+        &["timeout", "read_timeout"],
+        "first_byte",
+        "here there are `connect`, `first_byte`, `idle` and `total`",
+    ),
+    (&["db"], "database", "did you mean `database`?"),
+    (
+        &["host", "port", "user", "username", "password"],
+        "database",
+        "it stands in `url`, like `redis://USER:PASSWORD@host:6379`",
+    ),
+    (
+        &["redis", "redis_url"],
+        "store",
+        "write `store: {url: \"redis://host:6379\"}`",
+    ),
+    (
+        &["invalidate", "invalidation"],
+        "purge",
+        "did you mean `purge`?",
+    ),
+    (
+        &["public", "per-credential"],
+        "verify",
+        "write it alone, like `access: public`",
+    ),
+];
+
 /// Reads a key: it must be known here, and for the first time. As the error is the key's own, its
 /// position is, too.
 struct Key<'a> {
@@ -435,6 +465,14 @@ impl<'de> Visitor<'de> for Key<'_> {
             return Err(Complaint::about_known(
                 format!("`{written}` is not in this release"),
                 "leave it out for now",
+            ));
+        }
+        let meant = { MEANT.iter() }
+            .find(|(words, beside, _)| words.contains(&written) && self.known.contains(beside));
+        if let Some((_, _, help)) = meant {
+            return Err(Complaint::about(
+                format!("there is no key `{written}` here"),
+                *help,
             ));
         }
         if written == "<<" {
