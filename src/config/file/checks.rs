@@ -130,7 +130,6 @@ pub(super) fn purges(reader: &Reader, routes: &[ReadRoute], rules: &[ReadRule], 
             }
         }
         shadow(reader, &rules[..i], read);
-        slash(reader, routes, rules, read);
         if let Methods::Listed(listed) = methods {
             let refused = names(
                 read.rule
@@ -299,42 +298,6 @@ fn shadow(reader: &Reader, earlier: &[ReadRule], read: &ReadRule) {
             &path_at,
             format!("{taken} never gets here: `{first_at}` takes it first"),
         );
-    }
-}
-
-/// A rule for a route's path but for the `/` at its end, which no write to that path falls under.
-fn slash(reader: &Reader, routes: &[ReadRoute], rules: &[ReadRule], read: &ReadRule) {
-    let path = read.rule.path.as_str();
-    let (other, ends) = match path.strip_suffix('/') {
-        Some(shorter) => (
-            shorter.to_owned(),
-            "this path ends with `/`, and that does not",
-        ),
-        None => (
-            format!("{path}/"),
-            "that ends with `/`, and this path does not",
-        ),
-    };
-    let Ok(other) = PathPattern::parse(&other) else {
-        return;
-    };
-    for route in routes
-        .iter()
-        .map(|route| (&route.route.path, route.at.key("path")))
-    {
-        let (route, route_at) = route;
-        let missed = names(read.rule.methods.iter().filter(|method| {
-            let takes = |rule: &ReadRule| {
-                rule.rule.methods.contains(method) && rule.rule.path.covers(route)
-            };
-            !rules.iter().any(takes)
-        }));
-        if other.covers(route) && !missed.is_empty() {
-            reader.warn(
-                &read.at.key("path"),
-                format!("no rule is for {missed} to `{route_at}`: {ends}"),
-            );
-        }
     }
 }
 
