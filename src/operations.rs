@@ -121,13 +121,27 @@ pub fn named(config: &Config, text: &str) -> Result<Named, OperationError> {
     )))
 }
 
-/// Whether what somebody has typed can be a copy's key. What a program names among others is not asked this: one that no
-/// path leads to costs nothing, and must not keep the others from being dropped.
+/// Whether what somebody has typed can be a key: one that resembles a route's and that no path leads to is a mistake. What
+/// a program names is not asked this: it costs nothing, and must not keep what it names beside it from being dropped.
 pub fn typed(config: &Config, text: &str) -> Result<(), OperationError> {
     let own = own_part(config, text);
-    match text.starts_with('/') {
-        true => Ok(()),
-        false => route_of(config, own.split('~').next().unwrap_or(own)).map(drop),
+    let family = own.split('~').next().unwrap_or(own);
+    // `*` is no value, but stands for all of them.
+    if text.starts_with('/') || family.contains('*') {
+        return Ok(());
+    }
+    let makes = |route: &Route| match route.is_by_http() {
+        true => route.key.matches_family(family),
+        false => route.key.makes(&route.path, family),
+    };
+    let written = utf8_percent_encode(family, UNSEEN).to_string();
+    let mut routes = config.routes.iter();
+    match routes.find(|route| route.key.matches_family(&written)) {
+        Some(alike) if !config.routes.iter().any(makes) => Err(OperationError::Unknown(format!(
+            "no path of `{}` leads to the key `{family}`: an `int` is written without zeros before it, and of other values all but letters, digits, `.`, `_` and `-` as %C3%A9; or name the path",
+            alike.path.as_str()
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -486,31 +500,12 @@ fn find<'c>(
     }
     let own = own_part(config, text);
     let family = own.split('~').next().unwrap_or(own);
-    let route = route_of(config, family)?.ok_or_else(unknown)?;
+    let route = config
+        .routes
+        .iter()
+        .find(|route| route.key.matches_family(family))
+        .ok_or_else(unknown)?;
     Ok(of(route, own))
-}
-
-/// The route that makes this family; none has the like. A key that resembles a route's and that no path leads to is
-/// somebody's mistake.
-fn route_of<'c>(config: &'c Config, family: &str) -> Result<Option<&'c Route>, OperationError> {
-    let mut routes = config.routes.iter();
-    let makes = |route: &&Route| match route.is_by_http() {
-        true => route.key.matches_family(family),
-        false => route.key.makes(&route.path, family),
-    };
-    if let Some(route) = routes.clone().find(makes) {
-        return Ok(Some(route));
-    }
-    // `*` is no value, but stands for all of them.
-    let written = utf8_percent_encode(family, UNSEEN).to_string();
-    let alike = routes.find(|route| route.key.matches_family(&written));
-    match alike.filter(|_| !family.contains('*')) {
-        None => Ok(None),
-        Some(route) => Err(OperationError::Unknown(format!(
-            "no path of `{}` leads to the key `{family}`: an `int` is written without zeros before it, and of other values all but letters, digits, `.`, `_` and `-` as %C3%A9; or name the path",
-            route.path.as_str()
-        ))),
-    }
 }
 
 /// A key as written here, with or without the prefix.

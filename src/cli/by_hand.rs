@@ -116,6 +116,7 @@ pub struct Keys {
 
 pub fn get(arguments: &Get) -> Result<(), Failure> {
     let config = super::load(&arguments.file.config)?;
+    operations::typed(&config, &arguments.key).map_err(failed)?;
     let (mut facts, body) = match Place::of(config)? {
         Place::Instance(admin) => {
             let path = entry_path(&arguments.key);
@@ -168,6 +169,7 @@ pub fn set(arguments: &Set) -> Result<(), Failure> {
     std::io::stdin()
         .read_to_end(&mut body)
         .map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
+    operations::typed(&config, &arguments.key).map_err(failed)?;
     let (access, seen_by) = match operations::access(&config, &arguments.key).map_err(failed)? {
         Access::Public => ("public", "everybody is given it"),
         Access::Verify(_) => (
