@@ -288,9 +288,9 @@ impl Proxy {
                                 if websocket::is_asked(&setup, &client, &plan, has_content) =>
                             {
                                 let setup = setup.clone();
-                                Box::pin(async move {
-                                    websocket::pass(&setup, &client, upgrade).await
-                                }) as Answering
+                                Box::pin(
+                                    async move { websocket::pass(&setup, &client, upgrade).await },
+                                ) as Answering
                             }
                             _ => answer(setup.clone(), client, content, plan, foreseen),
                         }

@@ -427,19 +427,23 @@ fn where_the_upstream_chooses_http_1_1_nobody_waits_for_the_connection_of_anothe
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     listener.set_nonblocking(true).unwrap();
+    let all_wait = Arc::new(tokio::sync::Notify::new());
+    let first = all_wait.clone();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
         runtime.unwrap().block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            // All but the first shake hands once there are two of them.
+            // The first shakes hands when it is told to, the others once there are two of them.
             let (both, mut is_first) = (Arc::new(tokio::sync::Barrier::new(2)), true);
             while let Ok((stream, _)) = listener.accept().await {
-                let waits = !std::mem::take(&mut is_first);
-                let (acceptor, both) = (acceptor.clone(), both.clone());
+                let goes_first = std::mem::take(&mut is_first);
+                let (acceptor, both, first) = (acceptor.clone(), both.clone(), first.clone());
                 tokio::spawn(async move {
-                    if waits {
+                    if goes_first {
+                        first.notified().await;
+                    } else {
                         both.wait().await;
                     }
                     let mut stream = acceptor.accept(stream).await.unwrap();
@@ -460,13 +464,22 @@ fn where_the_upstream_chooses_http_1_1_nobody_waits_for_the_connection_of_anothe
         "upstream: {{url: \"https://localhost:{port}\", http2: true, ca_file: \"{}\"}}\nroutes: []\n",
         ca_file.display()
     ));
-    assert!(larder.get("/first/").is_complete_success());
-    let mut two: Vec<_> = (0..2).map(|_| larder.connect()).collect();
-    for client in &mut two {
-        client.send(b"GET /other/ HTTP/1.1\r\nHost: a\r\n\r\n");
-    }
-    for client in &mut two {
-        let answer = client.answer("GET");
-        assert!(answer.is_complete_success(), "{answer:?}");
-    }
+    let asked_at_once = |clients: usize, meanwhile: &dyn Fn()| {
+        let mut clients: Vec<_> = (0..clients).map(|_| larder.connect()).collect();
+        for client in &mut clients {
+            client.send(b"GET /other/ HTTP/1.1\r\nHost: a\r\n\r\n");
+        }
+        meanwhile();
+        for client in &mut clients {
+            let answer = client.answer("GET");
+            assert!(answer.is_complete_success(), "{answer:?}");
+        }
+    };
+    asked_at_once(3, &|| {
+        eventually("all wait for the first", || {
+            larder.readiness()["upstream"]["under_way"] == 3
+        });
+        all_wait.notify_one();
+    });
+    asked_at_once(2, &|| {});
 }

@@ -320,29 +320,33 @@ impl Visit {
             return Ok((own, false));
         }
         let member = self.member();
-        if member.chose_http1.load(Ordering::Relaxed) {
-            // Each has one of its own.
-            let own = self.members.connect_to(place, versions).await?;
-            member.has_chosen(&own);
-            return Ok((own, false));
+        let chose_http1 = || member.chose_http1.load(Ordering::Relaxed);
+        if !chose_http1() {
+            let since = Instant::now();
+            let mut failed = member.making.lock().await;
+            if let Some(shared) = member.shared()
+                && self.lost.is_none_or(|lost| shared.made > lost)
+            {
+                return Ok((shared, self.lost.is_none()));
+            }
+            // Who has waited for that has waited long enough.
+            if let Some((at, why)) = *failed
+                && at >= since
+            {
+                return Err(why);
+            }
+            // What was waited for may have told.
+            if !chose_http1() {
+                let new = self.members.connect_to(place, versions).await;
+                let new = new.inspect_err(|why| *failed = Some((Instant::now(), *why)))?;
+                member.has_chosen(&new);
+                return Ok((new, false));
+            }
         }
-        let since = Instant::now();
-        let mut failed = member.making.lock().await;
-        if let Some(shared) = member.shared()
-            && self.lost.is_none_or(|lost| shared.made > lost)
-        {
-            return Ok((shared, self.lost.is_none()));
-        }
-        // Who has waited for that has waited long enough.
-        if let Some((at, why)) = *failed
-            && at >= since
-        {
-            return Err(why);
-        }
-        let new = self.members.connect_to(place, versions).await;
-        let new = new.inspect_err(|why| *failed = Some((Instant::now(), *why)))?;
-        member.has_chosen(&new);
-        Ok((new, false))
+        // Each has one of its own.
+        let own = self.members.connect_to(place, versions).await?;
+        member.has_chosen(&own);
+        Ok((own, false))
     }
 
     /// One that can be switched to another protocol.
