@@ -241,6 +241,25 @@ fn an_attempt_to_connect_that_nobody_will_ever_answer_holds_up_no_other() {
     becomes_a_hit(&larder, LIST, "0");
 }
 
+/// Nor is it lost, if it has room for nobody else: it is this process that is late, and would not get in again.
+#[test]
+fn a_store_that_sends_others_away_is_one_that_answers() {
+    let redis = RedisServer::builder().password("s3cr3t").start();
+    let relay = Relay::to(redis.port());
+    let api = Versioned::start();
+    let url = relay.url().replace("//", "//:s3cr3t@");
+    let file = users_api(&api.origin, &url, "").replace("prefix: t", "prefix: t, timeout: 1s");
+    let larder = Larder::start(file);
+    becomes_a_hit(&larder, LIST, "0");
+    relay.becomes(Way::Full);
+    let mut client = larder.connect();
+    client.send(head("GET", LIST, &[], None).as_bytes());
+    eventually("it was asked twice", || relay.sent_away() >= 2);
+    relay.becomes(Way::Open);
+    let answer = client.answer("GET");
+    assert!(answer.is_hit(), "{answer:?}");
+}
+
 #[test]
 fn a_server_that_comes_back_is_another_though_the_first_word_to_it_was_lost() {
     let (one, other) = (RedisServer::start(), RedisServer::start());

@@ -3,7 +3,7 @@
 
 use std::io::{Cursor, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub enum Way {
     Cut,
     /// New connections are taken, and nobody ever answers on them, whatever the way becomes.
     Swallows,
+    /// What is open hangs, and whoever else comes is told that there is no room, and sent away.
+    Full,
 }
 
 /// What passed, whole commands and whole answers, in their order.
@@ -42,6 +44,7 @@ struct Shared {
     way: Mutex<Way>,
     open: Mutex<Vec<TcpStream>>,
     swallowed: Mutex<Vec<TcpStream>>,
+    sent_away: AtomicUsize,
     said: Mutex<Vec<Said>>,
     breaks_at: Mutex<Option<&'static str>>,
     stopping: AtomicBool,
@@ -60,6 +63,7 @@ impl Relay {
             way: Mutex::new(Way::Open),
             open: Mutex::default(),
             swallowed: Mutex::default(),
+            sent_away: AtomicUsize::new(0),
             said: Mutex::default(),
             breaks_at: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -87,6 +91,11 @@ impl Relay {
     /// How many connections it has swallowed.
     pub fn swallowed(&self) -> usize {
         self.shared.swallowed.lock().unwrap().len()
+    }
+
+    /// How many connections it has sent away.
+    pub fn sent_away(&self) -> usize {
+        self.shared.sent_away.load(Ordering::SeqCst)
     }
 
     /// What was said since it was last asked, without the heartbeat: PING, and an MGET of one key where all others are
@@ -168,7 +177,13 @@ impl Shared {
             if self.stopping.load(Ordering::SeqCst) {
                 return;
             }
-            let Ok(client) = client else { continue };
+            let Ok(mut client) = client else { continue };
+            if self.way() == Way::Full {
+                // Fails where the other side is gone.
+                let _ = client.write_all(b"-ERR max number of clients reached\r\n");
+                self.sent_away.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
             if self.way() == Way::Swallows {
                 self.swallowed.lock().unwrap().push(client);
                 continue;
@@ -212,7 +227,9 @@ impl Shared {
             if let Way::Slow(late) = self.way() {
                 thread::sleep(late);
             }
-            while self.way() == Way::Hangs && !self.stopping.load(Ordering::SeqCst) {
+            while matches!(self.way(), Way::Hangs | Way::Full)
+                && !self.stopping.load(Ordering::SeqCst)
+            {
                 thread::sleep(Duration::from_millis(2));
             }
             if to.write_all(&part[..length]).is_err() {

@@ -274,19 +274,24 @@ impl Shared {
     }
 
     /// Whether the server answers, be it with an error, on a fresh connection and within half the time limit. It is asked by a write
-    /// command, which changes nothing: while a server lets writes wait (CLIENT PAUSE), it is of no use.
+    /// command, which changes nothing, in whatever database: while a server lets writes wait (CLIENT PAUSE), it is of no use.
     async fn answers_elsewhere(&self) -> bool {
         let mut ask = redis::cmd("GETEX");
         ask.arg(self.key(INCARNATION_KEY));
-        let first = self.auth().into_iter().chain(self.select());
-        let words: Vec<Cmd> = first.chain([ask]).collect();
         let asked = async {
             let mut stream = self.open().await?;
-            pipe::say(&mut stream, &words).await
+            for word in self.auth().into_iter().chain([ask]) {
+                let said = pipe::say(&mut stream, &[word]).await?;
+                // Whom it has no room for it tells so, and hears no further.
+                if said.iter().any(|reply| reply.starts_with(b"-")) {
+                    break;
+                }
+            }
+            Ok::<_, std::io::Error>(())
         };
         matches!(
             tokio::time::timeout(self.timeout / 2, asked).await,
-            Ok(Ok(_))
+            Ok(Ok(()))
         )
     }
 
