@@ -47,6 +47,7 @@ on_both_stores! {
     what_is_too_large_to_keep_is_not_put_together_of_parts
     concurrent_misses_make_one_request
     what_breaks_off_or_is_too_large_is_passed_on_and_not_kept
+    what_is_not_kept_in_the_end_takes_nobodys_place
     a_purge_by_hand_drops_all_that_a_route_keeps
 }
 
@@ -1023,6 +1024,27 @@ fn what_breaks_off_or_is_too_large_is_passed_on_and_not_kept(store: &str) {
         assert!(!larder.get("/cut").is_complete_success());
     }
     assert_eq!(origin.count(), 6);
+}
+
+fn what_is_not_kept_in_the_end_takes_nobodys_place(store: &str) {
+    let (_origin, larder) =
+        start_with(
+            store,
+            "limits: {copies: 1}",
+            "max_body: 1KiB",
+            |asked| match asked.target.as_str() {
+                "/many?large" => origin::huge(4096)
+                    .field("Cache-Control", "max-age=60")
+                    .chunked(),
+                "/many?cut" => fresh("0123456789").cut_after(5),
+                _ => fresh("a"),
+            },
+        );
+    assert!(larder.get("/many?large").is_complete_success());
+    assert!(!larder.get("/many?cut").is_complete_success());
+    assert!(larder.get("/many?small").is_complete_success());
+    let answer = larder.get("/many?small");
+    assert!(answer.is_hit(), "{answer:?}");
 }
 
 fn a_purge_by_hand_drops_all_that_a_route_keeps(store: &str) {

@@ -80,6 +80,13 @@ impl Cap {
         }
         false
     }
+
+    /// Gives the place back of a copy that was not stored after all.
+    pub fn leave(&self, family: &FamilyKey, copy: &str) {
+        if let Some(places) = self.families.peek(family) {
+            places.lock().copies.remove(&xxh3_64(copy.as_bytes()));
+        }
+    }
 }
 
 #[cfg(test)]

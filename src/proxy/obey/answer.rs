@@ -241,12 +241,19 @@ impl Ask {
         tokio::spawn(async move {
             let coming = shared;
             let total = self.setup.upstream.settings().total;
-            let (last, whole) =
-                match tokio::time::timeout(total, collect(body, &coming, length, most)).await {
-                    Ok(Some(collected)) => collected,
-                    Ok(None) => return,
-                    Err(_) => return coming.break_off("the upstream's answer took too long"),
-                };
+            let collected = tokio::time::timeout(total, collect(body, &coming, length, most));
+            let too_long = Err(Unkept::Broken("the upstream's answer took too long"));
+            let (last, whole) = match collected.await.unwrap_or(too_long) {
+                Ok(collected) => collected,
+                Err(unkept) => {
+                    // Before its end is seen, so that whoever has seen it may have the place.
+                    self.setup.cap.leave(&self.family, &key);
+                    return match unkept {
+                        Unkept::TooLarge(rest) => coming.hand_over(*rest),
+                        Unkept::Broken(why) => coming.break_off(why),
+                    };
+                }
+            };
             let copy = self.copy(
                 head.status,
                 &head.headers,
@@ -373,14 +380,22 @@ pub(super) fn is_marker(stored: &Stored) -> bool {
     stored.status == StatusCode::CONTINUE
 }
 
-/// Reads an answer to its end, and shows it as it comes, but for the last piece of an announced length. `None` if it is not to be
-/// kept: broken off, or too large, and then it goes on to whoever reads it.
+/// Why what has begun to come is not to be kept.
+enum Unkept {
+    /// The rest of it goes on to whoever reads it.
+    TooLarge(Box<UpstreamBody>),
+    Broken(&'static str),
+}
+
+const BROKE_OFF: Unkept = Unkept::Broken("the upstream's answer broke off");
+
+/// Reads an answer to its end, and shows it as it comes, but for the last piece of an announced length.
 async fn collect(
     mut body: UpstreamBody,
     coming: &SharedBody,
     length: Option<u64>,
     most: u64,
-) -> Option<(Option<Bytes>, Bytes)> {
+) -> Result<(Option<Bytes>, Bytes), Unkept> {
     let (mut whole, mut last) = (BytesMut::new(), None);
     loop {
         let frame = pin!(body.frame()).await;
@@ -394,8 +409,7 @@ async fn collect(
                     last.into_iter()
                         .chain([data])
                         .for_each(|chunk| coming.push(chunk));
-                    coming.hand_over(body);
-                    return None;
+                    return Err(Unkept::TooLarge(Box::new(body)));
                 }
                 match Some(whole.len() as u64) == length {
                     true => last = Some(data),
@@ -404,14 +418,12 @@ async fn collect(
             }
             Some(Err(error)) => {
                 debug!(%error, "the upstream's answer broke off");
-                coming.break_off("the upstream's answer broke off");
-                return None;
+                return Err(BROKE_OFF);
             }
             None if length.is_some_and(|length| length != whole.len() as u64) => {
-                coming.break_off("the upstream's answer broke off");
-                return None;
+                return Err(BROKE_OFF);
             }
-            None => return Some((last, whole.freeze())),
+            None => return Ok((last, whole.freeze())),
         }
     }
 }
