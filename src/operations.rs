@@ -187,7 +187,7 @@ pub async fn copies(
         (None, Some(group)) => (group, true),
         (None, None) => return Ok(Vec::new()),
     };
-    let mut listed = keys(config, coherence, start, COUNTED).await?;
+    let (mut listed, _) = keys(config, coherence, start, COUNTED).await?;
     listed.retain(|listed| {
         let family = family_of(config, &listed.key);
         family.is_some_and(|family| match is_group {
@@ -448,18 +448,19 @@ pub fn access(config: &Config, text: &str) -> Result<Access, OperationError> {
     find(config, text).map(|(_, _, route)| route.access.clone())
 }
 
-/// The keys in the store that begin with `start` (below the prefix), at most so many.
+/// The keys in the store that begin with `start` (below the prefix), at most so many; and whether there are more.
 pub async fn keys(
     config: &Config,
     coherence: &Coherence,
     start: &str,
     most: usize,
-) -> Result<Vec<Listed>, OperationError> {
+) -> Result<(Vec<Listed>, bool), OperationError> {
     let start = own_part(config, start).trim_end_matches('*');
-    Ok(coherence
-        .store()
-        .list(&format!("{}:{start}", config.store.prefix), most)
-        .await?)
+    let start = format!("{}:{start}", config.store.prefix);
+    let mut keys = coherence.store().list(&start, most + 1).await?;
+    let more = keys.len() > most;
+    keys.truncate(most);
+    Ok((keys, more))
 }
 
 /// The store's key for a copy that is named by key or by path, its states and its route.

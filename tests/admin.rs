@@ -178,6 +178,15 @@ fn families_are_counted(store: &str) {
             .len(),
         2
     );
+    let keys = |query: &str| told(&larder.admin("GET", &format!("/keys{query}")));
+    let every = keys("")["keys"].as_array().unwrap().len();
+    for (limit, more) in [(every, false), (every - 1, true)] {
+        let most = format!("?limit={limit}");
+        assert_eq!(
+            (&keys(&most)["more"], &families(&most)["more"]),
+            (&json!(more), &json!(more))
+        );
+    }
 }
 
 #[test]

@@ -57,11 +57,10 @@ pub(super) async fn keys(setup: &Setup, query: Parameters<'_>) -> Told {
     let start = query.get("start").unwrap_or_default();
     let most = query.number("limit", 1000, MOST_KEYS);
     match operations::keys(&setup.config, &setup.coherence, &start, most).await {
-        Ok(keys) => {
-            let cut = keys.len() >= most;
+        Ok((keys, more)) => {
             let told = |listed: &Listed| json!({ "key": listed.key, "bytes": listed.bytes, "ttl_seconds": listed.ttl.map(|ttl| ttl.as_secs()) });
             let keys: Vec<Value> = keys.iter().map(told).collect();
-            (StatusCode::OK, json!({ "keys": keys, "more": cut }))
+            (StatusCode::OK, json!({ "keys": keys, "more": more }))
         }
         Err(error) => failed(&error),
     }
@@ -71,11 +70,10 @@ pub(super) async fn keys(setup: &Setup, query: Parameters<'_>) -> Told {
 pub(super) async fn families(setup: &Setup, query: Parameters<'_>) -> Told {
     let start = query.get("start").unwrap_or_default();
     let most = query.number("limit", 10_000, MOST_KEYS);
-    let keys = match operations::keys(&setup.config, &setup.coherence, &start, most).await {
-        Ok(keys) => keys,
+    let (keys, more) = match operations::keys(&setup.config, &setup.coherence, &start, most).await {
+        Ok(listed) => listed,
         Err(error) => return failed(&error),
     };
-    let cut = keys.len() >= most;
     let mut families: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for listed in &keys {
         if let Some(family) = operations::family_of(&setup.config, &listed.key) {
@@ -89,7 +87,7 @@ pub(super) async fn families(setup: &Setup, query: Parameters<'_>) -> Told {
     );
     (
         StatusCode::OK,
-        json!({ "families": told.collect::<Vec<_>>(), "more": cut }),
+        json!({ "families": told.collect::<Vec<_>>(), "more": more }),
     )
 }
 

@@ -23,6 +23,7 @@ use super::{ConfigFile, Failure, Output, print_json, serve};
 use crate::coherence::Coherence;
 use crate::config::{Access, Config, Secret, StoreAddress};
 use crate::operations::{self, Named, Purging};
+use crate::store::Listed;
 use crate::text::one_line;
 use crate::tls::certificates::Certificates;
 use crate::tls::own;
@@ -304,7 +305,7 @@ fn revoke(config: Config, output: &Output) -> Result<(), Failure> {
 pub fn keys(arguments: &Keys) -> Result<(), Failure> {
     let config = super::load(&arguments.file.config)?;
     let most = operations::COUNTED;
-    let listed: Vec<(String, u64, Option<u64>)> = match Place::of(config)? {
+    let (listed, more): (Vec<(String, u64, Option<u64>)>, bool) = match Place::of(config)? {
         Place::Instance(admin) => {
             let start = utf8_percent_encode(&arguments.start, KEY);
             let path = format!("/keys?start={start}&limit={most}");
@@ -316,24 +317,17 @@ pub fn keys(arguments: &Keys) -> Result<(), Failure> {
                     key["ttl_seconds"].as_u64(),
                 )
             };
-            told["keys"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(row)
-                .collect()
+            let keys = told["keys"].as_array().into_iter().flatten();
+            (keys.map(row).collect(), told["more"] == true)
         }
         Place::Store(config) => with_store(config, async |config, coherence| {
-            let keys = operations::keys(config, coherence, &arguments.start, most)
+            let (keys, more) = operations::keys(config, coherence, &arguments.start, most)
                 .await
                 .map_err(failed)?;
-            Ok(keys
-                .into_iter()
-                .map(|key| (key.key, key.bytes, key.ttl.map(|ttl| ttl.as_secs())))
-                .collect())
+            let row = |key: Listed| (key.key, key.bytes, key.ttl.map(|ttl| ttl.as_secs()));
+            Ok((keys.into_iter().map(row).collect(), more))
         })?,
     };
-    let more = listed.len() >= most;
     if arguments.output.json {
         let row = |(key, bytes, ttl): &(String, u64, Option<u64>)| json!({ "key": key, "bytes": bytes, "ttl_seconds": ttl });
         let keys: Vec<Value> = listed.iter().map(row).collect();
