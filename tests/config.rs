@@ -429,6 +429,25 @@ fn variables_are_filled_in_after_the_yaml_is_read() {
 }
 
 #[test]
+fn a_remedy_names_the_variable_for_what_it_makes_of_its_value_and_for_no_word_of_its_own() {
+    let help = |url: &str, value: &str| {
+        let env = |_: &str| Some(value.to_owned());
+        let told = parse("proxy.yaml", &url.replace("IT", "\"${IT}\""), &env).err();
+        let told = told.map(|error| error.to_string()).unwrap_or_default();
+        told.lines().last().unwrap_or_default().to_owned()
+    };
+    let upstream = "upstream: IT";
+    assert_eq!(
+        help(upstream, "users-api"),
+        "help: put `http://` before it: `http://${IT}`"
+    );
+    // The name of a service, as Docker Compose has it.
+    let store = "upstream: http://a\nstore: {url: IT}";
+    assert_eq!(help(store, "redis"), "help: correct the value of ${IT}");
+    assert!(help(upstream, "http").ends_with("correct the value of ${IT}"));
+}
+
+#[test]
 fn yaml_may_be_written_in_any_of_its_ways() {
     let json = r#"{"upstream": "http://a", "listen": "localhost:9000", "hosts": "API.example.org", "admin": "off",
         "routes": [{"path": "/a/", "key": "a", "access": "public", "ttl": "90s", "vary": "Accept-Language",

@@ -103,10 +103,9 @@ impl Value {
             .collect();
         let names = names.join(" and ");
         let (cause, _) = veiled(&cause);
-        // What a help makes of a value it can as well make of the variable's name: `http://${UPSTREAM}`.
-        let named = |help: String| match self.variables.as_slice() {
+        let by_name = |help: String| match self.variables.as_slice() {
             [(name, value)] if self.text == *value && value.len() > 3 => {
-                help.replace(value, &format!("${{{name}}}"))
+                named(&help, value, &format!("${{{name}}}"))
             }
             _ => help,
         };
@@ -114,7 +113,7 @@ impl Value {
             let bare = |mark: char| value.strip_prefix(mark)?.strip_suffix(mark);
             bare('"').or_else(|| bare('\'')).is_some()
         });
-        let help = match veiled(&named(help)) {
+        let help = match veiled(&by_name(help)) {
             _ if quoted.is_some() => {
                 format!("leave out the quotes in the value of {names}: nobody takes them off it")
             }
@@ -123,6 +122,20 @@ impl Value {
         };
         (format!("{cause} (filled in from {names})"), help)
     }
+}
+
+/// What a help makes of a value it can as well make of the variable's name: `http://${UPSTREAM}`. That is a number, or what ends
+/// a quotation; elsewhere the word may be the help's own, as `redis` is in `redis://host`.
+fn named(help: &str, value: &str, name: &str) -> String {
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+    let (mut told, mut rest) = (String::new(), help);
+    while let Some((before, behind)) = rest.split_once(value) {
+        let ends_it = before.ends_with(['`', '/', ':']) && behind.starts_with('`');
+        told.push_str(before);
+        told.push_str(if is_number || ends_it { name } else { value });
+        rest = behind;
+    }
+    told + rest
 }
 
 /// `$${` is a plain `${`.
