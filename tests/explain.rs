@@ -862,6 +862,13 @@ fn words_of_the_origins_own_policy() {
             "/o/grouped" if request.fields.has("if-none-match") => origin::status(304, "")
                 .field("ETag", "\"a\"")
                 .field("Cache-Groups", "\"users\""),
+            "/o/crowded" => answer.field(
+                "Cache-Groups",
+                &(0..129)
+                    .map(|n| format!("\"g{n}\""))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            ),
             "/o/grouped" => origin::json("[]")
                 .field("ETag", "\"a\"")
                 .field("Cache-Control", "no-cache"),
@@ -895,9 +902,15 @@ fn words_of_the_origins_own_policy() {
             &[("Cache-Control", "only-if-cached")],
         ),
         ("new-group", "/o/grouped", &[("X-Tenant", "a")]),
+        ("new-group", "/o/crowded", &[]),
+        ("new-group", "/o/crowded", &[]),
     ] {
         asked.earns(word, "GET", target, fields, "");
     }
+    let told = asked
+        .explain("GET", "/o/crowded", &[], "", true)
+        .to_string();
+    assert!(told.contains("unless it is in more than 128"), "{told}");
 }
 
 // Looking further.

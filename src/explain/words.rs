@@ -96,7 +96,7 @@ pub fn because(reason: Reason) -> &'static str {
             "it was asked with Authorization, and the API does not say `public`, `s-maxage` or `must-revalidate`: under `policy: http` only these share it"
         }
         Reason::NewGroup => {
-            "the answer is in a cache group that this target was not known to be in: the next one is kept"
+            "the answer is in a cache group that this target was not known to be in: the next one is kept, unless it is in more than 128 of them"
         }
         Reason::Method => "the answer to this method does not stand for a later GET",
         Reason::StaleWhileRevalidate => {
