@@ -260,6 +260,34 @@ fn another_spelling_is_forwarded_as_it_is_and_never_cached(store: &str) {
     assert!(larder.get(USER).is_hit());
 }
 
+/// Read as Django reads it, `v07` is version 7, and never the name of a draft, though nothing else is odd about it.
+#[test]
+fn a_leading_zero_behind_other_text_is_another_spelling_that_no_later_route_keeps() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = Larder::start(format!(
+        r#"upstream: {}
+ttl: 1h
+routes:
+  - {{path: "/api/v<int:number>/", key: "version:{{number}}"}}
+  - {{path: "/api/<slug:name>/", key: "draft:{{name}}"}}
+purge:
+  - {{methods: PATCH, path: "/api/v<int:number>/", keys: ["version:{{number}}"]}}
+  - {{methods: PATCH, path: "/api/<slug:name>/", keys: ["draft:{{name}}"]}}
+"#,
+        origin.url()
+    ));
+    for kept in ["/api/v7/", "/api/v70/", "/api/v0/", "/api/w07/"] {
+        larder.get(kept);
+        assert!(larder.get(kept).is_hit(), "{kept}");
+    }
+    for _ in 0..2 {
+        let answer = larder.get("/api/v07/");
+        assert!(!answer.is_hit(), "kept where no write drops it: {answer:?}");
+    }
+    larder.write("PATCH", "/api/v07/");
+    assert!(!larder.get("/api/v7/").is_hit());
+}
+
 fn another_spelling_purges_what_it_means(store: &str) {
     let (_origin, larder) = users(store);
     for target in [

@@ -15,6 +15,8 @@ pub struct PathPattern {
     pub(super) rest: Option<Rest>,
     /// What stands before the first capture, in the canonical spelling.
     lead: String,
+    /// A number stands behind other text in its segment: `v<int:n>`.
+    counts_behind_text: bool,
 }
 
 /// `<path:…>` and the segments behind it. As it alone may hold slashes, both its ends are known
@@ -42,6 +44,7 @@ impl PathPattern {
             front: Vec::new(),
             rest: None,
             lead: String::new(),
+            counts_behind_text: false,
         };
         let mut names: Vec<Arc<str>> = Vec::new();
         let mut at = 1;
@@ -70,10 +73,13 @@ impl PathPattern {
                     ));
                 }
             }
-            let is_path = segment
-                .capture
-                .as_ref()
-                .is_some_and(|c| c.converter == Converter::Path);
+            let is_a = |converter| {
+                let capture = segment.capture.as_ref();
+                capture.is_some_and(|capture| capture.converter == converter)
+            };
+            let is_path = is_a(Converter::Path);
+            pattern.counts_behind_text |=
+                is_a(Converter::Int) && !segment.before.decoded.is_empty();
             match &mut pattern.rest {
                 Some(_) if is_path => {
                     return Err(wrong(
@@ -108,6 +114,11 @@ impl PathPattern {
     /// The converter of a capture, as the path names it: `int`.
     pub fn converter_name(&self, name: &str) -> Option<&'static str> {
         self.converter(name).map(Converter::name)
+    }
+
+    /// Whether even a plain path may be this pattern's in more than one spelling: `v07`, where a zero leads no segment.
+    pub fn reads_plain_paths_otherwise(&self) -> bool {
+        self.counts_behind_text
     }
 
     /// To look up or store: only the canonical spelling matches. Of all ways to write a resource's
