@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -156,6 +156,8 @@ impl Turn {
 fn message(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
     let mut fields = fields.clone();
     fields::strip_hop_by_hop(&mut fields);
+    // RFC 9110 §8.6: it has no content, and who believed that it has would look for the final answer behind that.
+    fields.remove(header::CONTENT_LENGTH);
     let reason = status.canonical_reason().unwrap_or_default();
     let mut message = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
     heads::write_fields(&fields, &mut message);

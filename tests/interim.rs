@@ -51,6 +51,20 @@ fn interim_answers_come_with_their_fields_before_the_final_one_is_there() {
     }
 }
 
+/// Whoever believed a length would take what follows for its content, and the end of that for an answer.
+#[test]
+fn an_interim_answer_says_nothing_of_content() {
+    let framed = "HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nLink: </a.css>\r\n\r\n";
+    let origin = Origin::start(move |_| origin::json("[7]").early(framed));
+    let larder = Larder::start(users_api(&origin, "memory:", ""));
+    for target in ["/api/users/", "/elsewhere"] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let all = read_until(&mut ask(&larder, &request), "[7]");
+        let (early, _) = all.split_once("\r\n\r\n").unwrap();
+        assert_eq!(early, "HTTP/1.1 103 Early Hints\r\nlink: </a.css>");
+    }
+}
+
 #[test]
 fn interim_answers_are_neither_stored_nor_repeated() {
     let origin = Origin::start(move |_| origin::json("[]").early(EARLY));
