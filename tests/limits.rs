@@ -370,6 +370,26 @@ fn a_trusted_proxy_says_for_whom_it_connects() {
     );
 }
 
+/// A proxy behind the balancer is, and who merely comes through it is not.
+#[test]
+fn whom_a_balancer_names_is_believed_only_if_it_is_a_trusted_proxy_itself() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let more = "proxy_protocol: true\ntrusted_proxies: [127.0.0.0/8, 192.0.2.7]";
+    let larder = Larder::start(users_api(&origin, "memory:", more));
+    for (named, told) in [
+        ("192.0.2.7", "203.0.113.7, 192.0.2.7"),
+        ("192.0.2.8", "192.0.2.8"),
+    ] {
+        let mut connection = larder.connect();
+        let header = format!("PROXY TCP4 {named} 198.51.100.1 56324 443\r\n");
+        connection.send(header.as_bytes());
+        let fields = [("X-Forwarded-For", "203.0.113.7")];
+        connection.request("GET", "/any/", &fields, b"");
+        let last = origin.last();
+        assert_eq!(last.fields.get("x-forwarded-for"), Some(told));
+    }
+}
+
 #[test]
 fn who_is_no_trusted_proxy_cannot_say_for_whom_it_connects() {
     let origin = Origin::start(|_| origin::json("{}"));
