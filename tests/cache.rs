@@ -22,6 +22,7 @@ on_both_stores! {
     a_parameter_that_is_not_allowed_is_left_out_where_the_route_says_ignore
     a_parameter_that_is_not_allowed_is_forwarded_uncached_where_the_route_says_bypass
     a_parameter_that_is_not_allowed_is_refused_where_the_route_says_reject
+    a_key_may_hold_any_punctuation_that_the_file_takes
     another_spelling_is_forwarded_as_it_is_and_never_cached
     another_spelling_purges_what_it_means
     a_path_that_no_route_names_is_never_cached
@@ -225,6 +226,25 @@ fn a_parameter_that_is_not_allowed_is_refused_where_the_route_says_reject(store:
     assert_eq!(origin.count(), 0);
     larder.get("/api/users/?page=2");
     assert!(larder.get("/api/users/?page=2").is_hit());
+}
+
+fn a_key_may_hold_any_punctuation_that_the_file_takes(store: &str) {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = Larder::start(format!(
+        r#"upstream: {}
+store: {{url: "{store}", database: 1, prefix: t}}
+ttl: 1h
+routes:
+  - {{path: /list/, key: 'users,list@a=b;[c]/"d"|e'}}
+  - {{path: "/one/<id>/", key: "one,@:{{id}}"}}
+"#,
+        origin.url()
+    ));
+    for target in ["/list/", "/one/7/", "/one/a,b@c/"] {
+        larder.get(target);
+        let answer = larder.get(target);
+        assert!(answer.is_hit(), "{target}: {answer:?}");
+    }
 }
 
 /// Each means a user or the list to Django, or might; none is how Django writes it.

@@ -31,6 +31,7 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 on_both_stores! {
     all_whose_token_is_good_share_one_copy_for_each_scope
+    whichever_of_several_audiences_a_token_is_for_it_shares_the_copy
     who_cannot_be_verified_goes_upstream_uncached_and_the_reason_is_told
     a_copy_is_not_served_past_the_tokens_end
     first_requests_at_once_fetch_one_body
@@ -378,6 +379,28 @@ fn all_whose_token_is_good_share_one_copy_for_each_scope(store: &str) {
     // The scheme's name has no case.
     let odd = lines["b"].replace("Bearer", "bearer ");
     assert!(list(&larder, &odd).is_hit());
+}
+
+fn whichever_of_several_audiences_a_token_is_for_it_shares_the_copy(store: &str) {
+    let issuer = Issuer::secret(SECRET);
+    let line = |aud: &str, iss: &str| {
+        let exp = from_now(3600);
+        let claims = json!({"aud": aud, "iss": iss, "role": "x", "exp": exp});
+        format!("Bearer {}", issuer.token(&claims))
+    };
+    let (web, phone) = (line("web", "https://a.example"), line("phone", "b"));
+    let users = [&web, &phone].map(|line| (line.clone(), "x".to_owned()));
+    let origin = api(&Arc::new(Mutex::new(HashMap::from(users))));
+    let jwt =
+        "secret: \"${JWT_SECRET}\", audience: [web, phone], issuer: [\"https://a.example\", b]";
+    let larder = Larder::with(file(&origin, store, jwt, ""))
+        .env("JWT_SECRET", SECRET)
+        .start();
+    assert_eq!(list(&larder, &web).status, 200);
+    for line in [&web, &phone] {
+        let answer = list(&larder, line);
+        assert!(answer.is_hit(), "{answer:?}");
+    }
 }
 
 fn who_cannot_be_verified_goes_upstream_uncached_and_the_reason_is_told(store: &str) {
