@@ -254,7 +254,7 @@ fn the_shipped_file_works_as_it_stands() {
         "users:detail:7"
     );
     assert_eq!(config.limits.connections, 20_000);
-    assert_eq!(config.drop_headers.len(), 9);
+    assert_eq!(config.drop_headers.len(), 13);
     assert!(matches!(&config.methods, Methods::Listed(listed) if listed.len() == 7));
 }
 

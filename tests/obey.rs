@@ -13,6 +13,7 @@ use support::redis::RedisServer;
 use support::{Gate, eventually, users_api};
 
 on_both_stores! {
+    nobody_can_have_others_redirected_by_saying_how_it_came
     what_the_origin_calls_fresh_is_kept_on_any_path_and_nothing_else
     a_target_is_another_if_a_letter_differs
     variants_live_side_by_side_and_absent_matches_only_absent
@@ -49,6 +50,28 @@ on_both_stores! {
     what_breaks_off_or_is_too_large_is_passed_on_and_not_kept
     what_is_not_kept_in_the_end_takes_nobodys_place
     a_purge_by_hand_drops_all_that_a_route_keeps
+}
+
+/// Rack and others redirect to https whoever says in one of these that it came by http, and name it in no Vary.
+fn nobody_can_have_others_redirected_by_saying_how_it_came(store: &str) {
+    const SAYING: [&str; 4] = [
+        "X-Forwarded-Scheme",
+        "X-Forwarded-Protocol",
+        "X-Url-Scheme",
+        "Front-End-Https",
+    ];
+    let (_origin, larder) = start(store, "", |request| {
+        let answer = match SAYING.iter().any(|name| request.fields.has(name)) {
+            true => origin::status(301, "").field("Location", "https://a/"),
+            false => origin::json("{}"),
+        };
+        answer.field("Cache-Control", "max-age=3600")
+    });
+    for name in SAYING {
+        let target = format!("/{name}");
+        larder.get_with(&target, &[(name, "http")]);
+        assert_eq!(larder.get(&target).status, 200, "{name}");
+    }
 }
 
 fn what_the_origin_calls_fresh_is_kept_on_any_path_and_nothing_else(store: &str) {

@@ -588,6 +588,11 @@ impl Reader<'_> {
             "X-Sendfile",
             "X-Script-Name",
             "Script-Name",
+            // By these Rack, gunicorn and others are told of https, as by X-Forwarded-Proto, which is ours to say.
+            "X-Forwarded-Scheme",
+            "X-Forwarded-Protocol",
+            "X-Url-Scheme",
+            "Front-End-Https",
         ];
         let headers = self.headers(
             at,

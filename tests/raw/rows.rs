@@ -1044,6 +1044,10 @@ pub fn ours_to_say() -> Vec<Row> {
         "Script-Name",
         "X-Forwarded-Prefix",
         "X-Forwarded-Port",
+        "X-Forwarded-Scheme",
+        "X-Forwarded-Protocol",
+        "X-Url-Scheme",
+        "Front-End-Https",
     ] {
         rows.push(ends_here(
             "a field that would change what is asked for",
