@@ -194,3 +194,31 @@ fn after_a_purge_what_is_asked_for_most_is_fetched_anew_before_anybody_asks() {
         "nobody's credential is used unasked: {mine:?}"
     );
 }
+
+#[test]
+fn what_is_counted_as_hot_takes_little_however_long_the_heads_that_ask_for_it() {
+    let origin = Origin::start(|_| origin::status(404, "{}"));
+    let yaml = users_api(&origin, "memory:", "limits: {head: 128KiB}").replace(
+        "key: \"users:detail:{id}\"",
+        "key: \"users:detail:{id}\", warm: 100",
+    );
+    let larder = Larder::start(yaml);
+    let mut client = larder.connect();
+    let junk = "j".repeat(100_000);
+    let mut ask = |ids: std::ops::Range<u32>| {
+        for id in ids {
+            client.request(
+                "GET",
+                &format!("/api/users/{id}/"),
+                &[("X-Junk", &junk)],
+                b"",
+            );
+        }
+    };
+    // One look-up in eight is counted.
+    ask(0..160);
+    let before = larder.memory();
+    ask(1_000..2_600);
+    let grown = larder.memory().saturating_sub(before);
+    assert!(grown < 10_000_000, "200 are counted: {grown} bytes");
+}

@@ -23,6 +23,20 @@ impl TargetUri {
         self.uri.query()
     }
 
+    /// How many bytes it takes.
+    pub fn length(&self) -> usize {
+        let query = self.query().map_or(0, str::len);
+        self.path().len() + query + self.host.len()
+    }
+
+    /// The same without the bytes of all that was read, which it shares.
+    pub fn compact(&self) -> Option<TargetUri> {
+        Some(TargetUri {
+            uri: self.uri.to_string().parse().ok()?,
+            host: HeaderValue::from_bytes(self.host.as_bytes()).ok()?,
+        })
+    }
+
     /// The host without its port.
     pub fn name(&self) -> &str {
         name(self.host())

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use http::header;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tracing::debug;
 
@@ -25,6 +25,9 @@ const SAMPLE: u32 = 8;
 
 /// Counted look-ups after which all counts are halved, so that what was hot once is forgotten.
 const MEMORY: u32 = 4096;
+
+/// Bytes of a target and fields that are kept. Of a request that has more, what it asks for is counted once one with less does.
+const LONGEST: usize = 2048;
 
 /// Fetched at once after a purge.
 const AT_ONCE: usize = 4;
@@ -110,10 +113,13 @@ impl Hottest {
             hot.count += 1;
             return;
         }
+        let Some(client) = without_credentials(config, client) else {
+            return;
+        };
         let hot = Hot {
             count: 1,
             captures: captures.clone(),
-            client: Arc::new(without_credentials(config, client)),
+            client: Arc::new(client),
             depends: asked.depends.clone(),
         };
         counted.by_copy.insert(asked.copy.clone(), hot);
@@ -137,19 +143,26 @@ impl Hottest {
     }
 }
 
-fn without_credentials(config: &Config, client: &Client) -> Client {
-    let mut client = Client {
+/// One that can be kept for long: without credentials, and without the buffers in which it came. `None`: it takes too much.
+fn without_credentials(config: &Config, client: &Client) -> Option<Client> {
+    let is_one = |name: &HeaderName| {
+        [header::AUTHORIZATION, header::COOKIE].contains(name)
+            || config.credential_headers.contains(name)
+    };
+    let mut fields = HeaderMap::new();
+    let mut room = LONGEST.checked_sub(client.target.length())?;
+    for (name, value) in client.fields.iter().filter(|(name, _)| !is_one(name)) {
+        room = room.checked_sub(name.as_str().len() + value.len())?;
+        fields.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
+    }
+    Some(Client {
+        target: client.target.compact()?,
+        fields: fields.into(),
         interim: None,
         notes: None,
+        head: None,
         ..client.clone()
-    };
-    let fields = client.fields.to_mut();
-    fields.remove(header::AUTHORIZATION);
-    fields.remove(header::COOKIE);
-    for name in &config.credential_headers {
-        fields.remove(name);
-    }
-    client
+    })
 }
 
 /// These states have been purged, through this instance: what was asked for most of what hung on them is fetched anew.
