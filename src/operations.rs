@@ -17,7 +17,7 @@ use crate::caching::head::Head;
 use crate::caching::key::{family_state, group_state, revoked_token};
 use crate::caching::stored::{ANY_ORIGIN, Freshness, Stored};
 use crate::clock;
-use crate::coherence::{Coherence, Depends, LookUp, StateKey, States};
+use crate::coherence::{Coherence, Depends, Epochs, LookUp, StateKey, States};
 use crate::config::{Access, Config, Route};
 use crate::message::{conditions, date};
 use crate::proxy::plan;
@@ -404,18 +404,21 @@ pub async fn set(
         )));
     }
     coherence.store().settled().await;
-    if config.store.memory.is_some() {
-        // Instances that have another copy in their memory, which is as valid, look for this one.
-        coherence.outdate(&depends.own()[..1]).await?;
+    // Instances that have another copy in their memory, which is as valid, look for this one once that is outdated.
+    let outdates =
+        config.store.memory.is_some() || coherence.store().longest_lease().await > Duration::ZERO;
+    let own = States::from(depends.own());
+    let mut epochs = opened(coherence, &own).await?;
+    if outdates {
+        // It is of what comes then, and there before: or whoever asks meanwhile has the origin's answer put in its place.
+        if epochs[0].1.next_generation().is_none() {
+            coherence.outdate(&own[..1]).await?;
+            epochs = opened(coherence, &own).await?;
+        }
+        if let Some(next) = epochs[0].1.next_generation() {
+            epochs[0].1 = next;
+        }
     }
-    let epochs =
-        coherence
-            .open(&States::from(depends.own()))
-            .await
-            .map_err(|reason| match reason {
-                Reason::Held => OperationError::Held,
-                _ => OperationError::StoreAway,
-            })?;
     let now = clock::now();
     let mut fields = HeaderMap::new();
     fields.insert(
@@ -440,7 +443,18 @@ pub async fn set(
         .commit(&key, Arc::new(copy), Duration::ZERO, now)
         .await
         .map_err(|reason| OperationError::NotKept(reason.word()))?;
+    if outdates {
+        coherence.outdate(&own[..1]).await?;
+    }
     Ok(route.ttl)
+}
+
+async fn opened(coherence: &Coherence, states: &States) -> Result<Epochs, OperationError> {
+    let opened = coherence.open(states).await;
+    opened.map_err(|reason| match reason {
+        Reason::Held => OperationError::Held,
+        _ => OperationError::StoreAway,
+    })
 }
 
 /// Who is given the shared copy that is named.

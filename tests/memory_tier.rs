@@ -17,7 +17,7 @@ use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::redis::{RedisServer, Reply, signal};
 use support::relay::{Relay, Said, Way};
-use support::{eventually, users_api};
+use support::{Gate, eventually, users_api};
 
 const USER: &str = "/api/users/7/";
 
@@ -283,16 +283,52 @@ fn what_is_set_by_hand_is_seen_everywhere_once_it_has_succeeded() {
     let other = api.larder(&redis.url(), WITH_THE_LONGEST);
     let mut client = mine.connect();
     becomes_a_hit(&mut client, USER);
-    let mut admin = Connection::open(other.admin_address());
-    let fields = [("Content-Type", "application/json")];
-    let set = admin.request(
-        "PUT",
-        "/entries/users:detail:7",
-        &fields,
-        b"{\"by\": \"hand\"}",
-    );
-    assert_eq!(set.status, 200, "{set:?}");
+    set(&other, b"{\"by\": \"hand\"}");
     assert_eq!(client.get(USER).text(), "{\"by\": \"hand\"}");
+}
+
+#[test]
+fn what_is_set_at_an_instance_without_memory_is_seen_by_those_that_have_a_lease() {
+    let (redis, api) = (RedisServer::start(), Api::start());
+    let with = api.larder(&redis.url(), WITH_THE_LONGEST);
+    let without = api.larder(&redis.url(), "");
+    let mut client = with.connect();
+    becomes_a_hit(&mut client, USER);
+    let by_hand = b"{\"by\": \"hand\"}";
+    set(&without, by_hand);
+    let shown = client.get(USER);
+    assert_eq!(shown.text().as_bytes(), by_hand, "{shown:?}");
+}
+
+#[test]
+fn what_is_set_by_hand_stays_whoever_asks_while_it_is_being_set() {
+    let (redis, gate) = (RedisServer::start(), Gate::new());
+    gate.open();
+    let door = gate.clone();
+    let origin = Origin::start(move |_| origin::json("{}").behind(&door));
+    let larder = Larder::start(users_api(&origin, &redis.url(), WITH_THE_LONGEST));
+    becomes_a_hit(&mut larder.connect(), USER);
+    gate.close();
+    let before = origin.count();
+    let by_hand = b"{\"by\": \"hand\"}";
+    std::thread::scope(|scope| {
+        let setting = scope.spawn(|| set(&larder, by_hand));
+        let mut client = larder.connect();
+        while !setting.is_finished() {
+            assert!(client.get(USER).is_hit());
+        }
+    });
+    gate.open();
+    assert_eq!(origin.count(), before, "nothing is fetched in its place");
+    assert_eq!(larder.get(USER).text().as_bytes(), by_hand);
+}
+
+#[track_caller]
+fn set(larder: &Larder, body: &[u8]) {
+    let mut admin = Connection::open(larder.admin_address());
+    let fields = [("Content-Type", "application/json")];
+    let set = admin.request("PUT", "/entries/users:detail:7", &fields, body);
+    assert_eq!(set.status, 200, "{set:?}");
 }
 
 /// Every hit is one of memory, and its request is known again beneath HTTP.

@@ -59,8 +59,8 @@ impl Epoch {
         self.fresh == other.fresh && (self.began ^ other.began) & !generations == 0
     }
 
-    /// `None`: there is none left.
-    fn next_generation(self) -> Option<Epoch> {
+    /// What a soft purge makes of it. `None`: there is none left.
+    pub fn next_generation(self) -> Option<Epoch> {
         let is_last = self.generation() == Self::LAST_GENERATION;
         let began = self.began.wrapping_add(1 << Self::GENERATION);
         (!is_last).then_some(Epoch { began, ..self })
@@ -392,7 +392,12 @@ pub fn validity_of_named(copy: &Epochs, seen: &[(StateKey, Seen)]) -> Validity {
     for (state, epoch) in copy {
         match seen.iter().find(|(asked, _)| asked == state) {
             Some((_, Seen::Current(current))) if current == epoch => {}
-            Some((_, Seen::Current(current))) if current.is_of(*epoch) => all = Validity::Outdated,
+            // What is set by hand is there a moment before the soft purge after which it is.
+            Some((_, Seen::Current(current))) if current.is_of(*epoch) => {
+                if current.generation() > epoch.generation() {
+                    all = Validity::Outdated;
+                }
+            }
             _ => return Validity::Invalid,
         }
     }
@@ -501,6 +506,9 @@ mod tests {
             panic!("{outdated:?}")
         };
         assert!(later.is_of(epoch) && later != epoch);
+        let set = [(key.clone(), later)].into_iter().collect();
+        let before = [(key.clone(), Seen::Current(epoch))];
+        assert_eq!(validity(&set, &before), Validity::Valid, "before its time");
         assert_eq!(later.incarnation(), epoch.incarnation());
         assert_eq!(Epoch::parse(later.to_string().as_bytes()), Some(later));
         assert!(same_stretch(
