@@ -408,17 +408,6 @@ pub async fn set(
     let outdates =
         config.store.memory.is_some() || coherence.store().longest_lease().await > Duration::ZERO;
     let own = States::from(depends.own());
-    let mut epochs = opened(coherence, &own).await?;
-    if outdates {
-        // It is of what comes then, and there before: or whoever asks meanwhile has the origin's answer put in its place.
-        if epochs[0].1.next_generation().is_none() {
-            coherence.outdate(&own[..1]).await?;
-            epochs = opened(coherence, &own).await?;
-        }
-        if let Some(next) = epochs[0].1.next_generation() {
-            epochs[0].1 = next;
-        }
-    }
     let now = clock::now();
     let mut fields = HeaderMap::new();
     fields.insert(
@@ -437,16 +426,39 @@ pub async fn set(
         took: Duration::ZERO,
         initial_age: Duration::ZERO,
         lifetime: route.ttl,
-        epochs,
+        epochs: Epochs::new(),
     };
-    coherence
-        .commit(&key, Arc::new(copy), Duration::ZERO, now)
-        .await
-        .map_err(|reason| OperationError::NotKept(reason.word()))?;
-    if outdates {
-        coherence.outdate(&own[..1]).await?;
+    loop {
+        let epochs = match outdates {
+            true => to_come(coherence, &own).await?,
+            false => opened(coherence, &own).await?,
+        };
+        let of_its_own = epochs[0].clone();
+        let copy = Stored {
+            epochs,
+            ..copy.clone()
+        };
+        coherence
+            .commit(&key, Arc::new(copy), Duration::ZERO, now)
+            .await
+            .map_err(|reason| OperationError::NotKept(reason.word()))?;
+        if !outdates || coherence.outdate_for(&of_its_own).await? {
+            return Ok(route.ttl);
+        }
     }
-    Ok(route.ttl)
+}
+
+/// Of what is there before the soft purge after which it is: or whoever asks meanwhile has the origin's answer put in its place.
+async fn to_come(coherence: &Coherence, own: &States) -> Result<Epochs, OperationError> {
+    let mut epochs = opened(coherence, own).await?;
+    if epochs[0].1.next_generation().is_none() {
+        coherence.outdate(&own[..1]).await?;
+        epochs = opened(coherence, own).await?;
+    }
+    if let Some(next) = epochs[0].1.next_generation() {
+        epochs[0].1 = next;
+    }
+    Ok(epochs)
 }
 
 async fn opened(coherence: &Coherence, states: &States) -> Result<Epochs, OperationError> {

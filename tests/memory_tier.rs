@@ -373,3 +373,54 @@ fn an_absence_is_known_until_a_create_whoever_has_seen_it() {
     assert_eq!(other.write("POST", "/api/users/").status, 200);
     assert_eq!(client.get("/api/users/404/").status, 200);
 }
+
+#[test]
+fn of_two_that_set_at_once_neither_outdates_what_the_other_has_set() {
+    let (redis, origin) = (RedisServer::start(), Origin::start(|_| origin::json("{}")));
+    let relay = Relay::to(redis.port());
+    let larder = Larder::start(users_api(&origin, &relay.url(), WITH_THE_LONGEST));
+    becomes_a_hit(&mut larder.connect(), USER);
+    let before = origin.count();
+    // Whatever one does, the other does before the store has answered that.
+    relay.becomes(Way::Slow(Duration::from_millis(20)));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| set(&larder, b"{\"by\": \"hand\"}"));
+        }
+    });
+    relay.becomes(Way::Open);
+    let shown = larder.get(USER);
+    assert!(shown.is_hit(), "{shown:?}");
+    assert_eq!(shown.text(), "{\"by\": \"hand\"}");
+    let kept = larder.admin("GET", "/entries/users:detail:7");
+    assert!(!kept.text().contains("soft"), "{kept:?}");
+    assert_eq!(origin.count(), before, "nothing is fetched in its place");
+}
+
+#[test]
+fn a_soft_purge_outdates_what_was_set_by_half() {
+    let (redis, origin) = (RedisServer::start(), Origin::start(|_| origin::json("{}")));
+    let relay = Relay::to(redis.port());
+    let larder = Larder::start(users_api(&origin, &relay.url(), WITH_THE_LONGEST));
+    becomes_a_hit(&mut larder.connect(), USER);
+    relay.breaks_at("outdate");
+    let mut admin = Connection::open(larder.admin_address());
+    let fields = [("Content-Type", "application/json")];
+    let half = admin.request(
+        "PUT",
+        "/entries/users:detail:7",
+        &fields,
+        b"{\"by\": \"half\"}",
+    );
+    assert_ne!(half.status, 200, "{half:?}");
+    assert!(relay.has_broken());
+    eventually("the store is back", || {
+        let softly = [("Soft-Purge", "1")];
+        admin.request("PURGE", USER, &softly, b"").status == 200
+    });
+    let before = origin.count();
+    eventually("it is fetched anew", || {
+        larder.get(USER);
+        origin.count() > before
+    });
+}

@@ -391,8 +391,27 @@ impl Coherence {
 
     /// A soft purge: what is there is outdated from now on, and so is what is being fetched.
     pub async fn outdate(&self, states: &[StateKey]) -> Result<(), Away> {
+        // Twice: what was to be of the next generation, and was left there by who failed to begin that, is not of this one.
+        self.store.step(states, Step::Outdate).await?;
         lapse(self.store.announce(states, Step::Outdate).await?).await;
         Ok(())
+    }
+
+    /// A soft purge with which a generation begins that a copy is there for already. Not if another came first: then that copy
+    /// is outdated, too.
+    pub async fn outdate_for(&self, to_come: &(StateKey, Epoch)) -> Result<bool, Away> {
+        let (state, to_come) = to_come;
+        let state = std::slice::from_ref(state);
+        let replies = self.store.step(state, Step::Outdate).await?;
+        let is_later = |reply: &protocol::Reply| match reply.seen {
+            Seen::Current(epoch) => epoch.is_of(*to_come) && epoch != *to_come,
+            Seen::Held | Seen::Absent => false,
+        };
+        if replies.iter().any(is_later) {
+            return Ok(false);
+        }
+        lapse(self.store.longest_lease().await).await;
+        Ok(true)
     }
 }
 
