@@ -442,6 +442,8 @@ pub async fn set(
             .commit(&key, Arc::new(copy), Duration::ZERO, now)
             .await
             .map_err(|reason| OperationError::NotKept(reason.word()))?;
+        // Should this get no further, whoever sets it next does so under the same epochs.
+        coherence.store().forget_here(&key);
         if !outdates || coherence.outdate_for(&of_its_own).await? {
             return Ok(route.ttl);
         }

@@ -424,3 +424,23 @@ fn a_soft_purge_outdates_what_was_set_by_half() {
         origin.count() > before
     });
 }
+
+#[test]
+fn what_was_set_by_half_is_replaced_everywhere_by_what_is_set_then() {
+    let (redis, origin) = (RedisServer::start(), Origin::start(|_| origin::json("{}")));
+    let relay = Relay::to(redis.port());
+    let yaml = |store: &str| users_api(&origin, store, WITH_THE_LONGEST);
+    let larder = Larder::start(yaml(&relay.url()));
+    let [asked, other] = [0; 2].map(|_| Larder::start(yaml(&redis.url())));
+    relay.breaks_at("outdate");
+    let mut admin = Connection::open(larder.admin_address());
+    let fields = [("Content-Type", "application/json")];
+    let half = admin.request("PUT", "/entries/users:detail:7", &fields, b"\"half\"");
+    assert_ne!(half.status, 200, "{half:?}");
+    assert_eq!(asked.get(USER).text(), "\"half\"");
+    eventually("the store is back", || larder.is_ready());
+    set(&other, b"\"whole\"");
+    for instance in [&asked, &larder] {
+        assert_eq!(instance.get(USER).text(), "\"whole\"");
+    }
+}

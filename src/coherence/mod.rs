@@ -464,7 +464,7 @@ fn judge(found: Found, depends: &Depends, origin: &str) -> LookUp {
         Validity::Invalid => missed(Reason::Purged, needed, found.states),
         _ if copy.head.mark() != depends.mark => LookUp::Miss(Reason::Foreign, None),
         _ if !copy.is_of(origin) => LookUp::Miss(Reason::OtherOrigin, None),
-        Validity::Valid => LookUp::Valid(copy),
+        Validity::Valid | Validity::ToCome => LookUp::Valid(copy),
         Validity::Outdated => LookUp::Outdated(copy),
     }
 }

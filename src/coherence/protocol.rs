@@ -371,6 +371,8 @@ fn deadline(now: Timestamp, lasting: Duration) -> Deadline {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
     Valid,
+    /// Valid already, though of the generation that is to begin: until then another may be put in its place under the same epochs.
+    ToCome,
     /// Valid, but a soft purge came after its fetch began.
     Outdated,
     Invalid,
@@ -396,6 +398,8 @@ pub fn validity_of_named(copy: &Epochs, seen: &[(StateKey, Seen)]) -> Validity {
             Some((_, Seen::Current(current))) if current.is_of(*epoch) => {
                 if current.generation() > epoch.generation() {
                     all = Validity::Outdated;
+                } else if all == Validity::Valid {
+                    all = Validity::ToCome;
                 }
             }
             _ => return Validity::Invalid,
@@ -508,7 +512,7 @@ mod tests {
         assert!(later.is_of(epoch) && later != epoch);
         let set = [(key.clone(), later)].into_iter().collect();
         let before = [(key.clone(), Seen::Current(epoch))];
-        assert_eq!(validity(&set, &before), Validity::Valid, "before its time");
+        assert_eq!(validity(&set, &before), Validity::ToCome);
         assert_eq!(later.incarnation(), epoch.incarnation());
         assert_eq!(Epoch::parse(later.to_string().as_bytes()), Some(later));
         assert!(same_stretch(

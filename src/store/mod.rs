@@ -224,6 +224,14 @@ impl Store {
         }
     }
 
+    /// A copy is not kept in this process beside the shared store, where another may take its place.
+    pub fn forget_here(&self, copy: &str) {
+        match self {
+            Store::Memory(_) => {}
+            Store::Redis(redis) => redis.forget_here(copy),
+        }
+    }
+
     /// Something is kept in this process that depends on these epochs: they are given as long as those of a copy. Nobody
     /// waits for it, for an epoch that is gone is only made anew.
     pub fn prolong(&self, epochs: &Epochs) {

@@ -239,6 +239,10 @@ impl Tier {
         }
     }
 
+    pub fn forget(&self, copy: &str) {
+        self.copies.drop(copy);
+    }
+
     pub fn usage(&self) -> Use {
         Use {
             entries: self.copies.len(),
@@ -278,7 +282,8 @@ pub fn standing(stored: &Stored, seen: &[(StateKey, Seen)]) -> Standing {
         {
             Standing::Gone
         }
-        Validity::Outdated | Validity::Invalid => Standing::Replaced,
+        // One that is to come is not kept here, for another may be put in its place.
+        Validity::ToCome | Validity::Outdated | Validity::Invalid => Standing::Replaced,
     }
 }
 

@@ -367,6 +367,12 @@ impl Redis {
         Ok(())
     }
 
+    pub fn forget_here(&self, copy: &str) {
+        if let Some(tier) = &self.shared.tier {
+            tier.forget(copy);
+        }
+    }
+
     pub fn prolong(&self, epochs: &Epochs) {
         if let Ok(link) = self.shared.link() {
             link.prolong(&self.shared, epochs);
