@@ -375,7 +375,8 @@ pub async fn get(
     }))
 }
 
-/// Puts a JSON body there as the shared copy, under the epoch of this moment.
+/// Puts a JSON body there as the shared copy, under the epoch of this moment; where an instance may keep another in its memory,
+/// under that of the soft purge with which this ends. Gives how long it is kept.
 pub async fn set(
     config: &Config,
     coherence: &Coherence,

@@ -222,6 +222,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_for_long_is_the_same_target_and_holds_no_buffer() {
+        let read = bytes::Bytes::from(b"/users/7/?page=2 example.org".to_vec());
+        let target = TargetUri {
+            uri: Uri::from_maybe_shared(read.slice(..16)).unwrap(),
+            host: HeaderValue::from_maybe_shared(read.slice(17..)).unwrap(),
+        };
+        let kept = target.compact();
+        assert_eq!(kept.as_ref(), Some(&target));
+        drop(target);
+        assert!(read.is_unique());
+    }
+
+    #[test]
     fn a_request_has_exactly_one_valid_host() {
         assert!(take_get("/", &["example.org:8080"]).is_ok());
         assert!(take_get("/", &["[::1]:80"]).is_ok());
