@@ -455,14 +455,26 @@ fn what_is_too_long_is_refused_with_its_own_status() {
     let mut client = larder.connect();
     client.send(head("POST", "/other/", &[("Transfer-Encoding", "chunked")], None).as_bytes());
     let chunk = format!("{:x}\r\n{}\r\n", 60_000, "x".repeat(60_000));
-    // The answer may come, and the connection close, before the last byte is out.
-    let _ = client.try_send(chunk.as_bytes());
-    let _ = client.try_send(chunk.as_bytes());
-    let _ = client.try_send(b"0\r\n\r\n");
-    if let Ok(answer) = client.try_answer("POST") {
-        assert_eq!(answer.status, 413);
+    for part in [chunk.as_bytes(), chunk.as_bytes(), b"0\r\n\r\n"] {
+        client.send(part);
     }
+    assert_eq!(client.answer("POST").status, 413);
     assert!(origin.requests().iter().all(|asked| !asked.content.whole));
+}
+
+#[test]
+fn who_is_still_sending_when_it_is_refused_reads_why() {
+    let (_origin, larder) = echo("limits: {content: 100kB}");
+    let post = head("POST", "/other/", &[], Some(8_000_000));
+    let long = "GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: ".to_owned();
+    for (begun, status) in [(post, 413), (long, 431)] {
+        let mut client = larder.connect();
+        client.send(begun.as_bytes());
+        // No reset comes in between, however much nobody wants.
+        client.send(&[b'x'; 8_000_000]);
+        assert_eq!(client.answer("GET").status, status);
+        assert!(client.is_closed());
+    }
 }
 
 #[test]

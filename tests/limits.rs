@@ -176,6 +176,16 @@ fn idle(larder: &Larder) -> Connection {
 }
 
 #[test]
+fn who_is_refused_and_then_neither_sends_nor_closes_gives_its_place_back() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = larder(&origin, "content: 1kB");
+    let mut client = larder.connect();
+    client.send(head("POST", "/any/", &[], Some(2_000)).as_bytes());
+    assert_eq!(client.answer("POST").status, 413);
+    eventually("its place is free", || connections(&larder, "open") == 0);
+}
+
+#[test]
 fn one_client_has_so_many_connections_and_one_more_is_closed_at_once() {
     let origin = Origin::start(|_| origin::json("{}"));
     let larder = larder(&origin, "connections_per_address: 3");

@@ -7,6 +7,7 @@ mod frames;
 mod head_timer;
 mod http2;
 pub mod lane;
+mod lingering;
 pub mod places;
 pub mod plain;
 mod preface;

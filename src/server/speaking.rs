@@ -24,6 +24,7 @@ use super::arriving::Arrived;
 use super::ending::Ending;
 use super::head_timer::HeadTimer;
 use super::lane::{self, Exchanges, Lane};
+use super::lingering::linger;
 use super::pulse::Pulse;
 use super::{Brought, Manners, Peer, http2, plain, preface};
 use crate::interim::{Interim, WithInterim};
@@ -103,7 +104,8 @@ async fn http1<F, Answer, B>(
     let has_spoken = || exchanges.has_spoken();
     let interim = Interim::default();
     let is_ended_by_closing = AtomicBool::new(false);
-    loop {
+    let may_be_sending = AtomicBool::new(false);
+    let ended = loop {
         if lane.lock().is_free() {
             // The machinery is gone, or was not there yet.
             let Some(lane) = Arc::get_mut(&mut lane).map(Mutex::get_mut) else {
@@ -124,6 +126,7 @@ async fn http1<F, Answer, B>(
             // RFC 9110 §15.2: never to an HTTP/1.0 client.
             let turn = (request.version() == Version::HTTP_11).then(|| interim.turn());
             let has_content = !request.body().is_end_stream();
+            may_be_sending.store(has_content, Ordering::Relaxed);
             let brought = Brought::by_hyper(request, turn, beneath);
             let answered = interim.clone().before(answer(brought, &peer));
             let exchanges = exchanges.clone();
@@ -149,19 +152,28 @@ async fn http1<F, Answer, B>(
         );
         let is_free = || lane.lock().is_free();
         let watched = watcher.watch_http1(&mut connection, has_spoken, is_free);
-        match watched.await {
-            None => {}
-            Some(Ok(())) => return,
-            Some(Err(error)) => {
-                debug!(%error, "a client's connection ended early");
-                // An end is all that an HTTP/1.0 client sees of an answer's end: what breaks off must not look whole to it.
-                if error.is_user()
-                    && is_ended_by_closing.load(Ordering::Relaxed)
-                    && let Some(stream) = lane.lock().stream().plain()
-                {
-                    stream.resets();
-                }
-                return;
+        if let Some(ended) = watched.await {
+            break ended;
+        }
+    };
+    // Nobody else has it any more, unless another protocol is spoken on it.
+    let Some(lane) = Arc::get_mut(&mut lane).map(Mutex::get_mut) else {
+        return;
+    };
+    match ended {
+        Ok(()) if may_be_sending.into_inner() => linger(lane.stream().get_mut()).await,
+        Ok(()) => {}
+        Err(error) => {
+            debug!(%error, "a client's connection ended early");
+            if error.is_parse() {
+                linger(lane.stream().get_mut()).await;
+            }
+            // An end is all that an HTTP/1.0 client sees of an answer's end: what breaks off must not look whole to it.
+            if error.is_user()
+                && is_ended_by_closing.into_inner()
+                && let Some(stream) = lane.stream().plain()
+            {
+                stream.resets();
             }
         }
     }
