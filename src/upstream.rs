@@ -117,28 +117,34 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of its answer. Only a request with an Upgrade field may be answered 101.
-    pub async fn send(
+    pub fn send(
         self: &Arc<Self>,
         slot: Slot,
         mut request: Outgoing,
-    ) -> Result<Response<UpstreamBody>, UpstreamFailure> {
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, UpstreamFailure>> + Send + use<'_>
+    {
         let (sent, notes) = (clock::stopwatch(), request.notes.take());
-        let answered = match Draft::of(request) {
-            Ok((draft, body)) => {
-                let arrived = self.arrived(&draft, body).await;
-                arrived.and_then(|arrived| self.answer(slot, &draft, arrived))
+        // Before the future is made, which would carry both otherwise.
+        let mut drafted = Draft::of(request);
+        async move {
+            let answered = match &mut drafted {
+                Ok((draft, body)) => {
+                    let body = std::mem::replace(body, RequestBody::Empty);
+                    let arrived = self.arrived(draft, body).await;
+                    arrived.and_then(|arrived| self.answer(slot, draft, arrived))
+                }
+                Err(failure) => Err(*failure),
+            };
+            let took = sent.elapsed();
+            match &answered {
+                Ok(response) => COUNTED.upstream.answered(response.status(), took),
+                Err(failure) => COUNTED.upstream.failures.count([failure.word()]),
             }
-            Err(failure) => Err(failure),
-        };
-        let took = sent.elapsed();
-        match &answered {
-            Ok(response) => COUNTED.upstream.answered(response.status(), took),
-            Err(failure) => COUNTED.upstream.failures.count([failure.word()]),
+            if let Some(notes) = notes {
+                notes.upstream_took(took);
+            }
+            answered
         }
-        if let Some(notes) = notes {
-            notes.upstream_took(took);
-        }
-        answered
     }
 
     async fn arrived(&self, draft: &Draft, body: RequestBody) -> Result<Arrived, UpstreamFailure> {
@@ -294,7 +300,10 @@ impl Upstream {
             };
             let connected = match kept {
                 Some(kept) => Ok((kept, true)),
-                None if draft.upgrades => visit.connect_alone().await.map(|own| (own, false)),
+                // Boxed, as it is rare and large.
+                None if draft.upgrades => Box::pin(visit.connect_alone())
+                    .await
+                    .map(|own| (own, false)),
                 None => visit.connect().await,
             };
             let (mut connection, is_kept) = match connected {

@@ -63,21 +63,18 @@ pub async fn unheld(
             return Err(failure.into());
         }
     };
-    let own = setup.clone();
-    let passed = Outliving::new(
-        async move { passed(&own, &client, body, slot, under_way).await },
-        &setup.writes.tasks,
-    );
-    passed.await
+    let passed = passed(setup.clone(), client, body, slot, under_way);
+    Outliving::new(passed, &setup.writes.tasks).await
 }
 
 async fn passed(
-    setup: &Arc<Setup>,
-    client: &Client,
+    setup: Arc<Setup>,
+    client: Arc<Client>,
     body: RequestBody,
     slot: Slot,
     under_way: UnderWay,
 ) -> Result<Reply, Error> {
+    let (setup, client) = (&setup, &*client);
     let outgoing = present::pass_at(setup, client, body);
     let answered = setup.upstream.send(slot, outgoing).await;
     if let Ok(response) = &answered
@@ -113,24 +110,10 @@ async fn held_write(
     let entered = setup.turnstile.enter(&states).await;
     // The slot before the hold: a write that waits in the queue holds nothing.
     let slot = setup.upstream.slot(client.asker(&setup.config)).await?;
-    let own = setup.clone();
+    let turn = (slot, entered);
+    let held = held(setup.clone(), client, body, states, word, turn, under_way);
     // A client that leaves does not hear of it; the write is finished all the same.
-    let held = Outliving::new(
-        async move {
-            held(
-                &own,
-                &client,
-                body,
-                states,
-                word,
-                (slot, entered),
-                under_way,
-            )
-            .await
-        },
-        &setup.writes.tasks,
-    );
-    match held.await? {
+    match Outliving::new(held, &setup.writes.tasks).await? {
         Answered::Passed(response) => Ok(pass::streamed(response, Forward::Method, None)),
         Answered::Kept(reply) => Ok(reply),
     }
@@ -144,21 +127,25 @@ enum Answered {
 
 /// Hold, forward, finish.
 async fn held(
-    setup: &Arc<Setup>,
-    client: &Client,
+    setup: Arc<Setup>,
+    client: Arc<Client>,
     body: RequestBody,
     states: Vec<StateKey>,
     word: Word,
     (slot, mut entered): (Slot, Entered),
     under_way: UnderWay,
 ) -> Result<Answered, Error> {
+    let (setup, client) = (&setup, &*client);
     let without_store = match setup.config.when_store_is_down {
         WhenStoreIsDown::RefuseWrites => WithoutStore::Refuse,
         WhenStoreIsDown::Forward => WithoutStore::Forward,
     };
     // What is rare is boxed, here and below, or every write would carry room for it, and zero and copy it.
     let keeping = match word.by {
-        By::Http => Box::pin(obey::Keeping::prepare(setup, client)).await,
+        By::Http => {
+            let prepared = Box::pin(obey::Keeping::prepare(setup, client)).await;
+            prepared.map(Box::new)
+        }
         By::Operator | By::Nobody => None,
     };
     let writing = setup.coherence.begin(states.clone(), without_store);

@@ -131,7 +131,7 @@ impl Store {
     pub async fn open(&self, states: &States) -> Result<SeenStates, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.open(states)),
-            Store::Redis(redis) => Box::pin(timed(Command::Open, redis.open(states))).await,
+            Store::Redis(redis) => timed(Command::Open, Box::pin(redis.open(states))).await,
         }
     }
 
@@ -144,7 +144,7 @@ impl Store {
         match self {
             Store::Memory(memory) => Ok(memory.open(states)),
             Store::Redis(redis) => {
-                Box::pin(timed(Command::Open, redis.open_after(states, seen))).await
+                timed(Command::Open, Box::pin(redis.open_after(states, seen))).await
             }
         }
     }
@@ -161,7 +161,7 @@ impl Store {
     pub async fn step(&self, states: &[StateKey], step: Step) -> Result<Vec<Reply>, Away> {
         match self {
             Store::Memory(memory) => Ok(memory.step(states, step)),
-            Store::Redis(redis) => Box::pin(timed(Command::Step, redis.step(states, step))).await,
+            Store::Redis(redis) => timed(Command::Step, Box::pin(redis.step(states, step))).await,
         }
     }
 
@@ -173,7 +173,7 @@ impl Store {
                 Ok(Duration::ZERO)
             }
             Store::Redis(redis) => {
-                Box::pin(timed(Command::Step, redis.announce(states, step))).await
+                timed(Command::Step, Box::pin(redis.announce(states, step))).await
             }
         }
     }
@@ -219,7 +219,7 @@ impl Store {
                 Ok(())
             }
             Store::Redis(redis) => {
-                Box::pin(timed(Command::Put, redis.put(copy, &stored, lasting))).await
+                timed(Command::Put, Box::pin(redis.put(copy, &stored, lasting))).await
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What `state.lua` is told, and what it says: one call for some states. No I/O.
 
 use bytes::BytesMut;
+use memchr::{memchr, memchr_iter};
 use smallvec::SmallVec;
 
 use super::frame;
@@ -239,30 +240,31 @@ impl Part {
     /// What the script says after the steps. `None`: that is not what it says.
     pub fn told(&self, text: &[u8]) -> Option<Told> {
         let some = |terms: &[u8]| (!terms.is_empty()).then(|| terms.to_vec());
-        // Terms behind lines are asked for by one step alone.
-        let (most, own) = match self.says {
-            Says::Terms => {
-                let held = Reply {
-                    seen: Seen::Held,
-                    own_hold: false,
-                };
-                return Some(Told {
-                    replies: vec![held; self.places.len()],
-                    terms: some(text),
-                });
-            }
+        if self.says == Says::Terms {
+            let held = Reply {
+                seen: Seen::Held,
+                own_hold: false,
+            };
+            return Some(Told {
+                replies: vec![held; self.places.len()],
+                terms: some(text),
+            });
+        }
+        let of = |&(at, hold): &(usize, usize)| {
+            let rest = from_line(text, at)?;
+            let end = memchr(b'\n', rest).unwrap_or(rest.len());
+            Some(line(&rest[..end], hold))
+        };
+        let replies = self.places.iter().map(of).collect::<Option<_>>()?;
+        let terms = match self.says {
+            // They are asked for by one step alone, so all lines are its.
             Says::LinesAndTerms => {
                 let lines = self.places.iter().map(|(line, _)| line + 1).max();
-                (lines.unwrap_or(0) + 1, lines)
+                some(from_line(text, lines.unwrap_or(0))?)
             }
-            Says::Lines => (usize::MAX, None),
+            Says::Lines | Says::Terms => None,
         };
-        let said: SmallVec<[&[u8]; 8]> = text.splitn(most, |&byte| byte == b'\n').collect();
-        let of = |&(at, hold): &(usize, usize)| Some(line(said.get(at)?, hold));
-        Some(Told {
-            replies: self.places.iter().map(of).collect::<Option<_>>()?,
-            terms: own.and_then(|lines| some(said.get(lines)?)),
-        })
+        Some(Told { replies, terms })
     }
 
     /// What it says where it was to enter.
@@ -274,6 +276,15 @@ impl Part {
         let seen = told.replies.iter().map(|reply| reply.seen);
         Some(Entered::Opened(seen.collect()))
     }
+}
+
+/// What begins with that line. `None`: there are not so many.
+fn from_line(text: &[u8], line: usize) -> Option<&[u8]> {
+    let Some(before) = line.checked_sub(1) else {
+        return Some(text);
+    };
+    let end = memchr_iter(b'\n', text).nth(before)?;
+    Some(&text[end + 1..])
 }
 
 /// One state, as the script has left it; and whether this one of the holds was there.
