@@ -349,22 +349,13 @@ fn a_late_commit_is_seen_though_the_store_restarts_and_its_writer_has_much_to_pu
 #[test]
 fn a_server_that_has_become_a_replica_is_asked_no_more() {
     let (first, second) = (RedisServer::start(), RedisServer::start());
-    let replicate = |server: &RedisServer, host: &str, port: &str| {
-        server.run(&["REPLICAOF", host, port]).unwrap_ok();
-    };
-    let is_up = |server: &RedisServer| {
-        let told = server.run(&["INFO", "replication"]).text();
-        told.contains("master_link_status:up")
-    };
     let api = Versioned::start();
     let stays = Larder::start(users_api(&api.origin, &first.url(), ""));
     becomes_a_hit(&stays, LIST, "0");
-    replicate(&second, "127.0.0.1", &first.port().to_string());
-    eventually("the second is a replica", || is_up(&second));
+    replicate(&second, &first);
     // A failover by hand: no client loses its connection, and nothing is sent again.
-    replicate(&second, "NO", "ONE");
-    replicate(&first, "127.0.0.1", &second.port().to_string());
-    eventually("the first is a replica", || is_up(&first));
+    second.run(&["REPLICAOF", "NO", "ONE"]).unwrap_ok();
+    replicate(&first, &second);
     eventually("it has learnt of it by its hits", || {
         stays.get(LIST);
         !stays.is_ready()
@@ -442,5 +433,35 @@ fn an_instance_that_is_written_to_all_the_time_is_back_though_its_store_is_far()
         let is_back = larder.is_ready();
         stop.store(true, Ordering::SeqCst);
         assert!(is_back, "not within {PATIENCE:?}");
+    });
+}
+
+/// Nobody asked for anything while it was the copy of one that had missed a write, and no client lost its connection: it
+/// was taken for the one that it had been.
+#[test]
+fn a_server_that_was_a_replica_for_a_while_shows_nothing_of_what_it_was_given() {
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let api = Versioned::start();
+    let larder = Larder::start(users_api(&api.origin, &first.url(), ""));
+    becomes_a_hit(&larder, LIST, "0");
+    replicate(&second, &first);
+    second.run(&["REPLICAOF", "NO", "ONE"]).unwrap_ok();
+    assert_eq!(larder.write("PATCH", USER).text(), "1");
+    becomes_a_hit(&larder, LIST, "1");
+    // Over to the other one by hand, and back.
+    replicate(&first, &second);
+    first.run(&["REPLICAOF", "NO", "ONE"]).unwrap_ok();
+    // Idle for longer than what it knows may be old.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(larder.get(LIST).text(), "1");
+    becomes_a_hit(&larder, LIST, "1");
+}
+
+fn replicate(server: &RedisServer, of: &RedisServer) {
+    let port = of.port().to_string();
+    server.run(&["REPLICAOF", "127.0.0.1", &port]).unwrap_ok();
+    eventually("it is a replica", || {
+        let told = server.run(&["INFO", "replication"]).text();
+        told.contains("master_link_status:up")
     });
 }

@@ -34,7 +34,7 @@
 //! and replays what it could not confirm (the **journal**); for the **notice time** after a life began, nobody makes
 //! or trusts an epoch, so that every instance has done so. A link is published only while nothing is owed, under
 //! the journal's own lock; whoever owes something afterwards finds the link and pays at once, before it answers. Which life it is
-//! is asked again by misses, and once a second by the next hit.
+//! is asked again by misses, and once a second by the next hit; so is whether the server's history is the one that it was.
 //!
 //! While the store is away, reads go upstream, and writes by `when_store_is_down`: refused; or forwarded, after
 //! the store has been away for the notice time, without a hold.
@@ -45,7 +45,8 @@
 //! A hold that the store loses while its write is in flight, without the instance losing its link (eviction, flush,
 //! a DEL of that very key), protects no longer until the write is finished. A hold that runs out while its write is
 //! still on the way protects no longer: an upload that is streamed for longer than `hold_for`. A store that hides its
-//! run id is taken for another after every reconnect; an instance that connects to it for the first time cannot tell.
+//! run id is taken for another after every reconnect; an instance that connects to it for the first time cannot tell, nor
+//! one whose link lasts while it is the copy of another and becomes itself again.
 //!
 //! # How it is shown
 //! `tests/explore.rs` runs these very machines (`protocol`, `writing`, `journal`, `life`, `Fence`) through every order of steps

@@ -244,6 +244,9 @@ impl Shared {
             if link.standing.failing.load(Ordering::Relaxed) {
                 return "the server cannot be used at the moment (loading, read-only or out of its cluster)".to_owned();
             }
+            if link.standing.is_another.load(Ordering::Relaxed) {
+                return "its data has another history than when it was connected to: it has been the copy of another server, or has begun to be copied".to_owned();
+            }
             if link.is_lost() {
                 return "the connection was lost".to_owned();
             }
@@ -449,6 +452,11 @@ impl Shared {
             return Err(NoLink::Unreachable(
                 "its two connections lead to two servers".to_owned(),
             ));
+        }
+        if let [_, Some(replication)] = &told
+            && let Some(history) = link::history(replication).filter(|_| who.is_some())
+        {
+            let _ = link.standing.history.set(history.to_owned());
         }
         self.renew(&link).await?;
         let (wait, is_new_life) = self.enter(&link, who).await?;

@@ -195,15 +195,22 @@ impl Link {
     }
 
     /// Whether this is the life still is asked again, in front of the next look-up: of a server that lives on as the copy of another,
-    /// or whose life somebody who was elsewhere has ended, nobody who only hits would learn.
+    /// or was one for a while, or whose life somebody who was elsewhere has ended, nobody who only hits would learn.
     pub(super) fn doubt(&self, shared: &Shared) {
-        let mut ask = BytesMut::new();
+        let said = |words: &[&str]| {
+            let mut ask = BytesMut::new();
+            frame::command(&mut ask, words.len());
+            for word in words {
+                frame::argument(&mut ask, &[word.as_bytes()]);
+            }
+            ask.freeze()
+        };
         let (key, week) = (shared.key(INCARNATION_KEY), A_WEEK.as_secs().to_string());
-        frame::command(&mut ask, 4);
-        for word in ["GETEX", &key, "EX", &week] {
-            frame::argument(&mut ask, &[word.as_bytes()]);
-        }
-        self.pipe.doubt(ask.freeze());
+        let life = said(&["GETEX", &key, "EX", &week]);
+        // The record itself may have come back with an older copy.
+        let is_told = self.standing.history.get().is_some();
+        self.pipe
+            .doubt(life, is_told.then(|| said(&["INFO", SECTIONS[1]])));
     }
 
     /// Waits until a command may go, and counts it until its answer is there or nobody waits for it any more.
@@ -538,19 +545,23 @@ fn prolong(out: &mut BytesMut, prefix: &str, epochs: &Epochs, lifetime: &str) {
 
 /// Who a server is, by its INFO of `server` and of `replication`. Some hide it.
 pub(super) fn who([server, replication]: [Option<&str>; 2]) -> Option<String> {
-    let word = |told: &str, name| {
-        let word = told
-            .lines()
-            .find_map(|line| line.strip_prefix(name))?
-            .trim();
-        let is_one = !word.is_empty() && !word.contains(char::is_whitespace);
-        is_one.then(|| word.to_owned())
-    };
     Some(format!(
         "{}:{}",
         word(server?, "run_id:")?,
-        word(replication?, "master_replid:")?
+        history(replication?)?
     ))
+}
+
+/// Which history its data has, by its INFO of `replication`: another once it has been the copy of another server.
+pub(super) fn history(replication: &str) -> Option<&str> {
+    word(replication, "master_replid:")
+}
+
+fn word<'t>(told: &'t str, name: &str) -> Option<&'t str> {
+    let mut lines = told.lines();
+    let word = lines.find_map(|line| line.strip_prefix(name))?.trim();
+    let is_one = !word.is_empty() && !word.contains(char::is_whitespace);
+    is_one.then_some(word)
 }
 
 pub(super) type Probe = Pin<Box<dyn Future<Output = bool> + Send>>;

@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::frame::{self, Extent, Reply};
+use super::link;
 use super::script::{Ask, By, Call, Part};
 use crate::coherence::StateKey;
 use crate::coherence::life::{Heard, Record};
@@ -56,12 +57,16 @@ pub(super) struct Standing {
     pub(super) life: Heard,
     /// It answers, but with errors that no retry on this link will mend.
     pub(super) failing: AtomicBool,
+    /// Which history its data had when it was connected to, where it says so; and whether that is another now.
+    pub(super) history: OnceLock<String>,
+    pub(super) is_another: AtomicBool,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// Asked in front of the next look-up: whether this is the life still, and the server one that takes writes.
-    doubt: Option<Bytes>,
+    /// Asked in front of the next look-up: whether this is the life still, and the server one that takes writes; and which history
+    /// its data has.
+    doubt: Option<(Bytes, Option<Bytes>)>,
     /// Commands that have not been sent.
     out: BytesMut,
     /// What is to be sent behind them, and still takes more of its kind.
@@ -78,8 +83,15 @@ struct Waiting {
     /// Those before it, of which nobody hears.
     unheard: usize,
     tell: SmallVec<[oneshot::Sender<Bytes>; 1]>,
-    /// The answer to a doubt: which life it was when that was sent.
-    before: Option<Incarnation>,
+    doubt: Option<Doubt>,
+}
+
+/// What is heard before those behind it are.
+#[derive(Clone, Copy)]
+enum Doubt {
+    /// Which life it was when it was asked.
+    Life(Incarnation),
+    History,
 }
 
 /// What several requests tell by one call of the script.
@@ -129,10 +141,11 @@ impl Pipe {
         }
     }
 
-    /// From now on the next look-up has this in front of it: a write command that gives the record of the store's life. So whoever
-    /// has asked behind it knows which life it is, and if the server takes no writes, as a replica does, they are told nothing.
-    pub(super) fn doubt(&self, command: Bytes) {
-        self.queue.lock().doubt = Some(command);
+    /// From now on the next look-up has this in front of it: a write command that gives the record of the store's life, and what
+    /// tells its history. So whoever has asked behind it knows which life it is, and if the server takes no writes, as a replica does,
+    /// or has been one, they are told nothing.
+    pub(super) fn doubt(&self, life: Bytes, history: Option<Bytes>) {
+        self.queue.lock().doubt = Some((life, history));
     }
 
     /// Asks for the values at `copy`, if there is one, and at `prefix:state` for each state. Gives the reply as
@@ -144,11 +157,15 @@ impl Pipe {
         states: impl Iterator<Item = &'s str> + Clone,
     ) -> oneshot::Receiver<Bytes> {
         let mut queue = self.queue.lock();
-        if let Some(doubt) = queue.doubt.take() {
-            let before = Some(self.standing.life.last());
-            queue.put(0, SmallVec::new(), before, |out| {
-                out.extend_from_slice(&doubt)
-            });
+        if let Some((life, history)) = queue.doubt.take() {
+            let before = Doubt::Life(self.standing.life.last());
+            let asked = std::iter::once((before, life));
+            let asked = asked.chain(history.map(|ask| (Doubt::History, ask)));
+            for (doubt, ask) in asked {
+                queue.put(0, SmallVec::new(), Some(doubt), |out| {
+                    out.extend_from_slice(&ask)
+                });
+            }
         }
         let (tell, told) = oneshot::channel();
         queue.put(0, smallvec![tell], None, |out| {
@@ -227,9 +244,28 @@ impl Pipe {
 }
 
 impl Standing {
-    /// What a doubt is answered; `before`: which life it was when it was sent. Where no record stands, no life is known, and a
-    /// miss begins one.
-    fn hear(&self, before: Incarnation, reply: &[u8]) -> io::Result<()> {
+    /// What a doubt is answered.
+    fn hear(&self, doubt: Doubt, reply: &[u8]) -> io::Result<()> {
+        match doubt {
+            Doubt::Life(before) => self.hear_of_life(before, reply),
+            Doubt::History => self.hear_of_history(reply),
+        }
+    }
+
+    fn hear_of_history(&self, reply: &[u8]) -> io::Result<()> {
+        let told = match frame::reply(reply)? {
+            Reply::Text(text) => std::str::from_utf8(text).ok().and_then(link::history),
+            Reply::Error(_) | Reply::Values(_) => None,
+        };
+        if told == self.history.get().map(String::as_str) {
+            return Ok(());
+        }
+        self.is_another.store(true, Ordering::Relaxed);
+        Err(io::Error::other("its data has another history"))
+    }
+
+    /// `before`: which life it was when it was asked. Where no record stands, no life is known, and a miss begins one.
+    fn hear_of_life(&self, before: Incarnation, reply: &[u8]) -> io::Result<()> {
         let record = match frame::reply(reply)? {
             Reply::Text(text) => std::str::from_utf8(text).ok().and_then(Record::parse),
             Reply::Error("WRONGTYPE") => None,
@@ -258,7 +294,7 @@ impl Queue {
         &mut self,
         unheard: usize,
         tell: SmallVec<[oneshot::Sender<Bytes>; 1]>,
-        before: Option<Incarnation>,
+        doubt: Option<Doubt>,
         write: impl FnOnce(&mut BytesMut),
     ) {
         if !self.lost {
@@ -266,7 +302,7 @@ impl Queue {
             self.waiting.push_back(Waiting {
                 unheard,
                 tell,
-                before,
+                doubt,
             });
         }
     }
@@ -281,7 +317,7 @@ impl Queue {
             self.waiting.push_back(Waiting {
                 unheard: 0,
                 tell: group.tell,
-                before: None,
+                doubt: None,
             });
         }
     }
@@ -428,10 +464,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 match queue.waiting.front_mut() {
                     Some(waiting) if waiting.unheard > 0 => waiting.unheard -= 1,
                     Some(Waiting {
-                        before: Some(before),
-                        ..
+                        doubt: Some(doubt), ..
                     }) => {
-                        good = self.standing.hear(*before, &reply);
+                        good = self.standing.hear(*doubt, &reply);
                         if good.is_err() {
                             // Nobody behind it is told anything.
                             break;
