@@ -158,6 +158,32 @@ fn a_password_that_is_asked_for_and_not_given_ends_the_start_with_the_remedy() {
     names_the_remedy(&exit, "store.url");
 }
 
+/// What its scripts ask for beside keys was forgotten: with the remedy it was away for ever, and did not say why.
+#[test]
+fn a_user_that_may_too_little_ends_the_start_and_is_allowed_enough_by_the_remedy() {
+    let redis = RedisServer::start();
+    let allow = |rights: &[&str]| {
+        let user = ["ACL", "SETUSER", "larder", "on", ">s3cret", "~t:*"];
+        redis.run(&[&user[..], rights].concat()).unwrap_ok();
+    };
+    let origin = numbered();
+    let url = redis.url().replace("redis://", "redis://larder:s3cret@");
+    for rights in [
+        &["+@connection"][..],
+        &["+@connection", "+@read", "+@write", "+@scripting"],
+    ] {
+        allow(rights);
+        let exit = Larder::with(users_api(&origin, &url, "")).fails();
+        names_the_remedy(&exit, "allow it `");
+        let remedy = exit.output.split_once("allow it `").expect("a remedy").1;
+        let remedy = remedy.split_once('`').expect("a whole one").0;
+        redis.run(&["ACL", "DELUSER", "larder"]);
+        allow(&remedy.split(' ').collect::<Vec<_>>());
+        becomes_a_hit(&Larder::start(users_api(&origin, &url, "")));
+        redis.run(&["ACL", "DELUSER", "larder"]);
+    }
+}
+
 #[test]
 fn answers_are_kept_over_a_unix_socket() {
     let redis = RedisServer::start();

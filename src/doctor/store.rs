@@ -300,6 +300,8 @@ impl Examination<'_> {
             &["EXPIRE", &set, "60"],
             &["SMEMBERS", &set],
             &["SCAN", "0", "MATCH", &value, "COUNT", "1"],
+            // The script asks for it.
+            &["TIME"],
         ] {
             note(&command[0].to_lowercase(), &self.ask(probe, command).await);
         }

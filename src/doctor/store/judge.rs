@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::doctor::{Finding, ok, skipped, warning, wrong};
-use crate::store::redis::probe::Said;
+use crate::store::redis::{self, probe::Said};
 use crate::tls::Trouble;
 
 /// A PING that takes longer makes hits slow.
@@ -214,9 +214,7 @@ pub(super) fn used(round: &Round, info: &Info, user: &str, prefix: &str) -> Vec<
         denied => wrong(
             "store-acl",
             format!("`{user}` may not run {} on `{prefix}:*`", denied.join(", ")),
-            format!(
-                "ACL SETUSER {user} ~{prefix}:* +@read +@write +@scripting +@connection -@dangerous +info +time"
-            ),
+            format!("ACL SETUSER {user} {}", redis::rights(prefix)),
         ),
     });
     let trouble = |said: &Said| match said {

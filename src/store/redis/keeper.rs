@@ -416,6 +416,8 @@ impl Shared {
         }
         // Refused where no writes are taken, and changes nothing.
         words.cmd("GETEX").arg(self.key(INCARNATION_KEY));
+        // The scripts ask for it, and what they may not do is told by no code of its own.
+        words.cmd("TIME");
         for script in &scripts {
             words.cmd("SCRIPT").arg("LOAD").arg(script);
         }
@@ -434,6 +436,7 @@ impl Shared {
             Err(other) if other.code() == Some("WRONGTYPE") => {}
             answer => drop(answer.map_err(|e| self.refusal("GETEX", &e))?),
         }
+        answer().map_err(|e| self.refusal("TIME", &e))?;
         let mut loaded = Err(NoLink::Unreachable("no script was taken".to_owned()));
         for script in scripts {
             match (answer(), &loaded) {
@@ -566,8 +569,8 @@ impl Shared {
                  (`USER:PASSWORD@` before the host; USER is `default` where none was made)"
             ),
             (_, "NOPERM") => format!(
-                "the store's user may not run {command} ({code}): allow it `~{}:* +@read +@write +@scripting +@connection`",
-                self.prefix
+                "the store's user may not run {command} ({code}): allow it `{}`",
+                super::rights(&self.prefix)
             ),
             ("SELECT", _) => format!(
                 "the store has no database {database} (SELECT was refused: {code} {said}); a server with `databases 1`, as Upstash is, \

@@ -38,6 +38,11 @@ use keeper::NoLink;
 use link::{INCARNATION_KEY, Link, bytes, integer, text, words};
 use script::Entered;
 
+/// What a user of the server must be allowed, as `ACL SETUSER` takes it.
+pub fn rights(prefix: &str) -> String {
+    format!("~{prefix}:* +@read +@write +@scripting +@connection -@dangerous +info +time")
+}
+
 /// The deployment's own keys live a week from their last renewal.
 const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
