@@ -184,6 +184,38 @@ fn a_user_that_may_too_little_ends_the_start_and_is_allowed_enough_by_the_remedy
     }
 }
 
+/// It connected, was refused by the next request, and connected again: a line of the log for each, and `/readyz` said that all was well.
+#[test]
+fn a_user_that_may_less_than_before_is_told_of_by_readyz_and_once_in_the_log() {
+    let redis = RedisServer::start();
+    let allow = |rights: &[&str]| {
+        let user = ["ACL", "SETUSER", "larder"];
+        redis.run(&[&user[..], rights].concat()).unwrap_ok();
+    };
+    let origin = numbered();
+    let url = redis.url().replace("redis://", "redis://larder:s3cret@");
+    for command in ["mget", "set", "pexpire", "evalsha", "smembers"] {
+        allow(&["on", ">s3cret", "~t:*", "+@all"]);
+        let larder = Larder::start(users_api(&origin, &url, ""));
+        becomes_a_hit(&larder);
+        allow(&[&format!("-{command}")]);
+        let refused = format!("may not run {}", command.to_uppercase());
+        let reads_and_writes = || {
+            assert_eq!(larder.write("POST", LIST).status, 200);
+            assert_eq!(larder.get(LIST).status, 200);
+        };
+        eventually("it is named", || {
+            reads_and_writes();
+            larder.admin("GET", "/readyz").text().contains(&refused)
+        });
+        (0..50).for_each(|_| reads_and_writes());
+        assert_eq!(larder.output().matches(&refused).count(), 1);
+        assert_eq!(larder.output().matches("store connected").count(), 1);
+        allow(&["+@all"]);
+        becomes_a_hit(&larder);
+    }
+}
+
 #[test]
 fn answers_are_kept_over_a_unix_socket() {
     let redis = RedisServer::start();

@@ -416,8 +416,10 @@ impl Shared {
         }
         // Refused where no writes are taken, and changes nothing.
         words.cmd("GETEX").arg(self.key(INCARNATION_KEY));
-        // The scripts ask for it, and what they may not do is told by no code of its own.
-        words.cmd("TIME");
+        let tried = self.tried();
+        for (_, command) in &tried {
+            words.add_command(command.clone());
+        }
         for script in &scripts {
             words.cmd("SCRIPT").arg("LOAD").arg(script);
         }
@@ -436,7 +438,14 @@ impl Shared {
             Err(other) if other.code() == Some("WRONGTYPE") => {}
             answer => drop(answer.map_err(|e| self.refusal("GETEX", &e))?),
         }
-        answer().map_err(|e| self.refusal("TIME", &e))?;
+        for (name, _) in &tried {
+            match answer() {
+                Err(refused) if refused.code() == Some("NOPERM") => {
+                    return Err(self.refusal(name, &refused));
+                }
+                _ => {}
+            }
+        }
         let mut loaded = Err(NoLink::Unreachable("no script was taken".to_owned()));
         for script in scripts {
             match (answer(), &loaded) {
@@ -470,6 +479,23 @@ impl Shared {
         link.trusted_from = now + wait;
         link.trusted = AtomicBool::new(wait.is_zero());
         Ok(link)
+    }
+
+    /// What requests will ask for, in words that change nothing: were it refused only then, each of them would end the link. TIME is
+    /// asked for by the scripts, and what these may not do is told by no code of its own.
+    fn tried(&self) -> [(&'static str, Cmd); 8] {
+        let (nothing, no_script) = (self.key("~none"), "0".repeat(40));
+        let commands: [(_, &[&str]); 8] = [
+            ("TIME", &[]),
+            ("MGET", &[&nothing]),
+            ("EXISTS", &[&nothing]),
+            ("SMEMBERS", &[&nothing]),
+            ("DEL", &[&nothing]),
+            ("PEXPIRE", &[&nothing, "1", "GT"]),
+            ("SET", &[&nothing, "", "XX", "PX", "1"]),
+            ("EVALSHA", &[&no_script, "0"]),
+        ];
+        commands.map(|(name, arguments)| (name, redis::cmd(name).arg(arguments).to_owned()))
     }
 
     /// Finds out which life of the store this is: for how long nothing is to be trusted, and whether it has just begun.
