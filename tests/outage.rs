@@ -465,3 +465,61 @@ fn replicate(server: &RedisServer, of: &RedisServer) {
         told.contains("master_link_status:up")
     });
 }
+
+/// What is owed becomes everything then, which was copies alone: by what had been said of it a credential had those of others.
+#[test]
+fn a_logout_counts_though_more_was_written_without_the_store_than_is_remembered() {
+    const WRITES: usize = 10_400;
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let is_out = Arc::new(AtomicBool::new(false));
+    let logged_out = is_out.clone();
+    let origin = Origin::start(move |request| {
+        logged_out.fetch_or(request.target == "/logout/", Ordering::SeqCst);
+        let is_refused = request.method == "GET"
+            && request.fields.get("Authorization") == Some("Token a")
+            && logged_out.load(Ordering::SeqCst);
+        match is_refused {
+            true => origin::status(401, "{}"),
+            false => origin::json("[]"),
+        }
+    });
+    let file = |store: &str| {
+        format!(
+            r#"upstream: {}
+store: {{url: "{store}", database: 1, prefix: t}}
+ttl: 1h
+logs: {{level: warn, access: false}}
+routes:
+  - {{path: /api/users/, key: users:list, access: {{verify: /api/users/me/, for: 1h}}}}
+  - {{path: "/api/things/<int:id>/", key: "things:{{id}}"}}
+purge:
+  - {{methods: PUT, path: "/api/things/<int:id>/", keys: ["things:{{id}}"]}}
+"#,
+            origin.url()
+        )
+    };
+    let [goes, stays] = [relay.url(), redis.url()].map(|store| Larder::start(file(&store)));
+    let [own, other] = ["Token a", "Token b"].map(|token| [("Authorization", token)]);
+    let becomes_a_hit_for =
+        |token| eventually("it is a hit", || stays.get_with(LIST, token).is_hit());
+    becomes_a_hit_for(&own);
+    relay.becomes(Way::Cut);
+    eventually("one is cut off", || !goes.is_ready());
+    assert_eq!(goes.request("POST", "/logout/", &own, b"").status, 200);
+    std::thread::scope(|scope| {
+        for first in 0..4 {
+            let mut client = goes.connect();
+            scope.spawn(move || {
+                for n in (first..WRITES).step_by(4) {
+                    client.request("PUT", &format!("/api/things/{n}/"), &[], b"{}");
+                }
+            });
+        }
+    });
+    assert!(goes.output().contains("too many purges are owed"));
+    relay.becomes(Way::Open);
+    eventually("it is back", || goes.is_ready());
+    becomes_a_hit_for(&other);
+    assert_eq!(stays.get_with(LIST, &own).status, 401);
+}

@@ -28,6 +28,7 @@ use super::link::{self, INCARNATION_KEY, Link, Probe, SECTIONS, SHEBANGS, text};
 use super::pipe;
 use super::script::SCRIPT;
 use super::{A_WEEK, Place, Shared};
+use crate::caching::key::SECRET_STATE;
 use crate::coherence::lease;
 use crate::coherence::life::{self, How};
 use crate::coherence::{NOTICE, StateKey};
@@ -555,7 +556,10 @@ impl Shared {
     /// as answers come, and what they confirm is not told again should they cease.
     async fn replay(&self, link: &Link) -> Result<(), Away> {
         let owed = self.journal.with(|book| book.owed(Instant::now()));
-        for lot in owed.steps(self.lifetimes.load().hold, &self.registered.load()) {
+        let mut everything = self.registered.load().to_vec();
+        // Every verdict depends on it, and some of what is owed may be the end of one.
+        everything.push(StateKey::new(SECRET_STATE));
+        for lot in owed.steps(self.lifetimes.load().hold, &everything) {
             // Those that are asked in one turn share calls.
             let told = stream::iter(lot).map(|(states, step)| async move {
                 link.step(self, &states, step).await?;
