@@ -413,6 +413,23 @@ fn a_user_that_may_too_little_and_the_remedy_is_one() {
     assert!(larder.get("/api/users/").is_hit());
 }
 
+/// It may do all that is asked for directly, and not what the script does.
+#[test]
+fn a_user_that_may_too_little_for_the_script() {
+    let redis = RedisServer::start();
+    let url = redis.url().replace("redis://", "redis://larder:hush@");
+    for command in ["append", "time", "exists"] {
+        let denied = format!("-{command}");
+        let user = [
+            "ACL", "SETUSER", "larder", "on", ">hush", "~t:*", "+@all", &denied,
+        ];
+        redis.run(&user).unwrap_ok();
+        let seen = Patient::on_store(&healthy(), &url).seen();
+        let check = seen.is("store-acl", "wrong");
+        assert!(check["seen"].as_str().unwrap().contains(command), "{check}");
+    }
+}
+
 #[test]
 fn a_user_that_may_not_touch_our_keys() {
     let redis = RedisServer::start();

@@ -291,6 +291,9 @@ impl Examination<'_> {
         note("get", &got);
         for command in [
             &["MGET", &value][..],
+            &["EXISTS", &value],
+            // By the script.
+            &["APPEND", &value, ""],
             &["GETEX", &value],
             &["STRLEN", &value],
             &["PTTL", &value],

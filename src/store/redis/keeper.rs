@@ -482,12 +482,13 @@ impl Shared {
         Ok(link)
     }
 
-    /// What requests will ask for, in words that change nothing: were it refused only then, each of them would end the link. TIME is
-    /// asked for by the scripts, and what these may not do is told by no code of its own.
-    fn tried(&self) -> [(&'static str, Cmd); 8] {
+    /// What requests will ask for, in words that change nothing: were it refused only then, each of them would end the link. What the
+    /// scripts ask for is among them, for what these may not do is told by no code of its own.
+    fn tried(&self) -> [(&'static str, Cmd); 9] {
         let (nothing, no_script) = (self.key("~none"), "0".repeat(40));
-        let commands: [(_, &[&str]); 8] = [
+        let commands: [(_, &[&str]); 9] = [
             ("TIME", &[]),
+            ("PTTL", &[&nothing]),
             ("MGET", &[&nothing]),
             ("EXISTS", &[&nothing]),
             ("SMEMBERS", &[&nothing]),
