@@ -188,11 +188,19 @@ fn whatever_key_is_overwritten_every_request_is_answered_and_every_write_is_seen
             "{target} after {all:?} were overwritten"
         );
     }
+    for key in redis.keys() {
+        redis.run(&["SET", &key, "garbage"]).unwrap_ok();
+    }
+    larder.purge_everything();
     // A new instance meets the same keys, its deployment's secret among them.
     let second = Larder::start(users_api(&origin, &redis.url(), ""));
     for fields in [&[][..], &[("Authorization", "Token a")]] {
         assert_eq!(second.get_with(LIST, fields).text(), "1");
     }
+    // And puts its own in their place, of which the other is told.
+    let routes = redis.run(&["TYPE", "t:~routes"]).text();
+    assert_eq!(routes, "set");
+    larder.purge_everything();
 }
 
 #[test]

@@ -533,8 +533,16 @@ impl Shared {
         let mut words = Pipeline::new();
         words.cmd("SADD").arg(&routes).arg(names);
         words.cmd("EXPIRE").arg(&routes).arg(week);
+        let mut told = link.ask_all(&words).await?;
+        let is_of_another = |said: &Result<_, RedisError>| matches!(said, Err(refused) if refused.code() == Some("WRONGTYPE"));
+        if told.iter().any(is_of_another) {
+            let mut del = Pipeline::new();
+            del.cmd("DEL").arg(&routes);
+            link.ask_all(&del).await?;
+            told = link.ask_all(&words).await?;
+        }
         // Else not everything could be purged.
-        for registered in link.ask_all(&words).await? {
+        for registered in told {
             match registered {
                 Err(refused) if refused.code() == Some("NOPERM") => {
                     return Err(self.refusal("SADD", &refused));

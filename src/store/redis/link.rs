@@ -507,7 +507,7 @@ impl Link {
         who(told.each_ref().map(Option::as_deref))
     }
 
-    fn trouble(&self, shared: &Shared, error: &RedisError) -> Away {
+    pub(super) fn trouble(&self, shared: &Shared, error: &RedisError) -> Away {
         if let Some(code) = error.code() {
             self.note_failing(code);
             debug!(store = %Place(&shared.settings), code, "the store refused a command");

@@ -387,8 +387,13 @@ impl Redis {
     pub async fn notes(&self, name: &str) -> Result<Vec<String>, Away> {
         let mut members = Cmd::new();
         members.arg("SMEMBERS").arg(self.shared.key(name));
-        let reply = self.shared.link()?.run(&self.shared, &members).await?;
-        Ok(words(&reply))
+        let link = self.shared.link()?;
+        match link.ask(&members).await {
+            Ok(reply) => Ok(words(&reply)),
+            // Nothing of ours stands there.
+            Err(refused) if refused.code() == Some("WRONGTYPE") => Ok(Vec::new()),
+            Err(error) => Err(link.trouble(&self.shared, &error)),
+        }
     }
 
     pub async fn note(&self, name: &str, words: &[&str]) -> Result<(), Away> {
