@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use redis::{Cmd, Pipeline, RedisError, Value};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
@@ -40,6 +41,12 @@ const RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// So old at most is what a hit knows of the store's life.
 const DOUBTED_EVERY: Duration = Duration::from_secs(1);
+
+/// While nobody asks: what stands in between (a NAT, a load balancer) forgets a connection that is silent for some minutes and tells
+/// nobody, and the next request would have to find out.
+const KEPT_ALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10));
 
 /// Heartbeats in one time limit.
 const BEATS: u32 = 10;
@@ -639,5 +646,6 @@ fn identity(said: &[Bytes]) -> Option<String> {
 async fn tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&KEPT_ALIVE)?;
     Ok(stream)
 }
