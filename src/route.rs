@@ -52,6 +52,33 @@ pub fn first_matches<'r, R>(
     found
 }
 
+/// The first rule for each form of the path as a server reads it that does not tell upper from lower case, nor a path with a slash
+/// at its end from one without (Express, Rails), and for which `.json` at the end says how, and not what (Rails, DRF). It is
+/// asked besides [`first_matches`]: to a server that does tell them, they are different paths.
+pub fn loose_matches<'r, R>(
+    rules: &'r [R],
+    pattern: impl Fn(&'r R) -> Option<&'r PathPattern>,
+    path: &Decoded,
+) -> Vec<(&'r R, Captures)> {
+    let mut found = Vec::new();
+    for form in path.forms() {
+        let readings: SmallVec<[[String; 2]; 2]> = spelling::read_loosely(form).collect();
+        let first = rules.iter().find_map(|rule| {
+            let pattern = pattern(rule)?;
+            let read = |both: &[String; 2]| {
+                let mut both = both.iter();
+                both.find_map(|reading| pattern.match_in_any_case(reading))
+            };
+            let captures: SmallVec<[Captures; 2]> = readings.iter().filter_map(read).collect();
+            (!captures.is_empty()).then_some((rule, captures))
+        });
+        if let Some((rule, captures)) = first {
+            found.extend(captures.into_iter().map(|captures| (rule, captures)));
+        }
+    }
+    found
+}
+
 /// Captured and converted values by name: an int without leading zeros, text without escapes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Captures(SmallVec<[(Arc<str>, String); 2]>);
@@ -251,6 +278,42 @@ mod tests {
         assert_eq!(found("/api/users/me//"), ["/api/users/<path:rest>"; 2]);
         assert_eq!(found("/api/users/7%2F"), [DETAIL]);
         assert!(found("/elsewhere/").is_empty());
+    }
+
+    #[test]
+    fn what_a_looser_server_takes_for_the_same_path_is_purged_by_the_first_rule_that_it_would_be() {
+        let rules = [
+            path("/Users"),
+            path("/Users/<str:id>"),
+            path("/Users/<path:rest>"),
+        ];
+        let found = |raw: &str| -> Vec<(String, Option<String>)> {
+            loose_matches(&rules, Some, &Decoded::of(raw))
+                .iter()
+                .map(|(rule, captures)| {
+                    let id = captures.get("id").map(str::to_owned);
+                    (rule.as_str().to_owned(), id)
+                })
+                .collect()
+        };
+        let list = [("/Users".to_owned(), None)];
+        for raw in [
+            "/Users",
+            "/users/",
+            "/USERS",
+            "/users.json",
+            "/users.json/",
+            "/%75sers",
+        ] {
+            assert_eq!(found(raw), list, "{raw}");
+        }
+        let of = |id: &str| ("/Users/<str:id>".to_owned(), Some(id.to_owned()));
+        assert_eq!(found("/users/Bob/"), [of("Bob")]);
+        assert_eq!(found("/users/a.b"), [of("a.b"), of("a")]);
+        assert_eq!(found("/users/.json"), [of(".json")]);
+        assert_eq!(found("/users/a.b-c"), [of("a.b-c")]);
+        assert_eq!(found("/users/7/x")[0].0, "/Users/<path:rest>");
+        assert!(found("/user").is_empty() && found("*").is_empty() && found("/").is_empty());
     }
 
     #[test]

@@ -299,6 +299,58 @@ fn a_write_whose_method_is_in_lower_case_drops_what_the_rule_for_it_names() {
     assert!(!larder.get(LIST).is_hit());
 }
 
+/// Express and Rails take these for the same path, DRF and Rails the format at its end for how it is answered.
+#[test]
+fn a_write_drops_what_it_is_written_to_however_loosely_the_api_reads_its_path() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = Larder::start(users_api(&origin, "memory:", ""));
+    for (method, target, dropped) in [
+        ("POST", "/api/users", [LIST].as_slice()),
+        ("POST", "/API/Users/", &[LIST]),
+        ("POST", "/api/users.json", &[LIST]),
+        ("POST", "/api/users.json/?x=1", &[LIST]),
+        ("PATCH", "/api/users/7", &[LIST, USER]),
+        ("PATCH", "/Api/users/7", &[LIST, USER]),
+        ("PATCH", "/api/users/7.json", &[LIST, USER]),
+        ("DELETE", "/API/USERS/07.json/", &[LIST, USER]),
+        ("POST", "/api/Users/7/activate", &[LIST, USER]),
+    ] {
+        for read in [LIST, USER] {
+            larder.get(read);
+            assert!(larder.get(read).is_hit(), "{read}");
+        }
+        assert_eq!(larder.write(method, target).status, 200);
+        for read in [LIST, USER] {
+            let is_kept = !dropped.contains(&read);
+            assert_eq!(
+                larder.get(read).is_hit(),
+                is_kept,
+                "{method} {target}: {read}"
+            );
+        }
+    }
+}
+
+/// Where no rule names it, the path of a route is read as loosely.
+#[test]
+fn a_write_that_no_rule_names_drops_the_route_whose_path_a_loose_api_would_take_it_for() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let larder = Larder::start(format!(
+        "upstream: {}\nstore: {{url: \"memory:\"}}\nroutes:\n  - {{path: \"/users/<str:name>\", key: \"users:{{name}}\"}}\n",
+        origin.url()
+    ));
+    let (read, other) = ("/users/ann", "/users/bob");
+    for target in ["/users/ann/", "/Users/ann", "/users/ann.json"] {
+        for read in [read, other] {
+            larder.get(read);
+            assert!(larder.get(read).is_hit());
+        }
+        larder.write("PATCH", target);
+        assert!(!larder.get(read).is_hit(), "{target}");
+        assert!(larder.get(other).is_hit(), "{target}");
+    }
+}
+
 /// A fetch waits for its turn, with what is to stand in for an error, when a write is answered; and a read that comes after that, while
 /// another write is in flight.
 #[test]

@@ -11,7 +11,9 @@ use crate::caching::stored::Mark;
 use crate::coherence::{Depends, StateKey, States};
 use crate::config::{Access, Config, PurgeRule, Route};
 use crate::message::target::TargetUri;
-use crate::route::{Captures, Decoded, FamilyPattern, KeyTemplate, first_matches, is_plain};
+use crate::route::{
+    Captures, Decoded, FamilyPattern, KeyTemplate, first_matches, is_plain, loose_matches,
+};
 
 /// What is to be done with a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -166,27 +168,35 @@ impl Drops<'_> {
 pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'c> {
     // Django takes `patch` for PATCH.
     let is_method = |named: &Method| named.as_str().eq_ignore_ascii_case(method.as_str());
-    let named = |rule: &PurgeRule| rule.methods.iter().any(is_method);
-    let rules = first_matches(
-        &config.purge,
-        |rule| named(rule).then_some(&rule.path),
-        path,
-    );
+    let named = |rule: &'c PurgeRule| rule.methods.iter().any(is_method).then_some(&rule.path);
+    let mut rules = first_matches(&config.purge, named, path);
     let mut routes = SmallVec::new();
-    let mut states: Vec<StateKey> = Vec::new();
-    for (rule, captures) in &rules {
-        states.extend(rule.keys.iter().filter_map(|key| state_of(key, captures)));
-    }
     if rules.is_empty() {
         // RFC 9111 §4.4: a write to what a route keeps drops that, whether or not a rule says so.
         routes = first_matches(&config.routes, |route| Some(&route.path), path);
-        for (route, captures) in &routes {
-            states.extend(
-                route
-                    .key
-                    .family(captures)
-                    .map(|family| StateKey::new(family_state(family.as_str()))),
-            );
+    }
+    let mut states: Vec<StateKey> = Vec::new();
+    for (rule, captures) in &rules {
+        states.extend(states_of(rule, captures));
+    }
+    for (route, captures) in &routes {
+        states.extend(own_state(route, captures));
+    }
+    // What another server would take the path for counts where it drops more.
+    for (rule, captures) in loose_matches(&config.purge, named, path) {
+        let more = news(&states, states_of(rule, &captures));
+        if !more.is_empty() {
+            states.extend(more);
+            rules.push((rule, captures));
+        }
+    }
+    if rules.is_empty() {
+        for (route, captures) in loose_matches(&config.routes, |route| Some(&route.path), path) {
+            let more = news(&states, own_state(route, &captures));
+            if !more.is_empty() {
+                states.extend(more);
+                routes.push((route, captures));
+            }
         }
     }
     states.sort();
@@ -196,6 +206,23 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
         routes,
         states,
     }
+}
+
+/// The states that a rule drops.
+fn states_of(rule: &PurgeRule, captures: &Captures) -> impl Iterator<Item = StateKey> {
+    rule.keys.iter().filter_map(|key| state_of(key, captures))
+}
+
+/// The state of what a route keeps at a path.
+fn own_state(route: &Route, captures: &Captures) -> Option<StateKey> {
+    let family = route.key.family(captures)?;
+    Some(StateKey::new(family_state(family.as_str())))
+}
+
+/// Those of `more` that are not `known` yet.
+fn news(known: &[StateKey], more: impl IntoIterator<Item = StateKey>) -> Vec<StateKey> {
+    let more = more.into_iter();
+    more.filter(|state| !known.contains(state)).collect()
 }
 
 /// The state whose epoch a purge key drops.

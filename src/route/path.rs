@@ -156,7 +156,15 @@ impl PathPattern {
     }
 
     pub(super) fn match_form(&self, form: &str) -> Option<Captures> {
-        let values = self.values(form, Spelling::Decoded)?;
+        self.matched(form, Spelling::Decoded)
+    }
+
+    pub(super) fn match_in_any_case(&self, form: &str) -> Option<Captures> {
+        self.matched(form, Spelling::AnyCase)
+    }
+
+    fn matched(&self, form: &str, spelling: Spelling) -> Option<Captures> {
+        let values = self.values(form, spelling)?;
         let named = self.captures().zip(values);
         Some(Captures(
             named

@@ -116,14 +116,20 @@ impl Segment {
     ) -> Option<()> {
         let (before, after) = match spelling {
             Spelling::Raw => (&self.before.encoded, &self.after.encoded),
-            Spelling::Decoded => (&self.before.decoded, &self.after.decoded),
+            Spelling::Decoded | Spelling::AnyCase => (&self.before.decoded, &self.after.decoded),
+        };
+        let same = |text: &str, literal: &str| match spelling {
+            Spelling::Raw | Spelling::Decoded => text == literal,
+            Spelling::AnyCase => text.eq_ignore_ascii_case(literal),
         };
         let Some(capture) = &self.capture else {
-            return (part == before).then_some(());
+            return same(part, before).then_some(());
         };
-        let value = part
-            .strip_prefix(before.as_str())?
-            .strip_suffix(after.as_str())?;
+        let (lead, behind) = part.split_at_checked(before.len())?;
+        let (value, tail) = behind.split_at_checked(behind.len().checked_sub(after.len())?)?;
+        if !same(lead, before) || !same(tail, after) {
+            return None;
+        }
         capture
             .converter
             .accepts(value, spelling)
@@ -292,7 +298,7 @@ impl Converter {
             Converter::Path => true,
             Converter::Int => {
                 let canonical = bytes.len() == 1 || bytes[0] != b'0';
-                bytes.iter().all(u8::is_ascii_digit) && (canonical || spelling == Spelling::Decoded)
+                bytes.iter().all(u8::is_ascii_digit) && (canonical || spelling != Spelling::Raw)
             }
             Converter::Slug => bytes.iter().all(|&b| in_set(SLUG, b)),
             Converter::Uuid => {

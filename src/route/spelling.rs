@@ -8,6 +8,8 @@ pub(super) enum Spelling {
     /// As received; `is_canonical` is asked separately.
     Raw,
     Decoded,
+    /// Decoded, and in upper or lower case.
+    AnyCase,
 }
 
 /// A path as a server may read it, for purging: percent-decoded, as Django sees it; and where that
@@ -40,6 +42,23 @@ impl Decoded {
     pub fn forms(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.plain.as_str()).chain(self.normalised.as_deref())
     }
+}
+
+/// A form and, where it ends with a format (`/users.json`), the one without, as Rails and DRF read it; each with and without
+/// a slash at its end, which to Express, Rails and others are the same.
+pub(super) fn read_loosely(form: &str) -> impl Iterator<Item = [String; 2]> {
+    let both = |form: &str| match form.strip_suffix('/') {
+        Some(shorter) => [form.to_owned(), shorter.to_owned()],
+        None => [form.to_owned(), format!("{form}/")],
+    };
+    let named = form.strip_suffix('/').unwrap_or(form).rsplit_once('.');
+    let without = named.filter(|(before, format)| {
+        let is_word = !format.is_empty() && format.bytes().all(|b| b.is_ascii_alphanumeric());
+        is_word && !before.ends_with('/')
+    });
+    std::iter::once(form)
+        .chain(without.map(|(before, _)| before))
+        .map(both)
 }
 
 /// Whether a path can be read in one way only, as nearly all can: nothing encoded, no empty or dot segment, no leading zero.
