@@ -32,6 +32,7 @@ use crate::clock;
 use crate::config::Upstream as Settings;
 use crate::error::UpstreamFailure;
 use crate::interim::Turn;
+use crate::message::accept::is_event_stream;
 use crate::message::framing;
 use crate::message::section::Section;
 use crate::message::target::ForwardUri;
@@ -186,7 +187,12 @@ impl Upstream {
             return Err(UpstreamFailure::Malformed);
         }
         let connection = (!switches).then_some(connection);
-        let silence = Silence::new(self.settings.idle);
+        // Between two events there may be nothing to say; who says so does it every 15 s (HTML Standard §9.2).
+        let idle = match is_event_stream(response.headers()) {
+            true => self.settings.idle * 4,
+            false => self.settings.idle,
+        };
+        let silence = Silence::new(idle);
         Ok(response.map(|content| UpstreamBody::new(content, silence, connection, visit, slot)))
     }
 

@@ -405,6 +405,7 @@ fn words_of_requests_that_are_not_looked_up() {
         ("content", LIST, &[], "{}"),
         ("parameter", "/api/users/?utm=1", &[], ""),
         ("html", LIST, &[("Accept", "text/html,*/*;q=0.8")], ""),
+        ("event-stream", LIST, &[("Accept", "text/event-stream")], ""),
         ("refused", LIST, &[("Host", "a b")], ""),
     ] {
         asked.earns(word, "GET", target, fields, body);
@@ -608,7 +609,7 @@ fn the_word_while_the_store_is_away() {
 #[test]
 fn words_of_answers_that_are_not_kept() {
     type Change = fn(origin::Answer) -> origin::Answer;
-    let cases: [(&str, Change); 10] = [
+    let cases: [(&str, Change); 11] = [
         ("set-cookie", |a| a.field("Set-Cookie", "sessionid=hush")),
         ("credential", |a| a.field("X-Auth-Token", "hush")),
         ("no-store", |a| a.field("Cache-Control", "no-store")),
@@ -620,6 +621,9 @@ fn words_of_answers_that_are_not_kept() {
         }),
         ("vary-unkeyed", |a| a.field("Vary", "X-Tenant")),
         ("encoded", |a| a.field("Content-Encoding", "gzip")),
+        ("event-stream", |_| {
+            origin::status(200, "data: 1\n\n").field("Content-Type", "text/event-stream")
+        }),
         ("too-large", |_| origin::huge(5 << 20)),
     ];
     for (word, change) in cases {

@@ -509,6 +509,50 @@ fn an_answer_is_passed_on_while_it_arrives() {
     }
 }
 
+/// Server-sent events tell each reader what happens from when it came, or from the last one that it has seen, for as long as it stays.
+#[test]
+fn each_reader_of_an_event_stream_has_its_own_and_for_longer_than_an_answer_may_take() {
+    for_both_stores(|store| {
+        let gate = Gate::new();
+        let origin = Origin::start({
+            let gate = gate.clone();
+            move |_| {
+                origin::status(200, "data: 1\n\ndata: 2\n\n")
+                    .field("Content-Type", "text/event-stream; charset=utf-8")
+                    .chunked()
+                    .pausing_after(9, &gate)
+            }
+        });
+        let file = users_api(&origin, store, "");
+        let upstream = format!(
+            "{{url: \"{}\", connect: 300ms, first_byte: 300ms, total: 300ms, idle: 500ms}}",
+            origin.url()
+        );
+        let larder = Larder::start(file.replacen(&origin.url(), &upstream, 1));
+        let events = [("Accept", "text/event-stream"), ("Last-Event-ID", "6")];
+        let mut readers: Vec<_> = [&[][..], &[], &events]
+            .into_iter()
+            .map(|fields| {
+                let mut reader = larder.connect();
+                reader.send(head("GET", LIST, fields, None).as_bytes());
+                let begun = reader.try_head("GET").unwrap();
+                let detail = "detail=event-stream";
+                assert!(begun.cache_status().ends_with(detail), "{begun:?}");
+                reader
+            })
+            .collect();
+        assert_eq!(origin.count(), 3);
+        assert_eq!(origin.last().fields.get("last-event-id"), Some("6"));
+        thread::sleep(Duration::from_millis(700));
+        gate.open();
+        for reader in &mut readers {
+            let content = reader.content(Framing::Chunked);
+            assert!(content.whole);
+            assert_eq!(content.start, b"data: 1\n\ndata: 2\n\n");
+        }
+    });
+}
+
 #[test]
 fn an_upstream_that_is_not_there_is_a_502_and_comes_back() {
     for_both_stores(|store| {

@@ -15,6 +15,8 @@ pub enum Reason {
     HasContent,
     Parameter,
     Html,
+    /// Also of an answer that is one, whatever was asked for.
+    EventStream,
     // Not admitted:
     VerifyRefused,
     VerifyFailed,
@@ -64,6 +66,7 @@ impl Reason {
             Reason::HasContent => "content",
             Reason::Parameter => "parameter",
             Reason::Html => "html",
+            Reason::EventStream => "event-stream",
             Reason::VerifyRefused => "verify-refused",
             Reason::VerifyFailed => "verify-failed",
             Reason::JwtAbsent => "jwt-absent",

@@ -12,6 +12,7 @@ use super::freshness::{self, Exchange, OriginLifetime};
 use super::stored::is_negative;
 use super::targeted::{self, By};
 use super::validation::can_be_validated;
+use crate::message::accept::is_event_stream;
 use crate::message::date;
 use crate::message::fields::{X_REQUEST_ID, is_ours, list_members};
 
@@ -73,6 +74,9 @@ pub fn storable(
     }
     if nominated.anything || !nominated.unkeyed.is_empty() {
         return Err(Reason::VaryUnkeyed);
+    }
+    if is_event_stream(fields) {
+        return Err(Reason::EventStream);
     }
     let ttl = ttl_of(policy, status)?;
     if fields

@@ -25,6 +25,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Html => {
             "the client likes text/html best, as browsers do: pages are never kept; send `Accept: application/json`"
         }
+        Reason::EventStream => {
+            "server-sent events (`text/event-stream`) tell what happens from now on, to each of their readers: they are passed on as they come and never kept"
+        }
         Reason::VerifyRefused => {
             "the API does not admit this credential where the route's `access: {verify: …}` asks: it is forwarded uncached, with its own credential"
         }
@@ -204,6 +207,8 @@ pub(super) fn split(split: &Split, query: Option<&str>, accept: &AcceptClass) ->
         (Split::Scope(pointer), _) => format!("{pointer} of what `access` goes by"),
         (Split::Query, _) => format!("query {}", query.unwrap_or_default()),
         (Split::Accept, AcceptClass::Other(accept)) => format!("Accept: {accept}"),
-        (Split::Accept, AcceptClass::Json | AcceptClass::Html) => "Accept".to_owned(),
+        (Split::Accept, AcceptClass::Json | AcceptClass::Html | AcceptClass::Events) => {
+            "Accept".to_owned()
+        }
     }
 }

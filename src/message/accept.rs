@@ -1,6 +1,9 @@
-//! Accept, reduced to what a route can key by: json, html, or the client's own words. RFC 9110 §12.5.1.
+//! Accept, reduced to what a route can key by: json, html, events, or the client's own words. RFC 9110 §12.5.1.
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
+
+/// The media type of server-sent events.
+const EVENT_STREAM: &str = "text/event-stream";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AcceptClass {
@@ -8,6 +11,8 @@ pub enum AcceptClass {
     Json,
     /// A browser that wants a page: never cached.
     Html,
+    /// An EventSource: what happens from now on, which no copy tells.
+    Events,
     /// Something else (a version, an indentation, CSV): a copy of its own.
     Other(String),
 }
@@ -55,11 +60,20 @@ impl AcceptClass {
             .iter()
             .any(|html| kind.eq_ignore_ascii_case(html));
         match () {
+            () if kind.eq_ignore_ascii_case(EVENT_STREAM) => AcceptClass::Events,
             () if html => AcceptClass::Html,
             () if json && plain && quality > 0.0 => AcceptClass::Json,
             () => AcceptClass::Other(all),
         }
     }
+}
+
+/// Whether it is server-sent events, which have no end to wait for and are past once they are told.
+pub fn is_event_stream(fields: &HeaderMap) -> bool {
+    let kind = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let mut parts = kind.unwrap_or_default().split(|&byte| byte == b';');
+    let kind = parts.next().unwrap_or_default().trim_ascii();
+    kind.eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
 }
 
 fn quality(range: &str) -> f32 {
@@ -97,6 +111,15 @@ mod tests {
         ] {
             assert_eq!(class(accept), AcceptClass::Json, "{accept}");
         }
+    }
+
+    #[test]
+    fn who_likes_events_best_asks_for_a_stream() {
+        for accept in ["text/event-stream", "*/*;q=0.1, Text/Event-Stream;q=0.9"] {
+            assert_eq!(class(accept), AcceptClass::Events, "{accept}");
+        }
+        let also = "application/json, text/event-stream";
+        assert_eq!(class(also), AcceptClass::Json);
     }
 
     #[test]

@@ -97,8 +97,10 @@ pub fn present(
 ) -> Presented {
     let route = &served.route;
     let accept = AcceptClass::of(&client.fields);
-    if accept == AcceptClass::Html {
-        return Presented::Pass(Reason::Html);
+    match accept {
+        AcceptClass::Html => return Presented::Pass(Reason::Html),
+        AcceptClass::Events => return Presented::Pass(Reason::EventStream),
+        AcceptClass::Json | AcceptClass::Other(_) => {}
     }
     let query = match query::canonical(&route.query, client.target.query()) {
         Canonical::Pairs(query) => query,
