@@ -55,10 +55,15 @@ pub enum Trouble {
     WrongName,
     /// Its time is over, or has not begun.
     OutOfTime,
+    /// It is an authority's own, as `openssl req -x509` makes them, and no server's.
+    OfAnAuthority,
     /// What came back is no TLS.
     NotTls,
     Other,
 }
+
+/// What to do about a certificate that is an authority's own.
+pub const NOT_A_SERVERS: &str = "have one made that is a server's: signed by that CA, or by itself with `openssl req -x509 -addext basicConstraints=critical,CA:FALSE`, and then named as `ca_file`";
 
 /// What the error of a `connect` comes from.
 pub fn trouble(error: &io::Error) -> Trouble {
@@ -72,6 +77,8 @@ pub fn trouble(error: &io::Error) -> Trouble {
             | C::ExpiredContext { .. }
             | C::NotValidYet
             | C::NotValidYetContext { .. } => Trouble::OutOfTime,
+            // By its words: its type is of a crate below rustls.
+            C::Other(other) if other.to_string() == "CaUsedAsEndEntity" => Trouble::OfAnAuthority,
             _ => Trouble::Other,
         },
         Some(E::InvalidMessage(_)) => Trouble::NotTls,

@@ -246,6 +246,17 @@ fn another_name_is_not_taken() {
     is_refused(&api, "localhost", &more, "the name in `upstream`");
 }
 
+/// As `openssl req -x509` makes one that is signed by itself.
+#[test]
+fn a_certificate_of_an_authority_is_no_servers() {
+    let authority = Authority::new();
+    let of_a_ca =
+        |with: &mut CertificateParams| with.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let api = Secured::start(authority.certificate("localhost", of_a_ca), None);
+    let more = format!("ca_file: \"{}\"", authority.ca_file());
+    is_refused(&api, "localhost", &more, "CA:FALSE");
+}
+
 #[test]
 fn a_certificate_whose_time_is_over_is_not_taken() {
     let authority = Authority::new();

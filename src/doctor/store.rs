@@ -200,7 +200,10 @@ impl Examination<'_> {
             Some(Ok(_)) => true,
             Some(Err(error)) => matches!(
                 tls::trouble(&error),
-                Trouble::UnknownIssuer | Trouble::WrongName | Trouble::OutOfTime
+                Trouble::UnknownIssuer
+                    | Trouble::WrongName
+                    | Trouble::OutOfTime
+                    | Trouble::OfAnAuthority
             ),
             None => false,
         }

@@ -188,6 +188,7 @@ fn not_secure(place: &UpstreamAddress, error: &std::io::Error) -> Finding {
         }
         T::WrongName => "write the name in `upstream` that the certificate has",
         T::OutOfTime => "renew its certificate, and look at the clocks of both machines",
+        T::OfAnAuthority => tls::NOT_A_SERVERS,
         T::NotTls => "it does not speak TLS there: write `http://`, or the port where it does",
         T::Other => "look at its log; `openssl s_client -connect …` shows what it says",
     };

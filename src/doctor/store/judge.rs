@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::doctor::{Finding, ok, skipped, warning, wrong};
 use crate::store::redis::{self, probe::Said};
-use crate::tls::Trouble;
+use crate::tls::{NOT_A_SERVERS, Trouble};
 
 /// A PING that takes longer makes hits slow.
 const NEAR: Duration = Duration::from_millis(5);
@@ -97,6 +97,10 @@ pub(super) fn handshake(
         (Trouble::OutOfTime, _) => (
             "the certificate's time is over, or has not begun".to_owned(),
             "renew it; and check this machine's clock".to_owned(),
+        ),
+        (Trouble::OfAnAuthority, _) => (
+            "the server shows the certificate of a CA as its own".to_owned(),
+            NOT_A_SERVERS.to_owned(),
         ),
         (Trouble::Other, _) => (
             format!("the handshake failed: {said}"),
