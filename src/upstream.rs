@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use smallvec::SmallVec;
+use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::body::{Progress, RequestBody, Silence};
@@ -38,7 +39,7 @@ use crate::message::section::Section;
 use crate::message::target::ForwardUri;
 use crate::metrics::COUNTED;
 use crate::proxy::told::Notes;
-use body::Content;
+use body::{Content, Held};
 use connection::Connection;
 use draft::Draft;
 use fleet::{Came, Choice, Errand};
@@ -56,7 +57,12 @@ pub struct Upstream {
     settings: Settings,
     queue: Arc<Queue>,
     members: Arc<Members>,
+    /// Places of event streams, which would keep a slot for as long as their readers stay.
+    streams: Arc<Semaphore>,
 }
+
+/// Event streams under way beside all else. Those beyond keep their slots.
+const MOST_STREAMS: usize = 1024;
 
 /// A request as it will be sent: its fields are final.
 pub struct Outgoing {
@@ -85,6 +91,7 @@ impl Upstream {
         Arc::new(Upstream {
             queue: Queue::new(settings.max_connections, settings.queue),
             members,
+            streams: Arc::new(Semaphore::new(MOST_STREAMS)),
             settings,
         })
     }
@@ -187,13 +194,21 @@ impl Upstream {
             return Err(UpstreamFailure::Malformed);
         }
         let connection = (!switches).then_some(connection);
-        // Between two events there may be nothing to say; who says so does it every 15 s (HTML Standard §9.2).
-        let idle = match is_event_stream(response.headers()) {
-            true => self.settings.idle * 4,
-            false => self.settings.idle,
+        let (idle, held) = match is_event_stream(response.headers()) {
+            // Between two events there may be nothing to say; who says so does it every 15 s (HTML Standard §9.2).
+            true => (self.settings.idle * 4, self.as_a_stream(slot)),
+            false => (self.settings.idle, Held::Slot(slot)),
         };
         let silence = Silence::new(idle);
-        Ok(response.map(|content| UpstreamBody::new(content, silence, connection, visit, slot)))
+        Ok(response.map(|content| UpstreamBody::new(content, silence, connection, visit, held)))
+    }
+
+    /// A place for a slot, where there is one.
+    fn as_a_stream(&self, slot: Slot) -> Held {
+        match self.streams.clone().try_acquire_owned() {
+            Ok(place) => Held::Place(place),
+            Err(_) => Held::Slot(slot),
+        }
     }
 
     /// The time limits count from the content's end; before it, only from the last sign of life.

@@ -553,6 +553,39 @@ fn each_reader_of_an_event_stream_has_its_own_and_for_longer_than_an_answer_may_
     });
 }
 
+/// Or as many pages as there are places would be the end of all other answers.
+#[test]
+fn who_reads_events_keeps_nobody_from_the_api() {
+    let gate = Gate::new();
+    let origin = Origin::start({
+        let gate = gate.clone();
+        move |request| match &*request.target {
+            "/events/" => origin::status(200, "data: 1\n\ndata: 2\n\n")
+                .field("Content-Type", "text/event-stream")
+                .chunked()
+                .pausing_after(9, &gate),
+            _ => origin::json("{}"),
+        }
+    });
+    let upstream = format!("{{url: \"{}\", max_connections: 1}}", origin.url());
+    let file = users_api(&origin, "memory:", "").replacen(&origin.url(), &upstream, 1);
+    let larder = Larder::start(file);
+    let mut readers: Vec<_> = [(); 3]
+        .map(|()| {
+            let mut reader = larder.connect();
+            reader.send(head("GET", "/events/", &[], None).as_bytes());
+            assert_eq!(reader.try_head("GET").unwrap().status, 200);
+            reader
+        })
+        .into();
+    assert!(larder.get(LIST).is_complete_success());
+    assert_eq!(larder.write("PATCH", "/api/users/7/").status, 200);
+    gate.open();
+    for reader in &mut readers {
+        assert!(reader.content(Framing::Chunked).whole);
+    }
+}
+
 #[test]
 fn an_upstream_that_is_not_there_is_a_502_and_comes_back() {
     for_both_stores(|store| {

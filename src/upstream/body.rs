@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::connection::Connection;
 use super::plain;
@@ -21,6 +22,14 @@ pub(super) enum Content {
     Hyper(Incoming),
 }
 
+/// What is held until an answer is at its end.
+#[expect(dead_code, reason = "they are held for what comes of their drop")]
+pub(super) enum Held {
+    Slot(Slot),
+    /// One of the places of event streams.
+    Place(OwnedSemaphorePermit),
+}
+
 /// An answer's content. Holds its slot and its place at the upstream, and gives the connection back at the end.
 pub struct UpstreamBody {
     content: Content,
@@ -29,7 +38,7 @@ pub struct UpstreamBody {
     /// That it has broken off, to be said next.
     broken: Option<BoxError>,
     visit: Visit,
-    _slot: Slot,
+    _held: Held,
 }
 
 impl UpstreamBody {
@@ -39,7 +48,7 @@ impl UpstreamBody {
         silence: Silence,
         connection: Option<Connection>,
         visit: Visit,
-        slot: Slot,
+        held: Held,
     ) -> UpstreamBody {
         UpstreamBody {
             content,
@@ -47,7 +56,7 @@ impl UpstreamBody {
             connection,
             broken: None,
             visit,
-            _slot: slot,
+            _held: held,
         }
     }
 
