@@ -158,6 +158,25 @@ fn the_shipped_file_passes_its_own_check() {
     assert!(exit.status.success(), "{exit:?}");
 }
 
+/// Django answers a form that it has saved with a redirect.
+#[test]
+fn the_line_for_the_admin_drops_what_its_forms_write_once_it_is_uncommented() {
+    let origin = Origin::start(|request| match &*request.method {
+        "GET" => origin::json("{}"),
+        _ => origin::status(302, "").field("Location", "/admin/auth/user/"),
+    });
+    let file = PROXY_YAML.replacen("  # - {methods: POST", "  - {methods: POST", 1);
+    let larder = Larder::with(file).env("UPSTREAM", origin.url()).start();
+    for target in ["/api/users/", "/api/users/7/"] {
+        larder.get(target);
+        assert!(larder.get(target).is_hit());
+    }
+    larder.write("POST", "/admin/auth/user/7/change/");
+    for target in ["/api/users/", "/api/users/7/"] {
+        assert!(!larder.get(target).is_hit(), "{target}");
+    }
+}
+
 fn users() -> Origin {
     Origin::start(|request| origin::json(format!("{{\"n\":{}}}", request.number)))
 }
