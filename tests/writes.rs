@@ -351,6 +351,22 @@ fn a_write_that_no_rule_names_drops_the_route_whose_path_a_loose_api_would_take_
     }
 }
 
+#[test]
+fn by_the_apis_own_word_a_write_drops_its_target_to_the_letter() {
+    let origin = Origin::start(|_| origin::json("{}").field("Cache-Control", "max-age=60"));
+    let larder = Larder::start(format!(
+        "upstream: {}\nstore: {{url: \"memory:\"}}\nroutes:\n  - {{path: \"/<path:rest>\", policy: http}}\n",
+        origin.url()
+    ));
+    larder.get("/users/a");
+    for other in ["/users/a.json", "/users/a/", "/Users/a"] {
+        larder.write("PATCH", other);
+        assert!(larder.get("/users/a").is_hit(), "{other}");
+    }
+    larder.write("PATCH", "/users/a");
+    assert!(!larder.get("/users/a").is_hit());
+}
+
 /// A fetch waits for its turn, with what is to stand in for an error, when a write is answered; and a read that comes after that, while
 /// another write is in flight.
 #[test]

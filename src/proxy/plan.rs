@@ -191,7 +191,9 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
         }
     }
     if rules.is_empty() {
-        for (route, captures) in loose_matches(&config.routes, |route| Some(&route.path), path) {
+        // To the origin's policy a target is what it is, to the letter.
+        let by_ttl = |route: &'c Route| (!route.is_by_http()).then_some(&route.path);
+        for (route, captures) in loose_matches(&config.routes, by_ttl, path) {
             let more = news(&states, own_state(route, &captures));
             if !more.is_empty() {
                 states.extend(more);
