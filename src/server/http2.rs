@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
@@ -78,7 +78,7 @@ pub async fn serve<S, F, Answer, B>(
         let brought = Brought::by_hyper(request, None, None);
         answer(brought, &peer).map(|answered| {
             ANSWERED.set(true);
-            Ok::<_, Infallible>(answered)
+            Ok::<_, Infallible>(answered.map(|body| Told { body }))
         })
     });
     let stream = TokioIo::new(Metered::new(stream));
@@ -189,12 +189,46 @@ impl Drop for Ending {
 thread_local! {
     /// Set by a stream's service, in the very poll that answers.
     static ANSWERED: Cell<bool> = const { Cell::new(false) };
+    /// Set by an answer's body that has nothing for now, in the very poll that asks it.
+    static AWAITED: Cell<bool> = const { Cell::new(false) };
+}
+
+pin_project! {
+    /// A body that tells when it is waited for.
+    struct Told<B> {
+        #[pin]
+        body: B,
+    }
+}
+
+impl<B: Body> Body for Told<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let polled = self.project().body.poll_frame(cx);
+        if polled.is_pending() {
+            AWAITED.set(true);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 pin_project! {
     /// A stream that is given up if its client takes nothing of the answer for too long: nobody polls a body that no
-    /// window is open for, and an answer that the upstream still sends keeps others from it. Until there is an answer,
-    /// the upstream's own time limits count.
+    /// window is open for, and an answer that the upstream still sends keeps others from it. Until there is an answer, or more
+    /// of it, the upstream's own time limits count.
     struct Stream<F> {
         #[pin]
         stream: F,
@@ -211,6 +245,7 @@ impl<F: Future> Future for Stream<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         ANSWERED.set(false);
+        AWAITED.set(false);
         if this.stream.poll(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -227,6 +262,9 @@ impl<F: Future> Future for Stream<F> {
             // It was not the timer that woke it.
             *this.progress = now;
             return Poll::Pending;
+        }
+        if AWAITED.get() {
+            *this.progress = now;
         }
         let deadline = *this.progress + STALLED;
         if deadline <= now {
@@ -289,6 +327,22 @@ mod tests {
         let lasted = lasts(sends(windows, 6)).await;
         let all = 5 * stalled * 2 / 3 + stalled;
         assert!((all..=all + 3).contains(&lasted), "{lasted}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_more_of_an_answer_is_not_given_up() {
+        let silent = futures_util::stream::once(async {
+            tokio::time::sleep(STALLED * 5).await;
+            Ok::<_, Infallible>(Frame::data(bytes::Bytes::new()))
+        });
+        let mut body = Box::pin(Told {
+            body: http_body_util::StreamBody::new(silent),
+        });
+        let lasted = lasts(async move {
+            ANSWERED.set(true);
+            std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+        });
+        assert!(lasted.await >= STALLED.as_secs() * 5);
     }
 
     #[tokio::test(start_paused = true)]
