@@ -224,6 +224,28 @@ fn a_hit_a_miss_and_a_write_are_counted_where_they_belong() {
     assert!(total(&larder, "larder_memory_used_bytes", &[]) > 100.0);
 }
 
+/// To Prometheus a series that begins at 1 has not risen, and one that is not there is below nothing: no alert would tell of the first
+/// difference, nor of a route that has had no hit since it was restarted.
+#[test]
+fn what_an_alert_asks_for_is_counted_from_the_start() {
+    let origin = api();
+    let larder = Larder::start(users_api(&origin, "memory:", "shadow: 1%"));
+    let text = scrape(&larder);
+    for route in [LIST, ROUTE] {
+        for series in [
+            format!(
+                "larder_requests_total{{route=\"{route}\",cache=\"hit\",detail=\"-\",status=\"2xx\"}} 0"
+            ),
+            format!("larder_compared_hits_total{{route=\"{route}\",outcome=\"differs\"}} 0"),
+            format!(
+                "larder_stale_responses_total{{route=\"{route}\",detail=\"stale-if-error\"}} 0"
+            ),
+        ] {
+            assert!(text.contains(&series), "no {series} in {text}");
+        }
+    }
+}
+
 #[test]
 fn what_is_under_way_and_shared_is_counted() {
     let gate = Gate::new();

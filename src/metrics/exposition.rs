@@ -10,10 +10,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::counting::{BOUNDS, Took};
-use super::{COUNTED, Command, routes};
+use super::{COUNTED, Command, NO_DETAIL, NO_ROUTE, routes};
 use crate::caching::cache_status::Reason;
 use crate::clock::{self, Timestamp};
 use crate::config::WhenStoreIsDown;
+use crate::proxy::sample::Outcome;
 use crate::proxy::{Proxy, Setup};
 use crate::server::places::Counted;
 use crate::store::Health;
@@ -51,7 +52,7 @@ struct Process;
 impl Collector for Ours {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let (mut page, setup) = (Page(encoder), self.0.setup());
-        page.requests()?;
+        page.requests(&setup)?;
         page.upstream(&setup)?;
         page.store(&setup)?;
         page.coherence(&setup)?;
@@ -126,7 +127,7 @@ type Labels = Vec<(&'static str, String)>;
 struct Page<'e>(DescriptorEncoder<'e>);
 
 impl Page<'_> {
-    fn requests(&mut self) -> fmt::Result {
+    fn requests(&mut self, setup: &Setup) -> fmt::Result {
         let routes = routes();
         let under = |route: &str| ("route", route.to_owned());
         let of = |[cache, detail, status]: [&str; 3]| {
@@ -136,9 +137,14 @@ impl Page<'_> {
                 ("status", status.to_owned()),
             ]
         };
+        // A rise from nothing is none to who asks for a rate, and a ratio to nothing is none: what alerts ask for is there from the start.
         let requests = routes.iter().flat_map(|(route, counts)| {
-            let counts = counts.requests().into_iter();
-            counts.map(move |(words, count)| {
+            let mut counts = counts.requests();
+            let hits = ["hit", NO_DETAIL, "2xx"];
+            if route != NO_ROUTE && counts.iter().all(|(words, _)| *words != hits) {
+                counts.push((hits, 0));
+            }
+            counts.into_iter().map(move |(words, count)| {
                 let labels = std::iter::once(under(route)).chain(of(words)).collect();
                 (labels, count)
             })
@@ -166,15 +172,14 @@ impl Page<'_> {
             Reason::StaleIfError,
         ]
         .map(Reason::word);
-        let served_stale = routes.iter().flat_map(|(route, counts)| {
+        let named = routes.iter().filter(|(route, _)| route != NO_ROUTE);
+        let served_stale = named.flat_map(|(route, counts)| {
             let counts = counts.requests().into_iter();
             let counts = counts.filter(|([_, detail, _], _)| stale.contains(detail));
-            let mut by_detail: Vec<(&str, u64)> = Vec::new();
+            let mut by_detail = stale.map(|detail| (detail, 0));
             for ([_, detail, _], count) in counts {
-                match by_detail.iter_mut().find(|(known, _)| *known == detail) {
-                    Some((_, sum)) => *sum += count,
-                    None => by_detail.push((detail, count)),
-                }
+                let of_it = by_detail.iter_mut().filter(|(known, _)| *known == detail);
+                of_it.for_each(|(_, sum)| *sum += count);
             }
             by_detail.into_iter().map(move |(detail, count)| {
                 (vec![under(route), ("detail", detail.to_owned())], count)
@@ -200,8 +205,15 @@ impl Page<'_> {
             stored,
         )?;
         let compared = routes.iter().flat_map(|(route, counts)| {
-            let totals = counts.compared.totals().into_iter();
-            totals.map(move |([outcome], count)| {
+            let mut totals = counts.compared.totals();
+            if setup.config.shadow.is_some() && route != NO_ROUTE {
+                for word in Outcome::ALL.map(Outcome::word) {
+                    if totals.iter().all(|(words, _)| *words != [word]) {
+                        totals.push(([word], 0));
+                    }
+                }
+            }
+            totals.into_iter().map(move |([outcome], count)| {
                 (vec![under(route), ("outcome", outcome.to_owned())], count)
             })
         });

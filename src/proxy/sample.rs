@@ -55,6 +55,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    pub const ALL: [Outcome; 5] = [
+        Outcome::Same,
+        Outcome::Differs,
+        Outcome::Unsteady,
+        Outcome::Changed,
+        Outcome::Failed,
+    ];
+
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Same => "same",
