@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
+use support::wall_clock::WallClock;
 use support::{Gate, eventually};
 
 const LIST: &str = "/api/users/";
@@ -496,4 +497,35 @@ fn nothing_that_a_write_has_invalidated_is_served_because_of_a_soft_purge(store:
     larder.purge_softly(&["users:detail:7"]);
     let answer = larder.get(USER);
     assert!(!answer.is_hit() && answer.text() == "2", "{answer:?}");
+}
+
+/// The clock was wrong when it was kept: nobody knows how old it is. (Redis counts its keys' time by itself, too.)
+#[test]
+fn a_copy_that_is_of_the_future_as_the_clock_was_set_back_has_just_expired() {
+    const HOUR: i64 = 3600;
+    let (origin, clock) = (counting(), WallClock::new());
+    let larder = Larder::with(format!(
+        "upstream: {}\nttl: 10m\nroutes:\n\
+        \x20 - {{path: /api/users/, key: users:list}}\n\
+        \x20 - {{path: /api/users/<int:id>/, key: \"users:detail:{{id}}\", stale_while_revalidate: 1h}}\n",
+        origin.url()
+    ));
+    let larder = clock.of(larder).start();
+    clock.is_off(HOUR);
+    assert_eq!(larder.get(LIST).text(), "1");
+    assert_eq!(larder.get(USER).text(), "2");
+    // As clocks differ by, and are corrected by, all the time.
+    clock.is_off(HOUR - 5);
+    assert!(larder.get(LIST).is_hit() && larder.get(USER).is_hit());
+
+    clock.is_off(0);
+    let anew = larder.get(LIST);
+    assert_eq!(anew.text(), "3", "{anew:?}");
+    assert!(larder.get(LIST).is_hit());
+    let stale = larder.get(USER);
+    assert!(
+        stale.cache_status().contains("stale-while-revalidate"),
+        "{stale:?}"
+    );
+    eventually("it is fetched anew", || larder.get(USER).text() == "4");
 }

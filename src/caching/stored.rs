@@ -9,6 +9,9 @@ use super::head::Head;
 use crate::clock::Timestamp;
 use crate::coherence::Epochs;
 
+/// By so much the clocks of instances may differ, and one be corrected: from there on `doctor` takes it for wrong.
+pub const AHEAD: Duration = Duration::from_secs(60);
+
 /// One copy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
@@ -43,12 +46,14 @@ impl Stored {
         self.initial_age + now.since(self.response_time)
     }
 
+    /// What is of the future came before the clock was set back: nobody knows how old it is, so its time has just ended.
     pub fn freshness(&self, now: Timestamp) -> Freshness {
         let age = self.age(now);
+        let of_the_future = self.response_time.since(now) > AHEAD;
         match self.lifetime.checked_sub(age) {
-            Some(left) if !left.is_zero() => Freshness::Fresh { left },
+            Some(left) if !left.is_zero() && !of_the_future => Freshness::Fresh { left },
             _ => Freshness::Stale {
-                stale: age - self.lifetime,
+                stale: age.saturating_sub(self.lifetime),
             },
         }
     }

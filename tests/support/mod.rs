@@ -13,6 +13,7 @@ pub mod redis;
 pub mod relay;
 pub mod tls;
 pub mod tokens;
+pub mod wall_clock;
 
 use std::fmt;
 use std::io;

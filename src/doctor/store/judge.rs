@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::caching::stored::AHEAD;
 use crate::clock::Timestamp;
 use crate::doctor::{Finding, ok, skipped, warning, wrong};
 use crate::store::redis::{self, probe::Said};
@@ -328,7 +329,7 @@ pub(super) fn clock(before: Timestamp, theirs: Timestamp, after: Timestamp) -> F
     let remedy = "let NTP set both (`timedatectl set-ntp true`); Larders with different clocks disagree about how old a copy is";
     let seen = format!("the server's clock is {:.1} s {word}", off.as_secs_f64());
     match off {
-        off if off >= Duration::from_secs(60) => wrong("store-clock", seen, remedy),
+        off if off >= AHEAD => wrong("store-clock", seen, remedy),
         off if off >= Duration::from_secs(1) => warning("store-clock", seen, remedy),
         _ => ok("store-clock", "the server's clock agrees with ours"),
     }
