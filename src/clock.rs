@@ -1,5 +1,6 @@
 //! The only room with a clock. Everyone else is handed a `Timestamp` and stays pure.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A point in time: microseconds since 1970, UTC. Copies, ages and holds are measured with it.
@@ -46,6 +47,13 @@ impl From<SystemTime> for Timestamp {
 /// The wall clock.
 pub fn now() -> Timestamp {
     SystemTime::now().into()
+}
+
+/// The wall clock of when this was first asked, and as much later as a stopwatch says: for what this process alone
+/// remembers, and must not end because the clock is set.
+pub fn steady() -> Timestamp {
+    static BEGAN: LazyLock<Moment> = LazyLock::new(moment);
+    BEGAN.now.plus(BEGAN.stopwatch.elapsed())
 }
 
 /// Both clocks at once: one for what lasts, one for what ends at a time that others have named.

@@ -11,6 +11,7 @@ use support::client::head;
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
+use support::wall_clock::WallClock;
 use support::{Gate, eventually, users_api};
 
 const LIST: &str = "/api/users/";
@@ -416,4 +417,31 @@ fn a_copy_that_a_write_has_dropped_stands_in_for_nobody_who_comes_after_it() {
     slow.open();
     assert_eq!(late.answer("GET").status, 503);
     second.open();
+}
+
+/// Over Redis it is the server's clock by which a hold ends; the embedded store goes by none that can be set.
+#[test]
+fn a_clock_that_is_set_forward_ends_no_write_that_is_in_flight() {
+    let (gate, clock) = (Gate::new(), WallClock::new());
+    let held = gate.clone();
+    let origin = Origin::start(move |request| match request.method.as_str() {
+        "GET" => origin::json("[]"),
+        _ => origin::json("{}").behind(&held),
+    });
+    let larder = Larder::with(users_api(&origin, "memory:", ""));
+    let larder = clock.of(larder).start();
+    let mut writer = larder.connect();
+    writer.send(head("PATCH", USER, &[], Some(0)).as_bytes());
+    eventually("the write is at the origin", || {
+        origin.count_of("PATCH") == 1
+    });
+    clock.is_off(3600);
+    for _ in 0..2 {
+        let read = larder.get(LIST);
+        assert!(read.cache_status().contains("detail=held"), "{read:?}");
+    }
+    gate.open();
+    assert_eq!(writer.answer("PATCH").status, 200);
+    assert!(larder.get(LIST).cache_status().contains("stored"));
+    assert!(larder.get(LIST).is_hit());
 }

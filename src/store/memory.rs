@@ -172,11 +172,13 @@ impl Memory {
     fn apply(&self, state: &StateKey, step: Step) -> Reply {
         let mut shard = self.shard(state).write();
         let entry = shard.entry(state.clone()).or_default();
-        let reply = entry.apply(step, clock::now());
+        // A clock that is set forward must not end the hold of a write that is still in flight.
+        let now = clock::steady();
+        let reply = entry.apply(step, now);
         if entry.is_empty() {
             shard.remove(state);
         } else if shard.len() > self.states_per_shard {
-            let (mut forget, now) = (self.states_per_shard / 2, clock::now());
+            let mut forget = self.states_per_shard / 2;
             shard.retain(|key, other| {
                 let keep = key == state || other.is_held_at(now) || forget == 0;
                 forget -= usize::from(!keep);
