@@ -146,6 +146,8 @@ impl Upstream {
             let took = sent.elapsed();
             match &answered {
                 Ok(response) => COUNTED.upstream.answered(response.status(), took),
+                // That its client broke off is no failure of the API.
+                Err(UpstreamFailure::Content(_)) => {}
                 Err(failure) => COUNTED.upstream.failures.count([failure.word()]),
             }
             if let Some(notes) = notes {

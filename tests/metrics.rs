@@ -5,7 +5,7 @@ mod support;
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
-use support::client::{Answer, Connection};
+use support::client::{Answer, Connection, head};
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
@@ -331,6 +331,22 @@ fn an_api_that_gives_no_answer_is_counted_by_its_reason() {
         ("status", "5xx"),
     ];
     assert_eq!(total(&larder, "larder_requests_total", &own), 1.0);
+}
+
+#[test]
+fn a_client_that_breaks_off_its_upload_is_no_failure_of_the_api() {
+    let origin = api();
+    let larder = Larder::start(users_api(&origin, "memory:", ""));
+    let mut client = larder.connect();
+    client.send(head("POST", LIST, &[], Some(1_000_000)).as_bytes());
+    client.send(&[b'x'; 100_000]);
+    origin.wait_for(1);
+    drop(client);
+    let broken = [("cache", "own"), ("detail", "content")];
+    eventually("the request is counted", || {
+        total(&larder, "larder_requests_total", &broken) == 1.0
+    });
+    assert_eq!(total(&larder, "larder_upstream_failures_total", &[]), 0.0);
 }
 
 #[test]
