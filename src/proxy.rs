@@ -72,7 +72,7 @@ use plan::{Plan, Word};
 use rate::Rate;
 use refresh::Refreshes;
 use sample::Sample;
-use told::Notes;
+use told::{Notes, Untold};
 use under_way::Writes;
 use websocket::Tunnels;
 
@@ -300,11 +300,15 @@ impl Proxy {
             }
             Err(refusal) => own(refusal.into()),
         };
+        let untold = Untold {
+            setup,
+            route,
+            notes,
+            started,
+        };
         answered.map(move |answered| {
             let mut reply = answered.unwrap_or_else(reply::error);
-            if let Some(started) = started {
-                told::tell(&setup, route, &mut reply, notes.as_deref(), started);
-            }
+            untold.tell(&mut reply);
             reply.response
         })
     }

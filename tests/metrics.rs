@@ -350,6 +350,38 @@ fn a_client_that_breaks_off_its_upload_is_no_failure_of_the_api() {
 }
 
 #[test]
+fn a_client_that_leaves_before_its_answer_is_counted_and_logged() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = Origin::start(move |_| origin::json("[]").behind(&held));
+    let larder = Larder::start(json_logs(&origin, "memory:"));
+    for (target, route) in [("/api/users/7/", ROUTE), ("/about/", "-")] {
+        let asked = origin.count();
+        let mut client = larder.connect();
+        client.send(head("GET", target, &[], None).as_bytes());
+        origin.wait_for(asked + 1);
+        drop(client);
+        let event = event(&larder, target);
+        assert_eq!(
+            (&event["status"], &event["cache"], &event["detail"]),
+            (&499.into(), &"own".into(), &"client-left".into()),
+            "{event}"
+        );
+        assert_eq!(event["route"], route);
+        let left = [
+            ("route", route),
+            ("detail", "client-left"),
+            ("status", "4xx"),
+        ];
+        assert_eq!(total(&larder, "larder_requests_total", &left), 1.0);
+    }
+    gate.open();
+    assert_eq!(larder.get("/api/users/8/").status, 200);
+    let left = [("detail", "client-left")];
+    assert_eq!(total(&larder, "larder_requests_total", &left), 2.0);
+}
+
+#[test]
 fn the_metrics_ask_for_the_token() {
     let origin = api();
     let larder = Larder::start(users_api(&origin, "memory:", "admin_token: hush"));

@@ -1,7 +1,7 @@
 //! What is told of each request: a count, and an event in the log.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -18,6 +18,10 @@ use crate::reply::Reply;
 use crate::telemetry::otel;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// As nginx has it in its log; nobody is sent it.
+static CLIENT_LEFT: LazyLock<StatusCode> =
+    LazyLock::new(|| StatusCode::from_u16(499).expect("it has three digits"));
 
 /// A longer id is not kept.
 const LONGEST_ID: usize = 128;
@@ -107,24 +111,50 @@ fn trace_of(traceparent: &HeaderValue) -> Option<String> {
     (trace.len() == 32 && trace.bytes().all(hex)).then(|| trace.to_owned())
 }
 
-/// The answer is made: it is counted, logged, and given the request's id.
-pub fn tell(
-    setup: &Setup,
-    route: Option<usize>,
-    reply: &mut Reply,
-    notes: Option<&Notes>,
-    started: Instant,
-) {
-    let told = Told {
-        status: reply.response.status(),
-        handling: reply.handling,
-        bytes: reply.response.body().size_hint().exact(),
-        took: started.elapsed(),
-    };
-    told.of(setup, route, notes);
-    if let Some(notes) = notes {
-        let fields = reply.response.headers_mut();
-        fields.insert(X_REQUEST_ID, notes.id.clone());
+/// A request of which nothing has been told yet. It is told of even if its client leaves before there is an answer: that
+/// clients lose their patience is what an operator would not see elsewhere.
+pub struct Untold {
+    pub setup: Arc<Setup>,
+    pub route: Option<usize>,
+    pub notes: Option<Arc<Notes>>,
+    /// `None`: it has been told of, or nobody wants to know.
+    pub started: Option<Instant>,
+}
+
+impl Untold {
+    /// The answer is made: it is counted, logged, and given the request's id.
+    pub fn tell(mut self, reply: &mut Reply) {
+        let Some(started) = self.started.take() else {
+            return;
+        };
+        let notes = self.notes.as_deref();
+        let told = Told {
+            status: reply.response.status(),
+            handling: reply.handling,
+            bytes: reply.response.body().size_hint().exact(),
+            took: started.elapsed(),
+        };
+        told.of(&self.setup, self.route, notes);
+        if let Some(notes) = notes {
+            let fields = reply.response.headers_mut();
+            fields.insert(X_REQUEST_ID, notes.id.clone());
+        }
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        if let Some(started) = self.started {
+            let told = Told {
+                status: *CLIENT_LEFT,
+                handling: Handling::Own {
+                    detail: "client-left",
+                },
+                bytes: None,
+                took: started.elapsed(),
+            };
+            told.of(&self.setup, self.route, self.notes.as_deref());
+        }
     }
 }
 
