@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -376,6 +376,52 @@ impl Load {
             of(&load.slowest)
         )
     }
+}
+
+/// The file is refused where `admin` can be reached from elsewhere and nothing guards it; of a socket that was passed on it does not know.
+#[test]
+fn an_operators_socket_that_was_passed_on_is_for_this_machine_alone_where_nothing_guards_it() {
+    const PASSES: &str = r#"
+import os, socket, sys
+here = [os.environ["LISTEN"].rsplit(":", 1)[1], os.environ["ADMIN"].rsplit(":", 1)[1]]
+given = [socket.create_server((host, int(port))) for host, port in zip(["127.0.0.1", "0.0.0.0"], here)]
+high = [os.dup(one.fileno()) for one in given]
+for place, one in enumerate(high, 3):
+    os.dup2(one, place)
+    os.set_inheritable(place, True)
+os.environ.update(LISTEN_FDS="2", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+    let Some(elsewhere) = own_address() else {
+        return eprintln!(
+            "this machine has no address but loopback: nobody can come from elsewhere"
+        );
+    };
+    let origin = Origin::start(|_| origin::json("[]"));
+    for (guard, there) in [("", 401), ("admin_token: sesame", 200)] {
+        let larder = Larder::with(users_api(&origin, "memory:", guard));
+        let larder = larder.under(["python3", "-c", PASSES]).start();
+        let token = [("Authorization", "Bearer sesame")];
+        let from = |host: IpAddr| {
+            let address = SocketAddr::from((host, larder.admin_address().port()));
+            let ask = |path| {
+                Connection::open(address)
+                    .request("GET", path, &token, b"")
+                    .status
+            };
+            (ask("/keys"), ask("/readyz"))
+        };
+        assert_eq!(from(Ipv4Addr::LOCALHOST.into()), (200, 200), "{guard}");
+        assert_eq!(from(elsewhere), (there, 200), "{guard}");
+    }
+}
+
+/// What this machine is reached by, if there is anybody else. Nothing is sent.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    let own = socket.local_addr().ok()?.ip();
+    (!own.is_loopback()).then_some(own)
 }
 
 /// A process that was given its listening socket, as systemd does it.

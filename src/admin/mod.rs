@@ -111,18 +111,30 @@ pub fn answer(
     peer: &Peer,
     request: Request<Content>,
 ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
-    let certified = peer.tls.as_ref().is_some_and(|agreed| agreed.certified);
-    answered(admin.clone(), certified, request)
+    let who = Who {
+        certified: peer.tls.as_ref().is_some_and(|agreed| agreed.certified),
+        is_local: peer.address.to_canonical().is_loopback(),
+    };
+    answered(admin.clone(), who, request)
 }
 
-async fn answered(admin: Admin, certified: bool, request: Request<Content>) -> Response<ReplyBody> {
+/// What a connection says of who asks.
+#[derive(Clone, Copy)]
+struct Who {
+    /// By a certificate of `admin_tls.client_ca`.
+    certified: bool,
+    /// From this very machine.
+    is_local: bool,
+}
+
+async fn answered(admin: Admin, who: Who, request: Request<Content>) -> Response<ReplyBody> {
     let setup = admin.proxy.setup();
     let (head, content) = request.into_parts();
     let path = percent_decode_str(head.uri.path())
         .decode_utf8_lossy()
         .into_owned();
     let asked = (&head.method, path.as_str());
-    let (operation, rest) = match find(asked, &setup, certified, &head.headers) {
+    let (operation, rest) = match find(asked, &setup, who, &head.headers) {
         Ok(found) => found,
         Err(told) => return as_json(told),
     };
@@ -137,7 +149,7 @@ async fn answered(admin: Admin, certified: bool, request: Request<Content>) -> R
         _ => Bytes::new(),
     };
     as_json(match operation {
-        Operation::Page => return page(setup.config.admin_token.is_some() && !certified),
+        Operation::Page => return page(setup.config.admin_token.is_some() && !who.certified),
         Operation::OpenApi => return text("application/json", OPENAPI.into()),
         Operation::Metrics => {
             return text(
@@ -174,12 +186,12 @@ async fn answered(admin: Admin, certified: bool, request: Request<Content>) -> R
 fn find<'p>(
     (method, path): (&Method, &'p str),
     setup: &Setup,
-    certified: bool,
+    who: Who,
     fields: &HeaderMap,
 ) -> Result<(Operation, &'p str), Told> {
     let named = served(method, path);
     let needs = named.map_or(Needs::Token, |(_, _, needs)| needs);
-    if needs != Needs::Nothing && !(certified || is_allowed(setup, fields)) {
+    if needs != Needs::Nothing && !(who.certified || is_allowed(setup, who, fields)) {
         return Err((
             StatusCode::UNAUTHORIZED,
             json!({ "detail": "send `Authorization: Bearer TOKEN` with the `admin_token` of proxy.yaml, or show a certificate of `admin_tls.client_ca`" }),
@@ -256,10 +268,11 @@ fn failed(error: &OperationError) -> Told {
 }
 
 /// Compared as hashes, which takes the same time wherever they differ.
-fn is_allowed(setup: &Setup, fields: &HeaderMap) -> bool {
+fn is_allowed(setup: &Setup, who: Who, fields: &HeaderMap) -> bool {
     let Some(token) = &setup.config.admin_token else {
-        // Where certificates are taken, one is needed if there is no token.
-        return !takes_certificates(setup);
+        // Where certificates are taken, one is needed if there is no token. Where neither is, the file has `admin` on loopback; but
+        // a socket that was passed on may be elsewhere.
+        return !takes_certificates(setup) && who.is_local;
     };
     let given = fields
         .get(header::AUTHORIZATION)
