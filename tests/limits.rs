@@ -233,6 +233,24 @@ fn when_there_is_no_room_the_connection_that_was_idle_for_longest_makes_it() {
 }
 
 #[test]
+fn where_descriptors_are_few_idle_connections_make_room_before_they_run_out() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let few = ["sh", "-c", "ulimit -n 64; exec \"$0\" \"$@\""];
+    let larder = Larder::with(users_api(&origin, "memory:", ""));
+    let larder = larder.under(few).start();
+    let _crowd: Vec<Connection> = (0..100).map(|_| larder.connect()).collect();
+    for target in ["/api/users/", "/api/users/7/", "/about/"] {
+        assert_eq!(larder.get(target).status, 200);
+    }
+    assert!(connections(&larder, "made_room") > 0);
+    assert!(
+        !larder.output().contains("cannot accept"),
+        "{}",
+        larder.output()
+    );
+}
+
+#[test]
 fn a_connection_without_a_request_is_closed_in_its_time_and_not_before() {
     let origin = Origin::start(|_| origin::json("{}"));
     let short = larder(&origin, "keep_alive: 1s, header_timeout: 1h");

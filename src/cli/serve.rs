@@ -411,10 +411,10 @@ fn room_for(connections: usize) -> usize {
     const OTHERS: u64 = 256;
     let wanted = connections as u64 + OTHERS;
     let got = rlimit::increase_nofile_limit(wanted).unwrap_or(1024);
-    let room = usize::try_from(got.saturating_sub(OTHERS))
+    // However few there are, most are for others: each client may need one at the upstream, too.
+    let room = usize::try_from(got.saturating_sub(OTHERS).max(got / 4))
         .unwrap_or(connections)
-        .min(connections)
-        .max(64);
+        .clamp(1, connections.max(1));
     if room < connections.min(1024) {
         warn!(
             connections = room,
