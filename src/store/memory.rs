@@ -23,12 +23,21 @@ const SHARDS: usize = 64;
 /// holds have all run out, are forgotten, which is a purge and so always safe.
 const STATES_PER_SHARD: usize = 8_192;
 
-type Shard = HashMap<StateKey, State, RandomState>;
+/// And of their names, whose length a client may have a hand in, so many bytes, or half of what copies may take.
+const NAMES_PER_SHARD: usize = 64 * STATES_PER_SHARD;
+
+#[derive(Default)]
+struct Shard {
+    states: HashMap<StateKey, State, RandomState>,
+    /// Bytes of all their names.
+    names: usize,
+}
 
 pub struct Memory {
     copies: Copies,
     states: Vec<RwLock<Shard>>,
     states_per_shard: usize,
+    names_per_shard: usize,
     hasher: RandomState,
     /// Marked names, each until when.
     marks: Mutex<HashMap<String, Timestamp>>,
@@ -45,6 +54,7 @@ impl Memory {
             states: (0..SHARDS).map(|_| RwLock::default()).collect(),
             // Each copy may have a family of its own: fewer states than copies, and copies are kept that are never valid.
             states_per_shard: STATES_PER_SHARD.max((bytes / 1_000) as usize / SHARDS),
+            names_per_shard: NAMES_PER_SHARD.max((bytes / 2) as usize / SHARDS),
             hasher: RandomState::default(),
             marks: Mutex::default(),
             secret: HashingSecret::random(),
@@ -165,23 +175,32 @@ impl Memory {
     fn seen(&self, state: &StateKey) -> Seen {
         self.shard(state)
             .read()
+            .states
             .get(state)
             .map_or(Seen::Absent, State::seen)
     }
 
     fn apply(&self, state: &StateKey, step: Step) -> Reply {
         let mut shard = self.shard(state).write();
-        let entry = shard.entry(state.clone()).or_default();
+        let Shard { states, names } = &mut *shard;
+        let entry = states.entry(state.clone()).or_insert_with(|| {
+            *names += state.as_str().len();
+            State::default()
+        });
         // A clock that is set forward must not end the hold of a write that is still in flight.
         let now = clock::steady();
         let reply = entry.apply(step, now);
         if entry.is_empty() {
-            shard.remove(state);
-        } else if shard.len() > self.states_per_shard {
-            let mut forget = self.states_per_shard / 2;
-            shard.retain(|key, other| {
+            states.remove(state);
+            *names -= state.as_str().len();
+        } else if states.len() > self.states_per_shard || *names > self.names_per_shard {
+            let mut forget = states.len() / 2;
+            states.retain(|key, other| {
                 let keep = key == state || other.is_held_at(now) || forget == 0;
-                forget -= usize::from(!keep);
+                if !keep {
+                    forget -= 1;
+                    *names -= key.as_str().len();
+                }
                 keep
             });
         }
@@ -254,10 +273,31 @@ mod tests {
             memory
                 .states
                 .iter()
-                .map(|shard| shard.read().len())
+                .map(|shard| shard.read().states.len())
                 .sum::<usize>()
                 <= SHARDS * (STATES_PER_SHARD + 1)
         );
+    }
+
+    #[test]
+    fn however_long_their_names_are_they_take_no_more() {
+        let memory = Memory::new(1 << 20);
+        let opened = Step::Open {
+            incarnation: Incarnation::default(),
+            fresh: 1,
+        };
+        for n in 0..20_000 {
+            let state = StateKey::new(format!("{n:07000}~state"));
+            memory.apply(&state, opened);
+            assert_ne!(memory.seen(&state), Seen::Absent, "the latest is kept");
+        }
+        for shard in &memory.states {
+            let shard = shard.read();
+            let names = shard.states.keys().map(|key| key.as_str().len());
+            assert_eq!(names.sum::<usize>(), shard.names);
+            assert!(shard.names <= NAMES_PER_SHARD);
+            assert!(shard.states.len() > 20, "and not all are forgotten at once");
+        }
     }
 
     /// Uploads that are broken off, each to another user, would fill the memory with them.
@@ -276,7 +316,7 @@ mod tests {
             };
             memory.apply(&state, finish);
         }
-        let states = memory.states.iter().map(|shard| shard.read().len());
+        let states = memory.states.iter().map(|shard| shard.read().states.len());
         assert!(states.sum::<usize>() <= SHARDS * (STATES_PER_SHARD + 1));
     }
 }
