@@ -17,6 +17,7 @@ mod sets;
 mod spelling;
 mod why;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,14 +43,18 @@ pub fn first_matches<'r, R>(
             .iter()
             .find_map(|rule| Some((rule, pattern(rule)?.match_form(form)?)));
         if let Some((rule, captures)) = first
-            && !found
-                .iter()
-                .any(|(other, same)| std::ptr::eq(*other, rule) && *same == captures)
+            && !is_among(&found, rule, &captures)
         {
             found.push((rule, captures));
         }
     }
     found
+}
+
+/// Whether it was found already, by another form of the path.
+pub fn is_among<R>(found: &[(&R, Captures)], rule: &R, captures: &Captures) -> bool {
+    let mut found = found.iter();
+    found.any(|(other, same)| std::ptr::eq(*other, rule) && same == captures)
 }
 
 /// The first rule for each form of the path as a server reads it that does not tell upper from lower case, nor a path with a slash
@@ -59,13 +64,13 @@ pub fn loose_matches<'r, R>(
     rules: &'r [R],
     pattern: impl Fn(&'r R) -> Option<&'r PathPattern>,
     path: &Decoded,
-) -> Vec<(&'r R, Captures)> {
-    let mut found = Vec::new();
+) -> SmallVec<[(&'r R, Captures); 2]> {
+    let mut found = SmallVec::new();
     for form in path.forms() {
-        let readings: SmallVec<[[String; 2]; 2]> = spelling::read_loosely(form).collect();
+        let readings: SmallVec<[_; 2]> = spelling::read_loosely(form).collect();
         let first = rules.iter().find_map(|rule| {
             let pattern = pattern(rule)?;
-            let read = |both: &[String; 2]| {
+            let read = |both: &[Cow<'_, str>; 2]| {
                 let mut both = both.iter();
                 both.find_map(|reading| pattern.match_in_any_case(reading))
             };

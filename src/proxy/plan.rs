@@ -12,7 +12,7 @@ use crate::coherence::{Depends, StateKey, States};
 use crate::config::{Access, Config, PurgeRule, Route};
 use crate::message::target::TargetUri;
 use crate::route::{
-    Captures, Decoded, FamilyPattern, KeyTemplate, first_matches, is_plain, loose_matches,
+    Captures, Decoded, FamilyPattern, KeyTemplate, first_matches, is_among, is_plain, loose_matches,
 };
 
 /// What is to be done with a request.
@@ -184,6 +184,10 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
     }
     // What another server would take the path for counts where it drops more.
     for (rule, captures) in loose_matches(&config.purge, named, path) {
+        // As nearly always.
+        if is_among(&rules, rule, &captures) {
+            continue;
+        }
         let more = news(&states, states_of(rule, &captures));
         if !more.is_empty() {
             states.extend(more);
@@ -194,6 +198,9 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
         // To the origin's policy a target is what it is, to the letter.
         let by_ttl = |route: &'c Route| (!route.is_by_http()).then_some(&route.path);
         for (route, captures) in loose_matches(&config.routes, by_ttl, path) {
+            if is_among(&routes, route, &captures) {
+                continue;
+            }
             let more = news(&states, own_state(route, &captures));
             if !more.is_empty() {
                 states.extend(more);

@@ -1,5 +1,7 @@
 //! How a path may be spelled: the one canonical way, and all others as a server may read them.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 /// How the path given to a match is spelled.
@@ -46,10 +48,10 @@ impl Decoded {
 
 /// A form and, where it ends with a format (`/users.json`), the one without, as Rails and DRF read it; each with and without
 /// a slash at its end, which to Express, Rails and others are the same.
-pub(super) fn read_loosely(form: &str) -> impl Iterator<Item = [String; 2]> {
-    let both = |form: &str| match form.strip_suffix('/') {
-        Some(shorter) => [form.to_owned(), shorter.to_owned()],
-        None => [form.to_owned(), format!("{form}/")],
+pub(super) fn read_loosely(form: &str) -> impl Iterator<Item = [Cow<'_, str>; 2]> {
+    let both = |form| match str::strip_suffix(form, '/') {
+        Some(shorter) => [form.into(), shorter.into()],
+        None => [form.into(), format!("{form}/").into()],
     };
     let named = form.strip_suffix('/').unwrap_or(form).rsplit_once('.');
     let without = named.filter(|(before, format)| {
