@@ -1,12 +1,12 @@
 # Larder in a container: built by its lock file, run without privileges. `docker build -t larder .`
 # docker run -p 8080:8080 -e UPSTREAM=http://api:8000 -e REDIS_URL=redis://redis:6379 larder
 
-# `--build-arg BUILD=pgo`: by its own profile (benches/README.md), for less CPU, in three times the time.
+# `--build-arg BUILD=pgo`: by its own profile (benches/README.md), for less CPU, in four times the time.
 
 FROM rust:1-bookworm AS builder
 ARG BUILD=release
 RUN [ "$BUILD" != pgo ] || { \
-        apt-get update && apt-get install --yes --no-install-recommends redis-server \
+        apt-get update && apt-get install --yes --no-install-recommends redis-server bolt-19 libbolt-19-dev \
         && rustup component add llvm-tools; \
     }
 WORKDIR /larder
