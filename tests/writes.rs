@@ -368,6 +368,28 @@ fn by_the_apis_own_word_a_write_drops_its_target_to_the_letter() {
     assert!(!larder.get("/users/a").is_hit());
 }
 
+/// A later route's path is no other reading of it; and one that another rule names, read loosely, takes nothing away from the API's word.
+#[test]
+fn by_the_apis_own_word_an_answers_location_is_dropped_whatever_else_reads_the_path_loosely() {
+    let origin = Origin::start(|request| match request.method.as_str() {
+        "GET" => origin::json("{}").field("Cache-Control", "max-age=60"),
+        _ => origin::status(201, "").field("Location", "/notes/7"),
+    });
+    let larder = Larder::start(format!(
+        "upstream: {}\nstore: {{url: \"memory:\"}}\nttl: 1h\nroutes:\n  - {{path: \"/Tags\", key: tags}}\n  - {{path: \"/notes/<path:rest>\", policy: http}}\n  - {{path: \"/tags\", policy: http}}\n  - {{path: \"/<path:rest>\", key: \"rest:{{rest}}\"}}\n",
+        origin.url()
+    ));
+    for target in ["/notes/all", "/notes/all/", "/tags"] {
+        for read in ["/notes/7", "/Tags"] {
+            larder.get(read);
+            assert!(larder.get(read).is_hit(), "{read}");
+        }
+        larder.write("POST", target);
+        assert!(!larder.get("/notes/7").is_hit(), "{target}");
+        assert_eq!(larder.get("/Tags").is_hit(), target != "/tags");
+    }
+}
+
 /// A fetch waits for its turn, with what is to stand in for an error, when a write is answered; and a read that comes after that, while
 /// another write is in flight.
 #[test]

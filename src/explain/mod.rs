@@ -23,7 +23,7 @@ use crate::caching::key::HashingSecret;
 use crate::coherence::protocol::{self, Outcome};
 use crate::config::{Access, Config, PurgeRule, Route};
 use crate::error::{Error, Refusal};
-use crate::proxy::plan::{self, Claim, Drops, Plan};
+use crate::proxy::plan::{self, By, Claim, Drops, Plan};
 use crate::proxy::present::{self, Asked, Presented};
 use crate::proxy::{self, Client, Served, admit};
 use crate::route::{Captures, Decoded, Mismatch};
@@ -326,6 +326,7 @@ impl Explanation {
             rules,
             routes,
             states,
+            by,
         } = plan::drops(config, method, &Decoded::of(path));
         if self.cache_status.is_none() {
             self.handled(Handling::forwarded(Forward::Method), None);
@@ -356,12 +357,11 @@ impl Explanation {
                 nearly,
             });
         }
-        let by_http = rules.is_empty() && routes.iter().all(|(route, _)| route.is_by_http());
         let unchanged = |status: &u16| {
             let status = StatusCode::from_u16(*status);
-            let outcome = match by_http {
-                true => invalidation::outcome,
-                false => protocol::outcome_of_status,
+            let outcome = match by {
+                By::Http => invalidation::outcome,
+                By::Operator | By::Nobody => protocol::outcome_of_status,
             };
             status.is_ok_and(|status| outcome(status) == Outcome::Unchanged)
         };

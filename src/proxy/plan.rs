@@ -44,8 +44,8 @@ pub enum By {
     Operator,
     /// RFC 9111 §4.4 alone: successes and redirections.
     Http,
-    /// No rule or route names the write: what is known of its credential is dropped as by a rule, and of what the answer names
-    /// whatever the API's own word keeps.
+    /// No rule or route names the write, or beside the API's own word only one that reads its path loosely: what is dropped is dropped
+    /// as by a rule, and of what the answer names whatever the API's own word keeps.
     Nobody,
 }
 
@@ -124,11 +124,9 @@ pub fn claim(config: &Config, path: &str) -> Claim {
 
 fn write(config: &Config, method: &Method, target: &TargetUri) -> Plan {
     let drops = drops(config, method, &Decoded::of(target.path()));
-    let by = match drops.are_by_http() {
-        true => By::Http,
-        false => By::Operator,
-    };
-    let Drops { states, rules, .. } = drops;
+    let Drops {
+        states, rules, by, ..
+    } = drops;
     let place = |named: &PurgeRule| {
         let place = config
             .purge
@@ -156,13 +154,7 @@ pub struct Drops<'c> {
     /// Where no rule names it: the routes whose path it is.
     pub routes: SmallVec<[(&'c Route, Captures); 2]>,
     pub states: Vec<StateKey>,
-}
-
-impl Drops<'_> {
-    /// Whether the API's own word alone decides.
-    pub fn are_by_http(&self) -> bool {
-        self.rules.is_empty() && self.routes.iter().all(|(route, _)| route.is_by_http())
-    }
+    pub by: By,
 }
 
 pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'c> {
@@ -175,6 +167,12 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
         // RFC 9111 §4.4: a write to what a route keeps drops that, whether or not a rule says so.
         routes = first_matches(&config.routes, |route| Some(&route.path), path);
     }
+    let is_by_http = |(route, _): &(&Route, _)| route.is_by_http();
+    let to_the_letter = match routes.is_empty() {
+        true => rules.first().map(|_| By::Operator),
+        false if routes.iter().all(is_by_http) => Some(By::Http),
+        false => Some(By::Operator),
+    };
     let mut states: Vec<StateKey> = Vec::new();
     for (rule, captures) in &rules {
         states.extend(states_of(rule, captures));
@@ -182,6 +180,7 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
     for (route, captures) in &routes {
         states.extend(own_state(route, captures));
     }
+    let known = states.len();
     // What another server would take the path for counts where it drops more.
     for (rule, captures) in loose_matches(&config.purge, named, path) {
         // As nearly always.
@@ -195,9 +194,9 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
         }
     }
     if rules.is_empty() {
-        // To the origin's policy a target is what it is, to the letter.
-        let by_ttl = |route: &'c Route| (!route.is_by_http()).then_some(&route.path);
-        for (route, captures) in loose_matches(&config.routes, by_ttl, path) {
+        // To the origin's policy a target is what it is, to the letter; and what is its own is no later route's.
+        let loose = loose_matches(&config.routes, |route| Some(&route.path), path);
+        for (route, captures) in loose.into_iter().filter(|found| !is_by_http(found)) {
             if is_among(&routes, route, &captures) {
                 continue;
             }
@@ -208,12 +207,19 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
             }
         }
     }
+    let by = match (to_the_letter, states.len() > known) {
+        (Some(By::Http), true) => By::Nobody,
+        (Some(by), _) => by,
+        (None, true) => By::Operator,
+        (None, false) => By::Nobody,
+    };
     states.sort();
     states.dedup();
     Drops {
         rules,
         routes,
         states,
+        by,
     }
 }
 

@@ -39,9 +39,11 @@ pub async fn write(
         states.extend(more);
         states.sort();
         states.dedup();
-        if newer.by == By::Operator {
-            word.by = newer.by;
-        }
+        word.by = match (word.by, newer.by) {
+            (By::Http, newer) => newer,
+            (_, By::Operator) => By::Operator,
+            (by, _) => by,
+        };
     }
     held_write(setup, client, body, states, word, under_way).await
 }
@@ -216,7 +218,7 @@ async fn drop_named(
     let may_drop = |drops: &Drops| match word.by {
         By::Operator => false,
         By::Http => true,
-        By::Nobody => drops.are_by_http(),
+        By::Nobody => drops.by != By::Operator,
     };
     if word.by != By::Operator
         && invalidation::names_any(answer)
