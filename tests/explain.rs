@@ -862,6 +862,9 @@ fn words_of_the_origins_own_policy() {
             "/o/varied" => answer.field("Vary", "X-Tenant"),
             "/o/numbered" => answer.field("Vary", "X-Request-Id"),
             "/o/precondition" => origin::status(412, "[]").field("Cache-Control", "max-age=60"),
+            "/o/events" => origin::status(200, "data: 1\n\n")
+                .field("Content-Type", "text/event-stream")
+                .field("Cache-Control", "max-age=60"),
             // Said with the answer that the stored one is still good, or it goes out before it is kept.
             "/o/grouped" if request.fields.has("if-none-match") => origin::status(304, "")
                 .field("ETag", "\"a\"")
@@ -895,6 +898,7 @@ fn words_of_the_origins_own_policy() {
         ),
         ("vary-unkeyed", "/o/numbered", &[("X-Request-Id", "a")]),
         ("status", "/o/precondition", &[("If-Match", "\"a\"")]),
+        ("event-stream", "/o/events", &[]),
         (
             "authorization",
             "/o/plain",

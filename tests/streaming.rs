@@ -553,6 +553,40 @@ fn each_reader_of_an_event_stream_has_its_own_and_for_longer_than_an_answer_may_
     });
 }
 
+/// Whatever its own word says of how long it may be kept.
+#[test]
+fn an_event_stream_is_not_kept_by_the_apis_own_word_either() {
+    let gate = Gate::new();
+    let origin = Origin::start({
+        let gate = gate.clone();
+        move |_| {
+            origin::status(200, "data: 1\n\ndata: 2\n\n")
+                .field("Content-Type", "text/event-stream")
+                .field("Cache-Control", "max-age=60")
+                .chunked()
+                .pausing_after(9, &gate)
+        }
+    });
+    let larder = Larder::start(format!(
+        "upstream: {{url: \"{}\", total: 300ms, first_byte: 300ms, connect: 300ms}}\nstore: {{url: \"memory:\"}}\nroutes:\n  - {{path: \"/<path:rest>\", policy: http}}\n",
+        origin.url()
+    ));
+    let mut readers = [(); 2].map(|()| {
+        let mut reader = larder.connect();
+        reader.send(head("GET", "/events/", &[], None).as_bytes());
+        let begun = reader.try_head("GET").unwrap();
+        let detail = "detail=event-stream";
+        assert!(begun.cache_status().ends_with(detail), "{begun:?}");
+        reader
+    });
+    thread::sleep(Duration::from_millis(700));
+    gate.open();
+    for reader in &mut readers {
+        assert!(reader.content(Framing::Chunked).whole);
+    }
+    assert_eq!(origin.count(), 2);
+}
+
 /// Or as many pages as there are places would be the end of all other answers.
 #[test]
 fn who_reads_events_keeps_nobody_from_the_api() {

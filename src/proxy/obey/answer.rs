@@ -23,6 +23,7 @@ use crate::caching::stored::Stored;
 use crate::caching::{origin, validation, variance};
 use crate::coherence::Epochs;
 use crate::error::{Error, UpstreamFailure};
+use crate::message::accept::is_event_stream;
 use crate::proxy::pass;
 use crate::proxy::read::forward_word;
 use crate::reply::Reply;
@@ -70,6 +71,9 @@ impl Ask {
         fields: &HeaderMap,
         exchange: Exchange,
     ) -> Result<Keepable, Reason> {
+        if is_event_stream(fields) {
+            return Err(Reason::EventStream);
+        }
         let asked = origin::Asked {
             method,
             target: &self.client.url,
