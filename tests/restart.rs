@@ -51,6 +51,22 @@ fn an_idle_connection_is_closed_at_once_and_a_request_under_way_is_finished() {
     assert!(larder.exit().status.success());
 }
 
+/// Its content was read to its end, so nothing of it is on its way any more.
+#[test]
+fn who_has_sent_all_of_its_content_and_stays_is_not_waited_for() {
+    let origin = Origin::start(|_| origin::status(404, "{}"));
+    let larder = Larder::start(users_api(&origin, "memory:", "limits: {drain: 1s}"));
+    let mut client = larder.connect();
+    client.send(head("POST", "/any/", &[("Transfer-Encoding", "chunked")], None).as_bytes());
+    client.send(b"3\r\nabc\r\n0\r\n\r\n");
+    assert_eq!(client.answer("POST").status, 404);
+    larder.terminate();
+    let exit = larder.exit();
+    let was_waited_for = exit.output.contains("still under way");
+    assert!(!was_waited_for, "{}", exit.output);
+    drop(client);
+}
+
 #[test]
 fn it_says_that_it_will_end_before_it_does() {
     let origin = Origin::start(|_| origin::json("[]"));

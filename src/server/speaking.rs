@@ -160,8 +160,12 @@ async fn http1<F, Answer, B>(
     let Some(lane) = Arc::get_mut(&mut lane).map(Mutex::get_mut) else {
         return;
     };
+    // Whose content was read to its end, the next head of is waited for, and nothing has come of that.
+    let is_heard_out = !pulse.received.load(Ordering::Relaxed);
     match ended {
-        Ok(()) if may_be_sending.into_inner() => linger(lane.stream().get_mut()).await,
+        Ok(()) if may_be_sending.into_inner() && !is_heard_out => {
+            linger(lane.stream().get_mut()).await
+        }
         Ok(()) => {}
         Err(error) => {
             debug!(%error, "a client's connection ended early");
