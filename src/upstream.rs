@@ -120,6 +120,11 @@ impl Upstream {
         self.queue.load()
     }
 
+    /// Event streams that have a place of their own.
+    pub fn event_streams(&self) -> usize {
+        MOST_STREAMS - self.streams.available_permits()
+    }
+
     pub fn is_wanted_by(&self, asker: Asker, copy: &str) {
         self.queue.is_wanted_by(asker, xxh3_64(copy.as_bytes()));
     }

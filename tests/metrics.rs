@@ -246,6 +246,38 @@ fn what_an_alert_asks_for_is_counted_from_the_start() {
     }
 }
 
+/// They take no place of `max_connections`, and nobody would see how many there are.
+#[test]
+fn event_streams_are_counted_while_they_are_read() {
+    let gate = Gate::new();
+    let origin = Origin::start({
+        let gate = gate.clone();
+        move |_| {
+            origin::status(200, "data: 1\n\ndata: 2\n\n")
+                .field("Content-Type", "text/event-stream")
+                .chunked()
+                .pausing_after(9, &gate)
+        }
+    });
+    let larder = Larder::start(users_api(&origin, "memory:", ""));
+    let streams = || total(&larder, "larder_upstream_event_streams", &[]);
+    assert_eq!(streams(), 0.0);
+    let readers = [(); 2].map(|()| {
+        let mut reader = larder.connect();
+        reader.send(head("GET", LIST, &[], None).as_bytes());
+        assert_eq!(reader.try_head("GET").unwrap().status, 200);
+        reader
+    });
+    assert_eq!(streams(), 2.0);
+    assert_eq!(total(&larder, "larder_upstream_in_flight", &[]), 0.0);
+    let [first, second] = readers;
+    drop(first);
+    eventually("who has left is not counted", || streams() == 1.0);
+    gate.open();
+    eventually("nor what is at its end", || streams() == 0.0);
+    drop(second);
+}
+
 #[test]
 fn what_is_under_way_and_shared_is_counted() {
     let gate = Gate::new();

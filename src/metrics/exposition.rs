@@ -260,6 +260,11 @@ impl Page<'_> {
                 "Requests that may be under way at the API at once",
                 setup.upstream.settings().max_connections,
             ),
+            (
+                "upstream_event_streams",
+                "Server-sent events that are passed on, beside the requests under way at the API",
+                setup.upstream.event_streams(),
+            ),
         ] {
             self.gauge(name, help, None, [(Labels::new(), value as f64)])?;
         }
