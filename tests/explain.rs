@@ -220,6 +220,28 @@ fn a_write_is_told_its_rule_and_what_it_drops() {
 }
 
 #[test]
+fn a_rule_that_reads_a_path_in_two_ways_is_told_once_with_all_that_it_drops() {
+    let origin = Origin::start(|_| origin::json("{}"));
+    let path = "/users/<str:name>/";
+    let asked = Asked::with(format!(
+        "upstream: {}\nstore: {{url: \"memory:\"}}\nroutes: [{{path: \"{path}\", key: \"users:{{name}}\"}}]\n\
+         purge: [{{methods: PATCH, path: \"{path}\", keys: [\"users:{{name}}\"]}}]\n",
+        origin.url()
+    ));
+    // To some the last part of it is a format.
+    for (method, named) in [("PATCH", "rules"), ("PUT", "routes")] {
+        let told = asked.explain(method, "/users/ann@example.org/", &[], "", false);
+        let write = &told["write"];
+        assert_eq!(write["drops"].as_array().map(Vec::len), Some(2), "{told}");
+        assert_eq!(write[named].as_array().map(Vec::len), Some(1), "{told}");
+    }
+    asked.larder.write("PATCH", "/users/ann@example.org/");
+    eventually("it is logged", || {
+        asked.larder.output().contains("\"rules\":\"purge[0]\"")
+    });
+}
+
+#[test]
 fn a_head_is_looked_up_and_fills_nothing() {
     let told = shipped_json(&["HEAD", LIST]);
     assert_eq!(

@@ -366,9 +366,8 @@ impl Explanation {
             status.is_ok_and(|status| outcome(status) == Outcome::Unchanged)
         };
         self.write = Some(Write {
-            rules: rules
-                .iter()
-                .map(|(rule, _)| Rule {
+            rules: plan::once(&rules)
+                .map(|rule| Rule {
                     index: place(rule),
                     methods: words::methods(&rule.methods),
                     path: rule.path.as_str().to_owned(),
@@ -379,9 +378,8 @@ impl Explanation {
                         .collect(),
                 })
                 .collect(),
-            routes: routes
-                .iter()
-                .map(|(route, _)| route.path.as_str().to_owned())
+            routes: plan::once(&routes)
+                .map(|route| route.path.as_str().to_owned())
                 .collect(),
             drops: states.iter().map(words::family_of_state).collect(),
             states: copy::full_names(config, &states),

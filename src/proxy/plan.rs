@@ -134,7 +134,7 @@ fn write(config: &Config, method: &Method, target: &TargetUri) -> Plan {
             .position(|rule| std::ptr::eq(rule, named))?;
         u16::try_from(place).ok()
     };
-    let rules = rules.iter().filter_map(|(rule, _)| place(rule)).collect();
+    let rules = once(&rules).filter_map(place).collect();
     match states.is_empty() {
         true => Plan::Pass {
             why: Forward::Method,
@@ -221,6 +221,19 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
         states,
         by,
     }
+}
+
+/// Each of them once, though it may read the path in several ways.
+pub fn once<'f, 'c, R>(
+    found: &'f [(&'c R, Captures)],
+) -> impl Iterator<Item = &'c R> + use<'f, 'c, R> {
+    let is_first = |at: usize| {
+        found[..at]
+            .iter()
+            .all(|(other, _)| !std::ptr::eq(*other, found[at].0))
+    };
+    let each = found.iter().enumerate();
+    each.filter_map(move |(at, (rule, _))| is_first(at).then_some(*rule))
 }
 
 /// The states that a rule drops.
