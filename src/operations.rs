@@ -352,7 +352,7 @@ pub async fn get(
         reason,
         status: copy.status.as_u16(),
         age_seconds: copy.age(now).as_secs(),
-        ttl_seconds: copy.lifetime.saturating_sub(copy.age(now)).as_secs(),
+        ttl_seconds: copy.freshness(now).left().as_secs(),
         origin: copy.head.origin().to_owned(),
         epochs: copy
             .epochs

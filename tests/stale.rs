@@ -519,6 +519,13 @@ fn a_copy_that_is_of_the_future_as_the_clock_was_set_back_has_just_expired() {
     assert!(larder.get(LIST).is_hit() && larder.get(USER).is_hit());
 
     clock.is_off(0);
+    let told = larder.admin("GET", "/entries/users:list").text();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(
+        (&told["valid"], &told["ttl_seconds"]),
+        (&false.into(), &0.into()),
+        "{told}"
+    );
     let anew = larder.get(LIST);
     assert_eq!(anew.text(), "3", "{anew:?}");
     assert!(larder.get(LIST).is_hit());

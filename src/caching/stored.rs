@@ -40,6 +40,16 @@ pub enum Freshness {
     Stale { stale: Duration },
 }
 
+impl Freshness {
+    /// For how long it is fresh still.
+    pub fn left(self) -> Duration {
+        match self {
+            Freshness::Fresh { left } => left,
+            Freshness::Stale { .. } => Duration::ZERO,
+        }
+    }
+}
+
 impl Stored {
     /// RFC 9111 §4.2.3 `current_age`.
     pub fn age(&self, now: Timestamp) -> Duration {

@@ -253,7 +253,7 @@ fn kept(copy: &Stored, now: clock::Timestamp) -> Kept {
         status: copy.status.as_u16(),
         bytes: copy.body.len(),
         age_seconds: copy.age(now).as_secs(),
-        ttl_seconds: copy.lifetime.saturating_sub(copy.age(now)).as_secs(),
+        ttl_seconds: copy.freshness(now).left().as_secs(),
         origin: copy.head.origin().to_owned(),
         epochs: copy
             .epochs
