@@ -51,34 +51,45 @@ pub fn first_matches<'r, R>(
     found
 }
 
-/// Whether it was found already, by another form of the path.
-pub fn is_among<R>(found: &[(&R, Captures)], rule: &R, captures: &Captures) -> bool {
+fn is_among<R>(found: &[(&R, Captures)], rule: &R, captures: &Captures) -> bool {
     let mut found = found.iter();
     found.any(|(other, same)| std::ptr::eq(*other, rule) && same == captures)
 }
 
 /// The first rule for each form of the path as a server reads it that does not tell upper from lower case, nor a path with a slash
 /// at its end from one without (Express, Rails), and for which `.json` at the end says how, and not what (Rails, DRF). It is
-/// asked besides [`first_matches`]: to a server that does tell them, they are different paths.
+/// asked besides [`first_matches`], whose `to_the_letter` are left out: to a server that does tell them, they are different paths.
 pub fn loose_matches<'r, R>(
     rules: &'r [R],
     pattern: impl Fn(&'r R) -> Option<&'r PathPattern>,
     path: &Decoded,
+    to_the_letter: &[(&R, Captures)],
 ) -> SmallVec<[(&'r R, Captures); 2]> {
     let mut found = SmallVec::new();
+    let has_one_form = path.forms().nth(1).is_none();
     for form in path.forms() {
         let readings: SmallVec<[_; 2]> = spelling::read_loosely(form).collect();
-        let first = rules.iter().find_map(|rule| {
-            let pattern = pattern(rule)?;
+        for rule in rules {
+            let Some(pattern) = pattern(rule) else {
+                continue;
+            };
+            let is_known = |(known, _): &(&R, Captures)| std::ptr::eq(*known, rule);
+            if has_one_form && readings.len() == 1 && to_the_letter.iter().any(is_known) {
+                // Nearly always: of all readings the path itself is tried first, and it has been.
+                break;
+            }
             let read = |both: &[Cow<'_, str>; 2]| {
                 let mut both = both.iter();
                 both.find_map(|reading| pattern.match_in_any_case(reading))
             };
             let captures: SmallVec<[Captures; 2]> = readings.iter().filter_map(read).collect();
-            (!captures.is_empty()).then_some((rule, captures))
-        });
-        if let Some((rule, captures)) = first {
-            found.extend(captures.into_iter().map(|captures| (rule, captures)));
+            if captures.is_empty() {
+                continue;
+            }
+            let news = captures.into_iter();
+            let news = news.filter(|captures| !is_among(to_the_letter, rule, captures));
+            found.extend(news.map(|captures| (rule, captures)));
+            break;
         }
     }
     found
@@ -293,7 +304,7 @@ mod tests {
             path("/Users/<path:rest>"),
         ];
         let found = |raw: &str| -> Vec<(String, Option<String>)> {
-            loose_matches(&rules, Some, &Decoded::of(raw))
+            loose_matches(&rules, Some, &Decoded::of(raw), &[])
                 .iter()
                 .map(|(rule, captures)| {
                     let id = captures.get("id").map(str::to_owned);

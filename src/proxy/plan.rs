@@ -12,7 +12,7 @@ use crate::coherence::{Depends, StateKey, States};
 use crate::config::{Access, Config, PurgeRule, Route};
 use crate::message::target::TargetUri;
 use crate::route::{
-    Captures, Decoded, FamilyPattern, KeyTemplate, first_matches, is_among, is_plain, loose_matches,
+    Captures, Decoded, FamilyPattern, KeyTemplate, first_matches, is_plain, loose_matches,
 };
 
 /// What is to be done with a request.
@@ -182,11 +182,7 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
     }
     let known = states.len();
     // What another server would take the path for counts where it drops more.
-    for (rule, captures) in loose_matches(&config.purge, named, path) {
-        // As nearly always.
-        if is_among(&rules, rule, &captures) {
-            continue;
-        }
+    for (rule, captures) in loose_matches(&config.purge, named, path, &rules) {
         let more = news(&states, states_of(rule, &captures));
         if !more.is_empty() {
             states.extend(more);
@@ -195,11 +191,9 @@ pub fn drops<'c>(config: &'c Config, method: &Method, path: &Decoded) -> Drops<'
     }
     if rules.is_empty() {
         // To the origin's policy a target is what it is, to the letter; and what is its own is no later route's.
-        let loose = loose_matches(&config.routes, |route| Some(&route.path), path);
+        let any = |route: &'c Route| Some(&route.path);
+        let loose = loose_matches(&config.routes, any, path, &routes);
         for (route, captures) in loose.into_iter().filter(|found| !is_by_http(found)) {
-            if is_among(&routes, route, &captures) {
-                continue;
-            }
             let more = news(&states, own_state(route, &captures));
             if !more.is_empty() {
                 states.extend(more);
