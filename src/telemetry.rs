@@ -1,9 +1,13 @@
-//! Logs: readable on a terminal, JSON elsewhere, to standard output.
+//! Logs: readable on a terminal, JSON elsewhere, to standard output. Whoever says something waits for nobody who reads it.
 
+mod lines;
 #[cfg(feature = "otel")]
 pub mod otel;
 
-use std::io::IsTerminal;
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use tracing::Level;
@@ -13,12 +17,38 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{LogFormat, Logs};
+use lines::Lines;
 
 /// Where the level is changed while the process runs.
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
+static LOG: Lines = Lines::new();
+
+/// Standard error, of a process that logs.
+static COMPLAINTS: Lines = Lines::new();
+
+/// A log that has been started: what was said is written at its end.
+#[must_use]
+pub struct Log(());
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        LOG.finish();
+        COMPLAINTS.finish();
+    }
+}
+
 /// Starts logging as configured; RUST_LOG wins over `logs.level`.
-pub fn start(logs: &Logs) {
+pub fn start(logs: &Logs) -> io::Result<Log> {
+    // Past the library's own locks, which would be held for as long as a reader does not read.
+    let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let err = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    LOG.write_to("log", out, missing, |error| {
+        let why =
+            format!("the log cannot be written ({error}): until it can, its lines are lost\n");
+        COMPLAINTS.say(why.as_bytes());
+    })?;
+    COMPLAINTS.write_to("complaints", err, |_| Vec::new(), |_| {})?;
     let (filter, level) = reload::Layer::new(filter(logs));
     let _ = LEVEL.set(level);
     // What other crates say at debug and trace may hold what a client sent: they are heard up to info.
@@ -46,13 +76,15 @@ pub fn start(logs: &Logs) {
                 fmt::layer()
                     .json()
                     .flatten_event(true)
-                    .with_current_span(false),
+                    .with_current_span(false)
+                    .with_writer(|| Event),
             )
             .try_init(),
         false => registry
             .with(
                 fmt::layer()
                     .with_target(false)
+                    .with_writer(|| Event)
                     .with_ansi(std::io::stdout().is_terminal() && !says_no_colour),
             )
             .try_init(),
@@ -61,6 +93,58 @@ pub fn start(logs: &Logs) {
         && let Err(error) = EnvFilter::try_new(&asked)
     {
         tracing::warn!("RUST_LOG is not heeded ({error}): write it like `info,larder=debug`");
+    }
+    Ok(Log(()))
+}
+
+/// On standard error, behind all that was said there before; waits for a moment at most for whoever reads that, once a log
+/// has been started.
+pub fn complain(words: &str) {
+    if !has_started() {
+        eprintln!("{words}");
+        return;
+    }
+    COMPLAINTS.say(format!("{words}\n").as_bytes());
+    COMPLAINTS.finish();
+}
+
+pub fn has_started() -> bool {
+    LEVEL.get().is_some()
+}
+
+/// Lines of the log that nobody took in time.
+pub fn lost_lines() -> u64 {
+    LOG.lost()
+}
+
+thread_local! {
+    /// What the log's own thread says is no line behind others: it stands where lines are missing.
+    static OWN: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+fn missing(lines: u64) -> Vec<u8> {
+    OWN.set(Some(Vec::new()));
+    tracing::warn!(
+        lines,
+        "lines of the log were lost here: its reader took none for a while, or its disk was full"
+    );
+    OWN.take().unwrap_or_default()
+}
+
+/// Where an event goes once it is worded, whole.
+struct Event;
+
+impl Write for Event {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        OWN.with_borrow_mut(|own| match own {
+            Some(own) => own.extend_from_slice(line),
+            None => LOG.say(line),
+        });
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

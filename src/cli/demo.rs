@@ -22,7 +22,6 @@ use tokio::net::TcpListener;
 use super::Failure;
 use super::serve::{Running, Signals};
 use crate::config::file;
-use crate::telemetry;
 
 /// How long the demo's API takes for anything, so that a hit can be felt.
 const SLOWNESS: Duration = Duration::from_millis(300);
@@ -62,7 +61,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         if !arguments.log {
             "warn".clone_into(&mut config.logs.level);
         }
-        telemetry::start(&config.logs);
+        let _log = super::log(&config.logs)?;
         let signals = Signals::heard().map_err(|error| Failure::Failed(error.to_string()))?;
         let running = Running::start(config, None).await.map_err(|failure| match failure {
             Failure::Failed(why) => Failure::Failed(format!("{why}\nhelp: larder demo --listen 127.0.0.1:0 --admin 127.0.0.1:0 takes free ports")),

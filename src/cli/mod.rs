@@ -15,6 +15,7 @@ pub mod serve;
 pub mod top;
 pub mod warm;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,8 +24,9 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 
-use crate::config::Config;
 use crate::config::file;
+use crate::config::{Config, Logs};
+use crate::telemetry::{self, Log};
 
 /// A caching reverse proxy for REST APIs that is never stale after a write.
 #[derive(Parser)]
@@ -177,7 +179,7 @@ pub fn main() -> ExitCode {
     let why = failure.to_string();
     match json {
         true => eprintln!("{}", error_json(kind, status, why.trim())),
-        false => eprintln!("{}", why.trim_end()),
+        false => telemetry::complain(why.trim_end()),
     }
     ExitCode::from(status)
 }
@@ -194,6 +196,18 @@ fn end_with_the_reader() {
             Some(why) => {
                 eprintln!("cannot write to standard output: {why}");
                 std::process::exit(1);
+            }
+            // Whoever serves must not wait for long for whoever reads that.
+            None if telemetry::has_started() => {
+                let thread = std::thread::current();
+                let name = thread.name().unwrap_or("<unnamed>");
+                // As RUST_BACKTRACE says; empty without it.
+                let backtrace = Backtrace::capture();
+                let backtrace = match backtrace.status() {
+                    BacktraceStatus::Captured => format!("\n{backtrace}"),
+                    _ => String::new(),
+                };
+                telemetry::complain(&format!("thread '{name}' {panic}{backtrace}"));
             }
             None => otherwise(panic),
         }
@@ -250,6 +264,11 @@ fn load_over(path: &Path, over: &file::Overrides) -> Result<Config, Failure> {
 fn load_with(path: &Path, over: &file::Overrides) -> Result<file::Loaded, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     file::load_with(path, &environment, over).map_err(|error| Failure::Config(error.to_string()))
+}
+
+/// Logs for as long as the value lives.
+fn log(logs: &Logs) -> Result<Log, Failure> {
+    telemetry::start(logs).map_err(|error| Failure::Failed(format!("cannot log: {error}")))
 }
 
 /// The runtime for commands that run as long as they are left to.

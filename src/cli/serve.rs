@@ -23,11 +23,13 @@ use crate::server::{self, Manners};
 use crate::store::memory::Memory;
 use crate::store::redis::Redis;
 use crate::store::{Lifetimes, Store};
+#[cfg(feature = "otel")]
+use crate::telemetry;
 use crate::tls::certificates::Certificates;
 use crate::tls::follow;
 use crate::tls::server::{Acceptor, Protocol};
 use crate::upstream::Upstream;
-use crate::{admin, service, telemetry, warming};
+use crate::{admin, service, warming};
 
 /// Connections to the operator's listener.
 const ADMIN: usize = 256;
@@ -72,7 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         .watch
         .then(|| std::fs::read(&arguments.file.config));
     let config = super::load_over(&arguments.file.config, &over)?;
-    telemetry::start(&config.logs);
+    let _log = super::log(&config.logs)?;
     let source = Source::new(arguments.file.config.clone(), over);
     super::runtime()?.block_on(async {
         // Before anything else: a signal that comes early must not end the process.

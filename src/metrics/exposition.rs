@@ -18,6 +18,7 @@ use crate::proxy::sample::Outcome;
 use crate::proxy::{Proxy, Setup};
 use crate::server::places::Counted;
 use crate::store::Health;
+use crate::telemetry;
 use crate::upstream::Standing;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -416,6 +417,11 @@ impl Page<'_> {
             "config_reloads",
             "Reloads of the file, by what came of them",
             reloads.map(|([outcome], count)| (vec![("outcome", outcome.to_owned())], count)),
+        )?;
+        self.counter(
+            "log_lines_lost",
+            "Lines of the log that could not be written in time",
+            [(Labels::new(), telemetry::lost_lines())],
         )?;
         let config = &setup.config;
         let down = match config.when_store_is_down {

@@ -326,6 +326,7 @@ impl Larder {
 
     /// All of stdout and stderr so far.
     pub fn output(&self) -> String {
+        wait_for_the_log_of(self.pid());
         self.output.so_far()
     }
 
@@ -405,6 +406,37 @@ impl Drop for Larder {
             );
         }
     }
+}
+
+/// A thread of its own writes what larder says. Until that has nothing to write: it has slept for longer than it gathers
+/// lines for. Where lines come all the time, some are not there yet.
+fn wait_for_the_log_of(pid: u32) {
+    const LONGER: Duration = Duration::from_millis(5);
+    let (start, mut before) = (Instant::now(), None);
+    while start.elapsed() < 40 * LONGER {
+        let Some(status) = status_of_the_log(pid) else {
+            return;
+        };
+        // Which of its sleeps this is.
+        let sleep = status.contains("State:\tS").then(|| {
+            let mut lines = status.lines();
+            let number = lines.find(|line| line.starts_with("voluntary_ctxt_switches"));
+            number.expect("how often it slept").to_owned()
+        });
+        if sleep.is_some() && sleep == before {
+            return;
+        }
+        before = sleep;
+        thread::sleep(LONGER);
+    }
+}
+
+fn status_of_the_log(pid: u32) -> Option<String> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let status = |thread: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(thread.ok()?.path().join("status")).ok()
+    };
+    { threads.filter_map(status) }.find(|status| status.starts_with("Name:\tlog\n"))
 }
 
 /// Runs another command of the binary to its end.
