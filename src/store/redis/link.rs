@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::batched::Batched;
-use super::keeper::NoLink;
+use super::connecting::NoLink;
 use super::pipe::{Group, Pipe, Standing};
 use super::{A_WEEK, Place, Shared, frame, script};
 use crate::caching::cache_status::Reason;

@@ -1,7 +1,8 @@
 //! The store in Redis 7.0+: what each operation says to the server, and what its answers mean.
-//! `link` is one connection, `keeper` makes and keeps it.
+//! `link` is one connection, `connecting` makes it and `keeper` keeps it.
 
 mod batched;
+mod connecting;
 pub mod frame;
 mod keeper;
 mod link;
@@ -34,7 +35,7 @@ use crate::coherence::life::{How, Record};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{Epochs, Journal, NOTICE, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
-use keeper::NoLink;
+use connecting::NoLink;
 use link::{INCARNATION_KEY, Link, bytes, integer, text, words};
 use script::Entered;
 

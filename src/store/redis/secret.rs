@@ -9,7 +9,7 @@
 use redis::{Cmd, Pipeline};
 use tracing::warn;
 
-use super::keeper::NoLink;
+use super::connecting::NoLink;
 use super::link::{Link, text};
 use super::{A_WEEK, Shared};
 use crate::caching::key::{HashingSecret, SECRET_STATE};
