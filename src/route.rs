@@ -69,13 +69,14 @@ pub fn loose_matches<'r, R>(
     let has_one_form = path.forms().nth(1).is_none();
     for form in path.forms() {
         let readings: SmallVec<[_; 2]> = spelling::read_loosely(form).collect();
+        let has_no_format = readings.len() == 1;
         for rule in rules {
             let Some(pattern) = pattern(rule) else {
                 continue;
             };
-            let is_known = |(known, _): &(&R, Captures)| std::ptr::eq(*known, rule);
-            if has_one_form && readings.len() == 1 && to_the_letter.iter().any(is_known) {
-                // Nearly always: of all readings the path itself is tried first, and it has been.
+            let is_this = |(known, _): &(&R, Captures)| std::ptr::eq(*known, rule);
+            if has_one_form && has_no_format && to_the_letter.iter().any(is_this) {
+                // Nearly always: it would read the path as it stands first, and has.
                 break;
             }
             let read = |both: &[Cow<'_, str>; 2]| {
@@ -330,6 +331,36 @@ mod tests {
         assert_eq!(found("/users/a.b-c"), [of("a.b-c")]);
         assert_eq!(found("/users/7/x")[0].0, "/Users/<path:rest>");
         assert!(found("/user").is_empty() && found("*").is_empty() && found("/").is_empty());
+    }
+
+    #[test]
+    fn of_what_is_read_loosely_that_to_the_letter_is_left_out_and_nothing_else() {
+        let rules = ["/users", "/users/", "/Users/<str:id>", "/users/<int:n>/"].map(path);
+        for raw in [
+            "/users",
+            "/users/",
+            "/Users/",
+            "/users/7",
+            "/users/7/",
+            "/users/07/",
+            "/Users/a.b",
+            "/users/7.json",
+            "/users.json",
+            "/users//7/",
+            "/users/./7",
+            "/users/%37/",
+            "/x/",
+        ] {
+            let path = Decoded::of(raw);
+            let to_the_letter = first_matches(&rules, Some, &path);
+            let mut all = loose_matches(&rules, Some, &path, &[]);
+            all.retain(|(rule, captures)| !is_among(&to_the_letter, rule, captures));
+            assert_eq!(
+                loose_matches(&rules, Some, &path, &to_the_letter),
+                all,
+                "{raw}"
+            );
+        }
     }
 
     #[test]

@@ -184,8 +184,9 @@ fn a_log_on_a_full_disk_is_counted_as_lost_and_complained_of_once() {
     let origin = api();
     let larder = into(json_logs(&origin), "> /dev/full").start();
     ask(&mut larder.connect(), 0..10);
-    eventually("they are lost", || lost(&larder) >= 10);
     let complaint = "the log cannot be written (No space left on device";
+    eventually("it is said", || larder.output().contains(complaint));
+    eventually("they are lost", || lost(&larder) >= 10);
     assert_eq!(larder.output().matches(complaint).count(), 1);
 }
 

@@ -252,12 +252,7 @@ fn event_streams_are_counted_while_they_are_read() {
     let gate = Gate::new();
     let origin = Origin::start({
         let gate = gate.clone();
-        move |_| {
-            origin::status(200, "data: 1\n\ndata: 2\n\n")
-                .field("Content-Type", "text/event-stream")
-                .chunked()
-                .pausing_after(9, &gate)
-        }
+        move |_| origin::events(&gate)
     });
     let larder = Larder::start(users_api(&origin, "memory:", ""));
     let streams = || total(&larder, "larder_upstream_event_streams", &[]);

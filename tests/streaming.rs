@@ -516,12 +516,7 @@ fn each_reader_of_an_event_stream_has_its_own_and_for_longer_than_an_answer_may_
         let gate = Gate::new();
         let origin = Origin::start({
             let gate = gate.clone();
-            move |_| {
-                origin::status(200, "data: 1\n\ndata: 2\n\n")
-                    .field("Content-Type", "text/event-stream; charset=utf-8")
-                    .chunked()
-                    .pausing_after(9, &gate)
-            }
+            move |_| origin::events(&gate)
         });
         let file = users_api(&origin, store, "");
         let upstream = format!(
@@ -559,13 +554,7 @@ fn an_event_stream_is_not_kept_by_the_apis_own_word_either() {
     let gate = Gate::new();
     let origin = Origin::start({
         let gate = gate.clone();
-        move |_| {
-            origin::status(200, "data: 1\n\ndata: 2\n\n")
-                .field("Content-Type", "text/event-stream")
-                .field("Cache-Control", "max-age=60")
-                .chunked()
-                .pausing_after(9, &gate)
-        }
+        move |_| origin::events(&gate).field("Cache-Control", "max-age=60")
     });
     let larder = Larder::start(format!(
         "upstream: {{url: \"{}\", total: 300ms, first_byte: 300ms, connect: 300ms}}\nstore: {{url: \"memory:\"}}\nroutes:\n  - {{path: \"/<path:rest>\", policy: http}}\n",

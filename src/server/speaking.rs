@@ -160,12 +160,10 @@ async fn http1<F, Answer, B>(
     let Some(lane) = Arc::get_mut(&mut lane).map(Mutex::get_mut) else {
         return;
     };
-    // Whose content was read to its end, the next head of is waited for, and nothing has come of that.
-    let is_heard_out = !pulse.received.load(Ordering::Relaxed);
+    // Once content was read to its end the next head is waited for, of which nothing has come.
+    let is_sending = may_be_sending.into_inner() && pulse.received.load(Ordering::Relaxed);
     match ended {
-        Ok(()) if may_be_sending.into_inner() && !is_heard_out => {
-            linger(lane.stream().get_mut()).await
-        }
+        Ok(()) if is_sending => linger(lane.stream().get_mut()).await,
         Ok(()) => {}
         Err(error) => {
             debug!(%error, "a client's connection ended early");

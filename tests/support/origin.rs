@@ -114,6 +114,14 @@ pub fn status(status: u16, body: impl Into<String>) -> Answer {
     answer(status, Body::Bytes(body.into().into_bytes()))
 }
 
+/// Two server-sent events, the second once the gate is open.
+pub fn events(gate: &Gate) -> Answer {
+    status(200, "data: 1\n\ndata: 2\n\n")
+        .field("Content-Type", "text/event-stream; charset=utf-8")
+        .chunked()
+        .pausing_after(9, gate)
+}
+
 /// 200 with so many bytes of `pattern`.
 pub fn huge(length: u64) -> Answer {
     answer(200, Body::Pattern(length)).field("Content-Type", "application/json")
