@@ -335,7 +335,14 @@ mod tests {
 
     #[test]
     fn of_what_is_read_loosely_that_to_the_letter_is_left_out_and_nothing_else() {
-        let rules = ["/users", "/users/", "/Users/<str:id>", "/users/<int:n>/"].map(path);
+        let rules = [
+            "/up/<str:a>/<str:b>/",
+            "/users",
+            "/users/",
+            "/Users/<str:id>",
+            "/users/<int:n>/",
+        ]
+        .map(path);
         for raw in [
             "/users",
             "/users/",
@@ -350,6 +357,7 @@ mod tests {
             "/users/./7",
             "/users/%37/",
             "/x/",
+            "/up/../USERS/",
         ] {
             let path = Decoded::of(raw);
             let to_the_letter = first_matches(&rules, Some, &path);
