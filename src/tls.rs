@@ -6,6 +6,7 @@ mod clients;
 pub mod follow;
 pub mod own;
 pub mod pair;
+pub mod renewed;
 pub mod server;
 
 use std::io;

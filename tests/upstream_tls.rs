@@ -334,6 +334,39 @@ fn a_client_certificate_is_shown_to_an_upstream_that_asks_for_it() {
 }
 
 #[test]
+fn an_authority_and_a_client_certificate_that_are_renewed_count_from_then_on_and_none_that_is_wrong()
+ {
+    let (authority, old) = (Authority::new(), Authority::new());
+    let api = Secured::start(authority.certificate("localhost", |_| {}), Some(&authority));
+    let files = format!("ca_file: \"{}\", {}", old.ca_file(), old.client_cert());
+    let larder = Larder::start(api.file("localhost", &format!("{files}, pool_idle: 0s")));
+    assert_eq!(larder.get("/other/").status, 502);
+
+    // One after the other, as they are written; the old ones' directory is what the file names.
+    std::fs::copy(authority.ca_file(), old.ca_file()).unwrap();
+    eventually("the authority is trusted", || {
+        let refused = larder.get("/other/");
+        refused.cache_status().ends_with("detail=tls-refused")
+    });
+    authority.client_cert();
+    for name in ["client.pem", "client.key"] {
+        let [from, to] = [&authority, &old].map(|of| of.directory.path().join(name));
+        std::fs::copy(from, to).unwrap();
+    }
+    eventually("the certificate is shown", || {
+        larder.get("/other/").is_complete_success()
+    });
+
+    std::fs::write(old.directory.path().join("client.key"), "no key").unwrap();
+    eventually("what is wrong is said", || {
+        assert!(larder.get("/other/").is_complete_success());
+        larder.output().contains("the one from before stays")
+    });
+    assert!(larder.get("/other/").is_complete_success());
+    assert!(!larder.output().contains("PRIVATE"));
+}
+
+#[test]
 fn a_key_of_another_certificate_is_78() {
     let (authority, api) = (
         Authority::new(),

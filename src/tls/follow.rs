@@ -11,7 +11,7 @@ use super::pair::{Which, Written, Wrong, day};
 use crate::config::CertificateFiles;
 
 /// How often the files are looked at. They are read whole, a few KiB: a time of change can stay the same.
-const LOOK: Duration = Duration::from_millis(500);
+pub(super) const LOOK: Duration = Duration::from_millis(500);
 
 /// For as long as the process runs. Each pair by itself: one that is bad keeps no other back.
 pub async fn follow(certificates: Arc<Certificates>) {

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use super::sender::Sender;
 use crate::config::UpstreamAddress;
-use crate::tls;
+use crate::tls::client::chose_http2;
+use crate::tls::renewed::Renewed;
 
 /// How long an address of a name is waited for before the next one is tried as well. RFC 8305 §5.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -51,7 +52,7 @@ pub enum Unconnected {
 pub(super) async fn connect(
     address: &UpstreamAddress,
     versions: Versions,
-    tls: Option<&Result<tls::client::Client, io::Error>>,
+    tls: Option<&Renewed>,
     heard: Option<&Arc<AtomicU64>>,
 ) -> Result<Connection, Unconnected> {
     let received = Arc::new(AtomicU64::new(0));
@@ -70,17 +71,13 @@ pub(super) async fn connect(
         }
         UpstreamAddress::Tls { host, port } => {
             let client = match tls {
-                Some(Ok(client)) => client,
-                Some(Err(error)) => {
-                    let again = io::Error::new(error.kind(), error.to_string());
-                    return Err(Unconnected::Tls(again));
-                }
+                Some(renewed) => renewed.client().map_err(Unconnected::Tls)?,
                 None => return Err(Unconnected::Tls(io::ErrorKind::Unsupported.into())),
             };
             let stream = dial(host, *port).await.map_err(Unconnected::Io)?;
             let secured = client.connect(host, stream, streams.is_some()).await;
             let secured = secured.map_err(Unconnected::Tls)?;
-            let chosen = streams.filter(|_| tls::client::chose_http2(&secured));
+            let chosen = streams.filter(|_| chose_http2(&secured));
             let stream = Counted::new(secured, &received, heard);
             match chosen {
                 None => Sender::http1(stream),

@@ -15,7 +15,7 @@ use super::fleet::{Came, Change, Choice, Errand, Fleet, Standing};
 use super::sender::Sender;
 use crate::config::{Upstream as Settings, UpstreamAddress};
 use crate::error::UpstreamFailure;
-use crate::tls;
+use crate::tls::renewed::Renewed;
 
 /// No connection is used for longer, so that a name that has moved is followed.
 const LONGEST_USE: Duration = Duration::from_secs(60);
@@ -24,7 +24,7 @@ pub(super) struct Members {
     all: Vec<Member>,
     /// What is decided about them; of one alone nothing is.
     fleet: Mutex<Fleet>,
-    tls: Option<Result<tls::client::Client, io::Error>>,
+    tls: Option<Arc<Renewed>>,
     connect: Duration,
     pool_idle: Duration,
     total: Duration,
@@ -86,7 +86,7 @@ impl Members {
                 settings.addresses.len(),
                 settings.health.is_some(),
             )),
-            tls: needs_tls.then(|| tls::client::Client::new(ca_file, own)),
+            tls: needs_tls.then(|| Renewed::new(ca_file, own)),
             connect: settings.connect,
             pool_idle: settings.pool_idle,
             total: settings.total,
@@ -162,7 +162,7 @@ impl Members {
         let member = &self.all[place];
         // Of one alone nobody asks whether it is silent.
         let heard = self.are_several().then_some(&member.heard);
-        let tls = self.tls.as_ref();
+        let tls = self.tls.as_deref();
         // Boxed: it costs round trips, and whoever finds a kept connection need not carry room for it.
         let connecting = Box::pin(connection::connect(&member.address, versions, tls, heard));
         match tokio::time::timeout(self.connect, connecting).await {
