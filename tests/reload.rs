@@ -97,6 +97,36 @@ fn a_signal_and_the_command_reload_the_file() {
 }
 
 #[test]
+fn who_asks_by_another_token_than_the_instance_has_is_told_which_of_the_two_to_change() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let yaml = users_api(&origin, "memory:", "admin_token: the-old-token");
+    let larder = Larder::start(yaml.clone());
+    let file = larder.file().to_str().unwrap().to_owned();
+    let commands: [&[&str]; 5] = [
+        &["reload"],
+        &["purge", "users:list"],
+        &["keys"],
+        &["top", "--once"],
+        &["explain", LIST, "--ask"],
+    ];
+    let refused = |remedy: &str| {
+        for command in commands {
+            let told = run(&[command, &["-c", &file]].concat(), &[]);
+            assert_eq!(told.status.code(), Some(1), "{command:?}: {told:?}");
+            assert!(told.output.contains(remedy), "{command:?}: {told:?}");
+        }
+    };
+    write(&larder, &users_api(&origin, "memory:", ""));
+    refused("this file has none");
+    write(&larder, &yaml.replace("the-old", "the-new"));
+    refused("SIGHUP has it read the file again");
+    signal("-HUP", larder.pid());
+    eventually("the token is the file's", || {
+        run(&["keys", "-c", &file], &[]).status.success()
+    });
+}
+
+#[test]
 fn what_only_a_restart_can_change_is_named_and_nothing_is_changed() {
     let origin = Origin::start(|_| origin::json("[]"));
     let yaml = users_api(&origin, "memory:", "");

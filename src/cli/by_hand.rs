@@ -457,9 +457,23 @@ impl Admin {
         let told: Value = serde_json::from_slice(&body).unwrap_or_default();
         match (status.is_success(), &told["detail"]) {
             (true, _) if told.get(holds).is_some() => Ok(told),
-            (false, Value::String(why)) => Err(Failure::Failed(why.clone())),
+            (false, Value::String(why)) => Err(self.refusal(status, why.clone())),
             _ => Err(self.is_another(status)),
         }
+    }
+
+    /// Why it does not do what it was asked. What it says of a token is for who sends none.
+    pub fn refusal(&self, status: StatusCode, why: String) -> Failure {
+        let address = self.address;
+        Failure::Failed(match (status, &self.token) {
+            (StatusCode::UNAUTHORIZED, Some(_)) => format!(
+                "the instance at {address} goes by another `admin_token` than this file: SIGHUP has it read the file again (a value from its environment takes a restart)"
+            ),
+            (StatusCode::UNAUTHORIZED, None) => format!(
+                "the instance at {address} asks for an `admin_token`, and this file has none: write it there as the instance has it"
+            ),
+            _ => why,
+        })
     }
 
     /// What answers there is no Larder's listener.

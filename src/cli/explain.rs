@@ -99,10 +99,11 @@ fn ask(config: Config, question: &Question) -> Result<(Explanation, String), Fai
     let body = serde_json::to_vec(question).unwrap_or_default();
     let asked = by_hand::Admin::of(&config).and_then(|admin| {
         let answer = admin.ask(Method::POST, "/explain", body)?;
-        Ok((admin.address, answer))
+        Ok((admin, answer))
     });
     let nobody = match asked {
-        Ok((address, (StatusCode::OK, body))) => {
+        Ok((admin, (StatusCode::OK, body))) => {
+            let address = admin.address;
             let told = serde_json::from_slice(&body).map_err(|error| {
                 Failure::Failed(format!(
                     "the instance at {address} is of another version: {error}"
@@ -110,10 +111,10 @@ fn ask(config: Config, question: &Question) -> Result<(Explanation, String), Fai
             })?;
             return Ok((told, format!("by the instance at {address}")));
         }
-        Ok((address, (status, body))) => {
+        Ok((admin, (status, body))) => {
             let told: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             let why = told["detail"].as_str().unwrap_or(status.as_str());
-            return Err(Failure::Failed(format!("{address}: {why}")));
+            return Err(admin.refusal(status, format!("{}: {why}", admin.address)));
         }
         Err(nobody) => nobody,
     };

@@ -113,7 +113,7 @@ fn asked<T: DeserializeOwned>(admin: &by_hand::Admin, path: &str) -> Result<T, F
     let told: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     if !status.is_success() {
         let why = told["detail"].as_str().unwrap_or(status.as_str());
-        return Err(Failure::Failed(format!("{address}: {why}")));
+        return Err(admin.refusal(status, format!("{address}: {why}")));
     }
     serde_json::from_value(told).map_err(|error| {
         Failure::Failed(format!(
