@@ -200,21 +200,17 @@ fn family(reader: &Reader, routes: &[ReadRoute], read: &ReadRule, key: &KeyTempl
         let route_path = route.at.key("path");
         let pairs = key.placeholders().zip(route.route.key.placeholders());
         for (own, other) in pairs {
-            let (own_kind, kind) = (
-                path.converter_name(own),
-                route.route.path.converter_name(other),
-            );
-            if (own_kind == Some("int")) != (kind == Some("int")) {
+            let kind = route.route.path.converter_name(other);
+            let (Some(own_kind), Some(kind)) = (path.converter_name(own), kind) else {
+                // The route's key names what its own path does not capture, and that is said there.
+                return;
+            };
+            if (own_kind == "int") != (kind == "int") {
                 // A write to /users/07/ must drop what /users/7/ keeps.
                 let cause = format!(
-                    "`{{{own}}}` is captured as {} here and as {} by `{route_path}`: the two name different families",
-                    own_kind.unwrap_or_default(),
-                    kind.unwrap_or_default(),
+                    "`{{{own}}}` is captured as {own_kind} here and as {kind} by `{route_path}`: the two name different families"
                 );
-                let help = format!(
-                    "capture it as `<{}:{own}>` in `{path_at}`",
-                    kind.unwrap_or_default()
-                );
+                let help = format!("capture it as `<{kind}:{own}>` in `{path_at}`");
                 reader.complain(Problem::at(at, cause, help).beside(&route_path));
                 return;
             }

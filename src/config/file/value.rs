@@ -250,11 +250,17 @@ fn variable(
     ))
 }
 
+/// A number that a unit would make right: not `-1`, `1e9` or `inf`.
+fn has_no_unit(text: &str) -> bool {
+    let mut characters = text.chars();
+    characters.all(|c| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok()
+}
+
 pub fn duration(text: &str) -> Result<Duration, Wrong> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    if text.parse::<f64>().is_ok() {
+    if has_no_unit(text) {
         return Err(wrong(
             format!("`{text}` has no unit"),
             format!("write `{text}s` for seconds, `{text}ms`, `{text}m` or `{text}h`"),
@@ -272,7 +278,7 @@ pub fn size(text: &str) -> Result<u64, Wrong> {
     if text == "0" {
         return Ok(0);
     }
-    if text.parse::<f64>().is_ok() {
+    if has_no_unit(text) {
         return Err(wrong(
             format!("`{text}` has no unit"),
             format!("write `{text}B` for bytes, `{text}KiB`, `{text}MiB` or `{text}GiB`"),
