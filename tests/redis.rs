@@ -280,6 +280,40 @@ fn the_setting_wins_over_a_database_in_the_url() {
 }
 
 #[test]
+fn a_state_outlives_what_the_api_has_kept_for_longer_than_the_route_would() {
+    let redis = RedisServer::start();
+    let origin = Origin::start(|request| {
+        let long = if request.target == "/long/" {
+            100_000
+        } else {
+            2
+        };
+        origin::json("x".repeat(long)).field("Cache-Control", "max-age=864000")
+    });
+    let more = "  - {path: /long/, key: long}\n  - {path: /own/, policy: http, key: own}\npurge:";
+    let yaml = users_api(&origin, &redis.url(), "").replace("purge:", more);
+    let larder = Larder::start(yaml);
+    becomes_a_hit(&larder);
+    for target in ["/api/users/7/", "/long/", "/own/"] {
+        larder.get(target);
+        assert!(larder.get(target).is_hit(), "{target}");
+    }
+    let ends = |key: &str| redis.run(&["PTTL", key]).number();
+    let mut kept = 0;
+    for key in redis.keys() {
+        let family = key.split('~').next().unwrap();
+        if key.starts_with("t:~") || key.ends_with("~all") || key.ends_with("~state") {
+            continue;
+        }
+        kept += 1;
+        let state = format!("{family}~state");
+        assert!(ends(&state) > ends(&key), "{key} outlives {state}");
+    }
+    assert!(kept >= 4, "only {kept} copies");
+    assert!(ends("t:users:detail~all") > ends("t:users:detail:7"));
+}
+
+#[test]
 fn every_key_has_a_time_to_live_and_stands_under_the_prefix() {
     let redis = RedisServer::start();
     let origin = numbered();

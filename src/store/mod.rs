@@ -75,7 +75,14 @@ impl Lifetimes {
 
     /// How long a state lives on which something that is kept depends, in milliseconds: beyond every copy and hold.
     fn state(&self) -> u64 {
-        (self.longest_ttl + self.hold + Duration::from_secs(60)).as_millis() as u64
+        self.state_of(Duration::ZERO)
+    }
+
+    /// The same of a state on which a copy depends that is kept for so long: the API's own word may be longer than any of
+    /// the configuration.
+    fn state_of(&self, kept: Duration) -> u64 {
+        let longest = self.longest_ttl.max(kept);
+        (longest + self.hold + Duration::from_secs(60)).as_millis() as u64
     }
 }
 

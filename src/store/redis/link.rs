@@ -350,7 +350,7 @@ impl Link {
         lasting: Duration,
     ) -> Result<(), Reason> {
         let (value, prefix) = (codec::encode(stored), &shared.prefix);
-        let lifetime = shared.lifetimes.load().state().to_string();
+        let lifetime = shared.lifetimes.load().state_of(lasting).to_string();
         let lasting = lasting.as_millis().max(1).to_string();
         if value.len() > SMALL {
             let mut put = Pipeline::new();
