@@ -27,6 +27,7 @@ on_both_stores! {
     what_is_shared_by_verify_is_nobodys_under_another_access
     what_is_public_is_not_given_to_who_has_a_credential_of_their_own
     a_parameter_that_begins_to_count_is_not_given_the_copy_without_it
+    what_was_kept_with_a_cookie_or_a_credential_is_nobodys_once_it_is_not_to_be_kept
     purging_everything_reaches_what_a_route_kept_that_is_gone_and_comes_back
     a_logout_under_way_ends_what_is_said_of_it_under_a_verify_that_is_new
     another_upstream_is_asked_and_the_cache_stays
@@ -396,6 +397,36 @@ fn a_parameter_that_begins_to_count_is_not_given_the_copy_without_it(store: &str
     assert_eq!(larder.get(asked).text(), format!("\"{asked}\""));
     reload(&larder, &few);
     assert_eq!(larder.get(asked).text(), "\"/api/users/?page=1\"");
+}
+
+fn what_was_kept_with_a_cookie_or_a_credential_is_nobodys_once_it_is_not_to_be_kept(store: &str) {
+    let origin = Origin::start(|_| {
+        let said = origin::json("[]").field("Cache-Control", "max-age=60");
+        said.field("Set-Cookie", "session=hush")
+    });
+    let keeping = "  - {path: /own/, policy: http, keep_set_cookie: true}\npurge:";
+    let yaml = users_api(&origin, store, "").replace("purge:", keeping);
+    let larder = Larder::start(yaml.clone());
+    larder.get("/own/");
+    assert!(larder.get("/own/").is_hit());
+    let told = reload(&larder, &yaml.replace(", keep_set_cookie: true", ""));
+    assert_eq!(told["dropped"].as_array().map(Vec::len), Some(1), "{told}");
+    assert!(!larder.get("/own/").is_hit());
+
+    let issuing = Origin::start(|_| origin::json("[]").field("X-New-Token", "hush"));
+    let yaml = users_api(&issuing, store, "");
+    let larder = Larder::start(yaml.clone());
+    larder.get(LIST);
+    assert!(larder.get(LIST).is_hit());
+    reload(
+        &larder,
+        &format!("{yaml}credential_headers: [X-New-Token]\n"),
+    );
+    let next = larder.get(LIST);
+    assert!(
+        next.cache_status().ends_with("detail=credential"),
+        "{next:?}"
+    );
 }
 
 fn purging_everything_reaches_what_a_route_kept_that_is_gone_and_comes_back(store: &str) {

@@ -3,7 +3,8 @@
 //!
 //! * A copy is found under the rules it was kept by or not at all: its key holds whatever its fill carried (credential,
 //!   query, fields), its states whose word admits to it, its mark which paths it is of. So nothing is to be done about it.
-//! * What writes did not drop so far and do from now on may be of the past already, and is dropped once.
+//! * What writes did not drop so far and do from now on may be of the past already, and is dropped once. So is what was kept
+//!   with a cookie or a credential in its fields that is not to be kept any more.
 //! * A write that is under way was planned by the rules of before. What it drops by the new ones and not by its own is held
 //!   before they are in force, until that write is over.
 //!
@@ -22,7 +23,7 @@ use super::under_way::InFlight;
 use super::{Client, Proxy, Served, Setup, admit};
 use crate::caching::key::HashingSecret;
 use crate::coherence::{Coherence, Outcome, StateKey, WithoutStore, Writing, hold_for};
-use crate::config::{Config, Route};
+use crate::config::{Config, Policy, Route};
 use crate::proxy::cap::Cap;
 use crate::proxy::known;
 use crate::purges::{self, Cause};
@@ -129,11 +130,9 @@ pub fn dropped_by(
 }
 
 /// The states of what writes may drop by `new` and did not by `old`: what a rule names that is added, and a route that is.
-/// A route that goes leaves its paths to those behind it, and a rule that goes, to any.
+/// A route that goes leaves its paths to those behind it, and a rule that goes, to any. And of what was kept for its fields
+/// by `old` alone.
 pub fn newly_dropped(old: &Config, new: &Config) -> Vec<StateKey> {
-    let same_route = |a: &Route, b: &Route| {
-        a.path == b.path && a.key == b.key && a.is_by_http() == b.is_by_http()
-    };
     let rules = changed(&old.purge, &new.purge, |a, b| a == b);
     let routes = changed(&old.routes, &new.routes, same_route);
     let (Some(rules), Some(routes)) = (rules, routes) else {
@@ -144,7 +143,9 @@ pub fn newly_dropped(old: &Config, new: &Config) -> Vec<StateKey> {
     }
     let behind = routes.gone.unwrap_or(new.routes.len());
     let left_to = new.routes[behind..].iter();
-    let routes = routes.added.into_iter().chain(left_to);
+    let told_more = new.routes.iter();
+    let told_more = told_more.filter(|route| has_told_more(old, new, route));
+    let routes = routes.added.into_iter().chain(left_to).chain(told_more);
     let mut states: Vec<StateKey> = routes.filter_map(plan::whole_state).collect();
     let keys = rules.added.into_iter().flat_map(|rule| &rule.keys);
     states.extend(keys.filter_map(|key| match key {
@@ -154,6 +155,22 @@ pub fn newly_dropped(old: &Config, new: &Config) -> Vec<StateKey> {
     states.sort();
     states.dedup();
     states
+}
+
+fn same_route(a: &Route, b: &Route) -> bool {
+    a.path == b.path && a.key == b.key && a.is_by_http() == b.is_by_http()
+}
+
+/// Whether this route has kept, and given to everybody, fields with which nothing is kept any more.
+fn has_told_more(old: &Config, new: &Config, route: &Route) -> bool {
+    let mut before = old.routes.iter().filter(|was| same_route(was, route));
+    before.any(|was| match (&was.policy, &route.policy) {
+        (Policy::Http(was), Policy::Http(is)) => was.set_cookie && !is.set_cookie,
+        _ => {
+            let mut fields = new.credential_headers.iter();
+            fields.any(|field| !old.credential_headers.contains(field))
+        }
+    })
 }
 
 /// What is another in a list in which the first that matches counts.
