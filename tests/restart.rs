@@ -97,6 +97,20 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn a_file_that_never_comes_back_does_not_keep_it_from_its_end() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let larder = Larder::with(users_api(&origin, "memory:", ""));
+    let larder = larder.argument("--watch").start();
+    // A pipe in the place of a file whose server hangs: whoever reads it waits for as long as somebody may write.
+    fs::remove_file(larder.file()).unwrap();
+    let made = Command::new("mkfifo").arg(larder.file()).status().unwrap();
+    assert!(made.success());
+    let _writes = fs::File::options().write(true).open(larder.file()).unwrap();
+    larder.terminate();
+    assert!(larder.exit().status.success());
+}
+
+#[test]
 fn what_the_store_is_owed_is_paid_before_the_end() {
     let redis = RedisServer::start();
     let origin = Origin::start(|_| origin::json("[]"));

@@ -76,7 +76,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = super::load_over(&arguments.file.config, &over)?;
     let _log = super::log(&config.logs)?;
     let source = Source::new(arguments.file.config.clone(), over);
-    super::runtime()?.block_on(async {
+    let runtime = super::runtime()?;
+    let ended = runtime.block_on(async {
         // Before anything else: a signal that comes early must not end the process.
         let signals = Signals::heard().map_err(|error| Failure::Failed(error.to_string()))?;
         #[cfg(feature = "otel")]
@@ -91,7 +92,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         #[cfg(feature = "otel")]
         let _ = tokio::task::spawn_blocking(telemetry::otel::end).await;
         ended
-    })
+    });
+    // All that has to be done is: a look at a name or a file that never comes back (its server hangs) is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// A proxy that has its ports and serves.
