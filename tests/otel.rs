@@ -380,6 +380,21 @@ fn what_is_left_is_sent_at_the_end() {
 }
 
 #[test]
+fn a_collector_that_hangs_does_not_keep_the_process_from_its_end() {
+    // Connected to by the kernel, and never heard of again.
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = api();
+    let url = format!("http://{}", hangs.local_addr().unwrap());
+    let larder = telling(&origin, &url, "3600000").start();
+    larder.get("/api/users/");
+    larder.terminate();
+    let exit = larder.exit();
+    assert!(exit.status.success());
+    let was_waited_for = exit.output.contains("no answer in time");
+    assert!(!was_waited_for, "{}", exit.output);
+}
+
+#[test]
 fn a_collector_that_is_away_costs_no_request_and_is_said_once() {
     let origin = api();
     let nobody = format!("http://127.0.0.1:{}", free_port());

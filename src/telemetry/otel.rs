@@ -34,6 +34,9 @@ use crate::tls::client::Client;
 /// A collector that takes longer is taken for hung.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// At the end of the process it is waited for no longer: whoever connects meanwhile waits for the next process.
+const AT_THE_END: Duration = Duration::from_secs(2);
+
 /// More of an answer is not read.
 const LARGEST: usize = 1024 * 1024;
 
@@ -101,7 +104,7 @@ pub fn start() -> Result<(), String> {
 pub fn end() {
     if let Some(started) = STARTED.get() {
         // What cannot be sent has been said.
-        let _ = started.provider.shutdown_with_timeout(PATIENCE);
+        let _ = started.provider.shutdown_with_timeout(AT_THE_END);
     }
 }
 
