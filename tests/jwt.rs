@@ -622,6 +622,18 @@ fn when_the_keys_change_what_the_old_ones_said_counts_no_more(store: &str) {
     });
     let refused = list(&larder, &lines["a"]).cache_status();
     assert!(refused.ends_with("detail=jwt-refused"), "{refused}");
+
+    // As long as the one before and, by a copy that keeps times, as old.
+    let written = std::fs::metadata(&set).unwrap().modified().unwrap();
+    let copy = directory.path().join("copy.json");
+    std::fs::write(&copy, jwks(&[&Issuer::p256().named("3")])).unwrap();
+    let kept = std::fs::File::options().write(true).open(&copy).unwrap();
+    kept.set_modified(written).unwrap();
+    std::fs::rename(&copy, &set).unwrap();
+    eventually("what was said by the key before counts no more", || {
+        let refused = list(&larder, &new_lines["b"]).cache_status();
+        refused.ends_with("detail=jwt-refused")
+    });
 }
 
 #[test]

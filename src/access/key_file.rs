@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
@@ -23,14 +23,13 @@ pub struct Keys {
     watched: AtomicBool,
 }
 
-/// By what a file is known to have changed.
+/// By what a file is known to have changed: what it holds, as a copy can keep times, and keys of a kind are equally long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Stamp(Option<(SystemTime, u64)>);
+struct Stamp(Option<blake3::Hash>);
 
 impl Stamp {
     fn of(path: &Path) -> Stamp {
-        let data = std::fs::metadata(path).ok();
-        Stamp(data.and_then(|data| Some((data.modified().ok()?, data.len()))))
+        Stamp(std::fs::read(path).ok().map(|bytes| blake3::hash(&bytes)))
     }
 }
 
