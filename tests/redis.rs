@@ -73,6 +73,19 @@ fn a_server_certified_by_another_ca_is_not_talked_to() {
     assert!(redis.keys().is_empty());
 }
 
+#[test]
+fn a_server_that_speaks_tls_alone_and_is_named_without_it_is_said_to_be_one() {
+    let redis = RedisServer::builder().tls().start();
+    let url = redis.url().replace("rediss://", "redis://");
+    let larder = Larder::start(users_api(&numbered(), &url, ""));
+    assert_eq!(larder.readiness()["status"], "passing-through");
+    eventually("the log names the remedy", || {
+        larder.output().contains("Then it is `rediss://`")
+    });
+    let why = larder.readiness()["store"]["detail"].to_string();
+    assert!(why.contains("rediss://"), "{why}");
+}
+
 /// Who wrote through another instance before an emptied store was there again has so long to say so.
 #[test]
 fn the_first_instance_at_an_empty_store_keeps_nothing_for_the_notice_time() {

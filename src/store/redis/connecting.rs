@@ -135,8 +135,19 @@ impl Shared {
             pipe::say(&mut first, &ping),
             pipe::say(&mut second, &introduction)
         )
-        .map_err(words)?;
+        .map_err(|error| self.unheard(&error))?;
         Ok((Link::over(first, second).await?, said))
+    }
+
+    /// Why there was no answer on a connection. What ends one at the first word may have waited for another one.
+    fn unheard(&self, error: &std::io::Error) -> String {
+        use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
+        match (&self.settings.endpoint, error.kind()) {
+            (RedisEndpoint::Tcp { .. }, ConnectionReset | UnexpectedEof) => {
+                format!("{error}; does that port speak TLS? Then it is `rediss://`")
+            }
+            _ => error.to_string(),
+        }
     }
 
     /// What is said on the requests' own connection before it is used. Its last two answers tell which server it is.
