@@ -266,12 +266,20 @@ pub fn duration(text: &str) -> Result<Duration, Wrong> {
             format!("write `{text}s` for seconds, `{text}ms`, `{text}m` or `{text}h`"),
         ));
     }
-    humantime::parse_duration(text).map_err(|_| {
-        wrong(
+    match humantime::parse_duration(text) {
+        Ok(_) if text.contains('M') => Err(wrong(
+            format!("`{text}` is in months, which `M` stands for"),
+            format!(
+                "write `{}` for minutes, or days: `30d`",
+                text.replace('M', "m")
+            ),
+        )),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err(wrong(
             format!("`{text}` is not a duration"),
             "write a number with its unit: `250ms`, `30s`, `15m`, `1h`, `7d`, `1h 30m`",
-        )
-    })
+        )),
+    }
 }
 
 pub fn size(text: &str) -> Result<u64, Wrong> {
