@@ -420,11 +420,11 @@ fn who_asks_after_a_create_is_not_given_the_absence_that_was_fetched_before_it()
 }
 
 /// At the API, which each request has to give back before another is asked for.
-fn with_one_slot(origin: &Origin) -> Larder {
+fn with_one_slot(origin: &Origin, store: &str) -> Larder {
     let url = origin.url();
     let any = format!("upstream: {url}");
     let one = format!("upstream: {{url: \"{url}\", max_connections: 1}}");
-    let yaml = behind(origin, "memory:").replace(&any, &one);
+    let yaml = behind(origin, store).replace(&any, &one);
     Larder::with(yaml).env("RUST_LOG", "debug").start()
 }
 
@@ -444,7 +444,7 @@ fn who_has_waited_for_anothers_fetch_is_asked_for_with_what_it_sent_if_answers_v
             let answer = origin::json(said).without("vary").field("Vary", name);
             answer.field("Set-Cookie", "s=1").behind(&door)
         });
-        let larder = with_one_slot(&origin);
+        let larder = with_one_slot(&origin, "memory:");
         let (mut first, mut second) = (larder.connect(), larder.connect());
         first.send(head("GET", LIST, &[], None).as_bytes());
         origin.wait_for(1);
@@ -456,6 +456,38 @@ fn who_has_waited_for_anothers_fetch_is_asked_for_with_what_it_sent_if_answers_v
     }
 }
 
+/// It says how much its leader has asked for, whoever waits with it: the throttle of an API counts each address.
+#[test]
+fn who_has_waited_for_the_fetch_of_one_who_is_throttled_is_not_throttled_with_it() {
+    for_both_stores(|store| {
+        let gate = Gate::new();
+        let door = gate.clone();
+        let origin = Origin::start(move |request| {
+            let from = request.fields.get("x-forwarded-for").unwrap_or_default();
+            match from.contains("203.0.113.9") {
+                true => origin::status(429, "{}").field("Retry-After", "60"),
+                false => origin::json("[]"),
+            }
+            .behind(&door)
+        });
+        let larder = with_one_slot(&origin, store);
+        let from = |address| [("X-Forwarded-For", address)];
+        let (mut busy, mut throttled, mut other) =
+            (larder.connect(), larder.connect(), larder.connect());
+        busy.send(head("GET", "/api/other/", &[], None).as_bytes());
+        origin.wait_for(1);
+        throttled.send(head("GET", LIST, &from("203.0.113.9"), None).as_bytes());
+        eventually("the first waits", || finding_nothing(&larder) == 1);
+        other.send(head("GET", LIST, &from("203.0.113.10"), None).as_bytes());
+        eventually("both wait for it", || finding_nothing(&larder) == 2);
+        gate.open();
+        assert_eq!(throttled.answer("GET").status, 429);
+        let answer = other.answer("GET");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "[]"));
+        assert_eq!(busy.answer("GET").status, 200);
+    });
+}
+
 /// What it left is nobody's, and must not keep those who waited from the one slot that there is.
 #[test]
 fn an_answer_for_a_leader_who_has_left_gives_back_its_slot() {
@@ -465,7 +497,7 @@ fn an_answer_for_a_leader_who_has_left_gives_back_its_slot() {
         let answer = origin::json("[]").field("Cache-Control", "private");
         answer.behind(&door)
     });
-    let larder = with_one_slot(&origin);
+    let larder = with_one_slot(&origin, "memory:");
     let (mut leader, mut other) = (larder.connect(), larder.connect());
     leader.send(head("GET", LIST, &[], None).as_bytes());
     origin.wait_for(1);

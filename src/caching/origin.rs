@@ -11,6 +11,7 @@ use super::cache_status::Reason;
 use super::directives::{Directives, RequestDirectives};
 use super::freshness::{self, Exchange, Lifetime};
 use super::stored::{Freshness, Stored};
+use super::storing::speaks_of_the_request;
 use super::targeted;
 use super::variance::{self, Nominated};
 use crate::clock::Timestamp;
@@ -250,11 +251,9 @@ fn is_kept_at_all(choices: &Choices, directives: &Directives, status: StatusCode
 }
 
 /// Whether it may be about this one request, of which no key holds what it is about, and not about the target: the error that
-/// comes to conditions or a range (RFC 9110 §13, §14), and whatever speaks of a request's content, fields, pace or connection (RFC 9110
-/// §15.5; RFC 6585 §3 to §6 forbids to store its own; RFC 8470 §5.2).
+/// comes to conditions or a range (RFC 9110 §13, §14), and whatever speaks of the request itself.
 fn is_of_one_request(asked: &HeaderMap, status: StatusCode) -> bool {
-    let says_so =
-        matches!(status.as_u16(), 407 | 408 | 411..=413 | 415..=417 | 425 | 428 | 429 | 431 | 511);
+    let says_so = speaks_of_the_request(status);
     let is_error = status.as_u16() >= 400;
     let has = |name: &HeaderName| asked.contains_key(name);
     says_so || is_error && (has(&header::RANGE) || CONDITIONS.iter().any(has))

@@ -199,9 +199,16 @@ pub fn remedy(unkeyed: &[impl AsRef<str>]) -> String {
     }
 }
 
-/// May an answer that is not stored go to others who asked the same and were waiting?
-pub fn shareable(reason: Reason) -> bool {
-    matches!(reason, Reason::Status)
+/// May an answer that is not stored go to others who asked the same and were waiting? Not where its status is about who
+/// asked: a throttle counts by address, and others have their own.
+pub fn shareable(reason: Reason, status: StatusCode) -> bool {
+    reason == Reason::Status && !speaks_of_the_request(status)
+}
+
+/// Whether a status speaks of a request's content, fields, pace or connection (RFC 9110 §15.5; RFC 6585 §3 to §6 forbids to
+/// store its own; RFC 8470 §5.2), and not of the target.
+pub(super) fn speaks_of_the_request(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 407 | 408 | 411..=413 | 415..=417 | 425 | 428 | 429 | 431 | 511)
 }
 
 /// The fields to keep: end to end, with a Date (RFC 9110 §6.6.1), without Age.
@@ -305,7 +312,19 @@ mod tests {
         ] {
             assert_eq!(lifetime(&[(name, "x")]), Err(Reason::Credential), "{name}");
         }
-        assert!(!shareable(Reason::Credential));
+        assert!(!shareable(Reason::Credential, StatusCode::OK));
+    }
+
+    #[test]
+    fn what_is_said_of_the_request_is_for_nobody_else() {
+        for status in [408, 413, 417, 425, 429, 431] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert!(!shareable(Reason::Status, status), "{status}");
+        }
+        for status in [401, 403, 404, 500, 503] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert!(shareable(Reason::Status, status), "{status}");
+        }
     }
 
     #[test]

@@ -255,7 +255,8 @@ impl Fetch {
             // One user's refusal, or limit, is nobody else's, although the copy would be.
             Err(reason)
                 if validated.is_some()
-                    || (storing::shareable(reason) && !route.access.is_by_verdict()) =>
+                    || (storing::shareable(reason, response.status())
+                        && !route.access.is_by_verdict()) =>
             {
                 (None, Some(reason))
             }
