@@ -347,18 +347,26 @@ fn own_rules(own: &Resource, all: &[Resource]) -> Vec<RulePlan> {
         let (created, other): (Vec<Method>, Vec<Method>) =
             methods.partition(|method| method == Method::POST);
         let listed = dropped(own, true, at, Own::Exactly).into_iter().collect();
-        push(created, at, listed, "a new one is in the list");
+        let why = match is_beneath_another(at) {
+            true => "a new one is in the list, and may come from another's",
+            false => "a new one is in the list",
+        };
+        push(created, at, listed, why);
         push(other, at, drops(own, at, Own::Group), "many at once");
     }
     if let Some(detail) = own.detail {
         let at = &detail.segments;
         let methods = detail.writes.iter().map(|(method, _)| method.clone());
-        let (how, why) = match own.crowded {
-            true => (
+        let (how, why) = match (own.crowded, is_beneath_another(at)) {
+            (true, _) => (
                 Own::Group,
                 "the list and all of them: this path also takes what is no single one",
             ),
-            false => (Own::Exactly, "the list and this one"),
+            (false, true) => (
+                Own::Group,
+                "all lists and all of them: this one may be beneath another, too, or move there",
+            ),
+            (false, false) => (Own::Exactly, "the list and this one"),
         };
         push(methods.collect(), at, drops(own, at, how), why);
     }
@@ -398,7 +406,7 @@ fn dropped(resource: &Resource, is_list: bool, at: &[Segment], own: Own) -> Opti
         false => resource.detail,
     }?;
     let stem = stem(resource, is_list);
-    let exactly = is_list || own == Own::Exactly && !resource.crowded;
+    let exactly = own == Own::Exactly && !resource.crowded && !is_beneath_another(at);
     let names = names_in(trimmed(&path.segments), trimmed(at)).filter(|_| exactly);
     Some(match (captures(&path.segments).count(), names) {
         (0, _) => stem,
@@ -408,6 +416,14 @@ fn dropped(resource: &Resource, is_list: bool, at: &[Segment], own: Own) -> Opti
         }
         (count, None) => stem + &":*".repeat(count),
     })
+}
+
+/// Whether the path names a thing, and something beneath it, like `/roles/<role_pk>/users/<id>/`: what is written there
+/// may stand beneath another role, too, or come from there, or go there.
+fn is_beneath_another(at: &[Segment]) -> bool {
+    let mut after_the_first = { at.iter() }.skip_while(|part| matches!(part, Segment::Literal(_)));
+    after_the_first.next();
+    after_the_first.any(|part| matches!(part, Segment::Literal(text) if !text.is_empty()))
 }
 
 /// Whatever a write to these may show in: themselves, what is above and beneath them, and all whose answers hold what these
