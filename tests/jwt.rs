@@ -83,7 +83,7 @@ fn said(rules: &Jwt, keys: &KeySet, token: &str) -> &'static str {
 }
 
 #[test]
-fn a_token_is_good_by_its_signature_issuer_audience_and_time_alone() {
+fn a_token_is_good_by_its_signature_issuer_audience_time_and_kind_alone() {
     let issuer = Issuer::secret(SECRET);
     let (rules, keys) = (
         rules(&[Algorithm::HS256]),
@@ -114,6 +114,15 @@ fn a_token_is_good_by_its_signature_issuer_audience_and_time_alone() {
         (with("nbf", json!(NOW + 11)), "jwt-refused"),
         (with("nbf", json!("0")), "jwt-refused"),
         (with("nbf", json!(null)), "jwt-refused"),
+        // A refresh token is of the same key, and lives longer: the API takes it for nothing but another.
+        (with("token_type", json!("refresh")), "jwt-refused"),
+        (with("token_use", json!("refresh")), "jwt-refused"),
+        (with("typ", json!("Refresh")), "jwt-refused"),
+        (with("typ", json!("Offline")), "jwt-refused"),
+        (with("type", json!("refresh")), "jwt-refused"),
+        (with("token_type", json!("access")), "good"),
+        (with("typ", json!("Bearer")), "good"),
+        (with("type", json!(7)), "good"),
     ];
     for (claims, expected) in cases {
         let token = issuer.token(&claims);
@@ -414,8 +423,10 @@ fn who_cannot_be_verified_goes_upstream_uncached_and_the_reason_is_told(store: &
     // Of so large a number not all is read: another could be the same.
     let large = issuer.token(&json!({"role": 2e40, "exp": from_now(60)}));
     let large = format!("Bearer {large}");
+    let refresh = json!({"role": "x", "exp": from_now(60), "token_type": "refresh"});
+    let refresh = format!("Bearer {}", issuer.token(&refresh));
     let a = lines["a"].as_str();
-    let cases: [(Fields, &str, u16); 13] = [
+    let cases: [(Fields, &str, u16); 14] = [
         (&[], "jwt-absent", 401),
         (&[("Authorization", "Token abc")], "jwt-absent", 401),
         (&[("Authorization", "Bearer")], "jwt-absent", 401),
@@ -424,6 +435,7 @@ fn who_cannot_be_verified_goes_upstream_uncached_and_the_reason_is_told(store: &
         (&[("Authorization", "Bearer a.b.c")], "jwt-refused", 401),
         (&[("Authorization", &forged)], "jwt-refused", 401),
         (&[("Authorization", &large)], "jwt-refused", 401),
+        (&[("Authorization", &refresh)], "jwt-refused", 401),
         (&[("Authorization", &lines["late"])], "jwt-expired", 200),
         (
             &[("Authorization", a), ("Cookie", "sessionid=a")],

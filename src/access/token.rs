@@ -73,7 +73,7 @@ pub fn signed(token: &[u8]) -> Option<&[u8]> {
     signed.contains(&b'.').then_some(signed)
 }
 
-/// Signature, issuer, audience and time, in this order.
+/// Signature, issuer, audience, time and kind, in this order.
 pub fn verify(jwt: &Jwt, keys: &KeySet, token: &[u8], now: Timestamp) -> Result<Token, Unverified> {
     signature::provide();
     let header = decode_header(token)
@@ -107,10 +107,26 @@ pub fn verify(jwt: &Jwt, keys: &KeySet, token: &[u8], now: Timestamp) -> Result<
             return Err(refused("its time has not come (`nbf`)"));
         }
     }
+    if is_for_renewal(&claims) {
+        return Err(refused(
+            "it says that it is for renewing others (`refresh`), and not for asking",
+        ));
+    }
     let scope = Scope::at(&jwt.scope, &claims).ok_or(refused(
         "a number in its `scope` is no whole one of 64 bits, and could not be told from others",
     ))?;
     Ok(Token { expires, scope })
+}
+
+/// Whether it is a refresh token, which an issuer may sign by the same key and for much longer: SimpleJWT, allauth, Keycloak and
+/// Flask-JWT-Extended each say so in another claim. RFC 8725 §3.12: whoever takes tokens of one kind refuses the others.
+fn is_for_renewal(claims: &Value) -> bool {
+    let kinds = ["token_type", "token_use", "typ", "type"];
+    let mut kinds = kinds.iter().filter_map(|name| claims.get(name)?.as_str());
+    kinds.any(|kind| {
+        let renews = |word: &&str| kind.eq_ignore_ascii_case(word);
+        ["refresh", "offline"].iter().any(renews)
+    })
 }
 
 /// Until when a token says that it is good, whether or not it is to be believed.
