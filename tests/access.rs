@@ -24,6 +24,7 @@ on_both_stores! {
     a_scope_that_could_be_anothers_admits_nobody
     first_requests_at_once_ask_one_question_and_fetch_one_body
     a_write_with_the_credential_ends_its_verdict_and_no_other
+    a_logout_that_is_answered_401_ends_the_verdict_and_drops_no_copy
     a_logout_ends_a_verdict_whatever_keeps_its_path
     a_verdict_ends_in_time
     a_revoked_credential_is_asked_about_again
@@ -215,6 +216,33 @@ fn a_write_with_the_credential_ends_its_verdict_and_no_other(store: &str) {
     );
     let logout = larder.request("POST", "/api/logout/", &[("Authorization", "Token a")], b"");
     assert_eq!(logout.status, 204);
+    assert_eq!(list(&larder, "Token a").status, 401);
+    assert!(list(&larder, "Token b").is_hit());
+}
+
+/// As django-allauth's headless API answers a logout that is done: there is no session any more. A copy is dropped by none.
+fn a_logout_that_is_answered_401_ends_the_verdict_and_drops_no_copy(store: &str) {
+    let users = users(&[("Token a", "{}"), ("Token b", "{}")]);
+    let known = users.clone();
+    let origin = Origin::start(move |request| {
+        let who = credential(request);
+        let mut known = known.lock().unwrap();
+        match (request.method.as_str(), known.contains_key(&who)) {
+            ("GET", true) => origin::json("{}"),
+            ("DELETE", true) => {
+                known.remove(&who);
+                origin::status(401, "{}")
+            }
+            _ => origin::status(401, "who are you?"),
+        }
+    });
+    let larder = larder(&origin, store, "{verify: /api/users/me/, for: 1h}");
+    for who in ["Token a", "Token b"] {
+        assert_eq!(list(&larder, who).status, 200);
+    }
+    let session = "/_allauth/browser/v1/auth/session";
+    let logout = larder.request("DELETE", session, &[("Authorization", "Token a")], b"");
+    assert_eq!(logout.status, 401);
     assert_eq!(list(&larder, "Token a").status, 401);
     assert!(list(&larder, "Token b").is_hit());
 }

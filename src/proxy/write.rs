@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use http::Response;
 use http::header::HeaderMap;
+use http::{Response, StatusCode};
 use tracing::warn;
 
 use super::outliving::Outliving;
@@ -170,6 +170,12 @@ async fn held(
     if let (Ok(response), Outcome::Changed) = (&answered, outcome) {
         drop_named(setup, client, &word, response.headers(), &states).await;
     }
+    if answered
+        .as_ref()
+        .is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED)
+    {
+        Box::pin(forget(setup, client, &word, &states)).await;
+    }
     let keeping = keeping.filter(|keeping| {
         let kept = answered
             .as_ref()
@@ -200,6 +206,23 @@ fn ends_a_verdict(states: &[StateKey]) -> bool {
     states
         .iter()
         .any(|state| is_of_a_credential(state.as_str()))
+}
+
+/// A 401 drops no copy, but its credential is nobody's to the API; and a logout that has been done is answered so, too, by
+/// django-allauth's headless API.
+async fn forget(setup: &Setup, client: &Client, word: &Word, states: &[StateKey]) {
+    let of_it = { states.iter() }.filter(|state| is_of_a_credential(state.as_str()));
+    let of_it: Vec<StateKey> = of_it.cloned().collect();
+    if of_it.is_empty() {
+        return;
+    }
+    match setup.coherence.purge(&of_it).await {
+        Ok(()) => purged(client, word, Cause::Write, &of_it),
+        Err(_) => warn!(
+            path = client.target.path(),
+            "who was answered 401 may be admitted elsewhere until `for` is over: the store is away"
+        ),
+    }
 }
 
 /// What the answer names beside the target: RFC 9111 §4.4 and RFC 9875 allow to drop it, so the answer does not depend on it.
