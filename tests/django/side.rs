@@ -390,6 +390,54 @@ fn a_change_of_the_groups_of_a_user_drops_their_copies_from_either_side() {
     assert_dropped(&larder, &[LIST, SEVEN, EIGHT]);
 }
 
+/// In the place of what `apps.py` has connected.
+fn connected(shell: &mut Shell, how: &str) {
+    shell.does(&format!(
+        "from django.contrib.auth.models import Group\nfrom django.db.models.signals import post_delete, post_save\n\
+         from users import signals\nuser = User.objects.get(pk=7)\n\
+         for signal in (post_save, post_delete): signal.disconnect(dispatch_uid='larder:users.User')\n\
+         signals.connect(User, {how})"
+    ));
+}
+
+#[test]
+fn a_write_of_another_model_that_users_show_something_of_drops_all_of_them() {
+    let stage = Stage::open(Variant::Telling);
+    let larder = stage.larder();
+    let mut shell = Shell::open(&stage);
+    connected(&mut shell, "others=[Group]");
+    for change in [
+        "group = Group.objects.create(name='orchestra')",
+        "group.name = 'ensemble'; group.save()",
+        "group.delete()",
+    ] {
+        warm(&larder, &[LIST, SEVEN, EIGHT]);
+        shell.does(change);
+        assert_dropped(&larder, &[LIST, SEVEN, EIGHT]);
+    }
+    warm(&larder, &[LIST, SEVEN, EIGHT]);
+    shell.does("user.save()");
+    assert_kept(&larder, &[EIGHT]);
+    assert_dropped(&larder, &[LIST, SEVEN]);
+}
+
+#[test]
+fn where_paths_name_users_by_something_else_than_their_primary_key_a_save_drops_all_of_them() {
+    let stage = Stage::open(Variant::Telling);
+    let larder = stage.larder();
+    let mut shell = Shell::open(&stage);
+    connected(&mut shell, "lookup='username'");
+    // Whose copy stands at `users:detail:student08` is known to Larder alone.
+    warm(&larder, &[LIST, SEVEN, EIGHT]);
+    shell.does("user.username = 'renamed'; user.save()");
+    assert_dropped(&larder, &[LIST, SEVEN, EIGHT]);
+    connected(&mut shell, "lookup='id'");
+    warm(&larder, &[LIST, SEVEN, EIGHT]);
+    shell.does("user.save()");
+    assert_kept(&larder, &[EIGHT]);
+    assert_dropped(&larder, &[LIST, SEVEN]);
+}
+
 #[test]
 fn a_purge_waits_for_the_commit_on_the_database_that_was_written_to() {
     let stage = Stage::open(Variant::Telling);

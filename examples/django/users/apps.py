@@ -12,5 +12,6 @@ class UsersConfig(AppConfig):
 
         from users import signals
 
-        # Leave `groups` out if your serializer does not show them.
+        # Leave `groups` out if your serializer does not show them. `lookup="username"` if your paths name users so;
+        # `others=[Profile]` for what else they show something of.
         signals.connect(get_user_model(), shown=["groups"])

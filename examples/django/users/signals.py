@@ -11,6 +11,7 @@ What is promised:
 - What is rolled back purges nothing, also up to a savepoint.
 - One transaction makes one purge, however many users it saves.
 - `last_login` alone, which every login saves, purges nothing.
+- A profile, or a group that is renamed, is no user: name to `connect` the models that answers show something of.
 - Writes through Larder are purged by Larder itself, without such a moment in between; that they are announced here as
   well does no harm.
 
@@ -42,11 +43,21 @@ UNSEEN = frozenset({"last_login"})
 MANY = 100
 
 
-def connect(user: type[Model], shown: Iterable[str] = ()) -> None:
+def connect(
+    user: type[Model], shown: Iterable[str] = (), lookup: str = "pk", others: Iterable[type[Model]] = ()
+) -> None:
     """Purges on each save and delete of `user`, of its proxies and its children.
 
     `shown` names the many-to-many fields that the API shows of a user, such as `groups`; changes of others show nowhere.
+    `lookup` is the field by which its paths name one, if that is not the primary key: `username`, `slug`. A write then
+    drops all users, for who is renamed has a copy by the old name, too. `others` are the models of which users show
+    something, such as a profile, or a group's name: their writes drop the list and all users.
     """
+    others = tuple(others)
+    by_key = lookup in ("pk", user._meta.pk.name)
+
+    def key(pk: Any) -> str:
+        return cache.user_key(pk) if by_key else cache.ALL_USERS
 
     def changed(
         sender: type[Model],
@@ -56,7 +67,9 @@ def connect(user: type[Model], shown: Iterable[str] = ()) -> None:
         **_: Any,
     ) -> None:
         if issubclass(sender, user) and is_seen(update_fields):
-            purge_on_commit([cache.USER_LIST, cache.user_key(instance.pk)], using=using)
+            purge_on_commit([cache.USER_LIST, key(instance.pk)], using=using)
+        if issubclass(sender, others):
+            purge_on_commit([cache.USER_LIST, cache.ALL_USERS], using=using)
 
     def related(
         sender: type[Model], instance: Model, action: str, reverse: bool, pk_set: set[Any] | None, using: str, **_: Any
@@ -67,11 +80,11 @@ def connect(user: type[Model], shown: Iterable[str] = ()) -> None:
         if pk_set is not None and not pk_set:
             return
         if not reverse:
-            users = [cache.user_key(instance.pk)]
+            users = [key(instance.pk)]
         elif pk_set is None:
             users = [cache.ALL_USERS]
         else:
-            users = [cache.user_key(pk) for pk in pk_set]
+            users = [key(pk) for pk in pk_set]
         purge_on_commit([cache.USER_LIST, *users], using=using)
 
     # Whoever is told is held weakly otherwise, and these are known to nobody else. Calling `connect` again for the same
