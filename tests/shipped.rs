@@ -177,6 +177,31 @@ fn the_line_for_the_admin_drops_what_its_forms_write_once_it_is_uncommented() {
     }
 }
 
+/// Where ids are any text, `me` is one, and stands for somebody who has another.
+#[test]
+fn with_ids_of_any_text_a_write_drops_what_the_file_then_asks_for() {
+    let said = r#"the second rule must drop "users:detail:*" in the place of "users:detail:{id}""#;
+    assert!(PROXY_YAML.contains(said));
+    let file = PROXY_YAML.replace("<int:id>", "<id>").replacen(
+        r#""users:list", "users:detail:{id}""#,
+        r#""users:list", "users:detail:*""#,
+        1,
+    );
+    let origin = users();
+    let larder = Larder::with(file).env("UPSTREAM", origin.url()).start();
+    let (me, ann) = ("/api/users/me/", "/api/users/ann/");
+    for written in [me, ann, "/api/users/bulk/"] {
+        for target in [me, ann] {
+            larder.get(target);
+            assert!(larder.get(target).is_hit(), "{target}");
+        }
+        assert_eq!(larder.write("PATCH", written).status, 200);
+        for target in [me, ann] {
+            assert!(!larder.get(target).is_hit(), "{written}: {target}");
+        }
+    }
+}
+
 fn users() -> Origin {
     Origin::start(|request| origin::json(format!("{{\"n\":{}}}", request.number)))
 }
