@@ -35,6 +35,7 @@ on_both_stores! {
     a_redirect_after_a_write_drops
     each_credential_has_its_own_copy
     an_ignored_cookie_splits_nothing
+    who_shows_an_ignored_cookie_is_given_no_other_in_its_place
     a_configured_credential_header_splits
     a_public_route_is_filled_without_credentials_and_serves_everybody
     another_host_is_a_miss_that_replaces
@@ -546,6 +547,41 @@ fn each_credential_has_its_own_copy(store: &str) {
         }
     }
     assert_eq!(origin.count(), credentials.len());
+}
+
+/// As `ensure_csrf_cookie` does: whoever shows none is given a new one, and what a page has of the old one is refused.
+fn who_shows_an_ignored_cookie_is_given_no_other_in_its_place(store: &str) {
+    let origin = Origin::start(|request| {
+        let shown = request.fields.get("cookie").unwrap_or_default();
+        let shown = shown.split("csrftoken=").nth(1);
+        let token = shown.map_or(format!("new{}", request.number), str::to_owned);
+        origin::json("[]").field("Set-Cookie", &format!("csrftoken={token}; Path=/"))
+    });
+    let larder = Larder::start(users_api(&origin, store, ""));
+    for (fields, expected) in [
+        (vec![("Cookie", "csrftoken=mine")], "csrftoken=mine; Path=/"),
+        (
+            vec![("Cookie", "sessionid=a; csrftoken=mine")],
+            "csrftoken=mine; Path=/",
+        ),
+    ] {
+        for _ in 0..2 {
+            let answer = larder.get_with(LIST, &fields);
+            assert_eq!(
+                answer.fields.get("set-cookie"),
+                Some(expected),
+                "{fields:?}"
+            );
+            let said = answer.cache_status();
+            assert!(said.ends_with("detail=set-cookie"), "{said}");
+        }
+    }
+    // Who shows none is asked for once.
+    let before = origin.count();
+    let answer = larder.get(LIST);
+    let set = answer.fields.get("set-cookie").unwrap_or_default();
+    assert!(set.starts_with("csrftoken=new"), "{set}");
+    assert_eq!(origin.count(), before + 1);
 }
 
 fn an_ignored_cookie_splits_nothing(store: &str) {

@@ -106,6 +106,19 @@ pub fn ignored_cookies<'f>(
         .map(<[u8]>::trim_ascii)
 }
 
+/// Whether an answer to a fill sets one of them anew that its client has, which the fill did not carry: Django makes another
+/// `csrftoken` for whoever shows none, and what a page has of the old one is then refused.
+pub fn sets_an_ignored_cookie_anew(
+    config: &Config,
+    client: &HeaderMap,
+    answer: &HeaderMap,
+) -> bool {
+    let set = answer.get_all(header::SET_COOKIE).iter();
+    set.filter_map(|line| line.as_bytes().split(|&b| b == b'=').next())
+        .map(<[u8]>::trim_ascii)
+        .any(|set| ignored_cookies(config, client).any(|name| name == set))
+}
+
 /// All lines of `name`, in their order.
 pub fn copy(name: &HeaderName, from: &HeaderMap, to: &mut HeaderMap) {
     for value in from.get_all(name) {

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 
 use super::present::{self, Asked, Presented};
 use super::{Client, Served, Setup, read};
+use crate::access;
 use crate::body::{SharedBody, compact, is_compact};
 use crate::caching::cache_status::Reason;
 use crate::caching::freshness::Exchange;
@@ -46,8 +47,8 @@ pub enum Answer {
     Coming(Arc<Coming>),
     /// For the one whose request it was, alone: nobody else may see it. Others go upstream themselves.
     Alone(Arc<Mutex<Option<Response<UpstreamBody>>>>, Reason),
-    /// It varies by a field that a fill does not carry: each asks for itself, as it came.
-    NotForACache,
+    /// It depends on a field or cookie that a fill does not carry: each asks for itself, as it came.
+    NotForACache(Reason),
     /// It varies by a field that the client had sent, and the fill had not: from now on keys hold it and fills carry it, so
     /// everybody asks again.
     Unsent,
@@ -224,7 +225,11 @@ impl Fetch {
         let nominated = storing::nominated(&policy, response.headers());
         if is_not_for_a_cache(&nominated, &self.client.fields) {
             served.learn_unkeyed(&nominated.unkeyed);
-            return fill.answer(Answer::NotForACache);
+            return fill.answer(Answer::NotForACache(Reason::VaryUnkeyed));
+        }
+        let config = &self.setup.config;
+        if access::sets_an_ignored_cookie_anew(config, &self.client.fields, response.headers()) {
+            return fill.answer(Answer::NotForACache(Reason::SetCookie));
         }
         let new: Vec<_> = nominated
             .learnable

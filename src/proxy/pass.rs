@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::present::{self, Asked};
 use super::{Client, Served, Setup, fetch};
+use crate::access;
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::storing;
@@ -33,7 +34,7 @@ pub async fn pass(
 
 /// A fill of one's own that nobody shares and nothing stores: asked as every fill of the route is, so that
 /// what an operator called public stays without credentials. Where its answer varies by what the client sent, and the
-/// fill did not, the client is asked for once more, as it came.
+/// fill did not, or sets a cookie anew that the client has, the client is asked for once more, as it came.
 pub async fn fill_alone(
     setup: &Arc<Setup>,
     served: &Served,
@@ -45,12 +46,19 @@ pub async fn fill_alone(
     let response = send(setup, client, outgoing).await?;
     let policy = fetch::policy(&setup.config, &served.route);
     let nominated = storing::nominated(&policy, response.headers());
-    if fetch::is_for_another(&nominated, asked, &client.fields) {
+    let by_field = fetch::is_for_another(&nominated, asked, &client.fields);
+    let by_cookie =
+        access::sets_an_ignored_cookie_anew(&setup.config, &client.fields, response.headers());
+    let depends = match (by_field, by_cookie) {
+        (true, _) => Some(Reason::VaryUnkeyed),
+        (false, true) => Some(Reason::SetCookie),
+        (false, false) => None,
+    };
+    if depends.is_some() {
         served.learn_unkeyed(&nominated.unkeyed);
         // With it goes its slot, or nobody would ever have a second one.
         drop(response);
-        let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
-        return pass(setup, client, body, Forward::Bypass, detail).await;
+        return pass(setup, client, RequestBody::Empty, Forward::Bypass, depends).await;
     }
     Ok(streamed(response, Forward::Miss, Some(detail)))
 }

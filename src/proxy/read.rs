@@ -490,8 +490,8 @@ impl Ask<'_> {
                 Ok(Some(self.fetched(fetched, why, collapsed).await))
             }
             Some(Answer::Varied(_) | Answer::Unsent) => Ok(None),
-            Some(Answer::NotForACache) => {
-                let (body, detail) = (RequestBody::Empty, Some(Reason::VaryUnkeyed));
+            Some(Answer::NotForACache(reason)) => {
+                let (body, detail) = (RequestBody::Empty, Some(reason));
                 Box::pin(pass::pass(setup, client, body, Forward::Bypass, detail))
                     .await
                     .map(Some)
