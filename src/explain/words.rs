@@ -59,7 +59,7 @@ pub fn because(reason: Reason) -> &'static str {
             "what stands at the key is not Larder's (another program's value, or a damaged one), or of another path that had the key before: never served, and replaced"
         }
         Reason::OtherOrigin => {
-            "the copy was fetched under another scheme or host, and its links may hold it: set `canonical_origin`"
+            "the copy was fetched under another scheme or host, and its links may hold it: set `canonical_origin`, unless the host says whose answers they are (tenants)"
         }
         Reason::OtherVariant => {
             "there is a copy, but for other values of the fields that its `Vary` names"

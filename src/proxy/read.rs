@@ -313,7 +313,7 @@ async fn go_on(
             if why == Reason::OtherOrigin && !served.said_other_origin.swap(true, Ordering::Relaxed)
             {
                 warn!(route = served.route.path.as_str(), origin = %asked.origin,
-                    "the same answers are asked under several origins and replace each other: set `canonical_origin` to the one by which clients are to know the API, or list its names under `hosts`");
+                    "the same answers are asked under several origins and replace each other: set `canonical_origin` to the one by which clients are to know the API, or list its names under `hosts`; not where the host says whose answers they are (tenants)");
             }
             if client.method == Method::HEAD {
                 let passed = alone(forward_word(why), why);
