@@ -87,8 +87,26 @@ impl Body for ReplyBody {
 pub enum Content {
     /// As it comes.
     Incoming(Incoming),
+    /// As it comes by a stream of HTTP/2.
+    Stream(Incoming),
     /// It came with the head, all of it.
     Whole(Bytes),
+}
+
+impl Content {
+    /// Whether it is cut short where it has nothing more to say.
+    fn is_cut(&self) -> bool {
+        match self {
+            Content::Stream(stream) => is_cut(stream),
+            Content::Incoming(_) | Content::Whole(_) => false,
+        }
+    }
+}
+
+/// Whether what comes by a stream of HTTP/2 has nothing more to say and did not come to its end: hyper reads a RST_STREAM with
+/// NO_ERROR as the end of what came before.
+pub fn is_cut(stream: &Incoming) -> bool {
+    !stream.is_end_stream()
 }
 
 impl Body for Content {
@@ -100,7 +118,9 @@ impl Body for Content {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Content::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
+            Content::Incoming(incoming) | Content::Stream(incoming) => {
+                Pin::new(incoming).poll_frame(cx)
+            }
             Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
@@ -108,14 +128,14 @@ impl Body for Content {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Content::Incoming(incoming) => incoming.is_end_stream(),
+            Content::Incoming(incoming) | Content::Stream(incoming) => incoming.is_end_stream(),
             Content::Whole(bytes) => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Content::Incoming(incoming) => incoming.size_hint(),
+            Content::Incoming(incoming) | Content::Stream(incoming) => incoming.size_hint(),
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
@@ -306,6 +326,9 @@ impl ClientBody {
                     }))
                 }
                 Poll::Ready(Some(Err(_))) => {
+                    Poll::Ready(Some(Err(ContentError(Refusal::BadContent))))
+                }
+                Poll::Ready(None) if self.incoming.is_cut() => {
                     Poll::Ready(Some(Err(ContentError(Refusal::BadContent))))
                 }
                 Poll::Ready(None) => Poll::Ready(None),

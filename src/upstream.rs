@@ -193,7 +193,7 @@ impl Upstream {
         // Of a plain one it is.
         let is_clear = match response.body() {
             Content::Plain(_) => true,
-            Content::Hyper(_) => {
+            Content::Hyper(_) | Content::Stream(_) => {
                 framing::of_an_answer_is_clear(response.version(), response.headers())
             }
         };

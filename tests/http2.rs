@@ -457,3 +457,32 @@ fn a_stream_that_its_client_resets_is_not_answered_and_the_others_are() {
     };
     assert_eq!(heads, [&three]);
 }
+
+#[test]
+fn a_write_whose_stream_is_reset_before_its_end_is_not_made_whatever_the_code() {
+    const NO_ERROR: u8 = 0;
+    const CANCEL: u8 = 8;
+    let (origin, larder) = start("", counting);
+    let post = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", HOST),
+        (":path", LIST),
+    ];
+    // Read whole, and passed on as it comes.
+    for pieces in [1, 7] {
+        for code in [NO_ERROR, CANCEL] {
+            let mut raw = Raw::open(larder.address());
+            raw.send(&frame(HEADERS, END_HEADERS, 1, block(&post)));
+            for _ in 0..pieces {
+                raw.send(&frame(DATA, 0, 1, [b'x'; 10_000]));
+                raw.ping();
+            }
+            raw.send(&frame(RST_STREAM, 0, 1, [0, 0, 0, code]));
+            raw.ping();
+            assert_eq!(larder.get("/other/").status, 200);
+        }
+    }
+    let whole = |request: &Request| request.method == "POST" && request.content.whole;
+    assert_eq!(origin.requests().iter().filter(|r| whole(r)).count(), 0);
+}

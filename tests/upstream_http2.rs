@@ -23,6 +23,8 @@ enum Comes {
     Held(Gate),
     /// RST_STREAM with this code.
     Reset(u32),
+    /// The same, after a head and the beginning of a body.
+    BreaksOff(u32),
     /// GOAWAY with this code, this stream the last that is processed or the first that is not, and the end of the connection.
     GoAway { processed: bool, code: u32 },
     /// The end of the connection.
@@ -128,6 +130,12 @@ fn serve(
                         });
                     }
                     Comes::Reset(code) => send(&frame(3, 0, id, &code.to_be_bytes()))?,
+                    Comes::BreaksOff(code) => {
+                        let mut begun = frame(1, 0x4, id, &[0x88]);
+                        begun.extend(frame(0, 0, id, b"[1"));
+                        begun.extend(frame(3, 0, id, &code.to_be_bytes()));
+                        send(&begun)?;
+                    }
                     Comes::GoAway { processed, code } => {
                         let last = if processed {
                             id
@@ -270,6 +278,23 @@ fn a_write_that_may_have_run_is_sent_to_nobody_else() {
         // A GET is, once.
         for _ in 0..4 {
             assert!(larder.get("/other/").is_complete_success());
+        }
+    }
+}
+
+#[test]
+fn an_answer_whose_stream_is_reset_before_its_end_is_not_whole_whatever_the_code() {
+    const NO_ERROR: u32 = 0;
+    const INTERNAL_ERROR: u32 = 2;
+    for code in [NO_ERROR, INTERNAL_ERROR] {
+        let api = Frames::start(move |_| Comes::BreaksOff(code));
+        let larder = before(&[api.url()]);
+        for target in [LIST, "/other/"] {
+            for _ in 0..2 {
+                let answer = larder.get(target);
+                assert!(!answer.is_complete_success(), "{code}: {answer:?}");
+                assert!(!answer.is_hit(), "{code}: {answer:?}");
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -119,8 +119,11 @@ impl Brought {
         let (mut head, content) = request.into_parts();
         Brought {
             upgrade: head.extensions.remove::<OnUpgrade>(),
+            content: match head.version {
+                Version::HTTP_2 => Content::Stream(content),
+                _ => Content::Incoming(content),
+            },
             head: head.into(),
-            content: Content::Incoming(content),
             interim,
             beneath,
         }

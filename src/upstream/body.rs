@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::plain;
 use super::sender::{Http1, Sender};
 use super::{Slot, Visit};
-use crate::body::{Broken, Silence};
+use crate::body::{Broken, Silence, is_cut};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -20,6 +20,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) enum Content {
     Plain(plain::Content),
     Hyper(Incoming),
+    /// By a stream of HTTP/2 whose request is at its end, so that its own end is to be seen. (Of another, a RST_STREAM with
+    /// NO_ERROR may stand behind a whole answer: RFC 9113 §8.1.)
+    Stream(Incoming),
 }
 
 /// What is held until an answer is at its end.
@@ -157,20 +160,31 @@ impl Content {
                 let frame = Pin::new(incoming).poll_frame(cx);
                 frame.map_err(BoxError::from)
             }
+            (Content::Stream(incoming), _) => {
+                match Pin::new(&mut *incoming)
+                    .poll_frame(cx)
+                    .map_err(BoxError::from)
+                {
+                    Poll::Ready(None) if is_cut(incoming) => Poll::Ready(Some(Err(Box::new(
+                        Broken("the upstream's stream was reset in the middle of its answer"),
+                    )))),
+                    frame => frame,
+                }
+            }
         }
     }
 
     pub fn size_hint(&self) -> SizeHint {
         match self {
             Content::Plain(content) => SizeHint::with_exact(content.left()),
-            Content::Hyper(incoming) => incoming.size_hint(),
+            Content::Hyper(incoming) | Content::Stream(incoming) => incoming.size_hint(),
         }
     }
 
     pub fn is_at_its_end(&self) -> bool {
         match self {
             Content::Plain(content) => content.is_at_its_end(),
-            Content::Hyper(incoming) => incoming.is_end_stream(),
+            Content::Hyper(incoming) | Content::Stream(incoming) => incoming.is_end_stream(),
         }
     }
 }

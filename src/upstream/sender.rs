@@ -147,13 +147,20 @@ impl Sender {
             }
         }
         // Boxed, or plain requests would carry room for it.
-        let sent = match self {
-            Sender::Http1(http1) => Box::pin(http1.send_by_hyper(draft, body, written)).await,
-            Sender::Http2(sender, scheme) => {
-                Box::pin(send_http2(sender, scheme, draft.request(body))).await
+        match self {
+            Sender::Http1(http1) => {
+                let sent = Box::pin(http1.send_by_hyper(draft, body, written)).await;
+                sent.map(|response| response.map(Content::Hyper))
             }
-        };
-        sent.map(|response| response.map(Content::Hyper))
+            Sender::Http2(sender, scheme) => {
+                let content = match body.is_end_stream() {
+                    true => Content::Stream,
+                    false => Content::Hyper,
+                };
+                let sent = Box::pin(send_http2(sender, scheme, draft.request(body))).await;
+                sent.map(|response| response.map(content))
+            }
+        }
     }
 }
 
