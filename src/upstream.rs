@@ -203,7 +203,12 @@ impl Upstream {
         let connection = (!switches).then_some(connection);
         let (idle, held) = match is_event_stream(response.headers()) {
             // Between two events there may be nothing to say; who says so does it every 15 s (HTML Standard §9.2).
-            true => (self.settings.idle * 4, self.as_a_stream(slot)),
+            true => {
+                if let Some(connection) = &connection {
+                    visit.shares_no_longer(connection);
+                }
+                (self.settings.idle * 4, self.as_a_stream(slot))
+            }
             false => (self.settings.idle, Held::Slot(slot)),
         };
         let silence = Silence::new(idle);

@@ -21,6 +21,8 @@ enum Comes {
     Answer(&'static str),
     /// The same, when the gate is open.
     Held(Gate),
+    /// The head of an event stream that says nothing.
+    Events,
     /// RST_STREAM with this code.
     Reset(u32),
     /// The same, after a head and the beginning of a body.
@@ -41,6 +43,11 @@ struct Frames {
 impl Frames {
     /// The script is told which request it is, from 1.
     fn start(script: impl Fn(usize) -> Comes + Send + Sync + 'static) -> Frames {
+        Frames::allowing(1000, script)
+    }
+
+    /// So many requests at once on a connection.
+    fn allowing(streams: u32, script: impl Fn(usize) -> Comes + Send + Sync + 'static) -> Frames {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let frames = Frames {
             port: listener.local_addr().unwrap().port(),
@@ -53,7 +60,7 @@ impl Frames {
             for stream in listener.incoming().map_while(Result::ok) {
                 *connections.lock().unwrap() += 1;
                 let (script, requests) = (script.clone(), requests.clone());
-                thread::spawn(move || drop(serve(stream, &*script, &requests)));
+                thread::spawn(move || drop(serve(stream, streams, &*script, &requests)));
             }
         });
         frames
@@ -90,6 +97,7 @@ fn answer(stream: u32, body: &str) -> Vec<u8> {
 
 fn serve(
     stream: TcpStream,
+    streams: u32,
     script: &dyn Fn(usize) -> Comes,
     requests: &Mutex<usize>,
 ) -> std::io::Result<()> {
@@ -97,7 +105,13 @@ fn serve(
     let writing = Arc::new(Mutex::new(stream));
     let send = |bytes: &[u8]| writing.lock().unwrap().write_all(bytes);
     reading.read_exact(&mut [0; 24])?;
-    send(&frame(4, 0, 0, &[]))?;
+    // SETTINGS_MAX_CONCURRENT_STREAMS.
+    send(&frame(
+        4,
+        0,
+        0,
+        &[&[0, 3][..], &streams.to_be_bytes()].concat(),
+    ))?;
     loop {
         let mut head = [0; 9];
         reading.read_exact(&mut head)?;
@@ -128,6 +142,11 @@ fn serve(
                             gate.wait();
                             writing.lock().unwrap().write_all(&answer(id, "{}"))
                         });
+                    }
+                    Comes::Events => {
+                        // `:status: 200`, and `content-type` of the static table with a value of its own.
+                        let head = [&[0x88, 0x0f, 0x10, 17][..], b"text/event-stream"].concat();
+                        send(&frame(1, 0x4, id, &head))?;
                     }
                     Comes::Reset(code) => send(&frame(3, 0, id, &code.to_be_bytes()))?,
                     Comes::BreaksOff(code) => {
@@ -187,6 +206,22 @@ fn many_requests_are_under_way_on_one_connection() {
         assert!(client.answer("GET").is_complete_success());
     }
     assert_eq!(api.connections(), 1);
+}
+
+#[test]
+fn event_streams_leave_the_connection_to_the_others() {
+    let api = Frames::allowing(2, |number| match number {
+        1..=4 => Comes::Events,
+        _ => Comes::Answer("{}"),
+    });
+    let larder = before(&[api.url()]);
+    let mut readers: Vec<_> = (0..4).map(|_| larder.connect()).collect();
+    for reader in &mut readers {
+        reader.send(b"GET /events/ HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(reader.try_head("GET").unwrap().status, 200);
+    }
+    assert!(larder.get("/other/").is_complete_success());
+    assert!(larder.write("POST", LIST).is_complete_success());
 }
 
 #[test]

@@ -364,6 +364,13 @@ impl Visit {
         self.lost = Some(lost.made);
     }
 
+    /// What this connection brings may last for as long as it likes: the next requests get another, or there would come a time when
+    /// it takes no more of them.
+    pub(super) fn shares_no_longer(&self, connection: &Connection) {
+        let is_this = |shared: &mut Connection| Arc::ptr_eq(&shared.received, &connection.received);
+        drop(self.member().shared.lock().take_if(is_this));
+    }
+
     fn member(&self) -> &Member {
         &self.members.all[self.choice.member]
     }
