@@ -25,6 +25,7 @@ on_both_stores! {
     a_condition_or_range_of_one_client_is_nobody_elses_error
     a_response_in_the_language_that_is_liked_best_is_given
     what_is_stale_is_validated_by_the_origins_own_validators_and_freshened_by_its_304
+    what_a_304_freshens_is_as_old_as_the_304
     what_says_no_cache_is_validated_before_each_use
     what_may_be_served_while_it_is_revalidated_is_and_one_refresh_goes_out
     what_is_stale_stands_in_for_an_origin_that_fails_where_it_may
@@ -440,6 +441,25 @@ fn what_is_stale_is_validated_by_the_origins_own_validators_and_freshened_by_its
     let conditional = larder.get_with("/", &[("If-None-Match", "W/\"own\"")]);
     assert_eq!(conditional.status, 304);
     assert_eq!(origin.count(), 2);
+}
+
+fn what_a_304_freshens_is_as_old_as_the_304(store: &str) {
+    let (origin, larder) = start(store, "", |asked| match asked.fields.get("if-none-match") {
+        Some("\"own\"") => origin::status(304, "")
+            .field("Cache-Control", "max-age=60")
+            .field("Age", asked.parameter("age").unwrap()),
+        _ => stale("body").field("ETag", "\"own\""),
+    });
+    larder.get("/?age=20");
+    let validated = larder.get("/?age=20");
+    assert_eq!(validated.field("age"), Some("20"), "{validated:?}");
+    let hit = larder.get("/?age=20");
+    assert!(hit.is_hit() && hit.age() >= 20, "{hit:?}");
+    // Another cache has been told of it too long ago.
+    for _ in 0..3 {
+        assert!(!larder.get("/?age=60").is_hit());
+    }
+    assert_eq!(origin.count(), 5);
 }
 
 fn what_says_no_cache_is_validated_before_each_use(store: &str) {

@@ -38,7 +38,12 @@ impl Ask {
         exchange: Exchange,
     ) -> HeaderMap {
         let freshened = validation::freshened(&stored.head.fields(), newer);
-        origin::kept_fields(self.choices(), &freshened, exchange)
+        let mut kept = origin::kept_fields(self.choices(), &freshened, exchange);
+        // It is not kept, but says how old all of this is now (RFC 9111 §4.3.4, §4.2.3).
+        for age in newer.get_all(header::AGE) {
+            kept.append(header::AGE, age.clone());
+        }
+        kept
     }
 
     /// Keeps a stored response as freshened. Why not, if not.
@@ -50,7 +55,6 @@ impl Ask {
         exchange: Exchange,
         epochs: Epochs,
     ) -> Result<(), Reason> {
-        // Age is of the answer and not kept; the 304 that had one speaks of itself.
         let keepable = self.judged(&Method::GET, stored.status, freshened, exchange)?;
         let copy = self.copy(
             stored.status,
