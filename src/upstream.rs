@@ -180,7 +180,7 @@ impl Upstream {
         slot: Slot,
         draft: &Draft,
         Arrived {
-            response,
+            mut response,
             connection,
             visit,
         }: Arrived,
@@ -199,6 +199,10 @@ impl Upstream {
         };
         if (switches && !as_asked) || !is_clear {
             return Err(UpstreamFailure::Malformed);
+        }
+        // RFC 9110 §8.6: a 204 has none. By HTTP/2 it would be a length that the content has not.
+        if response.status() == StatusCode::NO_CONTENT {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         let connection = (!switches).then_some(connection);
         let (idle, held) = match is_event_stream(response.headers()) {

@@ -458,6 +458,23 @@ fn a_stream_that_its_client_resets_is_not_answered_and_the_others_are() {
     assert_eq!(heads, [&three]);
 }
 
+/// A view of REST framework that returns something with 204 has it announced.
+#[test]
+fn a_204_has_no_length_whatever_the_origin_says() {
+    let (_origin, larder) = start("", |_| {
+        origin::raw("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello")
+    });
+    let client = Client::open(larder.address());
+    for method in ["GET", "HEAD", "DELETE"] {
+        for target in ["/api/users/7/", "/other/"] {
+            let answer = client.request(method, target, &[], b"");
+            assert_eq!((answer.status, answer.field("content-length")), (204, None));
+            let answer = larder.request(method, target, &[], b"");
+            assert_eq!((answer.status, answer.field("content-length")), (204, None));
+        }
+    }
+}
+
 #[test]
 fn a_write_whose_stream_is_reset_before_its_end_is_not_made_whatever_the_code() {
     const NO_ERROR: u8 = 0;
