@@ -458,6 +458,23 @@ fn a_stream_that_its_client_resets_is_not_answered_and_the_others_are() {
     assert_eq!(heads, [&three]);
 }
 
+#[test]
+fn a_head_that_comes_to_an_error_is_answered_without_content() {
+    let (_origin, larder) = start("", |_| origin::hang_up());
+    let mut raw = Raw::open(larder.address());
+    for (stream, target, status) in [(1, LIST, 502), (3, "/other/", 502), (5, "/%00/", 400)] {
+        raw.ask("HEAD", stream, target);
+        let end = true;
+        let head = Event::Head {
+            stream,
+            status,
+            end,
+        };
+        let answered = raw.until(|event| matches!(event, Event::Head { .. }));
+        assert_eq!(answered.last(), Some(&head));
+    }
+}
+
 /// A view of REST framework that returns something with 204 has it announced.
 #[test]
 fn a_204_has_no_length_whatever_the_origin_says() {

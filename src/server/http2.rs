@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
@@ -76,9 +76,10 @@ pub async fn serve<S, F, Answer, B>(
     let service = service_fn(move |request: Request<Incoming>| {
         // hyper has no way to send an interim answer by HTTP/2.
         let brought = Brought::by_hyper(request, None, None);
-        answer(brought, &peer).map(|answered| {
+        let to_head = brought.head.method == Method::HEAD;
+        answer(brought, &peer).map(move |answered| {
             ANSWERED.set(true);
-            Ok::<_, Infallible>(answered.map(|body| Told { body }))
+            Ok::<_, Infallible>(answered.map(|body| Told { body, to_head }))
         })
     });
     let stream = TokioIo::new(Metered::new(stream));
@@ -194,10 +195,11 @@ thread_local! {
 }
 
 pin_project! {
-    /// A body that tells when it is waited for.
+    /// A body that tells when it is waited for. To a HEAD nothing of it is sent, which hyper sees to over HTTP/1.1 alone.
     struct Told<B> {
         #[pin]
         body: B,
+        to_head: bool,
     }
 }
 
@@ -209,6 +211,9 @@ impl<B: Body> Body for Told<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        if self.to_head {
+            return Poll::Ready(None);
+        }
         let polled = self.project().body.poll_frame(cx);
         if polled.is_pending() {
             AWAITED.set(true);
@@ -217,7 +222,7 @@ impl<B: Body> Body for Told<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.to_head || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -337,6 +342,7 @@ mod tests {
         });
         let mut body = Box::pin(Told {
             body: http_body_util::StreamBody::new(silent),
+            to_head: false,
         });
         let lasted = lasts(async move {
             ANSWERED.set(true);
