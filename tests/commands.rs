@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -225,6 +226,23 @@ fn where_nobody_answers_the_error_is_json() {
         assert!(why.contains("no instance answers at"), "{command:?}: {why}");
         assert_eq!(away.stdout, "", "{command:?}");
     }
+}
+
+#[test]
+fn of_an_instance_that_hangs_it_is_not_said_that_it_is_to_be_started() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("proxy.yaml");
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (listen, admin) = (free_port(), hangs.local_addr().unwrap().port());
+    let yaml = users_api(&api(), "memory:", "");
+    std::fs::write(
+        &file,
+        format!("listen: 127.0.0.1:{listen}\nadmin: 127.0.0.1:{admin}\n{yaml}"),
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    let why = run(&["health", "--json", "-c", file], b"").error("failed", 1);
+    assert!(why.contains("hangs") && !why.contains("start it"), "{why}");
 }
 
 #[test]

@@ -559,13 +559,19 @@ impl Admin {
         };
         let answered =
             super::runtime()?.block_on(async { tokio::time::timeout(patience, asked).await });
-        let why = match answered {
+        let (why, help) = match answered {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(why)) => why,
-            Err(_) => format!("no answer within {} s", patience.as_secs()),
+            Ok(Err(why)) => (
+                why,
+                "start it with `larder serve`, or name another address with `admin:` in the file",
+            ),
+            Err(_) => (
+                format!("nothing came within {} s", patience.as_secs()),
+                "it is there and hangs, or something between drops what is sent: see its log, and whether its process is stopped",
+            ),
         };
         Err(Failure::Failed(format!(
-            "no instance answers at {} ({why}): start it with `larder serve`, or name another address with `admin:` in the file",
+            "no instance answers at {} ({why}): {help}",
             self.address
         )))
     }
