@@ -192,6 +192,16 @@ fn another_spelling_and_a_missing_slash_are_told_the_right_one() {
 }
 
 #[test]
+fn of_a_write_to_an_api_whose_reads_lag_it_is_told_how_long_it_is_held() {
+    let yaml = "upstream: {url: 'http://127.0.0.1:9', lag: 2s}\nadmin: off\nroutes: [{path: /a/, key: a}]\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), yaml).unwrap();
+    let file = file.path().to_str().unwrap();
+    let told = run(&["explain", "POST", "/a/", "-c", file], &[]);
+    assert!(told.output.contains("for 2s after the answer"), "{told:?}");
+}
+
+#[test]
 fn a_write_is_told_its_rule_and_what_it_drops() {
     let told = shipped_json(&["PATCH", "/api/users/7/"]);
     assert_eq!(told["write"]["rules"][0]["index"], 1);

@@ -289,6 +289,57 @@ impl Api {
     }
 }
 
+/// As of a replica: whoever asks right after a write is shown what was before it.
+#[test]
+fn what_an_api_whose_reads_lag_still_shows_is_not_kept() {
+    const OTHERS: [&str; 2] = ["/api/users/8/", "/api/users/9/"];
+    for_each_deployment(|store, instances| {
+        let is_behind = Arc::new(AtomicBool::new(true));
+        let shown = is_behind.clone();
+        let origin = Origin::start(move |_| {
+            origin::json(match shown.load(Ordering::SeqCst) {
+                true => "past",
+                false => "present",
+            })
+        });
+        let url = origin.url();
+        let yaml =
+            users_api(&origin, store, "").replace(&url, &format!("{{url: '{url}', lag: 5s}}"));
+        let larders: Vec<_> = (0..instances)
+            .map(|_| Larder::start(yaml.clone()))
+            .collect();
+        for target in [LIST, USER, OTHERS[0], OTHERS[1]] {
+            larders[0].get(target);
+            assert!(larders.iter().all(|larder| larder.get(target).is_hit()));
+        }
+        assert_eq!(larders[0].write("PATCH", USER).status, 200);
+        larders[0].purge(&["users:detail:8"]);
+        larders[0].purge_softly(&["users:detail:9"]);
+        for larder in &larders {
+            for target in [LIST, USER, OTHERS[0]] {
+                let answer = larder.get(target);
+                assert_eq!(answer.text(), "past", "{target}");
+                let said = answer.cache_status();
+                assert!(said.ends_with("detail=held"), "{target}: {said}");
+            }
+            larder.get(OTHERS[1]);
+        }
+        is_behind.store(false, Ordering::SeqCst);
+        for larder in &larders {
+            for target in [LIST, USER, OTHERS[0]] {
+                eventually("it is kept again", || {
+                    let answer = larder.get(target);
+                    assert_eq!(answer.text(), "present", "{target}");
+                    answer.is_hit()
+                });
+            }
+            eventually("what was outdated is of the present", || {
+                larder.get(OTHERS[1]).text() == "present"
+            });
+        }
+    });
+}
+
 /// Django takes it for the method, whatever its case.
 #[test]
 fn a_write_whose_method_is_in_lower_case_drops_what_the_rule_for_it_names() {

@@ -402,7 +402,9 @@ fn with_store<T>(
 ) -> Result<T, Failure> {
     super::runtime()?.block_on(async {
         let coherence = serve::coherence(&config).await?;
-        work(&config, &coherence).await
+        let done = work(&config, &coherence).await;
+        coherence.caught_up().await;
+        done
     })
 }
 

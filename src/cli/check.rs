@@ -288,6 +288,13 @@ fn upstream(upstream: &Upstream) -> String {
         upstream.queue,
         duration(upstream.total)
     );
+    if !upstream.lag.is_zero() {
+        let _ = write!(
+            told,
+            ", reads up to {} behind writes",
+            duration(upstream.lag)
+        );
+    }
     if upstream.http2 {
         told.push_str(", in HTTP/2");
     }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Read;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use http::{Method, StatusCode};
@@ -224,7 +225,7 @@ fn route(told: &Explanation, page: &mut Page) {
                 route.path,
                 route.index,
                 route.access,
-                humantime::format_duration(std::time::Duration::from_secs(route.ttl_seconds))
+                humantime::format_duration(Duration::from_secs(route.ttl_seconds))
             );
             page.line("route", &what);
             for what in &route.going_out {
@@ -299,6 +300,15 @@ fn write(told: &Explanation, write: &explain::Write, page: &mut Page) {
             not_after.join(" ")
         ),
     );
+    if write.lag_seconds > 0.0 {
+        page.line(
+            "held",
+            &format!(
+                "for {} after the answer: what is read of it until then is not kept (`upstream.lag`)",
+                humantime::format_duration(Duration::from_secs_f64(write.lag_seconds))
+            ),
+        );
+    }
 }
 
 fn verdict(name: &str, verdict: Option<&Verdict>, page: &mut Page) {

@@ -262,6 +262,8 @@ impl Running {
                 "writes were still under way at the end"
             );
         }
+        // What does not come to its end is held until the hold runs out.
+        let _ = tokio::time::timeout_at(bound, setup.coherence.caught_up()).await;
         let tunnels = setup.tunnels.end_by(bound).await;
         if tunnels > 0 {
             warn!(tunnels, "WebSockets were still open at the end");
@@ -334,7 +336,7 @@ async fn follow_configuration(
 pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
     let (journal, hold) = (
         Arc::new(Journal::default()),
-        hold_for(config.upstream.total),
+        hold_for(config.upstream.longest_write()),
     );
     let store = match &config.store.address {
         StoreAddress::Memory => {
@@ -349,7 +351,8 @@ pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
             Store::Redis(redis.map_err(|why| Failure::Config(format!("store: {why}")))?)
         }
     };
-    Ok(Coherence::new(Arc::new(store), journal, hold))
+    let coherence = Coherence::new(Arc::new(store), journal, hold);
+    Ok(coherence.holding(hold, config.upstream.lag))
 }
 
 /// What `listen` shows, read once more: the file was checked before the store was asked.

@@ -13,6 +13,7 @@
 //!   it back before the client's first byte (`finish`): *changed* drops the epoch, *unchanged* does not,
 //!   *ambiguous* drops it and leaves the state held until the hold's deadline, for the upstream may commit late. One hold
 //!   stands for all such writes, or else a state would grow with them.
+//!   Where the API's own reads lag its writes, what has changed something keeps its holds for that long behind the answer.
 //! * Between its holds and its forwarding a write waits until no instance may show from its own memory what it has read
 //!   of a state before (`lease`).
 //! * A *purge by hand* drops the epoch and keeps the holds (`purge`); a soft one counts its generation up, so that what
@@ -66,6 +67,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::info;
 
 pub use journal::Journal;
@@ -79,10 +81,10 @@ use crate::store::{Away, Found, SeenStates, Store};
 use protocol::{Step, Validity};
 use writing::{Act, Event};
 
-/// How long a hold counts if its writer never comes back, given how long the upstream may take: a minute,
+/// How long a hold counts if its writer never comes back, given how long a write may take: a minute,
 /// or longer where a write may take longer.
-pub fn hold_for(upstream_total: Duration) -> Duration {
-    (upstream_total + Duration::from_secs(30)).max(Duration::from_secs(60))
+pub fn hold_for(longest_write: Duration) -> Duration {
+    (longest_write + Duration::from_secs(30)).max(Duration::from_secs(60))
 }
 
 /// How long after the store went away, or began another life, every instance has noticed.
@@ -116,11 +118,16 @@ impl Depends {
 }
 
 /// The protocol over a store.
+#[derive(Clone)]
 pub struct Coherence {
     store: Arc<Store>,
     journal: Arc<Journal>,
     /// How long a hold counts: see `hold_for`.
     hold: Duration,
+    /// For how long after a write's answer, or a purge by hand, what is read may still be of before it.
+    lag: Duration,
+    /// What is finished only then.
+    behind: TaskTracker,
 }
 
 /// What a look-up came to.
@@ -143,12 +150,23 @@ impl Coherence {
             store,
             journal,
             hold,
+            lag: Duration::ZERO,
+            behind: TaskTracker::new(),
         }
     }
 
-    /// The same protocol over the same store, with another time for which a hold counts.
-    pub fn holding(&self, hold: Duration) -> Coherence {
-        Coherence::new(self.store.clone(), self.journal.clone(), hold)
+    /// The same protocol over the same store, with another time for which a hold counts, and another lag of what is read.
+    pub fn holding(&self, hold: Duration, lag: Duration) -> Coherence {
+        Coherence {
+            hold,
+            lag,
+            ..self.clone()
+        }
+    }
+
+    /// Whether what is read may lag what is written.
+    pub fn lags(&self) -> bool {
+        !self.lag.is_zero()
     }
 
     pub fn store(&self) -> &Arc<Store> {
@@ -262,6 +280,26 @@ impl Coherence {
     /// Confirms what became of a write. What could not be confirmed is in the journal.
     pub async fn finish(&self, mut writing: Writing, outcome: Outcome) -> Finished {
         self.end(&mut writing, outcome, Taken::ByItsFinish).await
+    }
+
+    /// As `finish`, but not before what is read shows the write: what is read until then is not kept. Nobody waits for it.
+    pub fn finish_behind(
+        &self,
+        writing: Writing,
+        outcome: Outcome,
+        then: impl FnOnce(Finished) + Send + 'static,
+    ) {
+        let coherence = self.clone();
+        self.behind.spawn(async move {
+            tokio::time::sleep(coherence.lag).await;
+            then(coherence.finish(writing, outcome).await);
+        });
+    }
+
+    /// Waits for what is finished behind.
+    pub async fn caught_up(&self) {
+        self.behind.close();
+        self.behind.wait().await;
     }
 
     async fn end(&self, writing: &mut Writing, outcome: Outcome, taken: Taken) -> Finished {
@@ -386,12 +424,35 @@ impl Coherence {
     /// A purge by hand: complete and race-safe at any moment, in the middle of a fill or of a write; also in every
     /// instance's own memory.
     pub async fn purge(&self, states: &[StateKey]) -> Result<(), Away> {
-        lapse(self.store.announce(states, Step::Purge).await?).await;
+        let lagging = match self.lags() && !self.is_away() {
+            true => Box::pin(self.begin(states.to_vec(), WithoutStore::Forward))
+                .await
+                .ok(),
+            false => None,
+        };
+        let purged = self.store.announce(states, Step::Purge).await;
+        if let Some(writing) = lagging {
+            self.finish_behind(writing, Outcome::Changed, |_| {});
+        }
+        lapse(purged?).await;
         Ok(())
     }
 
     /// A soft purge: what is there is outdated from now on, and so is what is being fetched.
     pub async fn outdate(&self, states: &[StateKey]) -> Result<(), Away> {
+        self.outdate_now(states).await?;
+        if self.lags() {
+            let (coherence, states) = (self.clone(), states.to_vec());
+            self.behind.spawn(async move {
+                tokio::time::sleep(coherence.lag).await;
+                // Away: it comes back to nothing that was kept.
+                let _ = coherence.outdate_now(&states).await;
+            });
+        }
+        Ok(())
+    }
+
+    async fn outdate_now(&self, states: &[StateKey]) -> Result<(), Away> {
         // Twice: what was to be of the next generation, and was left there by who failed to begin that, is not of this one.
         self.store.step(states, Step::Outdate).await?;
         lapse(self.store.announce(states, Step::Outdate).await?).await;

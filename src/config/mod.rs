@@ -123,10 +123,19 @@ pub struct Upstream {
     pub pool_idle: Duration,
     /// From leaving the queue to the answer's head, and for an answer to be stored, to its end.
     pub total: Duration,
+    /// How much longer than a write's answer its own reads may show what was before: those of a replica, say.
+    pub lag: Duration,
     /// One of several that is asked and says nothing to anybody for so long is taken for hung.
     pub silent: Duration,
     /// How several are looked at beside the requests that they get.
     pub health: Option<HealthCheck>,
+}
+
+impl Upstream {
+    /// How long a write may take, to where nothing that is read is of before it.
+    pub fn longest_write(&self) -> Duration {
+        self.total + self.lag
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -384,6 +384,7 @@ impl Explanation {
             drops: states.iter().map(words::family_of_state).collect(),
             states: copy::full_names(config, &states),
             not_after: (200..600).filter(unchanged).collect(),
+            lag_seconds: config.upstream.lag.as_secs_f64(),
         });
     }
 }

@@ -126,6 +126,9 @@ pub struct Write {
     pub states: Vec<String>,
     /// Answers that say that nothing was changed, and drop nothing.
     pub not_after: Vec<u16>,
+    /// How long after the write's answer what is read goes to the API and is not kept.
+    #[serde(default)]
+    pub lag_seconds: f64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -194,7 +194,12 @@ async fn rounds(setup: Arc<Setup>, route: usize, mut states: Vec<StateKey>) {
     let Some(hottest) = &setup.served[route].hottest else {
         return;
     };
+    let lag = setup.config.upstream.lag;
     loop {
+        if !lag.is_zero() {
+            // Until then what is fetched is not kept.
+            tokio::time::sleep(lag + PAUSE).await;
+        }
         let hot = hottest.of(&states);
         let fetched = stream::iter(hot)
             .map(|hot| fetch(&setup, route, hot))

@@ -35,6 +35,7 @@ pub fn of(config: &Config) -> Value {
             "max_connections": config.upstream.max_connections,
             "queue": config.upstream.queue,
             "total_seconds": config.upstream.total.as_secs_f64(),
+            "lag_seconds": config.upstream.lag.as_secs_f64(),
             "http2": config.upstream.http2,
         },
         "store": {

@@ -144,6 +144,7 @@ mirror! {
         idle: Text,
         pool_idle: Text,
         total: Text,
+        lag: Text,
         silent: Text,
         health: HealthMap,
         http2: Text,

@@ -16,6 +16,8 @@ use crate::config::{ClientCertificate, HealthCheck, Origin, Upstream, UpstreamAd
 use crate::tls;
 
 const MS: Duration = Duration::from_millis(1);
+/// Whoever writes once in so long has nothing in the cache.
+const LONGEST_LAG: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Reader<'_> {
@@ -62,6 +64,12 @@ impl Reader<'_> {
         let first_byte = duration("first_byte", map.first_byte, seconds(30));
         let idle = duration("idle", map.idle, seconds(15));
         let total = duration("total", map.total, seconds(30));
+        let lag = self.duration(
+            &at.key("lag"),
+            map.lag,
+            Duration::ZERO,
+            Duration::ZERO..=LONGEST_LAG,
+        );
         let silent = duration("silent", map.silent, seconds(2));
         let http2 = self.read(&at.key("http2"), map.http2, false, value::truth);
         let health = self.health(&at.key("health"), map.health);
@@ -92,6 +100,7 @@ impl Reader<'_> {
             idle,
             pool_idle,
             total,
+            lag,
             silent,
             health,
         })
