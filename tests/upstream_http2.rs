@@ -331,7 +331,42 @@ fn an_answer_whose_stream_is_reset_before_its_end_is_not_whole_whatever_the_code
                 assert!(!answer.is_hit(), "{code}: {answer:?}");
             }
         }
+        for length in [0, 2, 300_000] {
+            let written = larder.request("POST", LIST, &[], &vec![b'x'; length]);
+            assert!(!written.is_complete_success(), "{code}: {written:?}");
+        }
     }
+}
+
+/// RFC 9113 §8.1: who has answered may not want the rest of the request, and says so by NO_ERROR.
+#[test]
+fn an_answer_that_is_whole_before_its_request_is_whole() {
+    let api = TcpListener::bind("127.0.0.1:0").unwrap();
+    let larder = before(&[format!("http://{}", api.local_addr().unwrap())]);
+    let serving = thread::spawn(move || -> std::io::Result<()> {
+        let (mut stream, _) = api.accept()?;
+        stream.read_exact(&mut [0; 24])?;
+        stream.write_all(&frame(4, 0, 0, &[]))?;
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head)?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            stream.read_exact(&mut vec![0; length as usize])?;
+            if head[3] == 1 {
+                let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                let mut said = answer(id, "{}");
+                said.extend(frame(3, 0, id, &[0; 4]));
+                stream.write_all(&said)?;
+            }
+        }
+    });
+    for _ in 0..5 {
+        let written = larder.request("POST", LIST, &[], &vec![b'x'; 300_000]);
+        assert!(written.is_complete_success(), "{written:?}");
+        assert_eq!(written.text(), "{}");
+    }
+    drop(larder);
+    assert!(serving.join().unwrap().is_err());
 }
 
 #[test]

@@ -20,8 +20,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) enum Content {
     Plain(plain::Content),
     Hyper(Incoming),
-    /// By a stream of HTTP/2 whose request is at its end, so that its own end is to be seen. (Of another, a RST_STREAM with
-    /// NO_ERROR may stand behind a whole answer: RFC 9113 §8.1.)
+    /// By a stream of HTTP/2. (A RST_STREAM with NO_ERROR may stand behind a whole answer, RFC 9113 §8.1: its end is seen all
+    /// the same.)
     Stream(Incoming),
 }
 

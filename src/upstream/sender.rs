@@ -153,12 +153,8 @@ impl Sender {
                 sent.map(|response| response.map(Content::Hyper))
             }
             Sender::Http2(sender, scheme) => {
-                let content = match body.is_end_stream() {
-                    true => Content::Stream,
-                    false => Content::Hyper,
-                };
                 let sent = Box::pin(send_http2(sender, scheme, draft.request(body))).await;
-                sent.map(|response| response.map(content))
+                sent.map(|response| response.map(Content::Stream))
             }
         }
     }
