@@ -36,6 +36,7 @@ on_both_stores! {
     each_credential_has_its_own_copy
     an_ignored_cookie_splits_nothing
     who_shows_an_ignored_cookie_is_given_no_other_in_its_place
+    who_has_a_session_keeps_it_on_a_public_route_that_begins_one
     a_configured_credential_header_splits
     a_public_route_is_filled_without_credentials_and_serves_everybody
     another_host_is_a_miss_that_replaces
@@ -582,6 +583,29 @@ fn who_shows_an_ignored_cookie_is_given_no_other_in_its_place(store: &str) {
     let set = answer.fields.get("set-cookie").unwrap_or_default();
     assert!(set.starts_with("csrftoken=new"), "{set}");
     assert_eq!(origin.count(), before + 1);
+}
+
+/// A fill of a public route shows no cookie at all, and a view that keeps something in a session would begin another.
+fn who_has_a_session_keeps_it_on_a_public_route_that_begins_one(store: &str) {
+    let origin = Origin::start(|request| {
+        let shown = request.fields.get("cookie").unwrap_or_default();
+        let answer = origin::json("[]");
+        match shown.contains("sessionid=mine") {
+            true => answer,
+            false => answer.field("Set-Cookie", "sessionid=new; Path=/"),
+        }
+    });
+    let public =
+        users_api(&origin, store, "").replace("key: users:list", "key: users:list, access: public");
+    let larder = Larder::start(public);
+    for _ in 0..2 {
+        let answer = larder.get_with(LIST, &[("Cookie", "sessionid=mine")]);
+        assert_eq!(answer.fields.get("set-cookie"), None, "{answer:?}");
+    }
+    assert_eq!(
+        larder.get(LIST).fields.get("set-cookie"),
+        Some("sessionid=new; Path=/")
+    );
 }
 
 fn an_ignored_cookie_splits_nothing(store: &str) {

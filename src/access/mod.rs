@@ -102,21 +102,23 @@ pub fn ignored_cookies<'f>(
 ) -> impl Iterator<Item = &'f [u8]> {
     cookies(fields)
         .filter(|cookie| is_ignored(cookie, &config.ignore_cookies))
-        .filter_map(|cookie| cookie.split(|&b| b == b'=').next())
-        .map(<[u8]>::trim_ascii)
+        .map(name_of)
 }
 
-/// Whether an answer to a fill sets one of them anew that its client has, which the fill did not carry: Django makes another
-/// `csrftoken` for whoever shows none, and what a page has of the old one is then refused.
-pub fn sets_an_ignored_cookie_anew(
+/// Whether an answer to a fill sets a cookie anew that its client has, and the fill did not carry: Django makes another
+/// `csrftoken` for whoever shows none, and what a page has of the old one is then refused; and another session, where there was a
+/// login.
+pub fn sets_a_cookie_anew(
+    access: &Access,
     config: &Config,
     client: &HeaderMap,
     answer: &HeaderMap,
 ) -> bool {
+    let is_left_out =
+        |cookie: &[u8]| *access == Access::Public || is_ignored(cookie, &config.ignore_cookies);
     let set = answer.get_all(header::SET_COOKIE).iter();
-    set.filter_map(|line| line.as_bytes().split(|&b| b == b'=').next())
-        .map(<[u8]>::trim_ascii)
-        .any(|set| ignored_cookies(config, client).any(|name| name == set))
+    set.map(|line| name_of(line.as_bytes()))
+        .any(|set| cookies(client).any(|had| name_of(had) == set && is_left_out(had)))
 }
 
 /// All lines of `name`, in their order.
@@ -134,6 +136,12 @@ fn cookies(fields: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .flat_map(|line| line.as_bytes().split(|&b| b == b';'))
         .map(<[u8]>::trim_ascii)
         .filter(|cookie| !cookie.is_empty())
+}
+
+/// Of `name=value`, whatever follows.
+fn name_of(cookie: &[u8]) -> &[u8] {
+    let name = cookie.split(|&b| b == b'=').next();
+    name.unwrap_or_default().trim_ascii()
 }
 
 /// A cookie is ignored by its exact name, or by a prefix that ends in `*`. One without a name is never.

@@ -227,8 +227,8 @@ impl Fetch {
             served.learn_unkeyed(&nominated.unkeyed);
             return fill.answer(Answer::NotForACache(Reason::VaryUnkeyed));
         }
-        let config = &self.setup.config;
-        if access::sets_an_ignored_cookie_anew(config, &self.client.fields, response.headers()) {
+        let (config, client) = (&self.setup.config, &self.client.fields);
+        if access::sets_a_cookie_anew(&route.access, config, client, response.headers()) {
             return fill.answer(Answer::NotForACache(Reason::SetCookie));
         }
         let new: Vec<_> = nominated

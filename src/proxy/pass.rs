@@ -47,8 +47,8 @@ pub async fn fill_alone(
     let policy = fetch::policy(&setup.config, &served.route);
     let nominated = storing::nominated(&policy, response.headers());
     let by_field = fetch::is_for_another(&nominated, asked, &client.fields);
-    let by_cookie =
-        access::sets_an_ignored_cookie_anew(&setup.config, &client.fields, response.headers());
+    let (access, config) = (&served.route.access, &setup.config);
+    let by_cookie = access::sets_a_cookie_anew(access, config, &client.fields, response.headers());
     let depends = match (by_field, by_cookie) {
         (true, _) => Some(Reason::VaryUnkeyed),
         (false, true) => Some(Reason::SetCookie),
