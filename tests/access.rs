@@ -245,6 +245,9 @@ fn a_logout_that_is_answered_401_ends_the_verdict_and_drops_no_copy(store: &str)
     assert_eq!(logout.status, 401);
     assert_eq!(list(&larder, "Token a").status, 401);
     assert!(list(&larder, "Token b").is_hit());
+    // Or whoever sends wrong tokens would crowd out what was dropped.
+    let purges = larder.admin("GET", "/purges").text();
+    assert!(purges.contains("[]"), "{purges}");
 }
 
 /// Where the API's own word alone keeps the path, an error to it leaves what it keeps, and no verdict.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::HeaderMap;
 use http::{Response, StatusCode};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::outliving::Outliving;
 use super::plan::{self, By, Drops, Word};
@@ -173,7 +173,7 @@ async fn held(
         .as_ref()
         .is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED)
     {
-        Box::pin(forget(setup, client, &word, &states)).await;
+        Box::pin(forget(setup, client, &states)).await;
     }
     if outcome == Outcome::Changed && setup.coherence.lags() {
         let (client, of) = (client.clone(), states);
@@ -223,14 +223,18 @@ fn ends_a_verdict(states: &[StateKey]) -> bool {
 
 /// A 401 drops no copy, but its credential is nobody's to the API; and a logout that has been done is answered so, too, by
 /// django-allauth's headless API.
-async fn forget(setup: &Setup, client: &Client, word: &Word, states: &[StateKey]) {
+async fn forget(setup: &Setup, client: &Client, states: &[StateKey]) {
     let of_it = { states.iter() }.filter(|state| is_of_a_credential(state.as_str()));
     let of_it: Vec<StateKey> = of_it.cloned().collect();
     if of_it.is_empty() {
         return;
     }
     match setup.coherence.purge(&of_it).await {
-        Ok(()) => purged(client, word, Cause::Write, &of_it),
+        // No purge: nothing was dropped that anybody could look for, and there may be as many as somebody likes to send.
+        Ok(()) => debug!(
+            path = client.target.path(),
+            "who was answered 401 is asked about anew"
+        ),
         Err(_) => warn!(
             path = client.target.path(),
             "who was answered 401 may be admitted elsewhere until `for` is over: the store is away"
