@@ -250,10 +250,10 @@ fn variable(
     ))
 }
 
-/// A number that a unit would make right: not `-1`, `1e9` or `inf`.
+/// A number that a unit would make right: not `-1`, `1e9`, `.5` or `inf`.
 fn has_no_unit(text: &str) -> bool {
-    let mut characters = text.chars();
-    characters.all(|c| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok()
+    let mut parts = text.splitn(2, '.');
+    parts.all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 pub fn duration(text: &str) -> Result<Duration, Wrong> {
