@@ -23,15 +23,19 @@ pub struct Renewed {
 struct Made {
     /// What stood in the files.
     content: Option<blake3::Hash>,
+    /// What was found there last.
+    found: Option<blake3::Hash>,
     client: io::Result<Arc<Client>>,
 }
 
 impl Renewed {
     /// Its files are followed for as long as it is wanted; not without a runtime, where nobody is connected to either.
     pub fn new(ca_file: Option<&Path>, own: Option<&ClientCertificate>) -> Arc<Renewed> {
+        let content = content(ca_file, own);
         let renewed = Arc::new(Renewed {
             made: Mutex::new(Made {
-                content: content(ca_file, own),
+                content,
+                found: content,
                 client: Client::new(ca_file, own).map(Arc::new),
             }),
             ca_file: ca_file.map(Path::to_owned),
@@ -55,9 +59,13 @@ impl Renewed {
     fn look(&self) {
         let (ca_file, own) = (self.ca_file.as_deref(), self.own.as_ref());
         let now = content(ca_file, own);
-        // A key and its certificate are never written at once: what does not fit yet is tried again once it is another.
-        if now == self.made.lock().content {
-            return;
+        {
+            let mut made = self.made.lock();
+            // Neither a key and its certificate nor all of a file's authorities are written at once.
+            let is_settled = std::mem::replace(&mut made.found, now) == now;
+            if !is_settled || now == made.content {
+                return;
+            }
         }
         let client = Client::new(ca_file, own);
         let mut made = self.made.lock();
@@ -102,4 +110,37 @@ fn content(ca_file: Option<&Path>, own: Option<&ClientCertificate>) -> Option<bl
         hasher.update(blake3::hash(&content).as_bytes());
     }
     Some(hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    fn authority() -> String {
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        ca.self_signed(&key).unwrap().pem()
+    }
+
+    #[test]
+    fn what_is_still_being_written_is_not_taken() {
+        crate::tls::install_provider();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.pem");
+        let (old, new) = (authority(), authority());
+        std::fs::write(&file, &old).unwrap();
+        let renewed = Renewed::new(Some(&file), None);
+        let before = renewed.client().unwrap();
+        let is_before = || Arc::ptr_eq(&before, &renewed.client().unwrap());
+        // The half of them is as good a file.
+        for written in [&new, &format!("{new}{old}")] {
+            std::fs::write(&file, written).unwrap();
+            renewed.look();
+            assert!(is_before());
+        }
+        renewed.look();
+        assert!(!is_before());
+    }
 }
