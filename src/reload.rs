@@ -113,10 +113,15 @@ impl Source {
         told.last = Some((clock::stopwatch(), result));
     }
 
-    fn read(&self) -> Result<file::Loaded, NotReloaded> {
-        let environment = |name: &str| std::env::var(name).ok();
-        file::load_with(&self.path, &environment, &self.over)
-            .map_err(|error| NotReloaded::Wrong(error.to_string()))
+    /// On a thread for what may take its time: where the files' server hangs, requests are answered all the same.
+    async fn read(&self) -> Result<file::Loaded, NotReloaded> {
+        let (path, over) = (self.path.clone(), self.over.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let environment = |name: &str| std::env::var(name).ok();
+            file::load_with(&path, &environment, &over).map_err(|error| error.to_string())
+        });
+        let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+        read.map_err(NotReloaded::Wrong)
     }
 }
 
@@ -137,7 +142,7 @@ pub async fn reload(proxy: &Proxy, cause: &'static str) -> Result<Reloaded, NotR
 }
 
 async fn read_and_turn_over(proxy: &Proxy, source: &Source) -> Result<Reloaded, NotReloaded> {
-    let loaded = source.read()?;
+    let loaded = source.read().await?;
     let old = proxy.setup();
     let keys = needs_restart(&old.config, &loaded.config);
     if !keys.is_empty() {

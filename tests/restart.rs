@@ -111,6 +111,23 @@ fn a_file_that_never_comes_back_does_not_keep_it_from_its_end() {
 }
 
 #[test]
+fn a_reload_of_a_file_that_never_comes_back_keeps_nobody_from_an_answer() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    // As where there is one core.
+    let larder = Larder::with(users_api(&origin, "memory:", ""));
+    let larder = larder.env("TOKIO_WORKER_THREADS", "1").start();
+    fs::remove_file(larder.file()).unwrap();
+    let made = Command::new("mkfifo").arg(larder.file()).status().unwrap();
+    assert!(made.success());
+    signal("-HUP", larder.pid());
+    // Waits until it is read.
+    let _writes = fs::File::options().write(true).open(larder.file()).unwrap();
+    assert_eq!(larder.get(LIST).status, 200);
+    larder.terminate();
+    assert!(larder.exit().status.success());
+}
+
+#[test]
 fn what_the_store_is_owed_is_paid_before_the_end() {
     let redis = RedisServer::start();
     let origin = Origin::start(|_| origin::json("[]"));
