@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -645,6 +646,46 @@ fn when_the_keys_change_what_the_old_ones_said_counts_no_more(store: &str) {
     eventually("what was said by the key before counts no more", || {
         let refused = list(&larder, &new_lines["b"]).cache_status();
         refused.ends_with("detail=jwt-refused")
+    });
+}
+
+/// A pipe in the place of a file whose server hangs; opened to be written to, it waits for whoever reads it.
+fn piped(path: &std::path::Path) {
+    let pipe = path.with_extension("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    std::fs::rename(&pipe, path).unwrap();
+}
+
+#[test]
+fn keys_that_are_long_in_coming_keep_nobody_from_an_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let set = directory.path().join("jwks.json");
+    let (old, new) = (Issuer::p256().named("1"), Issuer::p256().named("2"));
+    std::fs::write(&set, jwks(&[&old])).unwrap();
+    let (users, lines) = known(&old, &[("a", "x", 3600)]);
+    let (more, new_lines) = known(&new, &[("b", "x", 3600)]);
+    users.lock().unwrap().extend(more.lock().unwrap().clone());
+    let origin = api(&users);
+    let jwt = format!("jwks_file: {}", set.display());
+    // As where there is one core.
+    let larder = Larder::with(file(&origin, "memory:", &jwt, ""));
+    let larder = larder.env("TOKIO_WORKER_THREADS", "1").start();
+    assert_eq!(list(&larder, &lines["a"]).status, 200);
+
+    // They are looked at, and then read.
+    piped(&set);
+    let open = || std::fs::File::options().write(true).open(&set).unwrap();
+    let mut looked_at = open();
+    piped(&set);
+    looked_at.write_all(jwks(&[&new]).as_bytes()).unwrap();
+    drop(looked_at);
+    let mut read = open();
+    assert!(list(&larder, &lines["a"]).is_hit());
+    read.write_all(jwks(&[&new]).as_bytes()).unwrap();
+    drop(read);
+    eventually("the new key is known", || {
+        list(&larder, &new_lines["b"]).is_hit()
     });
 }
 

@@ -77,16 +77,19 @@ impl Keys {
         let (keys, mut read) = (Arc::downgrade(self), self.read);
         tokio::spawn(async move {
             loop {
-                let of = path.clone();
-                let Ok(stamp) = tokio::task::spawn_blocking(move || Stamp::of(&of)).await else {
+                let (keys, of) = (keys.clone(), path.clone());
+                let looked = tokio::task::spawn_blocking(move || {
+                    let stamp = Stamp::of(&of);
+                    let keys = keys.upgrade()?;
+                    if stamp != read {
+                        keys.renew(&of);
+                    }
+                    Some(stamp)
+                });
+                let Ok(Some(stamp)) = looked.await else {
                     return;
                 };
-                let Some(keys) = keys.upgrade() else { return };
-                if stamp != read {
-                    read = stamp;
-                    keys.renew(&path);
-                }
-                drop(keys);
+                read = stamp;
                 tokio::time::sleep(EVERY).await;
             }
         });
