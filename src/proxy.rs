@@ -28,9 +28,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt;
-use http::header::HeaderName;
+use http::header::{HeaderMap, HeaderName};
 use http::{Method, Request, Response, Version};
 use hyper::body::Body;
 use parking_lot::Mutex;
@@ -125,6 +125,15 @@ pub struct Setup {
     pub unrouted: Arc<OfRoute>,
 }
 
+/// A cookie that a fill was given in the place of its client's, and when.
+struct Anew {
+    cookie: Box<[u8]>,
+    seen: Instant,
+}
+
+/// For how long that is taken for the way of a route.
+const ANEW: Duration = Duration::from_secs(60);
+
 /// A route at work.
 pub struct Served {
     pub route: Route,
@@ -140,7 +149,9 @@ pub struct Served {
     pub varied: ArcSwap<Vec<HeaderName>>,
     /// The fields by which its answers vary and that no key holds: who sends one is passed on.
     pub unkeyed: ArcSwap<Vec<HeaderName>>,
-    /// Another whenever either has grown.
+    /// The cookie that its answers were last seen to set anew for who had it.
+    anew: ArcSwapOption<Anew>,
+    /// Another whenever either of the fields has grown.
     pub learnt: known::Number,
     /// Under this name the instances tell each other of `varied`.
     noted_as: String,
@@ -516,6 +527,7 @@ impl Served {
             absence: plan::absence_states(&config.purge, route),
             varied: ArcSwap::default(),
             unkeyed: ArcSwap::default(),
+            anew: ArcSwapOption::default(),
             learnt: known::Number::default(),
             noted_as: format!("{name}~vary"),
             asked_others: Mutex::new(None),
@@ -557,6 +569,22 @@ impl Served {
                 names.join(", ")
             );
         }
+    }
+
+    /// An answer to a fill has set this cookie anew, which its client has: who has it is asked for as they came, at once and for
+    /// a while, or each of them would be asked for twice.
+    pub fn learn_cookie(&self, name: &[u8]) {
+        self.anew.store(Some(Arc::new(Anew {
+            cookie: name.into(),
+            seen: clock::stopwatch(),
+        })));
+    }
+
+    /// Whether a fill may be expected to set a cookie anew that this client has.
+    pub fn sets_cookie_anew(&self, client: &HeaderMap) -> bool {
+        self.anew.load().as_ref().is_some_and(|anew| {
+            anew.seen.elapsed() < ANEW && crate::access::has_cookie(client, &anew.cookie)
+        })
     }
 
     /// Asks what other instances have learnt, at most once a second. Whether that was news.

@@ -105,20 +105,25 @@ pub fn ignored_cookies<'f>(
         .map(name_of)
 }
 
-/// Whether an answer to a fill sets a cookie anew that its client has, and the fill did not carry: Django makes another
-/// `csrftoken` for whoever shows none, and what a page has of the old one is then refused; and another session, where there was a
-/// login.
-pub fn sets_a_cookie_anew(
+/// The name of a cookie that an answer to a fill sets anew though its client has it, as the fill did not carry it: Django makes
+/// another `csrftoken` for whoever shows none, and what a page has of the old one is then refused; and another session, where
+/// there was a login.
+pub fn cookie_set_anew<'a>(
     access: &Access,
     config: &Config,
     client: &HeaderMap,
-    answer: &HeaderMap,
-) -> bool {
+    answer: &'a HeaderMap,
+) -> Option<&'a [u8]> {
     let is_left_out =
         |cookie: &[u8]| *access == Access::Public || is_ignored(cookie, &config.ignore_cookies);
     let set = answer.get_all(header::SET_COOKIE).iter();
     set.map(|line| name_of(line.as_bytes()))
-        .any(|set| cookies(client).any(|had| name_of(had) == set && is_left_out(had)))
+        .find(|set| cookies(client).any(|had| name_of(had) == *set && is_left_out(had)))
+}
+
+/// Whether there is a cookie of this name.
+pub fn has_cookie(fields: &HeaderMap, name: &[u8]) -> bool {
+    cookies(fields).any(|cookie| name_of(cookie) == name)
 }
 
 /// All lines of `name`, in their order.

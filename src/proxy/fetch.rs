@@ -228,7 +228,10 @@ impl Fetch {
             return fill.answer(Answer::NotForACache(Reason::VaryUnkeyed));
         }
         let (config, client) = (&self.setup.config, &self.client.fields);
-        if access::sets_a_cookie_anew(&route.access, config, client, response.headers()) {
+        if let Some(cookie) =
+            access::cookie_set_anew(&route.access, config, client, response.headers())
+        {
+            served.learn_cookie(cookie);
             return fill.answer(Answer::NotForACache(Reason::SetCookie));
         }
         let new: Vec<_> = nominated

@@ -48,7 +48,10 @@ pub async fn fill_alone(
     let nominated = storing::nominated(&policy, response.headers());
     let by_field = fetch::is_for_another(&nominated, asked, &client.fields);
     let (access, config) = (&served.route.access, &setup.config);
-    let by_cookie = access::sets_a_cookie_anew(access, config, &client.fields, response.headers());
+    let cookie = access::cookie_set_anew(access, config, &client.fields, response.headers());
+    let by_cookie = cookie
+        .inspect(|cookie| served.learn_cookie(cookie))
+        .is_some();
     let depends = match (by_field, by_cookie) {
         (true, _) => Some(Reason::VaryUnkeyed),
         (false, true) => Some(Reason::SetCookie),

@@ -324,6 +324,9 @@ async fn go_on(
                     None => passed.await,
                 };
             }
+            if served.sets_cookie_anew(&client.fields) {
+                return alone(Forward::Bypass, Reason::SetCookie).await;
+            }
             let news = served.learn_from_others(&setup.coherence).await;
             if !news && !may_fill(setup, served, &client) {
                 return alone(forward_word(why), Reason::VerifyMixed).await;
