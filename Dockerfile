@@ -11,8 +11,10 @@ RUN [ "$BUILD" != pgo ] || { \
     }
 WORKDIR /larder
 COPY . .
-# Line tables are for profiling; without them the image is a third of the size.
-ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
+# Line tables are for profiling; without them the image is a third of the size. All crates as one: slower to build, and faster.
+ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo \
+    CARGO_PROFILE_RELEASE_LTO=fat \
+    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/larder/target \
     case $BUILD in \
