@@ -668,9 +668,13 @@ fn words_of_answers_that_are_not_kept() {
         assert_eq!(told["answer"]["kept"], false, "{told:#}");
         assert!(!told.to_string().contains("hush"), "{told:#}");
     }
-    let origin = Origin::start(|_| origin::status(404, "{}"));
-    let asked = Asked::with(yaml(&origin, "memory:", ""));
-    asked.earns("status", "GET", LIST, &[], "");
+    // However large it is: a larger `max_body` would not have it kept.
+    let large = "x".repeat(100);
+    for body in ["{}".to_owned(), large] {
+        let origin = Origin::start(move |_| origin::status(404, &body));
+        let asked = Asked::with(yaml(&origin, "memory:", ", max_body: 50B"));
+        asked.earns("status", "GET", LIST, &[], "");
+    }
 }
 
 #[test]

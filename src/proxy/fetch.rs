@@ -381,7 +381,9 @@ impl Incoming {
                     chunks.push(compact(data));
                     if total > most {
                         // Too large to keep: it goes on to the one whose request it was, alone.
-                        self.not_stored = Some(Reason::TooLarge);
+                        if self.storable.is_some() {
+                            self.not_stored = Some(Reason::TooLarge);
+                        }
                         let shared = shared.unwrap_or_else(|| SharedBody::new(self.length));
                         shared.push_all(&chunks[shown..]);
                         shared.hand_over(body);

@@ -509,16 +509,11 @@ impl Ask<'_> {
                 Ok(Some(read_along(&coming, &follower, why, collapsed)))
             }
             Some(Answer::Coming(coming)) if coming.others == Others::GoAlone => {
+                let reason = coming.not_stored.unwrap_or(Reason::TooLarge);
                 drop((coming, follower));
-                Box::pin(pass::fill_alone(
-                    setup,
-                    served,
-                    client,
-                    asked,
-                    Reason::TooLarge,
-                ))
-                .await
-                .map(Some)
+                Box::pin(pass::fill_alone(setup, served, client, asked, reason))
+                    .await
+                    .map(Some)
             }
             Some(Answer::Coming(coming)) if follower.may_share_status || !coming.for_its_status => {
                 Ok(Some(read_along(&coming, &follower, why, collapsed)))
