@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use crate::body::RequestBody;
 use crate::caching::cache_status::CACHE_STATUS;
 use crate::config::Config;
-use crate::explain::{self, Knowledge, Question, Reading};
+use crate::explain::{self, Accepted, Knowledge, Question};
 use crate::proxy::{Client, present};
 use crate::upstream::{Asker, Upstream};
 
@@ -74,14 +74,14 @@ impl Shadow {
     /// Compares one target. `Err`: somebody did not answer, or no route keeps it.
     pub async fn compare(&self, target: &str) -> Result<Compared, String> {
         let question = self.question(target);
-        let (told, reading) = explain::explain(&self.config, &question, Knowledge::default())?;
-        let (Some(Reading { client, .. }), Some(under)) = (reading, &told.route) else {
+        let (told, accepted) = explain::explain(&self.config, &question, Knowledge::default())?;
+        let (Some(Accepted::Read(reading)), Some(under)) = (accepted, &told.route) else {
             return Err(format!(
                 "no route keeps `{target}`: `larder explain` says why"
             ));
         };
         let route = format!("{} ({})", under.path, under.key);
-        let result = self.compare_for(&client).await?;
+        let result = self.compare_for(&reading.client).await?;
         Ok(Compared { route, result })
     }
 

@@ -675,6 +675,16 @@ fn words_of_answers_that_are_not_kept() {
         let asked = Asked::with(yaml(&origin, "memory:", ", max_body: 50B"));
         asked.earns("status", "GET", LIST, &[], "");
     }
+    // One that is no credential, and is set anew for who has it: who asked is answered for itself.
+    let origin = Origin::start(|_| origin::json("[]").field("Set-Cookie", "csrftoken=new"));
+    let asked = Asked::with(yaml(&origin, "memory:", ""));
+    asked.earns(
+        "set-cookie",
+        "GET",
+        LIST,
+        &[("Cookie", "csrftoken=old")],
+        "",
+    );
 }
 
 #[test]
@@ -816,8 +826,63 @@ fn the_word_for_one_who_asks_too_much() {
     let asked = Asked::with(file);
     let from = [("X-Forwarded-For", "192.0.2.1")];
     asked.larder.get_with("/other/", &from);
-    let answer = asked.earns("rate-limited", "GET", LIST, &from, "");
-    assert_eq!(answer.status, 429);
+    // All requests count, whether or not a route keeps what they ask for.
+    for (method, target, body) in [
+        ("GET", LIST, ""),
+        ("GET", "/other/", ""),
+        ("PATCH", "/api/users/7/", "{}"),
+        ("OPTIONS", LIST, ""),
+    ] {
+        let answer = asked.earns("rate-limited", method, target, &from, body);
+        assert_eq!(answer.status, 429, "{method} {target}");
+    }
+}
+
+/// A write may be a logout, whatever its path: it ends what the API has said of its credential, unless it is refused.
+#[test]
+fn a_write_is_told_that_it_ends_what_was_said_of_its_credential() {
+    let mut redis = RedisServer::start();
+    let origin = Origin::start(|request| match request.method.as_str() {
+        "POST" => origin::status(404, "{}"),
+        _ => origin::json("{}"),
+    });
+    let verify = ", access: {verify: /api/users/me/}";
+    let free = "when_store_is_down: refuse_writes\nroutes:\n  - {path: /free/, policy: http}\n";
+    let file = yaml(&origin, &redis.url(), verify).replacen("routes:\n", free, 1);
+    let asked = Asked::with(file);
+    let token = [("Authorization", "Token a")];
+    let purges = || {
+        let told: Value =
+            serde_json::from_str(&asked.larder.admin("GET", "/purges").text()).unwrap();
+        told["purges"].as_array().unwrap().len()
+    };
+    for (target, drops) in [("/logout/", json!([])), ("/free/", json!(["http:free:"]))] {
+        for (fields, ends) in [(&token[..], true), (&[], false)] {
+            for ask in [false, true] {
+                let told = asked.explain("POST", target, fields, "{}", ask);
+                let write = &told["write"];
+                assert_eq!(
+                    write["ends_verdict"].as_bool().unwrap_or(false),
+                    ends,
+                    "{told:#}"
+                );
+                assert_eq!(write["drops"], drops, "{told:#}");
+                // To the origin's policy a 404 changes nothing; to a credential it may be a logout that was sent twice.
+                if target == "/free/" {
+                    let not_after = write["not_after"].as_array().unwrap();
+                    assert_eq!(not_after.contains(&json!(404)), !ends, "{told:#}");
+                }
+            }
+            let before = purges();
+            asked.larder.request("POST", target, fields, b"{}");
+            assert_eq!(purges() - before, usize::from(ends), "{target}");
+        }
+    }
+    redis.kill();
+    eventually("it is noticed", || !asked.larder.is_ready());
+    let before = origin.count();
+    let answer = asked.earns("store-away", "POST", "/logout/", &token, "{}");
+    assert_eq!((answer.status, origin.count()), (503, before));
 }
 
 #[test]

@@ -281,7 +281,7 @@ fn write(told: &Explanation, write: &explain::Write, page: &mut Page) {
         ),
     }
     passed_over(told, page);
-    if write.drops.is_empty() {
+    if write.drops.is_empty() && !write.ends_verdict {
         page.line("drops", "nothing: it is only passed on");
         return;
     }
@@ -291,7 +291,13 @@ fn write(told: &Explanation, write: &explain::Write, page: &mut Page) {
             &format!("{family}, all copies of it, everybody's"),
         );
     }
-    page.line("states", &write.states.join(", "));
+    if write.ends_verdict {
+        let what = "what the API has said of this credential, and after a 401, too";
+        page.line("ends", what);
+    }
+    if !write.states.is_empty() {
+        page.line("states", &write.states.join(", "));
+    }
     let not_after: Vec<String> = write.not_after.iter().map(u16::to_string).collect();
     page.line(
         "unless",

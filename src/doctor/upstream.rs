@@ -16,7 +16,7 @@ use crate::access::may_fill;
 use crate::access::verdict::Said;
 use crate::coherence::{Coherence, Journal, hold_for};
 use crate::config::{Config, UpstreamAddress};
-use crate::explain::{self, Knowledge, Question, Reading, ask};
+use crate::explain::{self, Accepted, Knowledge, Question, Reading, ask};
 use crate::proxy::present::{self, Presented};
 use crate::proxy::{Setup, admit};
 use crate::store::Store;
@@ -63,7 +63,7 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
             server_name: None,
         };
         let explained = explain::explain(&setup.config, &question, Knowledge::default());
-        let (told, reading) = match explained {
+        let (told, accepted) = match explained {
             Ok(explained) => explained,
             Err(why) => {
                 tell(wrong("path", format!("{path}: {why}"), "see --help"));
@@ -73,7 +73,7 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
         host.get_or_insert_with(|| told.host.clone());
         // What the origin's own word decides is looked at by `explain --ask`.
         let by_ttl = |reading: &Reading| !setup.config.routes[reading.route].is_by_http();
-        let Some(reading) = reading.filter(by_ttl) else {
+        let Some(reading) = accepted.and_then(Accepted::reading).filter(by_ttl) else {
             let why = told.because.unwrap_or_default();
             let detail = told.detail.unwrap_or_default();
             tell(skipped(

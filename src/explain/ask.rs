@@ -11,7 +11,9 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
-use super::{Explanation, Knowledge, Question, Reading, Verdict, because, explain, words};
+use super::{
+    Accepted, Explanation, Knowledge, Question, Reading, Verdict, because, explain, words,
+};
 use crate::access;
 use crate::access::verdict::Said;
 use crate::caching::cache_status::{Forward, Handling, Reason};
@@ -85,22 +87,23 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
         secret: store.secret(),
         served: Some(&setup.served),
     };
-    let (mut told, mut reading) = explain(&setup.config, question, knowledge)?;
+    let (mut told, accepted) = explain(&setup.config, question, knowledge)?;
+    if let (Some(accepted), Some(rate)) = (&accepted, &setup.rate)
+        && let Err(wait) = rate.would_admit(&setup.config, accepted.client())
+    {
+        told.failed(Error::RateLimited(wait));
+        return Ok(told);
+    }
+    let mut reading = accepted.and_then(Accepted::reading);
     let is_held = told
         .write
         .as_ref()
-        .is_some_and(|write| !write.drops.is_empty());
+        .is_some_and(|write| !write.drops.is_empty() || write.ends_verdict);
     if is_held
         && setup.config.when_store_is_down == WhenStoreIsDown::RefuseWrites
         && !matches!(store.health(), Health::Up | Health::Settling)
     {
         told.failed(Error::StoreAway);
-        return Ok(told);
-    }
-    if let (Some(reading), Some(rate)) = (&reading, &setup.rate)
-        && let Err(wait) = rate.would_admit(&setup.config, &reading.client)
-    {
-        told.failed(Error::RateLimited(wait));
         return Ok(told);
     }
     if let Some(reading) = &reading
@@ -373,13 +376,13 @@ impl Explanation {
             self.answer = Some(answer);
             return;
         }
+        if let Some(reason) = judged.not_for_a_cache {
+            self.pass(Forward::Bypass, Some(reason));
+            answer.reason = Some(reason.word().to_owned());
+            self.answer = Some(answer);
+            return;
+        }
         let verdict = match judged.verdict {
-            _ if judged.not_for_a_cache => {
-                self.pass(Forward::Bypass, Some(Reason::VaryUnkeyed));
-                answer.reason = Some(Reason::VaryUnkeyed.word().to_owned());
-                self.answer = Some(answer);
-                return;
-            }
             Ok(_) if matches!(why, Reason::Held | Reason::StoreAway) => Err(why),
             Ok(lifetime) => room(setup, served, asked).await.map(|()| lifetime),
             Err(reason) => Err(reason),
@@ -450,8 +453,9 @@ pub struct Judged {
     pub took: Duration,
     /// How long it is kept, or why not.
     pub verdict: Result<Duration, Reason>,
-    /// It varies by a field that this client sent and no fill carries.
-    pub not_for_a_cache: bool,
+    /// Why this client is answered for itself: it varies by a field that it sent and no fill carries, or sets a cookie anew that
+    /// it has and a fill does not carry.
+    pub not_for_a_cache: Option<Reason>,
     pub varies_by: Vec<HeaderName>,
     pub unkeyed: Vec<HeaderName>,
 }
@@ -508,12 +512,18 @@ pub async fn judge(
     if total > route.max_body && verdict.is_ok() {
         verdict = Err(Reason::TooLarge);
     }
+    let (config, fields) = (&setup.config, &client.fields);
+    let anew = access::cookie_set_anew(&route.access, config, fields, &head.headers).is_some();
+    let not_for_a_cache = match fetch::is_not_for_a_cache(&nominated, &client.fields) {
+        true => Some(Reason::VaryUnkeyed),
+        false => anew.then_some(Reason::SetCookie),
+    };
     Ok(Judged {
         status: head.status,
         start,
         took,
         verdict,
-        not_for_a_cache: fetch::is_not_for_a_cache(&nominated, &client.fields),
+        not_for_a_cache,
         varies_by: nominated.learnable,
         unkeyed: nominated.unkeyed,
         fields: head.headers,

@@ -25,6 +25,7 @@ use crate::config::{Access, Config, PurgeRule, Route};
 use crate::error::{Error, Refusal};
 use crate::proxy::plan::{self, By, Claim, Drops, Plan};
 use crate::proxy::present::{self, Asked, Presented};
+use crate::proxy::write::ends_a_verdict;
 use crate::proxy::{self, Client, Served, admit};
 use crate::route::{Captures, Decoded, Mismatch};
 use crate::tls::server::{Agreed, Protocol};
@@ -48,12 +49,35 @@ pub struct Reading {
     pub client: Client,
 }
 
+/// A request that is not refused as it stands.
+pub enum Accepted {
+    Read(Reading),
+    /// A write, or what no route keeps.
+    Other(Client),
+}
+
+impl Accepted {
+    pub fn client(&self) -> &Client {
+        match self {
+            Accepted::Read(reading) => &reading.client,
+            Accepted::Other(client) => client,
+        }
+    }
+
+    pub fn reading(self) -> Option<Reading> {
+        match self {
+            Accepted::Read(reading) => Some(reading),
+            Accepted::Other(_) => None,
+        }
+    }
+}
+
 /// Explains a request. `Err` says why what was asked is no request at all.
 pub fn explain(
     config: &Config,
     question: &Question,
     knowledge: Knowledge,
-) -> Result<(Explanation, Option<Reading>), String> {
+) -> Result<(Explanation, Option<Accepted>), String> {
     let (request, host_assumed) = question.request(config)?;
     let text = |name: HeaderName| {
         let value = request.headers().get(name)?.to_str().ok()?;
@@ -92,7 +116,12 @@ pub fn explain(
         &client.target,
         !content.is_end_stream(),
     );
-    match planned {
+    // Whether its credential has states is seen without their secret, too; an instance that has none ends nothing.
+    let secret = match knowledge.served {
+        Some(_) => knowledge.secret,
+        None => Some(HashingSecret([0; 32])),
+    };
+    match admit::with_credential_by(config, secret.as_ref(), &client, planned) {
         // What it comes to is the origin's word, and known when it has spoken.
         Plan::Read { route, captures } if config.routes[route].is_by_http() => {
             told.under(config, route, path);
@@ -102,7 +131,7 @@ pub fn explain(
                 captures,
                 client,
             };
-            return Ok((told, Some(reading)));
+            return Ok((told, Some(Accepted::Read(reading))));
         }
         Plan::Read { route, captures } => {
             told.under(config, route, path);
@@ -112,19 +141,21 @@ pub fn explain(
                 client,
             };
             told.read(config, &reading, knowledge);
-            return Ok((told, Some(reading)));
+            return Ok((told, Some(Accepted::Read(reading))));
         }
-        Plan::Write { .. } => told.write(config, &client.method, path),
+        Plan::Write { states, .. } => {
+            told.write(config, &client.method, path, ends_a_verdict(&states));
+        }
         Plan::Pass { why, detail } => {
             told.pass(why, detail);
             match client.method {
                 Method::GET | Method::HEAD => told.not_kept(config, path),
                 Method::OPTIONS => {}
-                _ => told.write(config, &client.method, path),
+                _ => told.write(config, &client.method, path, false),
             }
         }
     }
-    Ok((told, None))
+    Ok((told, Some(Accepted::Other(client))))
 }
 
 impl Explanation {
@@ -321,7 +352,7 @@ impl Explanation {
         self.store = Some(may_store(config, route, client));
     }
 
-    fn write(&mut self, config: &Config, method: &Method, path: &str) {
+    fn write(&mut self, config: &Config, method: &Method, path: &str, ends_verdict: bool) {
         let Drops {
             rules,
             routes,
@@ -359,9 +390,9 @@ impl Explanation {
         }
         let unchanged = |status: &u16| {
             let status = StatusCode::from_u16(*status);
-            let outcome = match by {
-                By::Http => invalidation::outcome,
-                By::Operator | By::Nobody => protocol::outcome_of_status,
+            let outcome = match by == By::Http && !ends_verdict {
+                true => invalidation::outcome,
+                false => protocol::outcome_of_status,
             };
             status.is_ok_and(|status| outcome(status) == Outcome::Unchanged)
         };
@@ -383,6 +414,7 @@ impl Explanation {
                 .collect(),
             drops: states.iter().map(words::family_of_state).collect(),
             states: copy::full_names(config, &states),
+            ends_verdict,
             not_after: (200..600).filter(unchanged).collect(),
             lag_seconds: config.upstream.lag.as_secs_f64(),
         });

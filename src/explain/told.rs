@@ -124,6 +124,9 @@ pub struct Write {
     pub drops: Vec<String>,
     /// The keys whose epochs end.
     pub states: Vec<String>,
+    /// What the API has said of its credential (`access: {verify: …}`) ends, too, and also after a 401.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub ends_verdict: bool,
     /// Answers that say that nothing was changed, and drop nothing.
     pub not_after: Vec<u16>,
     /// How long after the write's answer what is read goes to the API and is not kept.

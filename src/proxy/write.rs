@@ -215,7 +215,8 @@ async fn held(
     }
 }
 
-fn ends_a_verdict(states: &[StateKey]) -> bool {
+/// Whether what the API has said of a credential ends with a write that drops these.
+pub fn ends_a_verdict(states: &[StateKey]) -> bool {
     states
         .iter()
         .any(|state| is_of_a_credential(state.as_str()))

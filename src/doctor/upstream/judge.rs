@@ -218,7 +218,7 @@ mod tests {
             start: page.as_bytes().to_vec(),
             took: Duration::from_millis(5),
             verdict: Err(Reason::Status),
-            not_for_a_cache: false,
+            not_for_a_cache: None,
             varies_by: Vec::new(),
             unkeyed: Vec::new(),
         }
