@@ -9,12 +9,10 @@ use http::{HeaderName, Method};
 
 use crate::caching::origin::Choices;
 use crate::config::{
-    Access, Config, Jwt, KeySource, MemoryTier, Methods, OtherParameters, Per, Policy, PurgeRule,
-    Query, Redis, RedisEndpoint, Route, Store, StoreAddress, Upstream, UpstreamAddress,
-    WhenStoreIsDown,
+    Access, Config, Jwt, KeySource, MemoryTier, Methods, OtherParameters, Per, Policy, Query,
+    Redis, RedisEndpoint, Route, Store, StoreAddress, Upstream, UpstreamAddress, WhenStoreIsDown,
 };
 use crate::explain;
-use crate::route::PathPattern;
 
 /// What a proxy with this configuration does, for a reader in a hurry. No secret is in it.
 pub fn describe(config: &Config) -> String {
@@ -140,35 +138,8 @@ pub fn describe(config: &Config) -> String {
         let keys: Vec<&str> = rule.keys.iter().map(|key| key.as_str()).collect();
         let _ = writeln!(told, "  {} {}", names(&rule.methods), rule.path.as_str());
         let _ = writeln!(told, "    drops {}", keys.join(", "));
-        for missed in missed_by_a_slash(config, rule) {
-            let _ = writeln!(told, "    {missed}");
-        }
     }
     told
-}
-
-/// The routes whose path is the rule's but for the `/` at its end, if no other rule takes such writes there.
-fn missed_by_a_slash(config: &Config, rule: &PurgeRule) -> Vec<String> {
-    let (other, ends) = match rule.path.as_str().strip_suffix('/') {
-        Some(shorter) => (shorter.to_owned(), "does not end with `/`"),
-        None => (format!("{}/", rule.path.as_str()), "ends with `/`"),
-    };
-    let Ok(other) = PathPattern::parse(&other) else {
-        return Vec::new();
-    };
-    let takes = |method: &Method, path: &PathPattern| {
-        { config.purge.iter() }.any(|rule| rule.methods.contains(method) && rule.path.covers(path))
-    };
-    let missed = config
-        .routes
-        .iter()
-        .map(|route| &route.path)
-        .filter(|path| {
-            other.covers(path) && rule.methods.iter().any(|method| !takes(method, path))
-        });
-    missed
-        .map(|path| format!("not after a write to {}: that {ends}", path.as_str()))
-        .collect()
 }
 
 /// Who is given which copy by a token.

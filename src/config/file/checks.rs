@@ -166,7 +166,7 @@ pub(super) fn purges(reader: &Reader, routes: &[ReadRoute], rules: &[ReadRule], 
             reader.warn(
                 &read.at.key("key"),
                 format!(
-                    "no rule under `purge` names `{}`: a write shows only after the ttl",
+                    "no rule under `purge` names `{}`: only a write to its own path that no rule takes drops it, any other shows after the ttl",
                     read.route.key.pattern()
                 ),
             );
