@@ -992,8 +992,19 @@ fn words_of_the_origins_own_policy() {
     let asked = Asked::with(yaml);
     asked.larder.get_with("/o/varied", &[("X-Tenant", "a")]);
     asked.larder.get("/o/grouped");
+    asked.larder.get("/o/demanded");
     for (word, target, fields) in [
-        ("other-variant", "/o/varied", &[("X-Tenant", "b")][..]),
+        (
+            "client-directive",
+            "/o/demanded",
+            &[("Cache-Control", "no-cache")][..],
+        ),
+        (
+            "client-directive",
+            "/o/demanded",
+            &[("Cache-Control", "max-age=0")],
+        ),
+        ("other-variant", "/o/varied", &[("X-Tenant", "b")]),
         (
             "other-variant",
             "/o/varied",

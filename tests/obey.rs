@@ -823,6 +823,9 @@ fn a_client_may_ask_for_less_than_fresh_unless_the_route_says_no(store: &str) {
         for asks in ["no-cache", "no-store", "max-age=5", "min-fresh=55"] {
             let answer = larder.get_with("/", &[("Cache-Control", asks)]);
             assert_eq!(answer.is_hit(), !heeded, "{more} {asks}");
+            // RFC 9211 §2.2: the copy is fresh, it is the request that does not take it.
+            let said = answer.cache_status();
+            assert_eq!(said.contains("fwd=request"), heeded, "{asks}: {said}");
         }
         assert_eq!(
             larder.get_with("/", &[("Pragma", "no-cache")]).is_hit(),

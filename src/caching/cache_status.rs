@@ -28,6 +28,8 @@ pub enum Reason {
     // Looked up and not served:
     Absent,
     Expired,
+    /// Fresh, but its client wants the origin's own word.
+    ClientDirective,
     Purged,
     Held,
     Foreign,
@@ -76,6 +78,7 @@ impl Reason {
             Reason::JwtMixed => "jwt-mixed",
             Reason::Absent => "absent",
             Reason::Expired => "expired",
+            Reason::ClientDirective => "client-directive",
             Reason::Purged => "purged",
             Reason::Held => "held",
             Reason::Foreign => "foreign",
@@ -114,6 +117,7 @@ pub enum Forward {
     UriMiss,
     VaryMiss,
     Stale,
+    Request,
     Miss,
 }
 
@@ -125,6 +129,7 @@ impl Forward {
             Forward::UriMiss => "uri-miss",
             Forward::VaryMiss => "vary-miss",
             Forward::Stale => "stale",
+            Forward::Request => "request",
             Forward::Miss => "miss",
         }
     }

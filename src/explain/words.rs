@@ -51,6 +51,9 @@ pub fn because(reason: Reason) -> &'static str {
         }
         Reason::Absent => "there is no copy yet: it is fetched, and kept if it may be",
         Reason::Expired => "there is a copy, but its time is over",
+        Reason::ClientDirective => {
+            "there is a copy in its time, but the client's `Cache-Control` or `Pragma` does not take it: the API is asked; `honour_client_directives: false` on the route pays no heed to them"
+        }
         Reason::Purged => "there is a copy, but a write or a purge has dropped it since",
         Reason::Held => {
             "a write to it is in flight, or its outcome is unknown, or the store has just come back: fetched, and not kept until that is over"

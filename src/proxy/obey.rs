@@ -142,15 +142,6 @@ struct Found {
     result: Result<Arc<Stored>, Reason>,
 }
 
-impl Found {
-    fn reason(&self) -> Reason {
-        match &self.result {
-            Ok(_) => Reason::Expired,
-            Err(reason) => *reason,
-        }
-    }
-}
-
 impl Ask {
     /// `None`: the route's key names what its path does not capture.
     fn new(
@@ -269,6 +260,19 @@ impl Ask {
             other => other,
         };
         Found { result }
+    }
+
+    /// Why that is not served as it is.
+    fn why_not(&self, found: &Found) -> Reason {
+        let stored = match &found.result {
+            Ok(stored) => stored,
+            Err(reason) => return *reason,
+        };
+        let nothing = RequestDirectives::default();
+        match origin::usable(self.choices(), stored, &nothing, clock::now()) {
+            Use::Fresh { .. } => Reason::ClientDirective,
+            Use::Stale { .. } | Use::Ask => Reason::Expired,
+        }
     }
 
     async fn reused(&self, keys: &Keys, found: &Found, wants: &RequestDirectives) -> Option<Reply> {

@@ -651,6 +651,7 @@ pub fn forward_word(why: Reason) -> Forward {
     match why {
         Reason::Absent | Reason::Foreign | Reason::Purged => Forward::UriMiss,
         Reason::Expired => Forward::Stale,
+        Reason::ClientDirective => Forward::Request,
         Reason::OtherOrigin | Reason::OtherVariant => Forward::VaryMiss,
         Reason::Held => Forward::Miss,
         Reason::Method => Forward::Method,

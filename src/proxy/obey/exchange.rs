@@ -25,7 +25,7 @@ use crate::upstream::UpstreamBody;
 impl Ask {
     /// RFC 9111 §4.3.5: the origin answers, and what it says of the stored GET counts.
     pub(super) async fn head(&self, keys: &Keys, found: Found) -> Result<Reply, Error> {
-        let why = found.reason();
+        let why = self.why_not(&found);
         let epochs = self.setup.coherence.open(&self.depends.states).await;
         let request_time = clock::now();
         let mut outgoing = present::obeying(&self.setup.config, &self.client.client);
@@ -93,7 +93,7 @@ impl Ask {
         found: Found,
         turn: Option<Turn>,
     ) -> Result<Reply, Error> {
-        let (setup, why) = (&self.setup, found.reason());
+        let (setup, why) = (&self.setup, self.why_not(&found));
         let epochs = setup.coherence.open(&self.depends.states).await;
         // A write since would make it another's.
         let same =

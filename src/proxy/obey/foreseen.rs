@@ -80,7 +80,7 @@ pub async fn foresee(
     if wants.only_if_cached {
         return Err(Error::OnlyIfCached);
     }
-    let why = found.reason();
+    let why = ask.why_not(&found);
     let stored = found.result.ok();
     let (asked_at, sent) = (clock::stopwatch(), ask.send(stored.as_deref(), None).await);
     let took = asked_at.elapsed();
