@@ -255,7 +255,8 @@ impl Upstream {
         draft: &Draft,
         mut body: RequestBody,
     ) -> Result<Arrived, UpstreamFailure> {
-        let errand = match draft.safe {
+        // Also one that is sent to nobody else: else nothing would try an upstream where there are no others.
+        let errand = match draft.repeatable {
             true => Errand::Safe,
             false => Errand::Write,
         };

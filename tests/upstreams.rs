@@ -409,6 +409,24 @@ fn one_that_has_rested_is_tried_and_comes_back() {
 }
 
 #[test]
+fn one_that_has_rested_is_tried_also_where_no_request_may_be_sent_to_two() {
+    let (mut dead, alive) = (named("dead"), named("alive"));
+    dead.stop();
+    let by_its_origin = "routes:\n  - {path: \"/http/<path:rest>\", policy: http}";
+    let yaml = file(&[&dead, &alive], "").replacen("routes:", by_its_origin, 1);
+    let larder = Larder::start(yaml);
+    eventually("it rests", || {
+        is_well(&larder.get("/http/1"));
+        standings(&larder) == ["resting", "well"]
+    });
+    dead.start_again();
+    eventually("it is back", || {
+        is_well(&larder.get("/http/1"));
+        standings(&larder) == ["well", "well"]
+    });
+}
+
+#[test]
 fn a_name_with_several_addresses_is_asked_at_the_one_that_answers() {
     // `localhost` is ::1, too, where nobody listens.
     let origin = named("here");

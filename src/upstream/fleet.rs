@@ -55,7 +55,7 @@ pub struct Choice {
 /// Whom a request may go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Errand {
-    /// May also try whether one is back: it can go to another if that fails.
+    /// May also try whether one is back: it changes nothing if that fails.
     Safe,
     /// Goes where it is most likely answered.
     Write,
