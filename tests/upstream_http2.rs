@@ -48,6 +48,17 @@ impl Frames {
 
     /// So many requests at once on a connection.
     fn allowing(streams: u32, script: impl Fn(usize) -> Comes + Send + Sync + 'static) -> Frames {
+        let at_once = Gate::new();
+        at_once.open();
+        Frames::telling(at_once, streams, script)
+    }
+
+    /// That it allows so many is said when the gate is open.
+    fn telling(
+        told: Gate,
+        streams: u32,
+        script: impl Fn(usize) -> Comes + Send + Sync + 'static,
+    ) -> Frames {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let frames = Frames {
             port: listener.local_addr().unwrap().port(),
@@ -60,7 +71,8 @@ impl Frames {
             for stream in listener.incoming().map_while(Result::ok) {
                 *connections.lock().unwrap() += 1;
                 let (script, requests) = (script.clone(), requests.clone());
-                thread::spawn(move || drop(serve(stream, streams, &*script, &requests)));
+                let settings = (told.clone(), streams);
+                thread::spawn(move || drop(serve(stream, settings, &*script, &requests)));
             }
         });
         frames
@@ -97,7 +109,7 @@ fn answer(stream: u32, body: &str) -> Vec<u8> {
 
 fn serve(
     stream: TcpStream,
-    streams: u32,
+    (told, streams): (Gate, u32),
     script: &dyn Fn(usize) -> Comes,
     requests: &Mutex<usize>,
 ) -> std::io::Result<()> {
@@ -106,12 +118,18 @@ fn serve(
     let send = |bytes: &[u8]| writing.lock().unwrap().write_all(bytes);
     reading.read_exact(&mut [0; 24])?;
     // SETTINGS_MAX_CONCURRENT_STREAMS.
-    send(&frame(
-        4,
-        0,
-        0,
-        &[&[0, 3][..], &streams.to_be_bytes()].concat(),
-    ))?;
+    let allowed = [&[0, 3][..], &streams.to_be_bytes()].concat();
+    let settings = frame(4, 0, 0, &allowed);
+    match told.is_open() {
+        true => send(&settings)?,
+        false => {
+            let writing = writing.clone();
+            thread::spawn(move || {
+                told.wait();
+                writing.lock().unwrap().write_all(&settings)
+            });
+        }
+    }
     loop {
         let mut head = [0; 9];
         reading.read_exact(&mut head)?;
@@ -202,6 +220,33 @@ fn many_requests_are_under_way_on_one_connection() {
     }
     eventually("all are under way at once", || api.requests() == 21);
     gate.open();
+    for client in &mut clients {
+        assert!(client.answer("GET").is_complete_success());
+    }
+    assert_eq!(api.connections(), 1);
+}
+
+#[test]
+fn before_the_upstream_has_said_how_many_it_allows_it_is_sent_no_more_than_one() {
+    let (settings, answers) = (Gate::new(), Gate::new());
+    let (told, held) = (settings.clone(), answers.clone());
+    let api = Frames::telling(settings.clone(), 2, move |number| match number {
+        1 => Comes::Held(held.clone()),
+        _ if told.is_open() => Comes::Answer("{}"),
+        // REFUSED_STREAM.
+        _ => Comes::Reset(7),
+    });
+    let larder = before(&[api.url()]);
+    let mut clients: Vec<_> = (0..20).map(|_| larder.connect()).collect();
+    for client in &mut clients {
+        client.send(b"GET /other/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    eventually("one has come, and all are on their way", || {
+        larder.readiness()["upstream"]["under_way"] == 20 && api.requests() >= 1
+    });
+    settings.open();
+    eventually("all have come", || api.requests() == 20);
+    answers.open();
     for client in &mut clients {
         assert!(client.answer("GET").is_complete_success());
     }

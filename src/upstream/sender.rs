@@ -92,6 +92,8 @@ impl Sender {
         let window = STREAM_WINDOW.saturating_mul(streams).min((1 << 31) - 1);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
+            // Until it has said how many it allows: it refuses those beyond, and on the next new connection again.
+            .initial_max_send_streams(1)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(window)
             .max_send_buf_size(READ_BUFFER)
