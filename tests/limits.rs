@@ -127,6 +127,33 @@ fn a_request_whose_client_leaves_leaves_the_queue() {
 }
 
 #[test]
+fn a_client_that_closes_its_sending_side_has_left_and_a_write_of_its_runs_on() {
+    let gate = Gate::new();
+    let behind = gate.clone();
+    let origin = Origin::start(move |_| origin::json("{}").behind(&behind));
+    let larder = one_at_a_time(&origin, 2);
+    let ask = |method: &str| {
+        let mut client = larder.connect();
+        client.send(head(method, LIST, &[("Content-Length", "0")], None).as_bytes());
+        client
+    };
+    let mut write = ask("POST");
+    eventually("the write is under way", || origin.count() == 1);
+    let mut read = ask("GET");
+    eventually("the read waits", || larder.waiting() == 1);
+    for client in [&mut write, &mut read] {
+        client.finish_sending();
+        assert!(client.is_closed());
+    }
+    eventually("the read has left the queue", || larder.waiting() == 0);
+    gate.open();
+    eventually("the write is answered", || {
+        larder.readiness()["upstream"]["under_way"] == 0
+    });
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
 fn one_client_leaves_a_quarter_of_the_slots_to_others() {
     let gate = Gate::new();
     let behind = gate.clone();
