@@ -326,6 +326,22 @@ fn a_write_that_the_upstream_says_it_has_not_run_goes_to_another() {
 }
 
 #[test]
+fn a_write_that_has_not_run_but_was_passed_on_as_it_came_is_lost() {
+    let refusing = Frames::start(|_| Comes::GoAway {
+        processed: false,
+        code: 0,
+    });
+    let running = Frames::start(|_| Comes::Answer("{}"));
+    let larder = before(&[refusing.url(), running.url()]);
+    let content = [b'x'; 100_000];
+    for _ in 0..2 {
+        let written = larder.connect().request("POST", LIST, &[], &content);
+        assert!([200, 502].contains(&written.status), "{written:?}");
+    }
+    assert_eq!((refusing.requests(), running.requests()), (1, 1));
+}
+
+#[test]
 fn a_write_that_may_have_run_is_sent_to_nobody_else() {
     const INTERNAL_ERROR: u32 = 2;
     const CANCEL: u32 = 8;
