@@ -340,6 +340,34 @@ fn what_an_api_whose_reads_lag_still_shows_is_not_kept() {
     });
 }
 
+/// One hold stands for all of them, and in the store: so a state does not grow with them, and nobody need live until it is over.
+#[test]
+fn where_reads_lag_a_state_does_not_grow_with_its_writes_nor_is_it_held_for_longer_if_who_wrote_is_gone()
+ {
+    let redis = RedisServer::start();
+    let origin = Origin::start(|_| origin::json("{}"));
+    let url = origin.url();
+    let yaml = |lag: &str| {
+        let upstream = format!("{{url: '{url}', lag: {lag}}}");
+        users_api(&origin, &redis.url(), "").replace(&url, &upstream)
+    };
+    let state = || {
+        let text = redis.run_in(1, &["GET", "t:users:list~state"]).text();
+        text.split(' ').skip(1).count()
+    };
+    let writer = Larder::start(yaml("1s"));
+    let reader = Larder::start(yaml("1s"));
+    for _ in 0..20 {
+        assert_eq!(writer.write("PATCH", USER).status, 200);
+        writer.purge(&["users:list"]);
+        assert_eq!(state(), 1, "holds");
+    }
+    let told = writer.admin("GET", "/purges").text();
+    assert_eq!(told.matches("PATCH").count(), 20, "told at once: {told}");
+    writer.kill();
+    eventually("it is kept again", || reader.get(LIST).is_hit());
+}
+
 /// Django takes it for the method, whatever its case.
 #[test]
 fn a_write_whose_method_is_in_lower_case_drops_what_the_rule_for_it_names() {

@@ -262,8 +262,12 @@ impl Running {
                 "writes were still under way at the end"
             );
         }
-        // What does not come to its end is held until the hold runs out.
-        let _ = tokio::time::timeout_at(bound, setup.coherence.caught_up()).await;
+        let behind = setup.coherence.caught_up();
+        if tokio::time::timeout_at(bound, behind).await.is_err() {
+            warn!(
+                "soft purges were less than `upstream.lag` ago at the end: what was fetched since may be of before them until its ttl is over"
+            );
+        }
         let tunnels = setup.tunnels.end_by(bound).await;
         if tunnels > 0 {
             warn!(tunnels, "WebSockets were still open at the end");

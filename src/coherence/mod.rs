@@ -13,7 +13,7 @@
 //!   it back before the client's first byte (`finish`): *changed* drops the epoch, *unchanged* does not,
 //!   *ambiguous* drops it and leaves the state held until the hold's deadline, for the upstream may commit late. One hold
 //!   stands for all such writes, or else a state would grow with them.
-//!   Where the API's own reads lag its writes, what has changed something keeps its holds for that long behind the answer.
+//!   Where the API's own reads lag its writes, *changed* leaves the state held for that long, too, and by the same one hold.
 //! * Between its holds and its forwarding a write waits until no instance may show from its own memory what it has read
 //!   of a state before (`lease`).
 //! * A *purge by hand* drops the epoch and keeps the holds (`purge`); a soft one counts its generation up, so that what
@@ -126,7 +126,7 @@ pub struct Coherence {
     hold: Duration,
     /// For how long after a write's answer, or a purge by hand, what is read may still be of before it.
     lag: Duration,
-    /// What is finished only then.
+    /// What is outdated once more only then.
     behind: TaskTracker,
 }
 
@@ -265,11 +265,20 @@ impl Coherence {
             // Boxed, or every write would carry room for it.
             Box::pin(self.store.soon()).await;
         }
+        self.begin_for(self.hold, states, without_store).await
+    }
+
+    async fn begin_for(
+        &self,
+        lasting: Duration,
+        states: Vec<StateKey>,
+        without_store: WithoutStore,
+    ) -> Result<Writing, Refused> {
         let (mut writing, first) = self.journal.with(|book| {
             // 63 bits: never `HoldId::AMBIGUOUS`.
             let (hold, now) = (HoldId(fresh_bits() >> 1), Instant::now());
             let away = self.is_away();
-            Writing::begin(states, hold, self.hold, without_store, book, away, now)
+            Writing::begin(states, hold, lasting, without_store, book, away, now)
         });
         match self.go_on(&mut writing, first, Taken::ByItsFinish).await {
             Act::Forward => Ok(writing),
@@ -279,24 +288,26 @@ impl Coherence {
 
     /// Confirms what became of a write. What could not be confirmed is in the journal.
     pub async fn finish(&self, mut writing: Writing, outcome: Outcome) -> Finished {
+        if outcome == Outcome::Changed && self.lags() {
+            Box::pin(self.drop_behind(writing.states())).await;
+        }
         self.end(&mut writing, outcome, Taken::ByItsFinish).await
     }
 
-    /// As `finish`, but not before what is read shows the write: what is read until then is not kept. Nobody waits for it.
-    pub fn finish_behind(
-        &self,
-        writing: Writing,
-        outcome: Outcome,
-        then: impl FnOnce(Finished) + Send + 'static,
-    ) {
-        let coherence = self.clone();
-        self.behind.spawn(async move {
-            tokio::time::sleep(coherence.lag).await;
-            then(coherence.finish(writing, outcome).await);
-        });
+    /// Drops the epochs, and leaves the states held until what is read is of no earlier than now: as after an ambiguous write
+    /// that comes to pass by then.
+    async fn drop_behind(&self, states: &[StateKey]) -> Finished {
+        let begun = self.begin_for(self.lag, states.to_vec(), WithoutStore::Forward);
+        match begun.await {
+            Ok(mut writing) => {
+                let outcome = Outcome::Ambiguous;
+                self.end(&mut writing, outcome, Taken::ByItsFinish).await
+            }
+            Err(Refused) => Finished::Unconfirmed,
+        }
     }
 
-    /// Waits for what is finished behind.
+    /// Waits for what is outdated behind.
     pub async fn caught_up(&self) {
         self.behind.close();
         self.behind.wait().await;
@@ -321,6 +332,9 @@ impl Coherence {
         mut writing: Writing,
         before: &Epochs,
     ) -> (Finished, Option<Epochs>) {
+        if self.lags() {
+            return (self.finish(writing, Outcome::Changed).await, None);
+        }
         let mut taken = Taken::ByItsFinish;
         let renewed = self.renew(&writing, before, &mut taken).await;
         // Renewed, the old epochs are dropped and the hold is gone: nothing is left to be changed.
@@ -424,17 +438,13 @@ impl Coherence {
     /// A purge by hand: complete and race-safe at any moment, in the middle of a fill or of a write; also in every
     /// instance's own memory.
     pub async fn purge(&self, states: &[StateKey]) -> Result<(), Away> {
-        let lagging = match self.lags() && !self.is_away() {
-            true => Box::pin(self.begin(states.to_vec(), WithoutStore::Forward))
-                .await
-                .ok(),
-            false => None,
-        };
-        let purged = self.store.announce(states, Step::Purge).await;
-        if let Some(writing) = lagging {
-            self.finish_behind(writing, Outcome::Changed, |_| {});
+        if self.lags() && !self.is_away() {
+            return match Box::pin(self.drop_behind(states)).await {
+                Finished::Confirmed => Ok(()),
+                Finished::Owed | Finished::Unconfirmed => Err(Away),
+            };
         }
-        lapse(purged?).await;
+        lapse(self.store.announce(states, Step::Purge).await?).await;
         Ok(())
     }
 

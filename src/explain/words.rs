@@ -56,7 +56,7 @@ pub fn because(reason: Reason) -> &'static str {
         }
         Reason::Purged => "there is a copy, but a write or a purge has dropped it since",
         Reason::Held => {
-            "a write to it is in flight, or its outcome is unknown, or the store has just come back: fetched, and not kept until that is over"
+            "a write to it is in flight or less than `upstream.lag` ago, or its outcome is unknown, or the store has just come back: fetched, and not kept until that is over"
         }
         Reason::Foreign => {
             "what stands at the key is not Larder's (another program's value, or a damaged one), or of another path that had the key before: never served, and replaced"

@@ -137,7 +137,7 @@ async fn held(
     (slot, mut entered): (Slot, Entered),
     under_way: UnderWay,
 ) -> Result<Answered, Error> {
-    let (setup, client) = (&setup, &client);
+    let (setup, client) = (&setup, &*client);
     let without_store = match setup.config.when_store_is_down {
         WhenStoreIsDown::RefuseWrites => WithoutStore::Refuse,
         WhenStoreIsDown::Forward => WithoutStore::Forward,
@@ -152,7 +152,7 @@ async fn held(
     };
     let writing = setup.coherence.begin(states.clone(), without_store);
     let writing = writing.await.map_err(|Refused| Error::StoreAway)?;
-    let in_flight = COUNTED.holds.one();
+    let _in_flight = COUNTED.holds.one();
     let answered = setup
         .upstream
         .send(slot, present::pass_at(setup, client, body))
@@ -166,6 +166,7 @@ async fn held(
         Err(failure) => protocol::outcome_of_failure(*failure),
     };
     entered.came_to(outcome);
+    under_way.came_to(outcome);
     if let (Ok(response), Outcome::Changed) = (&answered, outcome) {
         drop_named(setup, client, &word, response.headers(), &states).await;
     }
@@ -175,20 +176,6 @@ async fn held(
     {
         Box::pin(forget(setup, client, &states)).await;
     }
-    if outcome == Outcome::Changed && setup.coherence.lags() {
-        let (client, of) = (client.clone(), states);
-        hottest::purged(setup, &of);
-        setup
-            .coherence
-            .finish_behind(writing, outcome, move |finished| {
-                under_way.came_to(outcome);
-                drop(in_flight);
-                // Its client has been answered.
-                let _ = tell(&client, &word, finished, outcome, &of);
-            });
-        return Ok(Answered::Passed(answered?));
-    }
-    under_way.came_to(outcome);
     let keeping = keeping.filter(|keeping| {
         let kept = answered
             .as_ref()
