@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt;
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderName;
 use http::{Method, Request, Response, Version};
 use hyper::body::Body;
 use parking_lot::Mutex;
@@ -125,13 +125,14 @@ pub struct Setup {
     pub unrouted: Arc<OfRoute>,
 }
 
-/// A cookie that a fill was given in the place of its client's, and when.
+/// A cookie that a fill was given in the place of its client's, where and when.
 struct Anew {
     cookie: Box<[u8]>,
+    path: Box<str>,
     seen: Instant,
 }
 
-/// For how long that is taken for the way of a route.
+/// For how long that is taken for the way of a path.
 const ANEW: Duration = Duration::from_secs(60);
 
 /// A route at work.
@@ -572,18 +573,21 @@ impl Served {
     }
 
     /// An answer to a fill has set this cookie anew, which its client has: who has it is asked for as they came, at once and for
-    /// a while, or each of them would be asked for twice.
-    pub fn learn_cookie(&self, name: &[u8]) {
+    /// a while, or each of them would be asked for twice. What else the route has may be kept for them.
+    pub fn learn_cookie(&self, client: &Client, name: &[u8]) {
         self.anew.store(Some(Arc::new(Anew {
             cookie: name.into(),
+            path: client.target.path().into(),
             seen: clock::stopwatch(),
         })));
     }
 
     /// Whether a fill may be expected to set a cookie anew that this client has.
-    pub fn sets_cookie_anew(&self, client: &HeaderMap) -> bool {
+    pub fn sets_cookie_anew(&self, client: &Client) -> bool {
         self.anew.load().as_ref().is_some_and(|anew| {
-            anew.seen.elapsed() < ANEW && crate::access::has_cookie(client, &anew.cookie)
+            *anew.path == *client.target.path()
+                && anew.seen.elapsed() < ANEW
+                && crate::access::has_cookie(&client.fields, &anew.cookie)
         })
     }
 

@@ -4,6 +4,8 @@
 #[macro_use]
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use support::larder::{self, Larder};
@@ -37,6 +39,8 @@ on_both_stores! {
     an_ignored_cookie_splits_nothing
     who_shows_an_ignored_cookie_is_given_no_other_in_its_place
     who_has_a_session_keeps_it_on_a_public_route_that_begins_one
+    a_path_that_begins_sessions_keeps_no_other_of_its_route_from_being_kept
+    where_a_cookie_is_set_anew_a_stale_copy_still_stands_in_for_an_error
     a_configured_credential_header_splits
     a_public_route_is_filled_without_credentials_and_serves_everybody
     another_host_is_a_miss_that_replaces
@@ -607,6 +611,43 @@ fn who_has_a_session_keeps_it_on_a_public_route_that_begins_one(store: &str) {
         larder.get(LIST).fields.get("set-cookie"),
         Some("sessionid=new; Path=/")
     );
+}
+
+/// What is said of the view behind one path is not said of the others.
+fn a_path_that_begins_sessions_keeps_no_other_of_its_route_from_being_kept(store: &str) {
+    let origin = Origin::start(|request| match request.target.as_str() {
+        "/api/users/7/" => origin::json("{}").field("Set-Cookie", "sessionid=new; Path=/"),
+        _ => origin::json("{}"),
+    });
+    let public = users_api(&origin, store, "").replace("{id}\"}", "{id}\", access: public}");
+    let larder = Larder::start(public);
+    let session = [("Cookie", "sessionid=mine")];
+    larder.get_with("/api/users/7/", &session);
+    larder.get_with("/api/users/8/", &session);
+    let answer = larder.get_with("/api/users/8/", &session);
+    assert!(answer.is_hit(), "{}", answer.cache_status());
+}
+
+fn where_a_cookie_is_set_anew_a_stale_copy_still_stands_in_for_an_error(store: &str) {
+    let mode = Arc::new(AtomicU64::new(0));
+    let now = mode.clone();
+    let origin = Origin::start(move |_| match now.load(Ordering::SeqCst) {
+        0 => origin::json("[]"),
+        1 => origin::json("[]").field("Set-Cookie", "csrftoken=new; Path=/"),
+        _ => origin::status(500, ""),
+    });
+    let list = "key: users:list, ttl: 1s, stale_if_error: 1h";
+    let larder = Larder::start(users_api(&origin, store, "").replace("key: users:list", list));
+    let shown = [("Cookie", "csrftoken=mine")];
+    larder.get_with(LIST, &shown);
+    mode.store(1, Ordering::SeqCst);
+    eventually("the copy is past its time", || {
+        let answer = larder.get_with(LIST, &shown);
+        answer.cache_status().ends_with("detail=set-cookie")
+    });
+    mode.store(2, Ordering::SeqCst);
+    let answer = larder.get_with(LIST, &shown);
+    assert_eq!(answer.status, 200, "{}", answer.cache_status());
 }
 
 fn an_ignored_cookie_splits_nothing(store: &str) {

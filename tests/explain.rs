@@ -448,6 +448,15 @@ fn words_of_requests_that_are_not_looked_up() {
 }
 
 #[test]
+fn who_has_a_cookie_that_a_fill_is_given_anew_is_told_that_they_are_asked_for_as_they_came() {
+    let origin = Origin::start(|_| origin::json("[]").field("Set-Cookie", "csrftoken=new"));
+    let asked = Asked::with(yaml(&origin, "memory:", ""));
+    asked.earns("set-cookie", "GET", LIST, &[], "");
+    let shown = [("Cookie", "csrftoken=mine")];
+    asked.earns("set-cookie", "GET", LIST, &shown, "");
+}
+
+#[test]
 fn words_of_who_is_not_admitted() {
     let origin = Origin::start(|request| match request.fields.get("Authorization") {
         Some("Token a") if request.target.ends_with("/me/") => origin::json("{}"),

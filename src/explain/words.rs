@@ -74,7 +74,7 @@ pub fn because(reason: Reason) -> &'static str {
             "only a 200, 203 or 204 is kept, and what else is no error if the API says for how long; `negative_ttl` keeps 404 and 410; under `policy: http` an error is kept if the API says so, but not what is said of one request (412, 416, 429, any error to conditions or a range)"
         }
         Reason::SetCookie => {
-            "the answer sets a cookie: it is for one client alone and never kept; the view, or a middleware, makes a session"
+            "the answer sets a cookie: it is for one client alone and never kept, and who has that cookie is asked for as they came; the view, or a middleware, makes a session"
         }
         Reason::Credential => {
             "the answer hands out a credential (Authorization, Authentication-Info, or one of `credential_headers`): it is for one client alone and never kept"

@@ -231,7 +231,7 @@ impl Fetch {
         if let Some(cookie) =
             access::cookie_set_anew(&route.access, config, client, response.headers())
         {
-            served.learn_cookie(cookie);
+            served.learn_cookie(&self.client, cookie);
             return fill.answer(Answer::NotForACache(Reason::SetCookie));
         }
         let new: Vec<_> = nominated

@@ -50,7 +50,7 @@ pub async fn fill_alone(
     let (access, config) = (&served.route.access, &setup.config);
     let cookie = access::cookie_set_anew(access, config, &client.fields, response.headers());
     let by_cookie = cookie
-        .inspect(|cookie| served.learn_cookie(cookie))
+        .inspect(|cookie| served.learn_cookie(client, cookie))
         .is_some();
     let depends = match (by_field, by_cookie) {
         (true, _) => Some(Reason::VaryUnkeyed),

@@ -315,17 +315,20 @@ async fn go_on(
                 warn!(route = served.route.path.as_str(), origin = %asked.origin,
                     "the same answers are asked under several origins and replace each other: set `canonical_origin` to the one by which clients are to know the API, or list its names under `hosts`; not where the host says whose answers they are (tenants)");
             }
-            if client.method == Method::HEAD {
-                let passed = alone(forward_word(why), why);
+            let as_it_came = match client.method == Method::HEAD {
+                true => Some((forward_word(why), why)),
+                false => served
+                    .sets_cookie_anew(&client)
+                    .then_some((Forward::Bypass, Reason::SetCookie)),
+            };
+            if let Some((forward, detail)) = as_it_came {
+                let passed = alone(forward, detail);
                 return match lack.stale {
                     Some(stale) => {
                         Box::pin(or_stood_in(setup, route, &client, &asked, stale, passed)).await
                     }
                     None => passed.await,
                 };
-            }
-            if served.sets_cookie_anew(&client.fields) {
-                return alone(Forward::Bypass, Reason::SetCookie).await;
             }
             let news = served.learn_from_others(&setup.coherence).await;
             if !news && !may_fill(setup, served, &client) {
