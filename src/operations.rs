@@ -50,7 +50,7 @@ impl fmt::Display for OperationError {
                 f.write_str("the store cannot be reached: see `store.url`, and whether it runs")
             }
             OperationError::Held => {
-                f.write_str("a write to it is in flight: try again in a moment")
+                f.write_str("a write to it is in flight, or less than `upstream.lag` ago: try again in a moment")
             }
             OperationError::NotKept(why) => write!(f, "the store did not take it ({why})"),
         }

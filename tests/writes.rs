@@ -368,6 +368,31 @@ fn where_reads_lag_a_state_does_not_grow_with_its_writes_nor_is_it_held_for_long
     eventually("it is kept again", || reader.get(LIST).is_hit());
 }
 
+/// The instance puts it back, as it does the hold of a write in flight.
+#[test]
+fn what_is_held_for_a_lag_is_held_by_a_store_that_has_restarted_too() {
+    let mut redis = RedisServer::start();
+    let origin = Origin::start(|_| origin::json("past"));
+    let url = origin.url();
+    let yaml =
+        users_api(&origin, &redis.url(), "").replace(&url, &format!("{{url: '{url}', lag: 1m}}"));
+    let larder = Larder::start(yaml);
+    assert_eq!(larder.write("PATCH", USER).status, 200);
+    larder.purge(&["users:detail:8"]);
+    redis.kill();
+    assert_eq!(larder.write("PATCH", "/api/users/6/").status, 200);
+    redis.start_again();
+    eventually("something is kept again", || {
+        larder.get("/api/users/9/").is_hit()
+    });
+    for target in [LIST, USER, "/api/users/8/", "/api/users/6/"] {
+        for _ in 0..2 {
+            let said = larder.get(target).cache_status();
+            assert!(said.ends_with("detail=held"), "{target}: {said}");
+        }
+    }
+}
+
 /// Django takes it for the method, whatever its case.
 #[test]
 fn a_write_whose_method_is_in_lower_case_drops_what_the_rule_for_it_names() {
