@@ -21,6 +21,7 @@ const LIST: &str = "/api/users/";
 on_both_stores! {
     what_is_kept_stays_and_a_new_route_is_kept_from_then_on
     a_rule_that_is_new_drops_once_what_it_names
+    where_reads_lag_what_a_new_rule_drops_is_held_for_that_long_too
     a_write_under_way_holds_what_a_rule_that_comes_meanwhile_names
     a_write_that_drops_something_already_holds_what_another_rule_adds
     a_key_that_means_another_path_gives_nothing_of_the_old_one
@@ -48,6 +49,21 @@ fn what_is_kept_stays_and_a_new_route_is_kept_from_then_on(store: &str) {
     assert!(larder.get("/api/teams/").is_hit());
     assert_eq!(larder.readiness()["reloads"]["done"], 1);
     assert_eq!(larder.readiness()["reloads"]["last"]["result"], "done");
+}
+
+/// What was written a moment before by no rule may not be read yet.
+fn where_reads_lag_what_a_new_rule_drops_is_held_for_that_long_too(store: &str) {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let url = origin.url();
+    let lags = format!("{{url: '{url}', lag: 1m}}");
+    let yaml = users_api(&origin, store, "").replace(&url, &lags);
+    let larder = Larder::start(yaml.clone());
+    assert_eq!(larder.write("POST", "/api/teams/").status, 200);
+    let rule = "purge:\n  - {methods: POST, path: /api/teams/, keys: [users:list]}";
+    let told = reload(&larder, &yaml.replace("purge:", rule));
+    assert_eq!(told["dropped"], serde_json::json!(["users:list~state"]));
+    let said = larder.get(LIST).cache_status();
+    assert!(said.ends_with("detail=held"), "{said}");
 }
 
 #[test]
