@@ -340,7 +340,7 @@ async fn follow_configuration(
 pub async fn coherence(config: &Config) -> Result<Coherence, Failure> {
     let (journal, hold) = (
         Arc::new(Journal::default()),
-        hold_for(config.upstream.longest_write()),
+        hold_for(config.upstream.total),
     );
     let store = match &config.store.address {
         StoreAddress::Memory => {

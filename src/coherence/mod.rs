@@ -68,7 +68,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 pub use journal::Journal;
 pub use protocol::{Epoch, Epochs, HoldId, Outcome, Seen, StateKey};
@@ -81,10 +81,10 @@ use crate::store::{Away, Found, SeenStates, Store};
 use protocol::{Step, Validity};
 use writing::{Act, Event};
 
-/// How long a hold counts if its writer never comes back, given how long a write may take: a minute,
+/// How long a hold counts if its writer never comes back, given how long the upstream may take: a minute,
 /// or longer where a write may take longer.
-pub fn hold_for(longest_write: Duration) -> Duration {
-    (longest_write + Duration::from_secs(30)).max(Duration::from_secs(60))
+pub fn hold_for(upstream_total: Duration) -> Duration {
+    (upstream_total + Duration::from_secs(30)).max(Duration::from_secs(60))
 }
 
 /// How long after the store went away, or began another life, every instance has noticed.
@@ -333,6 +333,7 @@ impl Coherence {
         before: &Epochs,
     ) -> (Finished, Option<Epochs>) {
         if self.lags() {
+            // Held for the lag, nothing is kept.
             return (self.finish(writing, Outcome::Changed).await, None);
         }
         let mut taken = Taken::ByItsFinish;
@@ -455,8 +456,12 @@ impl Coherence {
             let (coherence, states) = (self.clone(), states.to_vec());
             self.behind.spawn(async move {
                 tokio::time::sleep(coherence.lag).await;
-                // Away: it comes back to nothing that was kept.
-                let _ = coherence.outdate_now(&states).await;
+                if coherence.outdate_now(&states).await.is_err() {
+                    warn!(
+                        ?states,
+                        "what was fetched within `upstream.lag` of a soft purge could not be outdated: it may be of before until its ttl is over; purge it once more"
+                    );
+                }
             });
         }
         Ok(())

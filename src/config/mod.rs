@@ -131,13 +131,6 @@ pub struct Upstream {
     pub health: Option<HealthCheck>,
 }
 
-impl Upstream {
-    /// How long a write may take, to where nothing that is read is of before it.
-    pub fn longest_write(&self) -> Duration {
-        self.total + self.lag
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamAddress {
     /// `http://host:port`; a path in the URL is an error.

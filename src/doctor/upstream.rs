@@ -39,7 +39,7 @@ pub async fn examine(config: &Config, requests: &Requests, tell: &mut impl FnMut
     };
     // A store of nobody's: what is asked here leaves no trace in the real one.
     let store = Arc::new(Store::Memory(Memory::new(1 << 20)));
-    let hold = hold_for(config.upstream.longest_write());
+    let hold = hold_for(config.upstream.total);
     let coherence = Coherence::new(store, Arc::<Journal>::default(), hold);
     let upstream = Upstream::new(config.upstream.clone());
     let setup = Arc::new(Setup::new(config.clone(), upstream, coherence));

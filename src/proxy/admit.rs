@@ -161,7 +161,7 @@ async fn by_upstream(
     };
     let said = said(setup, verify, client).await;
     // Of a credential that was made up nothing stays for long, unless the file says so.
-    let hold = hold_for(setup.config.upstream.longest_write());
+    let hold = hold_for(setup.config.upstream.total);
     if matches!(said, Said::Admitted(_)) || verify.refusing > hold {
         setup.coherence.prolong(&epochs);
     }

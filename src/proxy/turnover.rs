@@ -54,9 +54,9 @@ impl Proxy {
         let dropped = newly_dropped(&old.config, &config);
         let (more, writes) = drop_more(&config, secret.as_ref(), under_way);
         // A write under way may take as long as it could when it began.
-        let (was, is) = (&old.config.upstream, &config.upstream);
-        let longest = was.longest_write().max(is.longest_write());
-        let coherence = old.coherence.holding(hold_for(longest), is.lag);
+        let longest = old.config.upstream.total.max(config.upstream.total);
+        let lag = config.upstream.lag;
+        let coherence = old.coherence.holding(hold_for(longest), lag);
         let new = Setup::after(&old, config, generation);
         let now_dropped = hold(&coherence, &dropped).await;
         let later_dropped = hold(&coherence, &more).await;
@@ -218,10 +218,9 @@ impl Setup {
             true => old.upstream.clone(),
             false => Upstream::new(config.upstream.clone()),
         };
-        let coherence = old.coherence.holding(
-            hold_for(config.upstream.longest_write()),
-            config.upstream.lag,
-        );
+        let coherence = old
+            .coherence
+            .holding(hold_for(config.upstream.total), config.upstream.lag);
         let served = config.routes.iter().map(|route| {
             let before = old.served.iter().find(|served| served.route == *route);
             let mut served = Served::new(&config, route);

@@ -54,7 +54,7 @@ impl Lifetimes {
         };
         let longest = config.routes.iter().map(lasting).max();
         Lifetimes {
-            hold: hold_for(config.upstream.longest_write()),
+            hold: hold_for(config.upstream.total),
             longest_ttl: longest.unwrap_or_default(),
         }
     }

@@ -16,7 +16,7 @@ use crate::config::{ClientCertificate, HealthCheck, Origin, Upstream, UpstreamAd
 use crate::tls;
 
 const MS: Duration = Duration::from_millis(1);
-/// Whoever writes once in so long has nothing in the cache.
+/// No longer than any hold counts (`coherence::hold_for`).
 const LONGEST_LAG: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
