@@ -42,6 +42,7 @@ use crate::access::verdict::Verdicts;
 use crate::body::{ClientBody, Content, Pace, ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Reason};
 use crate::caching::stored::Mark;
+use crate::caching::storing::Nominated;
 use crate::clock;
 use crate::coherence::flights::Flights;
 use crate::coherence::turnstile::Turnstile;
@@ -65,7 +66,7 @@ use crate::tls::certificates::Certificates;
 use crate::tls::server::Agreed;
 use crate::upstream::{Asker, Upstream};
 use cap::Cap;
-use fetch::Answer;
+use fetch::{Answer, Unshown};
 use hottest::Hottest;
 use known::Foreseen;
 use plan::{Plan, Word};
@@ -557,8 +558,16 @@ impl Served {
         news
     }
 
+    /// An answer was seen to hang on what no fill shows of this client.
+    pub fn learn_unshown(&self, client: &Client, nominated: &Nominated, unshown: Unshown) {
+        match unshown {
+            Unshown::Field => self.learn_unkeyed(&nominated.unkeyed),
+            Unshown::Cookie(name) => self.learn_cookie(client, name),
+        }
+    }
+
     /// An answer was seen to vary by a field that no fill carries.
-    pub fn learn_unkeyed(&self, names: &[HeaderName]) {
+    fn learn_unkeyed(&self, names: &[HeaderName]) {
         if add(&self.unkeyed, names) {
             self.learnt.renew();
             let route = self.route.path.as_str();
@@ -574,7 +583,7 @@ impl Served {
 
     /// An answer to a fill has set this cookie anew, which its client has: who has it is asked for as they came, at once and for
     /// a while, or each of them would be asked for twice. What else the route has may be kept for them.
-    pub fn learn_cookie(&self, client: &Client, name: &[u8]) {
+    fn learn_cookie(&self, client: &Client, name: &[u8]) {
         self.anew.store(Some(Arc::new(Anew {
             cookie: name.into(),
             path: client.target.path().into(),

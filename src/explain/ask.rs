@@ -27,9 +27,10 @@ use crate::coherence::{LookUp, Seen};
 use crate::config::{Access, Route, WhenStoreIsDown};
 use crate::error::{Error, UpstreamFailure};
 use crate::message::fields;
+use crate::proxy::fetch::{self, Unshown};
 use crate::proxy::obey::{self, Foreseen};
 use crate::proxy::present::{self, Asked, Presented};
-use crate::proxy::{Client, Served, Setup, admit, fetch, read};
+use crate::proxy::{Client, Served, Setup, admit, read};
 use crate::store::Health;
 
 /// What was found in the store.
@@ -453,8 +454,7 @@ pub struct Judged {
     pub took: Duration,
     /// How long it is kept, or why not.
     pub verdict: Result<Duration, Reason>,
-    /// Why this client is answered for itself: it varies by a field that it sent and no fill carries, or sets a cookie anew that
-    /// it has and a fill does not carry.
+    /// Why this client is answered for itself: see `Unshown`.
     pub not_for_a_cache: Option<Reason>,
     pub varies_by: Vec<HeaderName>,
     pub unkeyed: Vec<HeaderName>,
@@ -512,12 +512,8 @@ pub async fn judge(
     if total > route.max_body && verdict.is_ok() {
         verdict = Err(Reason::TooLarge);
     }
-    let (config, fields) = (&setup.config, &client.fields);
-    let anew = access::cookie_set_anew(&route.access, config, fields, &head.headers).is_some();
-    let not_for_a_cache = match fetch::is_not_for_a_cache(&nominated, &client.fields) {
-        true => Some(Reason::VaryUnkeyed),
-        false => anew.then_some(Reason::SetCookie),
-    };
+    let unshown = fetch::unshown(&setup.config, route, &nominated, client, &head.headers);
+    let not_for_a_cache = unshown.map(Unshown::reason);
     Ok(Judged {
         status: head.status,
         start,

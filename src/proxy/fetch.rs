@@ -223,16 +223,10 @@ impl Fetch {
         }
         // Judged whatever the status, so that nobody is given what varies by a field that was not sent or keyed.
         let nominated = storing::nominated(&policy, response.headers());
-        if is_not_for_a_cache(&nominated, &self.client.fields) {
-            served.learn_unkeyed(&nominated.unkeyed);
-            return fill.answer(Answer::NotForACache(Reason::VaryUnkeyed));
-        }
-        let (config, client) = (&self.setup.config, &self.client.fields);
-        if let Some(cookie) =
-            access::cookie_set_anew(&route.access, config, client, response.headers())
-        {
-            served.learn_cookie(&self.client, cookie);
-            return fill.answer(Answer::NotForACache(Reason::SetCookie));
+        let (config, client) = (&self.setup.config, &self.client);
+        if let Some(unshown) = unshown(config, route, &nominated, client, response.headers()) {
+            served.learn_unshown(client, &nominated, unshown);
+            return fill.answer(Answer::NotForACache(unshown.reason()));
         }
         let new: Vec<_> = nominated
             .learnable
@@ -561,19 +555,46 @@ pub fn policy<'c>(config: &'c Config, route: &'c Route) -> Policy<'c> {
     }
 }
 
-/// Whether the answer varies by a field that this client has sent and no fill carries.
-pub fn is_not_for_a_cache(nominated: &Nominated, client: &HeaderMap) -> bool {
-    nominated
-        .unkeyed
-        .iter()
-        .any(|name| client.contains_key(name))
+/// What no fill shows of its client, and an answer hangs on: it is for nobody, and who has it is asked for as they came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unshown<'a> {
+    /// It varies by a field that the client has sent.
+    Field,
+    /// It sets this cookie anew, which the client has.
+    Cookie(&'a [u8]),
 }
 
-/// Whether this answer to a fill varies by a field that its client sent, and the fill did not.
-pub fn is_for_another(nominated: &Nominated, asked: &Asked, client: &HeaderMap) -> bool {
+impl Unshown<'_> {
+    pub fn reason(self) -> Reason {
+        match self {
+            Unshown::Field => Reason::VaryUnkeyed,
+            Unshown::Cookie(_) => Reason::SetCookie,
+        }
+    }
+}
+
+/// What this answer hangs on that the fill for this client has not shown.
+pub fn unshown<'a>(
+    config: &Config,
+    route: &Route,
+    nominated: &Nominated,
+    client: &Client,
+    answer: &'a HeaderMap,
+) -> Option<Unshown<'a>> {
+    let fields = &client.fields;
+    let mut unkeyed = nominated.unkeyed.iter();
+    match unkeyed.any(|name| fields.contains_key(name)) {
+        true => Some(Unshown::Field),
+        false => {
+            access::cookie_set_anew(&route.access, config, fields, answer).map(Unshown::Cookie)
+        }
+    }
+}
+
+/// Whether the answer varies by a field that this client has sent, and this fill did not carry.
+pub fn is_unsent(nominated: &Nominated, asked: &Asked, client: &HeaderMap) -> bool {
     let mut learnable = nominated.learnable.iter();
-    is_not_for_a_cache(nominated, client)
-        || learnable.any(|name| !asked.varied.contains(name) && client.contains_key(name))
+    learnable.any(|name| !asked.varied.contains(name) && client.contains_key(name))
 }
 
 /// Those who read along see it break off; those who only wait are told.

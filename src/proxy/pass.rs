@@ -7,9 +7,9 @@ use http::Response;
 use http::header;
 use tracing::warn;
 
+use super::fetch::{self, Unshown};
 use super::present::{self, Asked};
-use super::{Client, Served, Setup, fetch};
-use crate::access;
+use super::{Client, Served, Setup};
 use crate::body::{ReplyBody, RequestBody};
 use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::storing;
@@ -46,22 +46,17 @@ pub async fn fill_alone(
     let response = send(setup, client, outgoing).await?;
     let policy = fetch::policy(&setup.config, &served.route);
     let nominated = storing::nominated(&policy, response.headers());
-    let by_field = fetch::is_for_another(&nominated, asked, &client.fields);
-    let (access, config) = (&served.route.access, &setup.config);
-    let cookie = access::cookie_set_anew(access, config, &client.fields, response.headers());
-    let by_cookie = cookie
-        .inspect(|cookie| served.learn_cookie(client, cookie))
-        .is_some();
-    let depends = match (by_field, by_cookie) {
-        (true, _) => Some(Reason::VaryUnkeyed),
-        (false, true) => Some(Reason::SetCookie),
-        (false, false) => None,
+    let (config, route, fields) = (&setup.config, &served.route, response.headers());
+    let unshown = match fetch::is_unsent(&nominated, asked, &client.fields) {
+        true => Some(Unshown::Field),
+        false => fetch::unshown(config, route, &nominated, client, fields),
     };
-    if depends.is_some() {
-        served.learn_unkeyed(&nominated.unkeyed);
+    if let Some(unshown) = unshown {
+        served.learn_unshown(client, &nominated, unshown);
+        let reason = Some(unshown.reason());
         // With it goes its slot, or nobody would ever have a second one.
         drop(response);
-        return pass(setup, client, RequestBody::Empty, Forward::Bypass, depends).await;
+        return pass(setup, client, RequestBody::Empty, Forward::Bypass, reason).await;
     }
     Ok(streamed(response, Forward::Miss, Some(detail)))
 }
