@@ -76,13 +76,7 @@ impl Memory {
     pub fn look_up(&self, copy: &str, states: &States, own: Option<&str>) -> Found {
         // The copy first: a state that changes in between makes the look-up a miss, never a stale hit.
         let copy = self.copies.get(copy).ok_or(Reason::Absent);
-        let first = own.map(|name| named(copy.as_deref().ok(), name));
-        let (replaced, others) = match first {
-            Some(first) => (Some(first), states.get(1..).unwrap_or_default()),
-            None => (None, &states[..]),
-        };
-        let states = replaced.into_iter().chain(others.iter().cloned());
-        let states = states.map(|state| {
+        let states = super::named_by(copy.as_deref().ok(), states, own).map(|state| {
             let seen = self.seen(&state);
             (state, seen)
         });
@@ -210,13 +204,6 @@ impl Memory {
     fn shard(&self, state: &StateKey) -> &RwLock<Shard> {
         &self.states[self.hasher.hash_one(state) as usize % SHARDS]
     }
-}
-
-/// The state of that name. The copy mostly knows it: then nothing is made, and the very same text need not be read to be compared.
-fn named(copy: Option<&Stored>, name: &str) -> StateKey {
-    let mut known = copy.into_iter().flat_map(|copy| &copy.epochs);
-    let known = known.find(|(state, _)| state.as_str() == name);
-    known.map_or_else(|| StateKey::new(name), |(state, _)| state.clone())
 }
 
 #[cfg(test)]

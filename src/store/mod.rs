@@ -88,6 +88,22 @@ impl Lifetimes {
 
 pub type SeenStates = SmallVec<[(StateKey, Seen); 2]>;
 
+/// These states, the first of which goes by its `own` name, where that is another. The copy mostly knows it: then nothing is
+/// made, and the very same text need not be read to be compared.
+fn named_by(
+    copy: Option<&Stored>,
+    states: &[StateKey],
+    own: Option<&str>,
+) -> impl Iterator<Item = StateKey> {
+    let first = own.map(|name| {
+        let mut known = copy.into_iter().flat_map(|copy| &copy.epochs);
+        let known = known.find(|(state, _)| state.as_str() == name);
+        known.map_or_else(|| StateKey::new(name), |(state, _)| state.clone())
+    });
+    let others = &states[usize::from(first.is_some()).min(states.len())..];
+    first.into_iter().chain(others.iter().cloned())
+}
+
 /// How the store is, for `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {

@@ -4,7 +4,7 @@
 //! with a lease (`coherence::lease`), once in a term. Whoever comes while they are being asked for waits for that answer if a
 //! lease that is counted from that question covers its request.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
@@ -17,7 +17,6 @@ use futures_util::future::Shared;
 use parking_lot::Mutex;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::copies::Copies;
 use super::{Away, Found, SeenStates};
@@ -127,16 +126,18 @@ impl Tier {
     }
 
     /// The copy and its states, if all of them are leased to a request that has come by now. `now` is read before this
-    /// is asked, and after the request has come.
+    /// is asked, and after the request has come. `own`: the first state's name, where that is another.
     pub fn find(
         &self,
         copy: &str,
         states: &States,
+        own: Option<&str>,
         now: Uptime,
         link: u64,
         life: Incarnation,
     ) -> Option<Found> {
         let stored = self.fresh(copy)?;
+        let states = super::named_by(Some(&stored), states, own);
         let seen = self.leased(states, now, link, life)?;
         match standing(&stored, &seen) {
             Standing::Valid => Some(self.hit(stored, seen)),
@@ -161,17 +162,21 @@ impl Tier {
     /// What is known of all these states, if it is good for a request that has come by `now`.
     pub fn leased(
         &self,
-        states: &States,
+        states: impl Iterator<Item = StateKey>,
         now: Uptime,
         link: u64,
         life: Incarnation,
     ) -> Option<SeenStates> {
-        let known = |state: &StateKey| {
-            let Leased { epoch, lease } = self.leases.get(state)?;
-            let is_good = lease.covers(now, self.term, link) && epoch.incarnation() == life;
-            is_good.then(|| (state.clone(), Seen::Current(epoch)))
-        };
-        states.iter().map(known).collect()
+        // Pushed one by one: collecting what may end early takes twice as long.
+        let mut seen = SeenStates::new();
+        for state in states {
+            let Leased { epoch, lease } = self.leases.get(&state)?;
+            if !lease.covers(now, self.term, link) || epoch.incarnation() != life {
+                return None;
+            }
+            seen.push((state, Seen::Current(epoch)));
+        }
+        Some(seen)
     }
 
     /// Notes what was read: a state that is current, and whose lease is not older than one that is known.
@@ -254,21 +259,6 @@ impl Tier {
     fn shard(&self, states: &States) -> &Mutex<HashMap<States, Question>> {
         &self.asking[self.hasher.hash_one(states) as usize % SHARDS]
     }
-}
-
-/// A state's name, which is mostly one of those that this thread had lately.
-pub fn name(of: &str) -> StateKey {
-    const KEPT: usize = 256;
-    thread_local! {
-        static LATELY: RefCell<[Option<StateKey>; KEPT]> = const { RefCell::new([const { None }; KEPT]) };
-    }
-    LATELY.with_borrow_mut(|lately| {
-        let place = &mut lately[xxh3_64(of.as_bytes()) as usize % KEPT];
-        match place {
-            Some(name) if name.as_str() == of => name.clone(),
-            _ => place.insert(StateKey::new(of)).clone(),
-        }
-    })
 }
 
 /// What the states that it names make of a copy.
@@ -367,7 +357,7 @@ mod tests {
         let tier = tier(1 << 20, TERM);
         let both = states(&["f", "all"]);
         tier.keep("copy", &stored(10, &[("f", 1), ("all", 2)]));
-        let find = |now, link, life| tier.find("copy", &both, now, link, life).is_some();
+        let find = |now, link, life| tier.find("copy", &both, None, now, link, life).is_some();
         assert!(!find(up(100), 7, LIFE), "nothing is known of its states");
         let current = |fresh| Seen::Current(epoch(fresh));
         let lease = |asked| Lease { asked, link: 7 };
@@ -390,11 +380,11 @@ mod tests {
         let lease = |asked| Lease { asked, link: 7 };
         for not_current in [Seen::Held, Seen::Absent] {
             tier.lease(&seen(&[("f", not_current)]), lease(up(100)));
-            assert_eq!(tier.leased(&one, up(100), 7, LIFE), None);
+            assert_eq!(tier.leased(one.iter().cloned(), up(100), 7, LIFE), None);
         }
         tier.lease(&seen(&[("f", Seen::Current(epoch(2)))]), lease(up(105)));
         tier.lease(&seen(&[("f", Seen::Current(epoch(1)))]), lease(up(101)));
-        let known = tier.leased(&one, up(106), 7, LIFE);
+        let known = tier.leased(one.iter().cloned(), up(106), 7, LIFE);
         assert_eq!(known, Some(seen(&[("f", Seen::Current(epoch(2)))])));
     }
 
@@ -404,7 +394,10 @@ mod tests {
         let one = seen(&[("f", Seen::Current(epoch(1)))]);
         let asked = up(100);
         tier.lease(&one, Lease { asked, link: 7 });
-        assert_eq!(tier.leased(&states(&["f"]), asked, 7, LIFE), None);
+        assert_eq!(
+            tier.leased(states(&["f"]).into_iter(), asked, 7, LIFE),
+            None
+        );
         assert_eq!(tier.term(), None);
     }
 

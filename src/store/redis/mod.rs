@@ -156,19 +156,11 @@ impl Redis {
     pub fn look_up_now(&self, copy: &str, states: &States, own: Option<&str>) -> Option<Found> {
         let tier = self.shared.tier.as_ref()?;
         tier.term()?;
-        let of_another: States;
-        let states = match own {
-            None => states,
-            Some(own) => {
-                let others = states.iter().skip(1).cloned();
-                of_another = std::iter::once(tier::name(own)).chain(others).collect();
-                &of_another
-            }
-        };
         let now = clock::uptime();
         let link = self.shared.link.load();
         let link = link.as_ref()?;
-        tier.find(copy, states, now, link.number, link.standing.life.last())
+        let life = link.standing.life.last();
+        tier.find(copy, states, own, now, link.number, life)
     }
 
     /// Of whoever has not been answered by `look_up_now`.
