@@ -257,7 +257,7 @@ fn the_shipped_file_works_as_it_stands() {
         "users:detail:7"
     );
     assert_eq!(config.limits.connections, 20_000);
-    assert_eq!(config.drop_headers.len(), 13);
+    assert_eq!(config.drop_headers.len(), 14);
     assert!(matches!(&config.methods, Methods::Listed(listed) if listed.len() == 7));
 }
 

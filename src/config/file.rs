@@ -588,6 +588,8 @@ impl Reader<'_> {
             "X-Sendfile",
             "X-Script-Name",
             "Script-Name",
+            // What Daphne takes off the path, whoever says so.
+            "Daphne-Root-Path",
             // By these Rack, gunicorn and others are told of https, as by X-Forwarded-Proto, which is ours to say.
             "X-Forwarded-Scheme",
             "X-Forwarded-Protocol",

@@ -66,6 +66,7 @@ pub fn poisoners() -> Vec<Poisoner> {
         "X-Script-Name",
         "Script-Name",
         "Script_Name",
+        "Daphne-Root-Path",
         "X_Forwarded_Host",
         "Path-Info",
         "X-Accel-Redirect",

@@ -1042,6 +1042,7 @@ pub fn ours_to_say() -> Vec<Row> {
         "X-Sendfile",
         "X-Script-Name",
         "Script-Name",
+        "Daphne-Root-Path",
         "X-Forwarded-Prefix",
         "X-Forwarded-Port",
         "X-Forwarded-Scheme",
