@@ -381,14 +381,20 @@ fn the_dashboard_and_the_alerts_ask_for_what_is_counted() {
         .collect();
     assert!(forgotten.is_empty(), "{forgotten:?}");
 
-    // Prometheus' own word, where it is installed.
-    match Command::new("promtool")
-        .args(["check", "rules"])
-        .arg(deploy("prometheus/alerts.yaml"))
-        .output()
-    {
-        Ok(checked) => assert!(checked.status.success(), "{checked:?}"),
-        Err(_) => eprintln!("promtool is not here: the rules were read by this test alone"),
+    promtool(&["check", "rules"], &deploy("prometheus/alerts.yaml"));
+}
+
+#[test]
+fn an_alert_on_what_lasts_fires_once_it_has_lasted_also_of_who_has_just_begun() {
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/prometheus/alerts.yaml");
+    promtool(&["test", "rules"], Path::new(tests));
+}
+
+/// Prometheus' own word, where it is installed.
+fn promtool(command: &[&str], file: &Path) {
+    match Command::new("promtool").args(command).arg(file).output() {
+        Ok(said) => assert!(said.status.success(), "{said:?}"),
+        Err(_) => eprintln!("promtool is not here: the rules were read by these tests alone"),
     }
 }
 
