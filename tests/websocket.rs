@@ -295,6 +295,16 @@ fn a_switched_connection_takes_no_slot_of_the_requests_and_has_a_limit_of_its_ow
 }
 
 #[test]
+fn many_of_them_leave_the_requests_the_descriptors_that_these_need() {
+    let upstream = Shouting::start();
+    let soft = ["sh", "-c", "ulimit -S -n 64; exec \"$0\" \"$@\""];
+    let larder = Larder::with(upstream.file("limits: {connections: 8}"));
+    let larder = larder.under(soft).start();
+    let _open: Vec<TcpStream> = (0..200).map(|_| switched(&larder, "/ws/")).collect();
+    assert!(larder.get("/other/").is_complete_success());
+}
+
+#[test]
 fn a_side_that_is_lost_is_the_end_of_both_and_gives_back_its_place() {
     let upstream = Shouting::start();
     let larder = Larder::start(upstream.file("websocket: {connections: 1}"));

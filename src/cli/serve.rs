@@ -125,6 +125,7 @@ impl Running {
             .transpose()?;
         let manners = watch::Sender::new(Manners::of(&config));
         let (limits, trusted) = (config.limits.clone(), config.trusted_proxies.clone());
+        let room = room_for(&config);
         let upstream = Upstream::new(config.upstream.clone());
         let acceptor = certificates
             .clone()
@@ -132,7 +133,7 @@ impl Running {
         let setup = Setup::new(config, upstream, coherence);
         let proxy = Arc::new(Proxy::new(setup, certificates.clone(), source));
         let places = Arc::new(Places::new(
-            room_for(limits.connections),
+            room,
             limits.connections_per_address,
             trusted.clone(),
             proxy.connections.clone(),
@@ -417,15 +418,17 @@ fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Each client connection takes a descriptor, and the soft limit is often 1024. Gives how many connections
-/// there is room for.
-fn room_for(connections: usize) -> usize {
-    /// For the upstream, the store, the listeners and whatever a library opens.
-    const OTHERS: u64 = 256;
-    let wanted = connections as u64 + OTHERS;
-    let got = rlimit::increase_nofile_limit(wanted).unwrap_or(1024);
+/// Each client connection takes a descriptor, and the soft limit is often 1024: as many as there may be, for a reload may ask
+/// for more. Gives how many connections there is room for.
+fn room_for(config: &Config) -> usize {
+    /// For the store, the listeners and whatever a library opens.
+    const OTHERS: usize = 256;
+    let connections = config.limits.connections;
+    // What is copied both ways takes two, and is no longer counted among the connections.
+    let others = OTHERS + 2 * config.websocket.connections + config.upstream.max_connections;
+    let got = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     // However few there are, most are for others: each client may need one at the upstream, too.
-    let room = usize::try_from(got.saturating_sub(OTHERS).max(got / 4))
+    let room = usize::try_from(got.saturating_sub(others as u64).max(got / 4))
         .unwrap_or(connections)
         .clamp(1, connections.max(1));
     if room < connections.min(1024) {
