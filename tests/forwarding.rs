@@ -184,6 +184,23 @@ fn via_is_told_both_ways() {
 }
 
 #[test]
+fn a_client_by_ipv4_is_named_by_its_ipv4_address_also_where_all_addresses_are_listened_at() {
+    let origin = Origin::start(|_| origin::json("[]"));
+    let file = users_api(&origin, "memory:", "");
+    let both = format!("listen: \"[::]:${{LISTEN_PORT}}\"\nadmin: ${{ADMIN}}\n{file}");
+    let larder = Larder::start(both);
+    for target in ["/other/", LIST] {
+        larder.get(target);
+        let asked = origin.last();
+        for name in ["x-forwarded-for", "x-real-ip"] {
+            assert_eq!(asked.fields.all(name), ["127.0.0.1"], "{target}");
+        }
+        let forwarded = asked.fields.all("forwarded").join(", ");
+        assert!(forwarded.starts_with("for=127.0.0.1;"), "{forwarded}");
+    }
+}
+
+#[test]
 fn who_is_not_trusted_is_not_believed_about_where_a_request_comes_from() {
     let spoofed = [
         ("X-Forwarded-For", "6.6.6.6"),

@@ -113,7 +113,7 @@ pub fn answer(
 ) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
     let who = Who {
         certified: peer.tls.as_ref().is_some_and(|agreed| agreed.certified),
-        is_local: peer.address.to_canonical().is_loopback(),
+        is_local: peer.address.is_loopback(),
     };
     answered(admin.clone(), who, request)
 }

@@ -50,6 +50,8 @@ pub async fn arrive(
             (stream, Some(agreed))
         }
     };
+    // At `[::]` a client by IPv4 has an address of IPv6, which no list of the API's would know.
+    let address = address.to_canonical();
     let peer = Peer { address, tls };
     Some(Arrived {
         stream,

@@ -93,6 +93,7 @@ impl Manners {
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
+    /// Of IPv4 where it is by IPv4, whatever it is listened at.
     pub address: IpAddr,
     /// `None`: it speaks plain HTTP.
     pub tls: Option<Agreed>,

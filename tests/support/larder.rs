@@ -168,6 +168,7 @@ impl LarderBuilder {
         };
         command
             .env("LISTEN", listen.to_string())
+            .env("LISTEN_PORT", listen.port().to_string())
             .env("ADMIN", admin.to_string());
         command
             .arg("serve")
