@@ -27,6 +27,8 @@ enum Comes {
     Reset(u32),
     /// The same, after a head and the beginning of a body.
     BreaksOff(u32),
+    /// 200 with a declared length, in these pieces, and an empty DATA frame at the end.
+    Pieces(&'static [&'static str]),
     /// GOAWAY with this code, this stream the last that is processed or the first that is not, and the end of the connection.
     GoAway { processed: bool, code: u32 },
     /// The end of the connection.
@@ -172,6 +174,19 @@ fn serve(
                         begun.extend(frame(0, 0, id, b"[1"));
                         begun.extend(frame(3, 0, id, &code.to_be_bytes()));
                         send(&begun)?;
+                    }
+                    Comes::Pieces(pieces) => {
+                        let length = pieces.concat().len().to_string();
+                        // Both names are of the static table: `cache-control`, `content-length`.
+                        let mut head = [&[0x88, 0x0f, 0x09, 10][..], b"max-age=60"].concat();
+                        head.extend([0x0f, 0x0d, u8::try_from(length.len()).unwrap()]);
+                        head.extend(length.as_bytes());
+                        let mut whole = frame(1, 0x4, id, &head);
+                        for piece in pieces {
+                            whole.extend(frame(0, 0, id, piece.as_bytes()));
+                        }
+                        whole.extend(frame(0, 0x1, id, b""));
+                        send(&whole)?;
                     }
                     Comes::GoAway { processed, code } => {
                         let last = if processed {
@@ -395,6 +410,28 @@ fn an_answer_whose_stream_is_reset_before_its_end_is_not_whole_whatever_the_code
         for length in [0, 2, 300_000] {
             let written = larder.request("POST", LIST, &[], &vec![b'x'; length]);
             assert!(!written.is_complete_success(), "{code}: {written:?}");
+        }
+    }
+}
+
+/// RFC 9113 §6.1: a stream may end by a DATA frame that has nothing in it.
+#[test]
+fn an_answer_that_an_empty_frame_ends_is_whole_for_whoever_it_was_fetched_for() {
+    for pieces in [&["[1]"][..], &["[1", ", 2]"], &["[", "", "1]"]] {
+        let api = Frames::start(move |_| Comes::Pieces(pieces));
+        let larder = Larder::start(format!(
+            "upstream: {{url: \"{}\", http2: true}}\nroutes:\n  \
+            - {{path: /api/users/, key: users:list}}\n  \
+            - {{path: \"/http/<path:rest>\", policy: http}}\n",
+            api.url()
+        ));
+        for (target, is_kept) in [(LIST, true), ("/http/x", true), ("/other/", false)] {
+            for is_hit in [false, is_kept] {
+                let answer = larder.get(target);
+                assert_eq!(answer.is_hit(), is_hit, "{target}: {answer:?}");
+                assert!(answer.is_complete_success(), "{target}: {answer:?}");
+                assert_eq!(answer.text(), pieces.concat(), "{target}");
+            }
         }
     }
 }

@@ -420,6 +420,8 @@ async fn collect(
                     return Err(Unkept::TooLarge(Box::new(body)));
                 }
                 match Some(whole.len() as u64) == length {
+                    // By HTTP/2 an empty piece may follow the last one, as the end.
+                    true if data.is_empty() => {}
                     true => last = Some(data),
                     false => coming.push(data),
                 }
