@@ -21,7 +21,8 @@ const AGREES: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n
 struct Shouting {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
-    ended: Arc<Mutex<usize>>,
+    /// The targets of those that have ended.
+    ended: Arc<Mutex<Vec<String>>>,
 }
 
 impl Shouting {
@@ -46,6 +47,7 @@ impl Shouting {
                     }
                     let head = String::from_utf8(head).unwrap();
                     let switches = head.to_ascii_lowercase().contains("upgrade: websocket");
+                    let target = head.split(' ').nth(1).unwrap().to_owned();
                     heads.lock().unwrap().push(head);
                     if !switches {
                         let plain =
@@ -67,7 +69,7 @@ impl Shouting {
                             break;
                         }
                     }
-                    *ended.lock().unwrap() += 1;
+                    ended.lock().unwrap().push(target);
                 });
             }
         });
@@ -79,7 +81,7 @@ impl Shouting {
     }
 
     fn ended(&self) -> usize {
-        *self.ended.lock().unwrap()
+        self.ended.lock().unwrap().len()
     }
 
     fn file(&self, more: &str) -> String {
@@ -317,6 +319,22 @@ fn a_side_that_is_lost_is_the_end_of_both_and_gives_back_its_place() {
     eventually("there is room for another", || {
         head(&mut asking(&larder, "/ws/")).starts_with("http/1.1 101")
     });
+}
+
+/// Or all who are cut off at once would find no room when they come back.
+#[test]
+fn a_client_that_is_reset_is_told_of_before_one_that_is_silent_from_then_on_is_parted() {
+    let upstream = Shouting::start();
+    let larder = Larder::start(upstream.file("websocket: {idle: 2s}"));
+    let reset = switched(&larder, "/ws/reset/");
+    socket2::SockRef::from(&reset)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(reset);
+    let mut silent = switched(&larder, "/ws/silent/");
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+    let ended = upstream.ended.lock().unwrap().clone();
+    assert!(ended.contains(&"/ws/reset/".to_owned()), "{ended:?}");
 }
 
 #[test]

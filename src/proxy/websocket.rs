@@ -179,8 +179,8 @@ where
     };
     // What is said last still arrives, also from the other side of one that was lost.
     tokio::select! {
-        _ = &mut up => drop(tokio::time::timeout(LINGER, down).await),
-        _ = &mut down => drop(tokio::time::timeout(LINGER, up).await),
+        () = &mut up => drop(tokio::time::timeout(LINGER, down).await),
+        () = &mut down => drop(tokio::time::timeout(LINGER, up).await),
         () = silence => {}
     }
 }
@@ -189,9 +189,10 @@ async fn one_way(
     from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     passed: &AtomicU64,
-) -> io::Result<()> {
-    io::copy(&mut Counted { from, passed }, &mut to).await?;
-    to.shutdown().await
+) {
+    let _ = io::copy(&mut Counted { from, passed }, &mut to).await;
+    // The other side is told of one that was lost, too, or it would take its place until `LINGER` is over.
+    let _ = tokio::time::timeout(LINGER, to.shutdown()).await;
 }
 
 /// A side that counts what comes from it.
