@@ -246,7 +246,7 @@ fn the_shipped_file_works_as_it_stands() {
     assert!(matches!(config.store.address, StoreAddress::Memory));
     assert_eq!(config.store.prefix, "it360acad");
     assert_eq!(config.routes.len(), 2);
-    assert_eq!(config.purge.len(), 3);
+    assert_eq!(config.purge.len(), 4);
     let detail = &config.routes[1];
     assert_eq!(detail.access, Access::PerCredential);
     assert_eq!(detail.ttl, Duration::from_secs(3600));

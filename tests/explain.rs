@@ -85,6 +85,7 @@ fn a_read_is_told_its_route_its_key_and_what_drops_it() {
         .map(|by| (by["methods"].to_string(), by["path"].as_str().unwrap()))
         .collect();
     let expected = [
+        (r#"["PUT","PATCH","DELETE"]"#.to_owned(), "/api/users/"),
         (r#"["PUT","PATCH","DELETE"]"#.to_owned(), "/api/users/7/"),
         (
             r#"["POST","PUT","PATCH","DELETE"]"#.to_owned(),
@@ -204,7 +205,7 @@ fn of_a_write_to_an_api_whose_reads_lag_it_is_told_how_long_it_is_held() {
 #[test]
 fn a_write_is_told_its_rule_and_what_it_drops() {
     let told = shipped_json(&["PATCH", "/api/users/7/"]);
-    assert_eq!(told["write"]["rules"][0]["index"], 1);
+    assert_eq!(told["write"]["rules"][0]["index"], 2);
     assert_eq!(
         told["write"]["drops"],
         json!(["users:detail:7", "users:list"])
@@ -222,11 +223,26 @@ fn a_write_is_told_its_rule_and_what_it_drops() {
     );
 
     let told = shipped_json(&["PUT", "/api/users/"]);
-    assert_eq!(told["write"]["rules"], json!([]));
-    assert_eq!(told["write"]["drops"], json!(["users:list"]));
+    assert_eq!(told["write"]["rules"][0]["index"], 1);
+    assert_eq!(
+        told["write"]["drops"],
+        json!(["users:detail:*", "users:list"])
+    );
 
     let text = shipped(&["POST", "/api/auth/logout/"]);
     assert!(text.contains("drops        nothing"), "{text}");
+}
+
+#[test]
+fn a_write_to_a_routes_path_that_no_rule_names_is_told_to_drop_its_key() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let yaml = "upstream: http://127.0.0.1:9\nadmin: off\nroutes: [{path: /a/, key: a}]\n";
+    std::fs::write(file.path(), yaml).unwrap();
+    let file = file.path().to_str().unwrap();
+    let exit = run(&["explain", "PUT", "/a/", "-c", file, "--json"], &[]);
+    let told: Value = serde_json::from_str(&exit.output).unwrap();
+    assert_eq!(told["write"]["rules"], json!([]));
+    assert_eq!(told["write"]["drops"], json!(["a"]));
 }
 
 #[test]

@@ -177,10 +177,30 @@ fn the_line_for_the_admin_drops_what_its_forms_write_once_it_is_uncommented() {
     }
 }
 
+/// As djangorestframework-bulk takes them: whom they change stands in their content.
+#[test]
+fn a_write_to_many_at_the_path_of_the_list_drops_each_of_them() {
+    let origin = users();
+    let larder = Larder::with(PROXY_YAML)
+        .env("UPSTREAM", origin.url())
+        .start();
+    let all = ["/api/users/", "/api/users/7/", "/api/users/8/"];
+    for method in ["PUT", "PATCH", "DELETE"] {
+        for target in all {
+            larder.get(target);
+            assert!(larder.get(target).is_hit(), "{target}");
+        }
+        assert_eq!(larder.write(method, "/api/users/").status, 200);
+        for target in all {
+            assert!(!larder.get(target).is_hit(), "{method}: {target}");
+        }
+    }
+}
+
 /// Where ids are any text, `me` is one, and stands for somebody who has another.
 #[test]
 fn with_ids_of_any_text_a_write_drops_what_the_file_then_asks_for() {
-    let said = r#"the second rule must drop "users:detail:*" in the place of "users:detail:{id}""#;
+    let said = r#"the third rule must drop "users:detail:*" in the place of "users:detail:{id}""#;
     assert!(PROXY_YAML.contains(said));
     let file = PROXY_YAML.replace("<int:id>", "<id>").replacen(
         r#""users:list", "users:detail:{id}""#,
