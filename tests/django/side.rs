@@ -390,6 +390,95 @@ fn a_change_of_the_groups_of_a_user_drops_their_copies_from_either_side() {
     assert_dropped(&larder, &[LIST, SEVEN, EIGHT]);
 }
 
+/// As an app of the project would have them, with their tables.
+fn declared(shell: &mut Shell, models: &[&str], python: &str) {
+    shell.does(&format!(
+        "from django.db import connection, models\nfrom users.managers import PurgingQuerySet\n{python}"
+    ));
+    for model in models {
+        shell.does(&format!(
+            "editor = connection.schema_editor(); editor.__enter__(); editor.create_model({model}); editor.__exit__(None, None, None)"
+        ));
+    }
+}
+
+#[test]
+fn a_group_that_is_deleted_drops_those_who_were_in_it() {
+    let stage = Stage::open(Variant::Telling);
+    let larder = stage.larder();
+    let mut shell = Shell::open(&stage);
+    shell.does("from django.contrib.auth.models import Group\nuser = User.objects.get(pk=7)");
+    for delete in [
+        "band.delete()",
+        "Group.objects.filter(name='band').delete()",
+    ] {
+        shell.does("band = Group.objects.create(name='band'); band.user_set.add(user)");
+        warm(&larder, &[LIST, SEVEN]);
+        shell.does(delete);
+        assert_dropped(&larder, &[LIST, SEVEN]);
+    }
+}
+
+#[test]
+fn a_many_to_many_field_that_another_model_declares_drops_the_users_at_its_other_end() {
+    let stage = Stage::open(Variant::Telling);
+    let larder = stage.larder();
+    let mut shell = Shell::open(&stage);
+    declared(
+        &mut shell,
+        &["Team", "Member"],
+        "class Team(models.Model):\n    users = models.ManyToManyField(User, through='Member', related_name='teams')\n    \
+         class Meta: app_label = 'users'\n\
+         class Member(models.Model):\n    team = models.ForeignKey(Team, models.CASCADE)\n    \
+         user = models.ForeignKey(User, models.CASCADE)\n    class Meta: app_label = 'users'\n",
+    );
+    connected(&mut shell, "shown=['teams']");
+    // Of another number than the user's.
+    shell.does("[Team.objects.create() for _ in range(30)]; team = Team.objects.latest('pk')");
+    for (change, drops_all) in [
+        ("team.users.add(user)", false),
+        ("team.users.remove(user)", true),
+        ("user.teams.add(team)", false),
+        ("user.teams.clear()", true),
+        ("Member.objects.create(team=team, user=user)", true),
+        ("Member.objects.get().delete()", true),
+        ("team.users.add(user)", false),
+        ("team.delete()", true),
+    ] {
+        warm(&larder, &[LIST, SEVEN, EIGHT]);
+        shell.does(change);
+        assert_dropped(&larder, &[LIST, SEVEN]);
+        if !drops_all {
+            assert_kept(&larder, &[EIGHT]);
+        }
+    }
+}
+
+#[test]
+fn friends_are_dropped_at_both_ends() {
+    let stage = Stage::open(Variant::Telling);
+    let larder = stage.larder();
+    let mut shell = Shell::open(&stage);
+    declared(
+        &mut shell,
+        &["User.friends.through"],
+        "models.ManyToManyField('self').contribute_to_class(User, 'friends')",
+    );
+    connected(&mut shell, "shown=['friends']");
+    shell.does("friend = User.objects.get(pk=8)");
+    const NINE: &str = "/api/users/9/";
+    for change in ["user.friends.add(friend)", "user.friends.remove(friend)"] {
+        warm(&larder, &[LIST, SEVEN, EIGHT, NINE]);
+        shell.does(change);
+        assert_dropped(&larder, &[LIST, SEVEN, EIGHT]);
+        assert_kept(&larder, &[NINE]);
+    }
+    shell.does("leaver = User.objects.create_user('leaver'); leaver.friends.add(friend)");
+    warm(&larder, &[EIGHT]);
+    shell.does("leaver.delete()");
+    assert_dropped(&larder, &[EIGHT]);
+}
+
 /// In the place of what `apps.py` has connected.
 fn connected(shell: &mut Shell, how: &str) {
     shell.does(&format!(
@@ -409,6 +498,8 @@ fn a_write_of_another_model_that_users_show_something_of_drops_all_of_them() {
     for change in [
         "group = Group.objects.create(name='orchestra')",
         "group.name = 'ensemble'; group.save()",
+        "from django.contrib.auth.models import Permission; permission = Permission.objects.first(); group.permissions.add(permission)",
+        "permission.delete()",
         "group.delete()",
     ] {
         warm(&larder, &[LIST, SEVEN, EIGHT]);

@@ -31,6 +31,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.db.transaction import TransactionManagementError
+from django.dispatch import Signal
 
 from users import cache
 
@@ -48,12 +49,19 @@ def connect(
 ) -> None:
     """Purges on each save and delete of `user`, of its proxies and its children.
 
-    `shown` names the many-to-many fields that the API shows of a user, such as `groups`; changes of others show nowhere.
-    `lookup` is the field by which its paths name one, if that is not the primary key: `username`, `slug`. A write then
-    drops all users, for who is renamed has a copy by the old name, too. `others` are the models of which users show
-    something, such as a profile, or a group's name: their writes drop the list and all users.
+    `shown` names the many-to-many fields that the API shows of a user, such as `groups`, or `team_set` where they are
+    declared at the other end; changes of others show nowhere. `lookup` is the field by which its paths name one, if that
+    is not the primary key: `username`, `slug`. A write then drops all users, for who is renamed has a copy by the old name,
+    too. `others` are the models of which users show something, such as a profile, or a group's name: their writes drop the
+    list and all users, as do those of their own many-to-many fields. `user` is one of them where it depends on who reads
+    what is shown.
     """
     others = tuple(others)
+    # Such a row may be a model of its own, saved as such; and with either end it goes, mostly without a word.
+    tied = {field: getattr(user, field).through for field in shown}
+    beneath = [field.remote_field.through for other in others for field in other._meta.many_to_many]
+    seen = (*others, *tied.values())
+    gone = tuple(end for through in [*tied.values(), *beneath] for end in _other_ends(through, user))
     by_key = lookup in ("pk", user._meta.pk.name)
 
     def key(pk: Any) -> str:
@@ -63,38 +71,53 @@ def connect(
         sender: type[Model],
         instance: Model,
         using: str,
+        signal: Signal,
         update_fields: Collection[str] | None = None,
         **_: Any,
     ) -> None:
-        if issubclass(sender, user) and is_seen(update_fields):
+        if not is_seen(update_fields):
+            return
+        if issubclass(sender, user):
             purge_on_commit([cache.USER_LIST, key(instance.pk)], using=using)
-        if issubclass(sender, others):
+        if issubclass(sender, seen) or (signal is post_delete and issubclass(sender, gone)):
             purge_on_commit([cache.USER_LIST, cache.ALL_USERS], using=using)
 
     def related(
-        sender: type[Model], instance: Model, action: str, reverse: bool, pk_set: set[Any] | None, using: str, **_: Any
+        instance: Model, action: str, model: type[Model], pk_set: set[Any] | None, using: str, **_: Any
     ) -> None:
-        # A removal says beforehand what it removes, but only afterwards is it done.
-        if not action.startswith("post_"):
+        if not is_done(action, pk_set):
             return
-        if pk_set is not None and not pk_set:
-            return
-        if not reverse:
-            users = [key(instance.pk)]
-        elif pk_set is None:
-            users = [cache.ALL_USERS]
-        else:
-            users = [key(pk) for pk in pk_set]
-        purge_on_commit([cache.USER_LIST, *users], using=using)
+        # Both ends may be users, such as friends.
+        users = {key(instance.pk)} if isinstance(instance, user) else set()
+        if issubclass(model, user):
+            users |= {cache.ALL_USERS} if pk_set is None else {key(pk) for pk in pk_set}
+        purge_on_commit([cache.USER_LIST, *(users or {cache.ALL_USERS})], using=using)
+
+    def related_beneath(action: str, pk_set: set[Any] | None, using: str, **_: Any) -> None:
+        if is_done(action, pk_set):
+            purge_on_commit([cache.USER_LIST, cache.ALL_USERS], using=using)
 
     # Whoever is told is held weakly otherwise, and these are known to nobody else. Calling `connect` again for the same
     # model changes nothing.
     name = f"larder:{user._meta.label}"
     post_save.connect(changed, weak=False, dispatch_uid=name)
     post_delete.connect(changed, weak=False, dispatch_uid=name)
-    for field in shown:
-        through = getattr(user, field).through
+    for field, through in tied.items():
         m2m_changed.connect(related, sender=through, weak=False, dispatch_uid=f"{name}.{field}")
+    for through in beneath:
+        m2m_changed.connect(related_beneath, sender=through, weak=False, dispatch_uid=name)
+
+
+def _other_ends(through: type[Model], user: type[Model]) -> list[type[Model]]:
+    """The models that these rows tie to `user`; itself, too, where it is at both ends."""
+    ends = [field.related_model for field in through._meta.fields if field.is_relation]
+    own = [end for end in ends if issubclass(user, end)]
+    return [end for end in ends if end not in own] + own[1:]
+
+
+def is_done(action: str, pk_set: set[Any] | None) -> bool:
+    """Whether a many-to-many field has changed by now: a removal says beforehand what it removes."""
+    return action.startswith("post_") and (pk_set is None or bool(pk_set))
 
 
 def is_seen(fields: Collection[str] | None) -> bool:
