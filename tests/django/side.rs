@@ -479,6 +479,25 @@ fn friends_are_dropped_at_both_ends() {
     assert_dropped(&larder, &[EIGHT]);
 }
 
+/// Teachers are shown everybody's address, students their own alone.
+#[test]
+fn where_it_depends_on_who_reads_a_save_of_a_user_may_drop_what_they_were_shown_of_others() {
+    let stage = Stage::open(Variant::Telling);
+    let larder = stage.larder();
+    let mut shell = Shell::open(&stage);
+    connected(&mut shell, "others=[User]");
+    let teacher = Credential::token("teacher");
+    let shown = || get(SEVEN).by(&teacher).to(larder.port);
+    shown();
+    shell.does("user = User.objects.get(username='teacher')");
+    shell.does("user.last_login = None; user.save(update_fields=['last_login'])");
+    assert!(shown().is_hit() && !shown().json()["email"].is_null());
+    shell.does("user.role = 'student'; user.save()");
+    let email = shown().json()["email"].clone();
+    shell.does("user.role = 'teacher'; user.save()");
+    assert!(email.is_null(), "{email}");
+}
+
 /// In the place of what `apps.py` has connected.
 fn connected(shell: &mut Shell, how: &str) {
     shell.does(&format!(
@@ -553,6 +572,34 @@ fn a_purge_waits_for_the_commit_on_the_database_that_was_written_to() {
 }
 
 // ---- Bulk writes ----
+
+#[test]
+fn what_is_written_from_the_other_end_of_a_foreign_key_is_seen_with_a_base_manager_that_purges() {
+    let stage = Stage::open(Variant::Telling);
+    let larder = stage.larder();
+    let mut shell = Shell::open(&stage);
+    declared(
+        &mut shell,
+        &["House", "Pupil"],
+        "class House(models.Model):\n    class Meta: app_label = 'users'\n\
+         class Pupil(models.Model):\n    house = models.ForeignKey(House, models.SET_NULL, null=True)\n    \
+         objects = PurgingQuerySet.as_manager()\n    \
+         class Meta: app_label = 'users'; base_manager_name = 'objects'\n",
+    );
+    shell.does("house = House.objects.create(); pupil = Pupil.objects.create()");
+    for (change, is_in) in [
+        ("house.pupil_set.add(pupil)", true),
+        ("house.pupil_set.clear()", false),
+        ("house.pupil_set.set([pupil])", true),
+        ("house.delete()", false),
+    ] {
+        warm(&larder, &[LIST, SEVEN]);
+        shell.does(change);
+        assert_dropped(&larder, &[LIST, SEVEN]);
+        let says = "Pupil.objects.get().house_id is not None";
+        assert_eq!(shell.says(says), json!(is_in), "{change}");
+    }
+}
 
 #[test]
 fn bulk_writes_are_seen_through_larder() {

@@ -15,8 +15,9 @@ What is promised:
 - Writes through Larder are purged by Larder itself, without such a moment in between; that they are announced here as
   well does no harm.
 
-What fires no signal: `update()` and the bulk methods (see `users/managers.py`), `on_delete=SET_NULL` and raw SQL. After
-those call `users.cache.invalidate_all_user_caches` yourself, in `transaction.on_commit`.
+What fires no signal: `update()`, the bulk methods, `team.user_set.add(user)` by a foreign key, `on_delete=SET_NULL` (for all
+of these see `users/managers.py`) and raw SQL. After that call `users.cache.invalidate_all_user_caches` yourself, in
+`transaction.on_commit`.
 """
 
 from __future__ import annotations
