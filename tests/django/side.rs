@@ -720,6 +720,47 @@ fn without_larder_the_app_answers_as_ever_and_its_log_says_what_was_not_dropped(
 }
 
 #[test]
+fn where_each_tenant_has_a_larder_each_is_told() {
+    let stage = Stage::open(Variant::Open);
+    let [one, other] = ["one", "other"].map(|tenant| {
+        stage.larder_with(|yaml| yaml.replace("prefix: it360acad", &format!("prefix: {tenant}")))
+    });
+    let mut shell = Shell::open(&stage);
+    shell.does(&format!(
+        "settings.LARDER_ADMIN_URL = 'http://127.0.0.1:{}/ http://127.0.0.1:{}'; settings.LARDER_PREFIX = 'one other'",
+        one.admin, other.admin
+    ));
+    let both = [&one, &other];
+    for larder in both {
+        warm(larder, &[LIST, SEVEN, EIGHT]);
+    }
+    assert_eq!(shell.says("cache.invalidate_user_cache(7)"), json!(true));
+    for larder in both {
+        assert_kept(larder, &[LIST, EIGHT]);
+        assert_dropped(larder, &[SEVEN]);
+    }
+
+    // One that is not there keeps nobody else from being told, and its state keys can be deleted.
+    let away = format!(
+        "settings.LARDER_ADMIN_URL = 'http://127.0.0.1:1 http://127.0.0.1:{}'",
+        other.admin
+    );
+    shell.does(&away);
+    for larder in both {
+        warm(larder, &[SEVEN]);
+    }
+    assert_eq!(shell.says("cache.invalidate_user_cache(7)"), json!(false));
+    assert_kept(&one, &[SEVEN]);
+    assert_dropped(&other, &[SEVEN]);
+    shell.does(&format!(
+        "settings.LARDER_REDIS_URL = 'redis://127.0.0.1:{}'",
+        stage.redis
+    ));
+    assert_eq!(shell.says("cache.invalidate_user_cache(7)"), json!(true));
+    assert_dropped(&one, &[SEVEN]);
+}
+
+#[test]
 fn with_the_stores_url_an_invalidation_reaches_redis_when_larders_listener_does_not_answer() {
     let stage = Stage::open(Variant::Telling);
     let larder = stage.larder();

@@ -10,13 +10,15 @@ answer, so a Larder that hangs costs a write about that; one that is not there c
 
 Settings, each from `django.conf.settings` or else from the environment:
 
-LARDER_ADMIN_URL       Larder's admin listener, http://127.0.0.1:9180 unless said; empty: it is not asked at all
+LARDER_ADMIN_URL       Larder's admin listener, http://127.0.0.1:9180 unless said; empty: it is not asked at all. Several,
+                       with blanks between: each is told what to drop, as where each tenant has a Larder; the first
+                       alone is read and set
 LARDER_ADMIN_TOKEN     its `admin_token`, if it has one
 LARDER_TIMEOUT         in seconds, 1 unless said
 LARDER_REDIS_URL       the store itself, for `invalidate_*` alone, where the admin listener does not do it: the state
                        keys are deleted there. Needs redis-py. None unless said
 LARDER_REDIS_DATABASE  `store.database` of proxy.yaml, 1 unless said; a path in the URL does not count
-LARDER_PREFIX          `store.prefix` of proxy.yaml, `it360acad` unless said
+LARDER_PREFIX          `store.prefix` of proxy.yaml, `it360acad` unless said; several likewise
 
 Works with Django 4.2 and later, and the standard library.
 """
@@ -122,18 +124,25 @@ def purge(keys: list[str], soft: bool = False) -> None:
     Where the admin listener does not do it and `LARDER_REDIS_URL` is set, their state keys are deleted there instead,
     which drops them on every instance.
     """
-    try:
-        _ask("POST", "/purge", json.dumps({"keys": keys, "soft": soft}).encode())
-    except LarderError as error:
-        if not _setting("LARDER_REDIS_URL"):
-            raise
-        _delete_states(keys, error)
+    body = json.dumps({"keys": keys, "soft": soft}).encode()
+    failures = []
+    for url in _admin_urls() or [""]:
+        try:
+            _ask("POST", "/purge", body, url)
+        except LarderError as error:
+            failures.append(str(error))
+    if not failures:
+        return
+    error = LarderError("; ".join(failures))
+    if not _setting("LARDER_REDIS_URL"):
+        raise error
+    _delete_states(keys, error)
 
 
-def state_key(key: str) -> str:
-    """The key in Redis that all copies under a key hang on."""
+def state_keys(key: str) -> list[str]:
+    """The key in Redis that all copies under a key hang on, below each prefix."""
     state = f"{key[:-2]}~all" if key.endswith(":*") else f"{key}~state"
-    return f"{_setting('LARDER_PREFIX')}:{state}"
+    return [f"{prefix}:{state}" for prefix in _setting("LARDER_PREFIX").split()]
 
 
 _DEFAULTS = {
@@ -160,6 +169,10 @@ def _setting(name: str) -> str:
     if value is None:
         value = os.environ.get(name, _DEFAULTS.get(name, ""))
     return str(value)
+
+
+def _admin_urls() -> list[str]:
+    return [url.rstrip("/") for url in _setting("LARDER_ADMIN_URL").split()]
 
 
 def _timeout() -> float:
@@ -204,9 +217,10 @@ def _entry(key: str) -> str:
     return "/entries/" + quote(key, safe=":")
 
 
-def _ask(method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-    """What the admin listener answers; nothing at all to a GET of what is not there."""
-    url = _setting("LARDER_ADMIN_URL").rstrip("/")
+def _ask(method: str, path: str, body: bytes | None = None, url: str | None = None) -> dict[str, Any]:
+    """What the admin listener answers, the first unless said; nothing at all to a GET of what is not there."""
+    if url is None:
+        url = next(iter(_admin_urls()), "")
     if not url:
         raise LarderError("LARDER_ADMIN_URL is empty")
     if body is not None and len(body) > LARGEST:
@@ -252,7 +266,7 @@ def _delete_states(keys: list[str], because: LarderError) -> None:
         from redis.retry import Retry
     except ImportError:
         raise LarderError(f"{because}; and for LARDER_REDIS_URL redis-py is not installed") from because
-    states = [state_key(key) for key in keys]
+    states = [state for key in keys for state in state_keys(key)]
     try:
         limit = _timeout()
         url = _setting("LARDER_REDIS_URL").replace("redis+unix://", "unix://", 1)
