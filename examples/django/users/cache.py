@@ -16,7 +16,8 @@ LARDER_ADMIN_URL       Larder's admin listener, http://127.0.0.1:9180 unless sai
 LARDER_ADMIN_TOKEN     its `admin_token`, if it has one
 LARDER_TIMEOUT         in seconds, 1 unless said
 LARDER_REDIS_URL       the store itself, for `invalidate_*` alone, where the admin listener does not do it: the state
-                       keys are deleted there. Needs redis-py. None unless said
+                       keys are deleted there. Needs redis-py. Nothing is held by that: with `upstream.lag` what a replica
+                       still shows is kept. None unless said
 LARDER_REDIS_DATABASE  `store.database` of proxy.yaml, 1 unless said; a path in the URL does not count
 LARDER_PREFIX          `store.prefix` of proxy.yaml, `it360acad` unless said; several likewise
 
