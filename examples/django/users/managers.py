@@ -7,10 +7,11 @@ signal for each user, or none at all.
         class Meta(AbstractUser.Meta):
             base_manager_name = "objects"
 
-With the second, also what Django itself writes by such an `update()`: `team.user_set.add(user)` at the other end of a foreign
-key, and its `on_delete=SET_NULL`. `makemigrations` then writes one `AlterModelManagers` or `AlterModelOptions`, which touches
-no table. What is promised is as in `users/signals.py`; each of these drops the list and all users, which costs the same as
-dropping one.
+Managers of your own purge as `MyUserManager.from_queryset(PurgingQuerySet)()`. With `base_manager_name`, also what Django
+itself writes by such an `update()`: `team.user_set.add(user)` at the other end of a foreign key, and its
+`on_delete=SET_NULL`. `makemigrations` then writes one `AlterModelManagers` or `AlterModelOptions`, which touches no table.
+What is promised is as in `users/signals.py`; each of these drops the list and all users, which costs the same as dropping
+one.
 
 The historical models of a migration have a manager of their own: a data migration calls
 `users.cache.invalidate_all_user_caches` itself.
