@@ -756,6 +756,9 @@ fn options_alone_make_a_file_where_there_is_no_terminal() {
             "/v1/people/<int:id>/ people:detail:{id}"
         ]
     );
+    // Whether it takes a write to many at once, nobody has said.
+    let many = r#"{methods: [PUT, PATCH, DELETE], path: /v1/people/, keys: ["people:list", "people:detail:*"]}"#;
+    assert!(desk.text().contains(many), "{}", desk.text());
     assert!(matches!(&config.routes[0].access, Access::Verify(verify) if verify.path == "/v1/me/"));
     assert_eq!(config.upstream.addresses[0].to_string(), "http://api:9000");
     assert!(desk.text().contains("${CACHE_URL:-memory:}"));
