@@ -96,6 +96,18 @@ fn an_address_where_no_larder_answers_is_no_success() {
 }
 
 #[test]
+fn how_often_is_written_as_durations_are_in_the_file() {
+    for (every, remedy) in [("5M", "`5m` for minutes"), ("5", "`5s` for seconds")] {
+        let exit = run(
+            &["check", "--against", "http://127.0.0.1:1", "--every", every],
+            &[],
+        );
+        assert_eq!(exit.status.code(), Some(2), "{exit:?}");
+        assert!(exit.output.contains(remedy), "{exit:?}");
+    }
+}
+
+#[test]
 fn a_missing_purge_rule_is_found() {
     let world = World::with(|right| {
         let rules = right.find("purge:").unwrap();

@@ -235,6 +235,8 @@ fn what_cannot_be_looked_at_is_said_with_its_remedy() {
     let soon = run(&["top", "--interval", "1ms", "-c", &file], &[]);
     assert_eq!(soon.status.code(), Some(2), "{soon:?}");
     assert!(soon.output.contains("between 100ms and 1h"), "{soon:?}");
+    let months = run(&["top", "--interval", "1M", "-c", &file], &[]);
+    assert!(months.output.contains("`1m` for minutes"), "{months:?}");
     let directory = tempfile::tempdir().unwrap();
     let away = directory.path().join("proxy.yaml");
     let port = support::free_port();

@@ -44,7 +44,7 @@ pub struct Arguments {
     )]
     fields: Vec<String>,
     /// Again and again, until a signal ends it
-    #[arg(long, value_name = "DURATION", requires = "against", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", requires = "against", value_parser = file::duration)]
     every: Option<Duration>,
     #[command(flatten)]
     pub output: Output,

@@ -47,7 +47,7 @@ pub struct Arguments {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let interval = crate::config::file::duration(text)?;
     match (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) {
         true => Ok(interval),
         false => Err("between 100ms and 1h".to_owned()),

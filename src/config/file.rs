@@ -42,6 +42,11 @@ use super::{Config, LogFormat, Logs, Methods, Secret, Warm, WebSocket, WhenStore
 pub use self::problem::ConfigError;
 pub use self::value::Env;
 
+/// A duration as the file has it, for the command line. `Err` says what is wrong and what to write.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    value::duration(text).map_err(|wrong| format!("{}: {}", wrong.cause, wrong.help))
+}
+
 /// The shipped file.
 pub const EXAMPLE: &str = include_str!("../../proxy.yaml");
 
