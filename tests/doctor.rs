@@ -329,6 +329,26 @@ fn no_tls_is_spoken_to_a_port_that_expects_it() {
     seen.is_wrong("store-tls", "write `rediss://`");
 }
 
+/// As Redis does by default; under TLS 1.3 the handshake is over by then.
+#[test]
+fn a_server_that_asks_for_a_clients_certificate() {
+    for versions in ["TLSv1.2", "TLSv1.3"] {
+        let redis = RedisServer::builder()
+            .tls()
+            .argument("--tls-auth-clients", "yes")
+            .argument("--tls-protocols", versions)
+            .start();
+        let seen = trusting(&healthy(), &redis.url(), &redis.ca_file()).seen();
+        seen.is_wrong("store-tls", "`tls-auth-clients no`");
+        assert_eq!(seen.wrongs(), ["store-tls"], "{}", seen.text);
+        redis
+            .run(&["CONFIG", "SET", "tls-auth-clients", "no"])
+            .unwrap_ok();
+        let seen = trusting(&healthy(), &redis.url(), &redis.ca_file()).seen();
+        seen.is("store-round-trip", "ok");
+    }
+}
+
 #[test]
 fn a_private_ca_that_is_not_named() {
     let redis = RedisServer::builder().tls().start();
@@ -375,6 +395,109 @@ fn a_server_with_one_database() {
     let redis = RedisServer::builder().databases(1).start();
     let seen = Patient::on_store(&healthy(), &redis.url()).seen();
     seen.is_wrong("store-database", "database: 0");
+}
+
+#[test]
+fn a_server_that_is_part_of_a_cluster_is_named_so_whatever_the_database() {
+    let redis = RedisServer::builder()
+        .argument("--cluster-enabled", "yes")
+        .start();
+    let origin = healthy();
+    let mut patient = Patient::on_store(&origin, &redis.url());
+    for database in ["1", "0"] {
+        patient.yaml = patient
+            .yaml
+            .replace("database: 1", &format!("database: {database}"));
+        let seen = patient.seen();
+        seen.is_wrong("store-cluster", "a single server");
+        assert_eq!(seen.wrongs(), ["store-cluster"], "{}", seen.text);
+    }
+}
+
+#[test]
+fn a_sentinel_in_the_place_of_a_server() {
+    let (directory, port) = (tempfile::tempdir().unwrap(), free_port());
+    let file = directory.path().join("sentinel.conf");
+    std::fs::write(&file, format!("port {port}\nbind 127.0.0.1\n")).unwrap();
+    let mut sentinel = std::process::Command::new("redis-server")
+        .arg(&file)
+        .arg("--sentinel")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the sentinel listens", || {
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    let seen = Patient::on_store(&healthy(), &format!("redis://127.0.0.1:{port}")).seen();
+    sentinel.kill().unwrap();
+    sentinel.wait().unwrap();
+    seen.is_wrong("store-sentinel", "`SENTINEL MASTERS` names it");
+    assert_eq!(seen.wrongs(), ["store-sentinel"], "{}", seen.text);
+}
+
+#[test]
+fn a_server_with_as_many_clients_as_it_may_have() {
+    for redis in [
+        RedisServer::start(),
+        RedisServer::builder().password("right-secret").start(),
+    ] {
+        let mut only = redis.link().unwrap();
+        only.call(&["CONFIG", "SET", "maxclients", "1"])
+            .unwrap()
+            .unwrap_ok();
+        let seen = Patient::on_store(&healthy(), &redis.url()).seen();
+        seen.is_wrong("store-auth", "raise `maxclients`");
+    }
+}
+
+/// Redis says it unasked, and closes.
+#[test]
+fn a_server_in_protected_mode() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in server.incoming() {
+            let said =
+                b"-DENIED Redis is running in protected mode because protected mode is enabled\r\n";
+            stream.unwrap().write_all(said).unwrap();
+        }
+    });
+    for url in [
+        format!("redis://{address}"),
+        format!("redis://:pw@{address}"),
+    ] {
+        let seen = Patient::on_store(&healthy(), &url).seen();
+        seen.is_wrong("store-auth", "`requirepass`");
+    }
+}
+
+/// `rename-command` in redis.conf, as some providers have it, or a server that is too old.
+#[test]
+fn a_server_without_a_command_that_larder_needs() {
+    for command in ["DEL", "MGET", "GETEX", "PEXPIRE", "SCAN", "EVAL", "TIME"] {
+        let redis = RedisServer::builder().without(command).start();
+        let seen = Patient::on_store(&healthy(), &redis.url()).seen();
+        seen.is_wrong("store-commands", "`rename-command`");
+        let said = seen.is("store-commands", "wrong")["seen"].as_str().unwrap();
+        assert!(said.ends_with(&command.to_lowercase()), "{said}");
+        assert_eq!(seen.wrongs(), ["store-commands"], "{}", seen.text);
+    }
+}
+
+#[test]
+fn a_server_that_too_few_replicas_follow() {
+    let redis = RedisServer::builder()
+        .argument("--min-replicas-to-write", "1")
+        .start();
+    let origin = healthy();
+    let patient = Patient::on_store(&origin, &redis.url());
+    let seen = patient.seen();
+    seen.is_wrong("store-replica", "`CONFIG SET min-replicas-to-write 0`");
+    assert_eq!(seen.wrongs(), ["store-replica"], "{}", seen.text);
+    redis
+        .run(&["CONFIG", "SET", "min-replicas-to-write", "0"])
+        .unwrap_ok();
+    patient.seen().is("store-round-trip", "ok");
 }
 
 #[test]

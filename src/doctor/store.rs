@@ -4,11 +4,12 @@
 
 mod judge;
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
@@ -19,6 +20,9 @@ use crate::store::codec;
 use crate::store::redis::probe::{Probe, Said};
 use crate::tls::{self, Trouble};
 use judge::{Foreign, Info, Tenants};
+
+/// A greeting is not read beyond that.
+const LONGEST_LINE: usize = 1024;
 
 /// So many PINGs make a median.
 const PINGS: usize = 21;
@@ -49,6 +53,12 @@ pub async fn examine(config: &Config, settings: &Redis, tell: &mut impl FnMut(Fi
         ));
     }
     let info = examination.info(&probe, tell).await;
+    if info.kind().is_some() {
+        return tell(skipped(
+            "store-use",
+            "what comes after that was not looked at",
+        ));
+    }
     examination.use_it(&probe, &info, tell).await;
     examination.measure(&probe, tell).await;
     examination.look_around(&probe, &info, tell).await;
@@ -77,25 +87,27 @@ impl Examination<'_> {
     async fn reach(&self, tell: &mut impl FnMut(Finding)) -> Option<Probe> {
         match &self.settings.endpoint {
             RedisEndpoint::Unix(path) => match self.within(UnixStream::connect(path)).await {
-                Some(Ok(stream)) => {
+                Some(Ok(mut stream)) => {
                     tell(ok(
                         "store-connect",
                         format!("redis+unix://{}", path.display()),
                     ));
-                    Probe::over(stream).await.ok()
+                    let greeting = self.greeting(&mut stream).await;
+                    self.over(stream, greeting, tell).await
                 }
                 Some(Err(error)) => {
                     tell(judge::no_socket(path, &error));
                     None
                 }
                 None => {
-                    tell(judge::no_socket(path, &std::io::ErrorKind::TimedOut.into()));
+                    tell(judge::no_socket(path, &io::ErrorKind::TimedOut.into()));
                     None
                 }
             },
             RedisEndpoint::Tcp { host, port } => {
-                let (stream, address) = self.tcp(host, *port, tell).await?;
-                if self.speaks_tls(host, *port).await {
+                let (mut stream, address) = self.tcp(host, *port, tell).await?;
+                let greeting = self.greeting(&mut stream).await;
+                if greeting.is_err() && self.speaks_tls(host, *port).await {
                     tell(wrong(
                         "store-tls",
                         "the server expects TLS on this port, and the URL says `redis://`",
@@ -104,7 +116,7 @@ impl Examination<'_> {
                     return None;
                 }
                 tell(judge::unencrypted(address.ip()));
-                Probe::over(stream).await.ok()
+                self.over(stream, greeting, tell).await
             }
             RedisEndpoint::Tls {
                 host,
@@ -116,9 +128,15 @@ impl Examination<'_> {
                     .within(tls::connect(host, ca_file.as_deref(), stream))
                     .await;
                 let trouble = match shaken {
-                    Some(Ok(stream)) => {
+                    Some(Ok(mut stream)) => {
+                        let greeting = self.greeting(&mut stream).await;
+                        // Under TLS 1.3 it is known only after the handshake.
+                        if matches!(&greeting, Err(error) if tls::client::was_refused(error)) {
+                            tell(judge::asks_for_ours());
+                            return None;
+                        }
                         tell(ok("store-tls", "the certificate is good"));
-                        return Probe::over(stream).await.ok();
+                        return self.over(stream, greeting, tell).await;
                     }
                     Some(Err(error)) => (tls::trouble(&error), error.to_string()),
                     None => (Trouble::Other, "no answer to the handshake".to_owned()),
@@ -134,6 +152,50 @@ impl Examination<'_> {
                 ));
                 None
             }
+        }
+    }
+
+    /// What the first PING is answered, in Redis's own protocol, be it by an error. Whoever is turned away at the door is told so
+    /// unasked, and no client that pairs answers with questions sees it.
+    async fn greeting<S>(&self, stream: &mut S) -> io::Result<String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let asked = self.within(async {
+            // It may have been turned away already.
+            let _ = stream.write_all(b"PING\r\n").await;
+            stream.flush().await.ok();
+            let mut line = Vec::new();
+            while !line.ends_with(b"\n") && line.len() < LONGEST_LINE {
+                line.push(stream.read_u8().await?);
+            }
+            match line.first() {
+                Some(b'+' | b'-') => Ok(String::from_utf8_lossy(&line).into_owned()),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            }
+        });
+        let late = || Err(io::ErrorKind::TimedOut.into());
+        asked.await.unwrap_or_else(late)
+    }
+
+    /// To go on with a connection that has been greeted so.
+    async fn over<S>(
+        &self,
+        stream: S,
+        greeting: io::Result<String>,
+        tell: &mut impl FnMut(Finding),
+    ) -> Option<Probe>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let turned_away =
+            greeting.map_or_else(|_| Some(judge::silent()), |said| judge::turned_away(&said));
+        match turned_away {
+            Some(finding) => {
+                tell(finding);
+                None
+            }
+            None => Probe::over(stream).await.ok(),
         }
     }
 
@@ -180,18 +242,15 @@ impl Examination<'_> {
                 tell(judge::no_connection(
                     host,
                     port,
-                    &std::io::ErrorKind::TimedOut.into(),
+                    &io::ErrorKind::TimedOut.into(),
                 ));
                 None
             }
         }
     }
 
-    /// Whether a server to which we would speak plainly answers a TLS handshake.
+    /// Whether a server that does not answer a PING answers a TLS handshake.
     async fn speaks_tls(&self, host: &str, port: u16) -> bool {
-        if self.speaks_plainly(host, port).await {
-            return false;
-        }
         let shaken = self.within(async {
             let stream = TcpStream::connect((host, port)).await?;
             tls::connect(host, None, stream).await
@@ -209,14 +268,13 @@ impl Examination<'_> {
         }
     }
 
-    /// Whether a plain PING is answered in Redis's own protocol, be it by an error.
+    /// Whether a plain PING is answered.
     async fn speaks_plainly(&self, host: &str, port: u16) -> bool {
-        let asked = self.within(async {
-            let mut stream = TcpStream::connect((host, port)).await?;
-            stream.write_all(b"PING\r\n").await?;
-            stream.read_u8().await
-        });
-        matches!(asked.await, Some(Ok(b'+' | b'-')))
+        let connected = self.within(TcpStream::connect((host, port))).await;
+        match connected {
+            Some(Ok(mut stream)) => self.greeting(&mut stream).await.is_ok(),
+            _ => false,
+        }
     }
 
     /// Logs in and selects the database. Whether what follows can be asked.
@@ -252,7 +310,13 @@ impl Examination<'_> {
         };
         let finding = judge::database(&selected, database, &self.config.store.prefix);
         let goes_on = finding.level != super::Level::Wrong;
-        tell(finding);
+        let info = match goes_on {
+            true => None,
+            false => self.ask(probe, &["INFO"]).await.text(),
+        };
+        // One that has no databases at all is none of those that Larder is for.
+        let kind = info.and_then(|info| Info::parse(&info).kind());
+        tell(kind.unwrap_or(finding));
         goes_on
     }
 
@@ -277,10 +341,15 @@ impl Examination<'_> {
             self.key("~doctor~vary"),
             self.key("~doctor~state"),
         );
-        let mut denied: Vec<String> = Vec::new();
+        let (mut denied, mut absent) = (Vec::new(), Vec::new());
         let mut note = |name: &str, said: &Said| {
-            if said.code() == Some("NOPERM") {
-                denied.push(name.to_owned());
+            let among = match said {
+                Said::Refused { code, .. } if code == "NOPERM" => &mut denied,
+                said if said.is_unknown() => &mut absent,
+                _ => return,
+            };
+            if !among.iter().any(|noted| noted == name) {
+                among.push(name.to_owned());
             }
         };
         // Of one that was stopped in the middle.
@@ -333,7 +402,6 @@ impl Examination<'_> {
         let evaluated = self.ask(probe, &["EVAL", "return 1", "0"]).await;
         note("eval", &evaluated);
         let deleted = self.ask(probe, &["DEL", &value, &set, &state]).await;
-        denied.dedup();
         let round = judge::Round {
             put,
             got,
@@ -341,6 +409,7 @@ impl Examination<'_> {
             loaded,
             ran,
             denied,
+            absent,
         };
         let user = self.settings.username.as_deref().unwrap_or("default");
         judge::used(&round, info, user, &self.config.store.prefix)

@@ -65,6 +65,13 @@ impl RedisBuilder {
         self
     }
 
+    /// It does not know this command.
+    pub fn without(mut self, command: &str) -> Self {
+        let renamed = ["--rename-command", command, ""];
+        self.arguments.extend(renamed.map(str::to_owned));
+        self
+    }
+
     pub fn start(self) -> RedisServer {
         let mut server = self.not_started();
         // Between finding a free port and listening on it somebody else may have taken it.

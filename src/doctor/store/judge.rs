@@ -105,11 +105,44 @@ pub(super) fn handshake(
         ),
         (Trouble::Other, _) => (
             format!("the handshake failed: {said}"),
-            "check that this is the server's TLS port, and that TLS 1.2 or 1.3 is allowed there"
+            "check that this is the server's TLS port, that TLS 1.2 or 1.3 is allowed there, and that it asks for no client's certificate (`tls-auth-clients no`)"
                 .to_owned(),
         ),
     };
     wrong("store-tls", seen, remedy)
+}
+
+pub(super) fn asks_for_ours() -> Finding {
+    wrong(
+        "store-tls",
+        "the server asks for a client's certificate, and Larder has none for it",
+        "say `tls-auth-clients no` there (`yes` is Redis's default); the password says who it is",
+    )
+}
+
+/// Connected, and not answered.
+pub(super) fn silent() -> Finding {
+    wrong(
+        "store-auth",
+        "connected, but there is no answer in Redis's protocol",
+        "check that Redis listens on this port, and whether it hangs",
+    )
+}
+
+/// Whoever connects is told so, and the connection is closed.
+pub(super) fn turned_away(greeting: &str) -> Option<Finding> {
+    let (seen, remedy) = match greeting {
+        said if said.starts_with("-DENIED") => (
+            "the server is in protected mode, and turns away whoever is not on its machine (DENIED)",
+            "give it a password (`requirepass`), or `bind` it to this network alone and say `protected-mode no`",
+        ),
+        said if said.starts_with("-ERR max number of clients") => (
+            "the server has as many clients as it may have",
+            "raise `maxclients` there, or look who holds its connections: `CLIENT LIST`",
+        ),
+        _ => return None,
+    };
+    Some(wrong("store-auth", seen, remedy))
 }
 
 pub(super) fn loading(said: &Said) -> Option<Finding> {
@@ -154,21 +187,12 @@ pub(super) fn login(said: &Said, user: &str, with_password: bool) -> Finding {
             format!("the server refuses the login of user `{user}` ({code})"),
             "check user and password in `store.url` (REDIS_URL); percent-encode @ : / # in them",
         ),
-        Said::Lost => wrong(
-            "store-auth",
-            "connected, but there is no answer in Redis's protocol",
-            "check that Redis listens on this port, and whether it hangs",
-        ),
+        Said::Lost => silent(),
         // Denied commands and a server that cannot save (it says so to a PING, too) are looked at later.
-        Said::Refused { code, said } if ["DENIED", "ERR"].contains(&code.as_str()) => wrong(
+        Said::Refused { code, said } if code == "ERR" => wrong(
             "store-auth",
             format!("the server refuses every command ({code} {})", brief(said)),
-            match code.as_str() {
-                "DENIED" => {
-                    "it is in protected mode: give it a password (`requirepass`), or `bind` it to this network alone and say `protected-mode no`"
-                }
-                _ => "look at the server's own log",
-            },
+            "look at the server's own log",
         ),
         _ if with_password => ok("store-auth", format!("logged in as `{user}`")),
         _ => ok("store-auth", "no password is asked for"),
@@ -210,6 +234,8 @@ pub(super) struct Round {
     pub ran: Said,
     /// Commands that the user may not run, in lower case.
     pub denied: Vec<String>,
+    /// Those that the server has not.
+    pub absent: Vec<String>,
 }
 
 pub(super) fn used(round: &Round, info: &Info, user: &str, prefix: &str) -> Vec<Finding> {
@@ -222,7 +248,19 @@ pub(super) fn used(round: &Round, info: &Info, user: &str, prefix: &str) -> Vec<
             format!("ACL SETUSER {user} {}", redis::rights(prefix)),
         ),
     });
+    if !round.absent.is_empty() {
+        found.push(wrong(
+            "store-commands",
+            format!("the server does not know {}", round.absent.join(", ")),
+            "Larder needs them: take their `rename-command` out of redis.conf, or use Redis 7.0 or newer",
+        ));
+    }
+    let lacks = |name: &str| {
+        let mut lacking = round.denied.iter().chain(&round.absent);
+        lacking.any(|one| one == name)
+    };
     let trouble = |said: &Said| match said {
+        said if said.is_unknown() => None,
         Said::Refused { code, said } => match code.as_str() {
             "NOPERM" => None,
             // Said already.
@@ -245,6 +283,11 @@ pub(super) fn used(round: &Round, info: &Info, user: &str, prefix: &str) -> Vec<
                 "the server refuses writes because it cannot save to its disk (MISCONF)",
                 "look at its log and disk; a cache needs no persistence: `CONFIG SET stop-writes-on-bgsave-error no`",
             )),
+            "NOREPLICAS" => Some(wrong(
+                "store-replica",
+                "the server refuses writes because too few replicas follow it (NOREPLICAS)",
+                "bring them back; a cache needs none: `CONFIG SET min-replicas-to-write 0`",
+            )),
             "MOVED" | "CLUSTERDOWN" | "CROSSSLOT" => None,
             code => Some(wrong(
                 "store-round-trip",
@@ -260,7 +303,7 @@ pub(super) fn used(round: &Round, info: &Info, user: &str, prefix: &str) -> Vec<
         _ => None,
     };
     found.extend(trouble(&round.put));
-    if round.put.text().is_some() && !round.deleted.is_refused() {
+    if round.put.text().is_some() && !round.deleted.is_refused() && !lacks("get") {
         found.push(match round.got.text().as_deref() {
             Some("larder") => ok(
                 "store-round-trip",
@@ -279,7 +322,17 @@ pub(super) fn used(round: &Round, info: &Info, user: &str, prefix: &str) -> Vec<
     match refused {
         None => found.push(ok("store-scripts", "Larder's script runs")),
         Some(Said::Refused { code, .. })
-            if ["NOPERM", "READONLY", "MISCONF", "MOVED"].contains(&code.as_str()) => {}
+            if [
+                "NOPERM",
+                "READONLY",
+                "MISCONF",
+                "MOVED",
+                "NOREPLICAS",
+                "CLUSTERDOWN",
+            ]
+            .contains(&code.as_str()) => {}
+        // What the script lacks has been named.
+        Some(_) if !round.denied.is_empty() || !round.absent.is_empty() => {}
         Some(Said::Refused { code, said }) => found.push(wrong(
             "store-scripts",
             format!("Larder's script is refused ({code} {})", brief(said)),
@@ -366,20 +419,35 @@ impl Info {
         })
     }
 
-    pub fn role(&self) -> Option<Finding> {
-        if self.get("cluster_enabled") == Some("1") {
-            return Some(wrong(
+    /// What it is, if it is nothing to keep copies in.
+    pub fn kind(&self) -> Option<Finding> {
+        let cluster = (self.get("cluster_enabled") == Some("1")).then(|| {
+            wrong(
                 "store-cluster",
                 "the server is part of a Redis Cluster",
                 "use a single server, or a primary with replicas: a cluster is not in this release",
-            ));
-        }
-        (self.get("role") == Some("slave")).then(|| {
-            wrong(
-                "store-replica",
-                "the server is a replica: what is written to it is refused or lost",
-                format!("point `store.url` at the primary{}", self.primary()),
             )
+        });
+        cluster.or_else(|| {
+            (self.get("redis_mode") == Some("sentinel")).then(|| {
+                wrong(
+                    "store-sentinel",
+                    "this is a Sentinel, which keeps nothing itself",
+                    "point `store.url` at the primary that it watches: `SENTINEL MASTERS` names it",
+                )
+            })
+        })
+    }
+
+    pub fn role(&self) -> Option<Finding> {
+        self.kind().or_else(|| {
+            (self.get("role") == Some("slave")).then(|| {
+                wrong(
+                    "store-replica",
+                    "the server is a replica: what is written to it is refused or lost",
+                    format!("point `store.url` at the primary{}", self.primary()),
+                )
+            })
         })
     }
 

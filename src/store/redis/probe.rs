@@ -89,6 +89,14 @@ impl Said {
         matches!(self, Said::Refused { .. })
     }
 
+    /// The server has no such command, or has it under another name.
+    pub fn is_unknown(&self) -> bool {
+        let Said::Refused { code, said } = self else {
+            return false;
+        };
+        code == "ERR" && said.starts_with("unknown command")
+    }
+
     /// The code of a refusal.
     pub fn code(&self) -> Option<&str> {
         match self {
