@@ -645,6 +645,29 @@ fn words_of_look_ups() {
     }
 }
 
+/// Until somebody fetches it is still said to be held: by whoever asks, it is told what then becomes of it.
+#[test]
+fn what_is_read_after_a_hold_that_is_over_is_said_to_be_kept_as_it_is() {
+    let redis = RedisServer::start();
+    for store in ["memory:", &redis.url()] {
+        let origin = Origin::start(|_| origin::json("[]").field("Cache-Control", "max-age=60"));
+        let by_http = "routes:\n  - {path: /http/, key: \"http\", policy: http}";
+        let file = yaml(&origin, store, "").replace("routes:", by_http);
+        let url = origin.url();
+        let lagging = format!("upstream: {{url: \"{url}\", lag: 100ms}}");
+        let file = file.replace(&format!("upstream: {url}"), &lagging);
+        let asked = Asked::with(file);
+        for target in [LIST, "/http/"] {
+            assert_eq!(asked.larder.write("POST", target).status, 200);
+            eventually("what was written to is kept again", || {
+                asked.explain("GET", target, &[], "", true)["answer"]["kept"] == true
+            });
+            let answer = asked.larder.get(target);
+            assert!(answer.cache_status().contains("stored"), "{answer:?}");
+        }
+    }
+}
+
 #[test]
 fn the_word_while_the_store_is_away() {
     let (origin, mut redis) = (kept(), RedisServer::start());

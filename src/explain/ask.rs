@@ -20,10 +20,10 @@ use crate::caching::cache_status::{Forward, Handling, Reason};
 use crate::caching::freshness::Exchange;
 use crate::caching::head::Head;
 use crate::caching::reuse::{self, Reuse};
-use crate::caching::stored::{Freshness, Stored};
+use crate::caching::stored::{Freshness, Stored, is_negative};
 use crate::caching::storing;
 use crate::clock;
-use crate::coherence::{LookUp, Seen};
+use crate::coherence::{LookUp, Seen, States};
 use crate::config::{Access, Route, WhenStoreIsDown};
 use crate::error::{Error, UpstreamFailure};
 use crate::message::fields;
@@ -384,8 +384,11 @@ impl Explanation {
             return;
         }
         let verdict = match judged.verdict {
-            Ok(_) if matches!(why, Reason::Held | Reason::StoreAway) => Err(why),
-            Ok(lifetime) => room(setup, served, asked).await.map(|()| lifetime),
+            Ok(_) if why == Reason::StoreAway => Err(why),
+            Ok(lifetime) => match epochs(setup, served, asked, why, judged.status).await {
+                Ok(()) => room(setup, served, asked).await.map(|()| lifetime),
+                Err(reason) => Err(reason),
+            },
             Err(reason) => Err(reason),
         };
         let reason = verdict.err();
@@ -417,6 +420,32 @@ impl Explanation {
             Handling::stood_in(status, false),
             Some(Reason::StaleIfError),
         );
+    }
+}
+
+/// Whether there are epochs to keep it under. A hold that is overdue counts until it is swept, and a fetch sweeps it: so does this.
+async fn epochs(
+    setup: &Setup,
+    served: &Served,
+    asked: &Asked,
+    why: Reason,
+    status: StatusCode,
+) -> Result<(), Reason> {
+    let mut states = States::new();
+    if why == Reason::Held {
+        states.extend(asked.depends.own().iter().cloned());
+    }
+    if is_negative(status) {
+        states.extend(
+            served
+                .absence
+                .iter()
+                .flat_map(|of_it| of_it.iter().cloned()),
+        );
+    }
+    match states.is_empty() {
+        true => Ok(()),
+        false => setup.coherence.open(&states).await.map(drop),
     }
 }
 

@@ -81,6 +81,12 @@ pub async fn foresee(
         return Err(Error::OnlyIfCached);
     }
     let why = ask.why_not(&found);
+    // A hold that is overdue counts until it is swept, and an exchange sweeps it: so does this.
+    let barred = match why {
+        Reason::Held => setup.coherence.open(&ask.depends.states).await.err(),
+        Reason::StoreAway => Some(why),
+        _ => None,
+    };
     let stored = found.result.ok();
     let (asked_at, sent) = (clock::stopwatch(), ask.send(stored.as_deref(), None).await);
     let took = asked_at.elapsed();
@@ -100,7 +106,10 @@ pub async fn foresee(
     let status = response.status();
     let kept = match ask.client.method() {
         &Method::HEAD => Err(why),
-        _ => ask.would_keep(&keys, stored.as_deref(), &response, exchange, why),
+        _ => match barred {
+            Some(reason) => Err(reason),
+            None => ask.would_keep(&keys, stored.as_deref(), &response, exchange),
+        },
     };
     let detail = kept.err().unwrap_or(why);
     let handling = Handling::Forwarded {
@@ -146,11 +155,7 @@ impl Ask {
         stored: Option<&Stored>,
         response: &Response<UpstreamBody>,
         exchange: Exchange,
-        why: Reason,
     ) -> Result<Duration, Reason> {
-        if matches!(why, Reason::Held | Reason::StoreAway) {
-            return Err(why);
-        }
         let most = self.served().route.max_body;
         let length = response.body().size_hint().exact();
         if length.is_some_and(|length| length > most) {
