@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::body::RequestBody;
-use crate::caching::cache_status::CACHE_STATUS;
+use crate::caching::cache_status::{CACHE_STATUS, Reason};
 use crate::config::Config;
 use crate::explain::{self, Accepted, Knowledge, Question};
 use crate::proxy::{Client, present};
@@ -88,7 +88,8 @@ impl Shadow {
     async fn compare_for(&self, client: &Client) -> Result<Comparison, String> {
         for _ in 0..ATTEMPTS {
             let mut copy = self.ask_proxy(client).await?;
-            if !copy.is_hit() && copy.said().contains("stored") {
+            // Of another host there was a copy, which nobody has compared.
+            if copy.is_stored() && !copy.said().ends_with(Reason::OtherOrigin.word()) {
                 copy = self.ask_proxy(client).await?;
             }
             if copy.said().is_empty() {
@@ -147,6 +148,7 @@ impl Shadow {
         }
     }
 
+    /// What is not from the store, nor comes into it, is not read: it may go on for ever.
     async fn ask_proxy(&self, client: &Client) -> Result<Answer, String> {
         let nobody = |why: String| format!("no proxy answers at {} ({why})", self.proxy);
         let asked = async {
@@ -170,7 +172,16 @@ impl Shadow {
             let host = host.map_err(|error| error.to_string())?;
             request.headers_mut().insert(header::HOST, host);
             let response = sender.send_request(request).await;
-            Answer::whole(response.map_err(|error| error.to_string())?).await
+            let (head, body) = response.map_err(|error| error.to_string())?.into_parts();
+            let answer = Answer {
+                status: head.status,
+                fields: head.headers.clone(),
+                body: Bytes::new(),
+            };
+            match answer.is_hit() || answer.is_stored() {
+                true => Answer::whole(Response::from_parts(head, body)).await,
+                false => Ok(answer),
+            }
         };
         let patience = self.config.upstream.total * 2 + Duration::from_secs(5);
         let answered = tokio::time::timeout(patience, asked).await;
@@ -221,6 +232,11 @@ impl Answer {
     fn is_hit(&self) -> bool {
         let said = self.said();
         said.split("; ").any(|word| word == "hit") && !said.contains("detail=")
+    }
+
+    /// From the API, and in the store from now on.
+    fn is_stored(&self) -> bool {
+        !self.is_hit() && self.said().contains("stored")
     }
 
     fn age(&self) -> u64 {

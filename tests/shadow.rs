@@ -3,11 +3,14 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use support::larder::{Exit, Larder, run};
+use support::larder::{Exit, Larder, command, run};
 use support::origin::{self, Origin};
-use support::{PURGE, eventually, users_api};
+use support::{Gate, PURGE, eventually, users_api};
 
 const LIST: &str = "/api/users/";
 
@@ -161,6 +164,83 @@ fn what_is_not_given_from_the_store_or_differs_by_itself_is_no_difference() {
     assert!(exit.status.success(), "{exit:?}");
     assert!(exit.output.contains("unsteady\t/api/users/"), "{exit:?}");
     assert_eq!(world.api.count(), 3, "the fill, and twice beside it");
+}
+
+/// What is compared would be an answer that was fetched for the question.
+#[test]
+fn a_copy_of_another_host_is_not_said_to_be_the_same() {
+    let world = World::with(|right| {
+        let rules = right.find("purge:").unwrap();
+        format!("{}{PURGE}", &right[..rules])
+    });
+    let clients = [("Host", "api.example.org")];
+    world.larder.request("GET", LIST, &clients, b"");
+    assert_eq!(world.larder.write("POST", "/api/imports/").status, 200);
+    let exit = world.check(&["-H", "Host: api.example.org", LIST]);
+    assert!(exit.output.contains("differs\t/api/users/\t"), "{exit:?}");
+    let exit = world.check(&[LIST]);
+    assert!(exit.output.contains("no hit\t/api/users/\t"), "{exit:?}");
+    assert!(exit.output.contains("detail=other-origin"), "{exit:?}");
+    assert!(exit.output.contains("-H 'Host: …'"), "{exit:?}");
+}
+
+/// Where a proxy before it says so.
+#[test]
+fn a_copy_that_was_asked_for_over_https_is_compared() {
+    let world = World::with(|right| {
+        let rules = right.find("purge:").unwrap();
+        format!("trusted_proxies: [127.0.0.1]\n{}{PURGE}", &right[..rules])
+    });
+    let (host, https) = (world.host(), ("X-Forwarded-Proto", "https"));
+    let clients = [("Host", host.as_str()), https];
+    world.larder.request("GET", LIST, &clients, b"");
+    assert_eq!(world.larder.write("POST", "/api/imports/").status, 200);
+    let exit = world.check(&["-H", "X-Forwarded-Proto: https", LIST]);
+    assert!(exit.output.contains("differs\t/api/users/\t"), "{exit:?}");
+}
+
+#[test]
+fn an_answer_without_an_end_is_no_hit_and_is_not_waited_for() {
+    let gate = Gate::new();
+    let behind = gate.clone();
+    let api = Origin::start(move |_| origin::events(&behind));
+    let larder = Larder::start(users_api(&api, "memory:", ""));
+    let world = World { api, larder };
+    let exit = world.check(&[LIST]);
+    assert!(exit.status.success(), "{exit:?}");
+    assert!(exit.output.contains("no hit\t/api/users/\t"), "{exit:?}");
+    gate.open();
+}
+
+#[test]
+fn again_and_again_goes_on_while_the_api_is_away() {
+    let is_away = Arc::new(AtomicBool::new(false));
+    let away = is_away.clone();
+    let api = Origin::start(move |_| match away.load(Ordering::Relaxed) {
+        true => origin::hang_up(),
+        false => origin::json("[]"),
+    });
+    let larder = Larder::start(users_api(&api, "memory:", ""));
+    let (file, url) = (larder.file(), format!("http://{}", larder.address()));
+    let mut watching = command(&[])
+        .args(["check", "--against", &url, LIST, "--every", "10ms"])
+        .args(["-c", file.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut complaints = BufReader::new(watching.stderr.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "same\t/api/users/");
+    is_away.store(true, Ordering::Relaxed);
+    let complained =
+        complaints.find(|line| line.as_ref().unwrap().contains("the API gives no answer"));
+    assert!(complained.is_some());
+    is_away.store(false, Ordering::Relaxed);
+    let asked = api.count();
+    eventually("the API is asked again", || api.count() > asked + 1);
+    watching.kill().unwrap();
+    watching.wait().unwrap();
 }
 
 /// Of the hits that were compared by the proxy itself, how many came to this.

@@ -11,6 +11,7 @@ use url::Url;
 
 use super::check::facts;
 use super::{ConfigFile, Failure, Output, check, explain, print_json, warm};
+use crate::caching::cache_status::Reason;
 use crate::config::Config;
 use crate::config::file::{self, Overrides};
 use crate::shadow::{Compared, Comparison, Shadow};
@@ -43,7 +44,7 @@ pub struct Arguments {
         requires = "against"
     )]
     fields: Vec<String>,
-    /// Again and again, until a signal ends it
+    /// Again and again, until a signal ends it; a round after the first that fails is said, and the next one tried
     #[arg(long, value_name = "DURATION", requires = "against", value_parser = file::duration)]
     every: Option<Duration>,
     #[command(flatten)]
@@ -81,13 +82,18 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         config,
     };
     super::runtime()?.block_on(async {
-        loop {
-            let differ = once(&shadow, &targets, json).await?;
-            match arguments.every {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None if differ == 0 => return Ok(()),
-                None => return Err(Failure::Failed(remedy(&shadow.config, differ))),
+        let mut differ = once(&shadow, &targets, json).await?;
+        while let Some(pause) = arguments.every {
+            tokio::time::sleep(pause).await;
+            // The API, or the proxy, is back by the next one.
+            match once(&shadow, &targets, json).await {
+                Ok(found) => differ = found,
+                Err(failure) => drop(super::complain(&failure, json)),
             }
+        }
+        match differ {
+            0 => Ok(()),
+            _ => Err(Failure::Failed(remedy(&shadow.config, differ))),
         }
     })
 }
@@ -129,6 +135,9 @@ fn line(target: &str, result: &Comparison) -> String {
             copy.1,
             api.0.as_u16(),
             api.1
+        ),
+        Comparison::NoHit(said) if said.ends_with(Reason::OtherOrigin.word()) => format!(
+            "no hit\t{target}\t{said}: its clients name another host or scheme; do as they do: -H 'Host: …', -H 'X-Forwarded-Proto: https'"
         ),
         Comparison::NoHit(said) => format!("no hit\t{target}\t{said}"),
         Comparison::Unsteady => {

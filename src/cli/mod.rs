@@ -169,9 +169,14 @@ pub fn main() -> ExitCode {
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     };
-    let Err(failure) = done else {
-        return ExitCode::SUCCESS;
-    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ExitCode::from(complain(&failure, json)),
+    }
+}
+
+/// Says on standard error what could not be done. Gives the exit status that it comes to.
+fn complain(failure: &Failure, json: bool) -> u8 {
     let (kind, status) = match failure {
         Failure::Config(_) => ("config", 78),
         Failure::Failed(_) => ("failed", 1),
@@ -181,7 +186,7 @@ pub fn main() -> ExitCode {
         true => eprintln!("{}", error_json(kind, status, why.trim())),
         false => telemetry::complain(why.trim_end()),
     }
-    ExitCode::from(status)
+    status
 }
 
 /// A pipe whose reader has seen enough (`| head`) ends a command without a word, and with the status that the signal would
