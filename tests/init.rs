@@ -235,6 +235,59 @@ fn a_write_drops_what_shows_it_and_what_is_above_and_beneath_it() {
 }
 
 #[test]
+fn a_write_drops_what_it_is_sent_or_answers_wherever_its_path_is() {
+    let created = json!({"type": "object", "properties": {
+        "access": {"type": "string"},
+        "user": {"$ref": "#/components/schemas/User"},
+    }});
+    let (text, config) = file_of(
+        &described(json!({
+            "/api/users/": {"get": list_of("User"), "post": one("User")},
+            "/api/users/{id}/": {"get": one("User"), "patch": one("User"), "parameters": id("id", json!({"type": "integer"}))},
+            // As DRF's routers have it, unless told otherwise: `/api/users.json`.
+            "/api/users{format}": {"get": list_of("User"), "post": one("User"), "parameters": id("format", json!({"type": "string"}))},
+            "/api/users/{id}{format}": {"patch": one("User"), "parameters": id("id", json!({"type": "integer"}))},
+            "/api/tags/": {"get": list_of("Tag"), "post": one("Tag")},
+            "/api/tags/{id}/": {"get": one("Tag"), "parameters": id("id", json!({"type": "integer"}))},
+            "/api/tags/{id}/give/": {"post": one("User"), "parameters": id("id", json!({"type": "integer"}))},
+            "/api/tags/{id}/rename/": {"post": one("Tag"), "parameters": id("id", json!({"type": "integer"}))},
+            "/auth/registration/": {"post": answers(created)},
+        }))
+        .to_string(),
+    );
+    let has = |method: http::Method, path: &str, keys: &[&str]| {
+        let dropped = dropped(&config, method.clone(), path);
+        for key in keys {
+            assert!(
+                dropped.iter().any(|one| one == key),
+                "{method} {path} drops {dropped:?}, not {key}\n{text}"
+            );
+        }
+        dropped
+    };
+    let users = ["users:list", "users:detail:*"];
+    has(http::Method::POST, "/api/users.json", &users);
+    has(http::Method::PATCH, "/api/users/7.json", &users);
+    has(http::Method::POST, "/auth/registration/", &users);
+    has(http::Method::POST, "/api/tags/7/give/", &users);
+    has(
+        http::Method::POST,
+        "/api/tags/7/give/",
+        &["tags:list", "tags:detail:*"],
+    );
+    let renamed = has(http::Method::POST, "/api/tags/7/rename/", &["tags:list"]);
+    assert!(
+        !renamed.iter().any(|key| key.starts_with("users:")),
+        "{renamed:?}"
+    );
+    assert!(
+        text.contains("sent or answers User: take the rule out"),
+        "{text}"
+    );
+    assert!(!text.contains("# Writes that drop nothing"), "{text}");
+}
+
+#[test]
 fn what_is_beneath_one_may_be_beneath_another_too_or_move_there() {
     let number = |name: &str| id(name, json!({"type": "integer"}));
     let (text, config) = file_of(

@@ -449,32 +449,48 @@ fn touched<'r, 'a>(own: &[&'r Resource<'a>], all: &'r [Resource<'a>]) -> Vec<&'r
     touched
 }
 
-/// Writes at paths that are nobody's: what they answer or are sent may say whose they are.
+/// Writes at paths that are nobody's own: what they answer or are sent may say whose they are. What is beneath a resource drops
+/// that already, and answers much that it does not change: there counts what stands at its top.
 fn elsewhere(path: &ApiPath, all: &[Resource], plan: &mut Plan) {
-    if path.writes.is_empty() {
+    let is = |one: Option<&ApiPath>| one.is_some_and(|one| std::ptr::eq(one, path));
+    if all.iter().any(|one| is(one.list) || is(one.detail)) {
         return;
     }
     let own = trimmed(&path.segments);
-    if all.iter().any(|one| begins(&one.base, own)) {
-        return;
-    }
+    let above: Vec<&Resource> = { all.iter() }
+        .filter(|one| begins(&one.base, own))
+        .collect();
+    let known = touched(&above, all);
+    let knows = |one: &Resource| known.iter().any(|known| std::ptr::eq(*known, one));
     for (method, write) in &path.writes {
+        let named: BTreeSet<&String> = match above.is_empty() {
+            true => write.shows.union(&write.holds).collect(),
+            false => write.shows.iter().collect(),
+        };
+        let changes = |one: &Resource| one.is.iter().any(|name| named.contains(name));
         let changed: Vec<&Resource> = { all.iter() }
-            .filter(|one| !one.is.is_disjoint(&write.shows))
+            .filter(|one| !knows(one) && changes(one))
             .collect();
-        let sayable = parsed(&path.segments).filter(|_| path.odd.is_none());
-        let (Some(pattern), [_, ..]) = (sayable, changed.as_slice()) else {
-            plan.idle.push(format!("{method} {}", path.text));
+        let segments = sayable(&path.segments);
+        let (Some(pattern), [_, ..]) = (parsed(&segments), changed.as_slice()) else {
+            if above.is_empty() {
+                plan.idle.push(format!("{method} {}", path.text));
+            }
             continue;
         };
-        let names: Vec<String> = write.shows.iter().cloned().collect();
-        let touched = touched(&changed, all);
+        let names: BTreeSet<&str> = { changed.iter() }
+            .flat_map(|one| one.is.iter().filter(|name| named.contains(name)))
+            .map(String::as_str)
+            .collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        let both: Vec<&Resource> = above.iter().chain(&changed).copied().collect();
+        let touched = touched(&both, all);
         let keys = touched.iter().flat_map(|one| drops(one, &[], Own::Group));
         let keys = keys.collect();
         add_rule(
             plan,
             RulePlan {
-                segments: path.segments.clone(),
+                segments,
                 methods: vec![method.clone()],
                 path: pattern,
                 keys,
@@ -485,6 +501,25 @@ fn elsewhere(path: &ApiPath, all: &[Resource], plan: &mut Plan) {
             },
         );
     }
+}
+
+/// What the file has no words for, like the `users{format}` of format suffixes, may be any text there: that takes more than is meant.
+fn sayable(segments: &[Segment]) -> Vec<Segment> {
+    let each = segments
+        .iter()
+        .enumerate()
+        .map(|(n, segment)| match segment {
+            Segment::Literal(text)
+                if text.contains('{') || PathPattern::parse(&format!("/{text}")).is_err() =>
+            {
+                Segment::Capture {
+                    name: format!("text{n}"),
+                    converter: Converter::Any,
+                }
+            }
+            other => other.clone(),
+        });
+    each.collect()
 }
 
 fn add_route(plan: &mut Plan, route: RoutePlan) {
