@@ -134,7 +134,17 @@ pub async fn ask(setup: &Arc<Setup>, question: &Question) -> Result<Explanation,
                 return Ok(told);
             }
         };
-        let (found, result) = look(setup, &asked).await;
+        let (mut found, mut result) = look(setup, &asked).await;
+        // A hold that is overdue counts until it is swept. A fetch would sweep it; so does this, and says what is then so.
+        if matches!(result, LookUp::Miss(Reason::Held, _))
+            && setup
+                .coherence
+                .open(&States::from(asked.depends.own()))
+                .await
+                .is_ok()
+        {
+            (found, result) = look(setup, &asked).await;
+        }
         told.found = Some(found);
         let news = match &result {
             LookUp::Valid(stored) | LookUp::Outdated(stored)
@@ -384,8 +394,8 @@ impl Explanation {
             return;
         }
         let verdict = match judged.verdict {
-            Ok(_) if why == Reason::StoreAway => Err(why),
-            Ok(lifetime) => match epochs(setup, served, asked, why, judged.status).await {
+            Ok(_) if matches!(why, Reason::Held | Reason::StoreAway) => Err(why),
+            Ok(lifetime) => match unborn(setup, served, judged.status).await {
                 Ok(()) => room(setup, served, asked).await.map(|()| lifetime),
                 Err(reason) => Err(reason),
             },
@@ -423,29 +433,11 @@ impl Explanation {
     }
 }
 
-/// Whether there are epochs to keep it under. A hold that is overdue counts until it is swept, and a fetch sweeps it: so does this.
-async fn epochs(
-    setup: &Setup,
-    served: &Served,
-    asked: &Asked,
-    why: Reason,
-    status: StatusCode,
-) -> Result<(), Reason> {
-    let mut states = States::new();
-    if why == Reason::Held {
-        states.extend(asked.depends.own().iter().cloned());
-    }
-    if is_negative(status) {
-        states.extend(
-            served
-                .absence
-                .iter()
-                .flat_map(|of_it| of_it.iter().cloned()),
-        );
-    }
-    match states.is_empty() {
-        true => Ok(()),
-        false => setup.coherence.open(&states).await.map(drop),
+/// Whether nothing holds what a copy of a 404 depends on, too: a write that may make it is not in flight.
+async fn unborn(setup: &Setup, served: &Served, status: StatusCode) -> Result<(), Reason> {
+    match &served.absence {
+        Some(absence) if is_negative(status) => setup.coherence.open(absence).await.map(drop),
+        _ => Ok(()),
     }
 }
 

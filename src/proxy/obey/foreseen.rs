@@ -57,7 +57,13 @@ pub async fn foresee(
         return Ok(passed(Reason::StoreAway));
     };
     ask.depends = ask.depends_with(&setup.groups.of(&keys.own));
-    let (wants, found) = (ask.wants(), ask.find(&keys).await);
+    let (wants, mut found) = (ask.wants(), ask.find(&keys).await);
+    // A hold that is overdue counts until it is swept. An exchange would sweep it; so does this.
+    if matches!(found.result, Err(Reason::Held))
+        && setup.coherence.open(&ask.depends.states).await.is_ok()
+    {
+        found = ask.find(&keys).await;
+    }
     if let Ok(stored) = &found.result {
         match origin::usable(ask.choices(), stored, &wants, clock::now()) {
             Use::Ask => {}
@@ -81,12 +87,6 @@ pub async fn foresee(
         return Err(Error::OnlyIfCached);
     }
     let why = ask.why_not(&found);
-    // A hold that is overdue counts until it is swept, and an exchange sweeps it: so does this.
-    let barred = match why {
-        Reason::Held => setup.coherence.open(&ask.depends.states).await.err(),
-        Reason::StoreAway => Some(why),
-        _ => None,
-    };
     let stored = found.result.ok();
     let (asked_at, sent) = (clock::stopwatch(), ask.send(stored.as_deref(), None).await);
     let took = asked_at.elapsed();
@@ -106,10 +106,7 @@ pub async fn foresee(
     let status = response.status();
     let kept = match ask.client.method() {
         &Method::HEAD => Err(why),
-        _ => match barred {
-            Some(reason) => Err(reason),
-            None => ask.would_keep(&keys, stored.as_deref(), &response, exchange),
-        },
+        _ => ask.would_keep(&keys, stored.as_deref(), &response, exchange, why),
     };
     let detail = kept.err().unwrap_or(why);
     let handling = Handling::Forwarded {
@@ -155,7 +152,11 @@ impl Ask {
         stored: Option<&Stored>,
         response: &Response<UpstreamBody>,
         exchange: Exchange,
+        why: Reason,
     ) -> Result<Duration, Reason> {
+        if matches!(why, Reason::Held | Reason::StoreAway) {
+            return Err(why);
+        }
         let most = self.served().route.max_body;
         let length = response.body().size_hint().exact();
         if length.is_some_and(|length| length > most) {
