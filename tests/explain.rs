@@ -463,6 +463,33 @@ fn words_of_requests_that_are_not_looked_up() {
     }
 }
 
+/// Whatever the token.
+#[test]
+fn what_no_token_would_have_looked_up_is_told_as_that() {
+    let origin = kept();
+    for (other, word, status) in [("bypass", "parameter", 200), ("reject", "refused", 400)] {
+        let jwt = format!(
+            ", access: {{jwt: {{secret: \"0123456789abcdef0123456789abcdef\"}}}}, query: {{allow: [page], other: {other}}}"
+        );
+        let asked = Asked::with(yaml(&origin, "memory:", &jwt));
+        let bad = [("Authorization", "Bearer hush")];
+        let html = [bad[0], ("Accept", "text/html")];
+        let events = [bad[0], ("Accept", "text/event-stream")];
+        for (word, target, fields) in [
+            (word, "/api/users/?utm=1", &bad[..]),
+            ("html", LIST, &html),
+            ("event-stream", LIST, &events),
+            ("jwt-refused", LIST, &bad),
+        ] {
+            let answer = asked.earns(word, "GET", target, fields, "");
+            let told = asked.explain("GET", target, fields, "", false);
+            assert_eq!(told["detail"], word, "{told:#}");
+            let refused = (answer.status == 400).then_some(status);
+            assert_eq!(told["refused_with"], json!(refused), "{told:#}");
+        }
+    }
+}
+
 #[test]
 fn who_has_a_cookie_that_a_fill_is_given_anew_is_told_that_they_are_asked_for_as_they_came() {
     let origin = Origin::start(|_| origin::json("[]").field("Set-Cookie", "csrftoken=new"));

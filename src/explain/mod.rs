@@ -288,6 +288,12 @@ impl Explanation {
             None => None,
             Some(Ok(verdict)) => Some(Arc::new(verdict)),
             Some(Err(unverified)) => {
+                // Of a request that nobody's token would have looked up that is said first, as a real one is told.
+                match present::present(config, served, captures, client, &varied, &secret, None) {
+                    Presented::Pass(reason) => return self.pass(Forward::Bypass, Some(reason)),
+                    Presented::Refused(refusal) => return self.refuse(refusal),
+                    Presented::Asked(_) | Presented::Unverified => {}
+                }
                 self.pass(Forward::Bypass, Some(unverified.reason));
                 self.because = Some(format!(
                     "{}: {}",
