@@ -47,7 +47,7 @@ impl fmt::Display for OperationError {
         match self {
             OperationError::Unknown(why) => f.write_str(why),
             OperationError::StoreAway => {
-                f.write_str("the store cannot be reached: see `store.url`, and whether it runs")
+                f.write_str("the store cannot be used: see `store.url`, and whether it runs; `larder doctor` says why")
             }
             OperationError::Held => {
                 f.write_str("a write to it is in flight, or less than `upstream.lag` ago: try again in a moment")

@@ -589,6 +589,12 @@ fn a_full_server() {
         .unwrap_ok();
     let seen = Patient::on_store(&healthy(), &redis.url()).seen();
     seen.is_wrong("store-full", "maxmemory-policy volatile-lru");
+    // Which throws away nothing of that.
+    redis
+        .run(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru"])
+        .unwrap_ok();
+    let seen = Patient::on_store(&healthy(), &redis.url()).seen();
+    seen.is_wrong("store-full", "take away what fills it");
 }
 
 #[test]

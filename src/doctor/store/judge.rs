@@ -265,6 +265,20 @@ pub(super) fn used(round: &Round, info: &Info, user: &str, prefix: &str) -> Vec<
             "NOPERM" => None,
             // Said already.
             "READONLY" if info.get("role") == Some("slave") => None,
+            "OOM"
+                if info
+                    .get("maxmemory_policy")
+                    .is_some_and(|policy| policy.starts_with("volatile")) =>
+            {
+                Some(wrong(
+                    "store-full",
+                    format!(
+                        "the server is full (maxmemory {}) of what has no time to live, which its policy keeps, and refuses writes",
+                        info.maxmemory()
+                    ),
+                    "raise `maxmemory`, or take away what fills it (`redis-cli --bigkeys`): none of it is Larder's; until then nothing new is kept (`store-refused`)",
+                ))
+            }
             "OOM" => Some(wrong(
                 "store-full",
                 format!(
