@@ -62,6 +62,8 @@ pub enum Comparison {
     Unsteady,
     /// It was written to at each attempt.
     Changing,
+    /// The API gives an error of its own, or has been asked too often: that says nothing of the copy.
+    Failed(StatusCode),
 }
 
 struct Answer {
@@ -105,6 +107,9 @@ impl Shadow {
             if says.reads_as(&copy) {
                 return Ok(Comparison::Same);
             }
+            if says.status.is_server_error() || says.status == StatusCode::TOO_MANY_REQUESTS {
+                return Ok(Comparison::Failed(says.status));
+            }
             if !self.ask_api(client).await?.reads_as(&says) {
                 return Ok(Comparison::Unsteady);
             }
@@ -129,6 +134,8 @@ impl Shadow {
             names.any(|one| one.eq_ignore_ascii_case(name))
         };
         let mut fields = self.fields.clone();
+        // Either would encode it in its own way.
+        fields.retain(|(name, _)| !name.eq_ignore_ascii_case("accept-encoding"));
         if !named("accept") {
             fields.push(("Accept".to_owned(), "application/json".to_owned()));
         }

@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use support::larder::{Exit, Larder, command, run};
@@ -210,6 +210,41 @@ fn an_answer_without_an_end_is_no_hit_and_is_not_waited_for() {
     assert!(exit.status.success(), "{exit:?}");
     assert!(exit.output.contains("no hit\t/api/users/\t"), "{exit:?}");
     gate.open();
+}
+
+#[test]
+fn an_error_of_the_api_is_no_difference() {
+    let status = Arc::new(AtomicU16::new(200));
+    let now = status.clone();
+    let api = Origin::start(move |_| match now.load(Ordering::Relaxed) {
+        200 => origin::json("[]"),
+        error => origin::status(error, "sorry"),
+    });
+    let larder = Larder::start(users_api(&api, "memory:", ""));
+    let world = World { api, larder };
+    assert!(world.check(&[LIST]).output.contains("same\t/api/users/"));
+    for error in [500, 503, 429] {
+        status.store(error, Ordering::Relaxed);
+        let exit = world.check(&[LIST]);
+        assert!(exit.status.success(), "{exit:?}");
+        let line = format!("failed\t/api/users/\tthe API answers {error}");
+        assert!(exit.output.contains(&line), "{exit:?}");
+    }
+}
+
+/// Though the API encodes for who asks for it, and the proxy gives what it keeps.
+#[test]
+fn how_an_answer_is_encoded_is_no_difference() {
+    let api = Origin::start(|request| match request.fields.get("Accept-Encoding") {
+        Some(codings) if codings.contains("gzip") => {
+            origin::json("encoded").field("Content-Encoding", "gzip")
+        }
+        _ => origin::json("[]"),
+    });
+    let larder = Larder::start(users_api(&api, "memory:", ""));
+    let world = World { api, larder };
+    let exit = world.check(&["-H", "Accept-Encoding: gzip, br", LIST]);
+    assert!(exit.output.contains("same\t/api/users/"), "{exit:?}");
 }
 
 #[test]

@@ -107,7 +107,10 @@ async fn once(shadow: &Shadow, targets: &[String], json: bool) -> Result<usize, 
         match compared.result {
             Comparison::Same => *same += 1,
             Comparison::Differs { .. } => *differ += 1,
-            Comparison::NoHit(_) | Comparison::Unsteady | Comparison::Changing => {}
+            Comparison::NoHit(_)
+            | Comparison::Unsteady
+            | Comparison::Changing
+            | Comparison::Failed(_) => {}
         }
         match json {
             true => println!("{}", line_json(target, &compared)),
@@ -144,6 +147,9 @@ fn line(target: &str, result: &Comparison) -> String {
             format!("unsteady\t{target}\tthe API itself answers differently each time")
         }
         Comparison::Changing => format!("changing\t{target}\twritten to at each attempt"),
+        Comparison::Failed(status) => {
+            format!("failed\t{target}\tthe API answers {}", status.as_u16())
+        }
     }
 }
 
@@ -155,6 +161,7 @@ fn line_json(target: &str, compared: &Compared) -> Value {
         Comparison::NoHit(_) => "no-hit",
         Comparison::Unsteady => "unsteady",
         Comparison::Changing => "changing",
+        Comparison::Failed(_) => "failed",
     }
     .into();
     match &compared.result {
@@ -166,6 +173,7 @@ fn line_json(target: &str, compared: &Compared) -> Value {
             told["from_byte"] = (*at).into();
         }
         Comparison::NoHit(said) => told["cache_status"] = said.as_str().into(),
+        Comparison::Failed(status) => told["status"] = status.as_u16().into(),
         Comparison::Same | Comparison::Unsteady | Comparison::Changing => {}
     }
     told
