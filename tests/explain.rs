@@ -480,6 +480,7 @@ fn what_no_token_would_have_looked_up_is_told_as_that() {
             ("html", LIST, &html),
             ("event-stream", LIST, &events),
             ("jwt-refused", LIST, &bad),
+            ("jwt-absent", "/api/users/?utm=1", &html[1..]),
         ] {
             let answer = asked.earns(word, "GET", target, fields, "");
             let told = asked.explain("GET", target, fields, "", false);

@@ -288,11 +288,16 @@ impl Explanation {
             None => None,
             Some(Ok(verdict)) => Some(Arc::new(verdict)),
             Some(Err(unverified)) => {
-                // Of a request that nobody's token would have looked up that is said first, as a real one is told.
-                match present::present(config, served, captures, client, &varied, &secret, None) {
-                    Presented::Pass(reason) => return self.pass(Forward::Bypass, Some(reason)),
-                    Presented::Refused(refusal) => return self.refuse(refusal),
-                    Presented::Asked(_) | Presented::Unverified => {}
+                // A token is looked at only where a good one would have the request looked up; whether one stands there alone, before that.
+                let looked_at = !matches!(unverified.reason, Reason::JwtAbsent | Reason::JwtMixed);
+                let without =
+                    || present::present(config, served, captures, client, &varied, &secret, None);
+                match looked_at.then(without) {
+                    Some(Presented::Pass(reason)) => {
+                        return self.pass(Forward::Bypass, Some(reason));
+                    }
+                    Some(Presented::Refused(refusal)) => return self.refuse(refusal),
+                    Some(Presented::Asked(_) | Presented::Unverified) | None => {}
                 }
                 self.pass(Forward::Bypass, Some(unverified.reason));
                 self.because = Some(format!(
