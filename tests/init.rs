@@ -330,6 +330,7 @@ fn where_one_of_them_is_any_text_what_stands_beside_it_is_dropped_with_all_of_th
             "/users/{name}/": {"get": one("User"), "patch": one("User"), "parameters": id("name", json!({"type": "string"}))},
             "/users/me/": {"get": one("User"), "patch": one("User")},
             "/users/active/": {"get": list_of("User")},
+            "/users/newest/": {"get": one("User")},
         }))
         .to_string(),
     );
@@ -343,6 +344,12 @@ fn where_one_of_them_is_any_text_what_stands_beside_it_is_dropped_with_all_of_th
             );
         }
     }
+    // Nor `/users/newest/`, which that path takes as well, when another comes.
+    let dropped = dropped(&config, http::Method::POST, "/users/");
+    assert!(
+        dropped.contains(&"users:detail:*".to_owned()),
+        "{dropped:?}"
+    );
     // The narrower path stands first, or it would never be reached.
     assert_eq!(routes(&config)[1], "/users/active/ users:active:list");
 }

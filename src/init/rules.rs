@@ -346,10 +346,18 @@ fn own_rules(own: &Resource, all: &[Resource]) -> Vec<RulePlan> {
         let methods = list.writes.iter().map(|(method, _)| method.clone());
         let (created, other): (Vec<Method>, Vec<Method>) =
             methods.partition(|method| method == Method::POST);
-        let listed = dropped(own, true, at, Own::Exactly).into_iter().collect();
-        let why = match is_beneath_another(at) {
-            true => "a new one is in the list, and may come from another's",
-            false => "a new one is in the list",
+        let listed = || dropped(own, true, at, Own::Exactly).into_iter().collect();
+        let (listed, why) = match (own.crowded, is_beneath_another(at)) {
+            // `/posts/latest/` is kept as if it were one of them.
+            (true, _) => (
+                drops(own, at, Own::Group),
+                "a new one is in the list, and may be in what is kept beside single ones",
+            ),
+            (false, true) => (
+                listed(),
+                "a new one is in the list, and may come from another's",
+            ),
+            (false, false) => (listed(), "a new one is in the list"),
         };
         push(created, at, listed, why);
         push(other, at, drops(own, at, Own::Group), "many at once");
