@@ -148,7 +148,18 @@ fn resources<'a>(api: &'a Api, plan: &mut Plan) -> Vec<Resource<'a>> {
             continue;
         }
         *place = Some(path);
-        resource.crowded |= !is_list && is_crowded(api, path);
+        if !is_list {
+            for beside in crowding(api, path) {
+                resource.crowded = true;
+                // It is kept as if it were one of them, whatever it shows.
+                resource.holds.extend(
+                    beside
+                        .read
+                        .iter()
+                        .flat_map(|read| read.holds.iter().cloned()),
+                );
+            }
+        }
         resource.is.extend(read.shows.iter().cloned());
         for (_, write) in &path.writes {
             resource.is.extend(write.shows.iter().cloned());
@@ -168,11 +179,13 @@ fn has_things(api: &Api, list: &ApiPath) -> bool {
     })
 }
 
-fn is_crowded(api: &Api, detail: &ApiPath) -> bool {
-    let [base @ .., Segment::Capture { converter, .. }] = trimmed(&detail.segments) else {
-        return false;
-    };
-    api.paths.iter().any(|path| {
+/// What the path of single ones takes and is none of them.
+fn crowding<'a>(api: &'a Api, detail: &ApiPath) -> impl Iterator<Item = &'a ApiPath> {
+    let own = trimmed(&detail.segments).to_vec();
+    api.paths.iter().filter(move |path| {
+        let [base @ .., Segment::Capture { converter, .. }] = own.as_slice() else {
+            return false;
+        };
         matches!(trimmed(&path.segments), [others @ .., Segment::Literal(last)]
             if others.len() == base.len() && begins(base, others) && takes(*converter, last))
     })
