@@ -52,6 +52,20 @@ pub enum UpstreamFailure {
 }
 
 impl UpstreamFailure {
+    /// Those that are the upstream's own.
+    pub const ALL: [Self; 10] = [
+        Self::QueueFull,
+        Self::QueueTimeout,
+        Self::Connect,
+        Self::ConnectTimeout,
+        Self::Tls,
+        Self::TlsRefused,
+        Self::Lost,
+        Self::Malformed,
+        Self::FirstByteTimeout,
+        Self::TotalTimeout,
+    ];
+
     /// Whether the upstream cannot have seen the request.
     pub fn never_left(self) -> bool {
         match self {

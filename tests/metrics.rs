@@ -231,6 +231,8 @@ fn what_an_alert_asks_for_is_counted_from_the_start() {
     let origin = api();
     let larder = Larder::start(users_api(&origin, "memory:", "shadow: 1%"));
     let text = scrape(&larder);
+    let failures = "larder_upstream_failures_total{reason=\"connect-failed\"} 0";
+    assert!(text.contains(failures), "no {failures} in {text}");
     for route in [LIST, ROUTE] {
         for series in [
             format!(

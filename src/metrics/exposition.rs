@@ -14,6 +14,7 @@ use super::{COUNTED, Command, NO_DETAIL, NO_ROUTE, routes};
 use crate::caching::cache_status::Reason;
 use crate::clock::{self, Timestamp};
 use crate::config::WhenStoreIsDown;
+use crate::error::UpstreamFailure;
 use crate::proxy::sample::Outcome;
 use crate::proxy::{Proxy, Setup};
 use crate::server::places::Counted;
@@ -38,6 +39,18 @@ pub fn exposition(proxy: &Arc<Proxy>) -> String {
 
 /// When this process began.
 pub(super) static STARTED: LazyLock<Timestamp> = LazyLock::new(clock::now);
+
+/// These words, too, of which nothing has been counted.
+fn from_the_start<const N: usize>(
+    totals: &mut Vec<([&'static str; 1], u64)>,
+    words: [&'static str; N],
+) {
+    for word in words {
+        if totals.iter().all(|(counted, _)| *counted != [word]) {
+            totals.push(([word], 0));
+        }
+    }
+}
 
 struct Ours(Arc<Proxy>);
 
@@ -208,11 +221,7 @@ impl Page<'_> {
         let compared = routes.iter().flat_map(|(route, counts)| {
             let mut totals = counts.compared.totals();
             if setup.config.shadow.is_some() && route != NO_ROUTE {
-                for word in Outcome::ALL.map(Outcome::word) {
-                    if totals.iter().all(|(words, _)| *words != [word]) {
-                        totals.push(([word], 0));
-                    }
-                }
+                from_the_start(&mut totals, Outcome::ALL.map(Outcome::word));
             }
             totals.into_iter().map(move |([outcome], count)| {
                 (vec![under(route), ("outcome", outcome.to_owned())], count)
@@ -233,11 +242,17 @@ impl Page<'_> {
             "Answers of the API, by class of status",
             answers.map(|([class], count)| (vec![("status", class.to_owned())], count)),
         )?;
-        let failures = counted.failures.totals().into_iter();
+        let mut failures = counted.failures.totals();
+        from_the_start(
+            &mut failures,
+            UpstreamFailure::ALL.map(UpstreamFailure::word),
+        );
         self.counter(
             "upstream_failures",
             "Requests to which the API gave no answer, by reason",
-            failures.map(|([word], count)| (vec![("reason", word.to_owned())], count)),
+            failures
+                .into_iter()
+                .map(|([word], count)| (vec![("reason", word.to_owned())], count)),
         )?;
         self.histogram(
             "upstream_request_duration",
