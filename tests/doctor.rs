@@ -450,6 +450,33 @@ fn a_server_with_as_many_clients_as_it_may_have() {
     }
 }
 
+/// As Envoy and twemproxy are: commands come in arrays, and at any other the connection is closed.
+#[test]
+fn a_proxy_that_reads_no_inline_commands_is_no_fault() {
+    let redis = RedisServer::start();
+    let (proxy, behind) = (TcpListener::bind("127.0.0.1:0").unwrap(), redis.port());
+    let url = format!("redis://{}", proxy.local_addr().unwrap());
+    thread::spawn(move || {
+        for client in proxy.incoming() {
+            let (mut client, mut first) = (client.unwrap(), [0]);
+            if client.read_exact(&mut first).is_err() || first != *b"*" {
+                continue;
+            }
+            let mut server = TcpStream::connect(("127.0.0.1", behind)).unwrap();
+            server.write_all(&first).unwrap();
+            let (mut asked, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut asked, &mut to);
+                let _ = to.shutdown(Shutdown::Both);
+            });
+            thread::spawn(move || std::io::copy(&mut server, &mut client));
+        }
+    });
+    let seen = Patient::on_store(&healthy(), &url).seen();
+    seen.is("store-round-trip", "ok");
+    assert!(seen.wrongs().is_empty(), "{}", seen.text);
+}
+
 /// Redis says it unasked, and closes.
 #[test]
 fn a_server_in_protected_mode() {

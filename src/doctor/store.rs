@@ -162,8 +162,8 @@ impl Examination<'_> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let asked = self.within(async {
-            // It may have been turned away already.
-            let _ = stream.write_all(b"PING\r\n").await;
+            // It may have been turned away already. An array, as no proxy of Redis's reads an inline command.
+            let _ = stream.write_all(b"*1\r\n$4\r\nPING\r\n").await;
             stream.flush().await.ok();
             let mut line = Vec::new();
             while !line.ends_with(b"\n") && line.len() < LONGEST_LINE {
