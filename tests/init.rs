@@ -357,6 +357,22 @@ fn where_one_of_them_is_any_text_what_stands_beside_it_is_dropped_with_all_of_th
 }
 
 #[test]
+fn where_nothing_is_read_beside_them_a_new_one_leaves_those_that_are_any_text() {
+    let (text, config) = file_of(
+        &described(json!({
+            "/users/": {"get": list_of("User"), "post": one("User")},
+            "/users/{name}/": {"get": one("User"), "patch": one("User"), "parameters": id("name", json!({"type": "string"}))},
+            "/users/reset_password/": {"post": nothing()},
+        }))
+        .to_string(),
+    );
+    let created = dropped(&config, http::Method::POST, "/users/");
+    assert_eq!(created, ["users:list"], "{text}");
+    let reset = dropped(&config, http::Method::POST, "/users/reset_password/");
+    assert!(reset.contains(&"users:detail:*".to_owned()), "{text}");
+}
+
+#[test]
 fn the_security_of_the_description_says_which_access_is_proposed() {
     let of = |security: Option<Value>| {
         let mut list = list_of("User");

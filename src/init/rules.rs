@@ -57,6 +57,8 @@ struct Resource<'a> {
     holds: BTreeSet<String>,
     /// Whether the detail's path also takes paths that are something else, like `/users/me/` beside `/users/<id>/`.
     crowded: bool,
+    /// Whether some of that is read: it is kept as if it were one of them.
+    mixed: bool,
 }
 
 pub fn plan(api: &Api, access: Option<&Access>) -> Plan {
@@ -135,6 +137,7 @@ fn resources<'a>(api: &'a Api, plan: &mut Plan) -> Vec<Resource<'a>> {
                 is: BTreeSet::new(),
                 holds: BTreeSet::new(),
                 crowded: false,
+                mixed: false,
             });
             resources.len() - 1
         });
@@ -151,13 +154,10 @@ fn resources<'a>(api: &'a Api, plan: &mut Plan) -> Vec<Resource<'a>> {
         if !is_list {
             for beside in crowding(api, path) {
                 resource.crowded = true;
-                // It is kept as if it were one of them, whatever it shows.
-                resource.holds.extend(
-                    beside
-                        .read
-                        .iter()
-                        .flat_map(|read| read.holds.iter().cloned()),
-                );
+                if let Some(read) = &beside.read {
+                    resource.mixed = true;
+                    resource.holds.extend(read.holds.iter().cloned());
+                }
             }
         }
         resource.is.extend(read.shows.iter().cloned());
@@ -360,7 +360,7 @@ fn own_rules(own: &Resource, all: &[Resource]) -> Vec<RulePlan> {
         let (created, other): (Vec<Method>, Vec<Method>) =
             methods.partition(|method| method == Method::POST);
         let listed = || dropped(own, true, at, Own::Exactly).into_iter().collect();
-        let (listed, why) = match (own.crowded, is_beneath_another(at)) {
+        let (listed, why) = match (own.mixed, is_beneath_another(at)) {
             // `/posts/latest/` is kept as if it were one of them.
             (true, _) => (
                 drops(own, at, Own::Group),
