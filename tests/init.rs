@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 
 use larder::config::{Access, Config, OtherParameters, Query, file};
 use larder::init::{self, Wanted, schema};
+use larder::proxy::plan;
+use larder::route::Decoded;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::larder::{Exit, binary, run, run_with_input};
@@ -71,14 +73,8 @@ fn rules(config: &Config) -> Vec<String> {
 
 /// The keys that a write drops, by the file and as a request would find its rule.
 fn dropped(config: &Config, method: http::Method, path: &str) -> Vec<String> {
-    let path = larder::route::Decoded::of(path);
-    let found = larder::route::first_matches(
-        &config.purge,
-        |rule| rule.methods.contains(&method).then_some(&rule.path),
-        &path,
-    );
-    found
-        .into_iter()
+    let drops = plan::drops(config, &method, &Decoded::of(path));
+    { drops.rules.iter() }
         .flat_map(|(rule, _)| rule.keys.iter().map(|key| key.as_str().to_owned()))
         .collect()
 }
@@ -244,14 +240,13 @@ fn a_write_drops_what_it_is_sent_or_answers_wherever_its_path_is() {
         &described(json!({
             "/api/users/": {"get": list_of("User"), "post": one("User")},
             "/api/users/{id}/": {"get": one("User"), "patch": one("User"), "parameters": id("id", json!({"type": "integer"}))},
-            // As DRF's routers have it, unless told otherwise: `/api/users.json`.
-            "/api/users{format}": {"get": list_of("User"), "post": one("User"), "parameters": id("format", json!({"type": "string"}))},
-            "/api/users/{id}{format}": {"patch": one("User"), "parameters": id("id", json!({"type": "integer"}))},
             "/api/tags/": {"get": list_of("Tag"), "post": one("Tag")},
             "/api/tags/{id}/": {"get": one("Tag"), "parameters": id("id", json!({"type": "integer"}))},
             "/api/tags/{id}/give/": {"post": one("User"), "parameters": id("id", json!({"type": "integer"}))},
             "/api/tags/{id}/rename/": {"post": one("Tag"), "parameters": id("id", json!({"type": "integer"}))},
             "/auth/registration/": {"post": answers(created)},
+            // What the file has no words for may be any text.
+            "/api/swap/{one}-{other}/": {"post": one("User")},
         }))
         .to_string(),
     );
@@ -266,9 +261,8 @@ fn a_write_drops_what_it_is_sent_or_answers_wherever_its_path_is() {
         dropped
     };
     let users = ["users:list", "users:detail:*"];
-    has(http::Method::POST, "/api/users.json", &users);
-    has(http::Method::PATCH, "/api/users/7.json", &users);
     has(http::Method::POST, "/auth/registration/", &users);
+    has(http::Method::POST, "/api/swap/7-8/", &users);
     has(http::Method::POST, "/api/tags/7/give/", &users);
     has(
         http::Method::POST,
@@ -285,6 +279,39 @@ fn a_write_drops_what_it_is_sent_or_answers_wherever_its_path_is() {
         "{text}"
     );
     assert!(!text.contains("# Writes that drop nothing"), "{text}");
+}
+
+/// As DRF's routers have them, unless told otherwise. A write to `/api/users.json` is read as one to `/api/users/`, whatever the file.
+#[test]
+fn with_format_suffixes_what_is_written_elsewhere_still_drops_nothing() {
+    let text = || json!({"type": "string"});
+    let (text, config) = file_of(
+        &described(json!({
+            "/api/users/": {"get": list_of("User"), "post": one("User")},
+            "/api/users{format}": {"get": list_of("User"), "post": one("User"), "parameters": id("format", text())},
+            "/api/users/{id}/": {"get": one("User"), "patch": one("User"), "parameters": id("id", json!({"type": "integer"}))},
+            "/api/users/{id}{format}": {"get": one("User"), "patch": one("User"), "parameters": id("format", text())},
+            "/api/token/": {"post": nothing()},
+            "/api/token{format}": {"post": nothing(), "parameters": id("format", text())},
+            "/api/register/": {"post": one("User")},
+            "/api/register.{format}": {"post": one("User"), "parameters": id("format", text())},
+        }))
+        .to_string(),
+    );
+    let token = dropped(&config, http::Method::POST, "/api/token/");
+    assert!(token.is_empty(), "{token:?}\n{text}");
+    for (method, bare, suffixed) in [
+        (http::Method::POST, "/api/users/", "/api/users.json"),
+        (http::Method::PATCH, "/api/users/7/", "/api/users/7.json"),
+        (http::Method::POST, "/api/register/", "/api/register.json"),
+    ] {
+        let [bare, suffixed] = [bare, suffixed].map(|path| dropped(&config, method.clone(), path));
+        assert!(bare.contains(&"users:list".to_owned()), "{bare:?}\n{text}");
+        assert!(
+            bare.iter().all(|key| suffixed.contains(key)),
+            "{suffixed:?}\n{text}"
+        );
+    }
 }
 
 #[test]

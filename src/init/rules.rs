@@ -81,7 +81,9 @@ pub fn plan(api: &Api, access: Option<&Access>) -> Plan {
         }
     }
     for path in &api.paths {
-        elsewhere(path, &resources, &mut plan);
+        if !api.paths.iter().any(|bare| is_with_a_format(path, bare)) {
+            elsewhere(path, &resources, &mut plan);
+        }
     }
     drop_what_is_met(&mut plan);
     plan.routes = ordered(plan.routes, |one, other| one.path.covers(&other.path));
@@ -524,7 +526,23 @@ fn elsewhere(path: &ApiPath, all: &[Resource], plan: &mut Plan) {
     }
 }
 
-/// What the file has no words for, like the `users{format}` of format suffixes, may be any text there: that takes more than is meant.
+/// Whether it is the other path with a format suffix (`/users{format}`, `/users.{format}`), and takes the same writes. Those are
+/// read as writes to that one, so another rule would only take what is not meant.
+fn is_with_a_format(path: &ApiPath, bare: &ApiPath) -> bool {
+    let own = path.text.trim_end_matches('/').strip_suffix("{format}");
+    let methods = |path: &ApiPath| -> Vec<Method> {
+        let each = { path.writes.iter() }.map(|(method, _)| method.clone());
+        each.collect()
+    };
+    own.is_some_and(|own| {
+        own.trim_end_matches('.') == bare.text.trim_end_matches('/')
+            && methods(path)
+                .iter()
+                .all(|method| methods(bare).contains(method))
+    })
+}
+
+/// What the file has no words for may be any text there: that takes more than is meant.
 fn sayable(segments: &[Segment]) -> Vec<Segment> {
     let each = segments
         .iter()
