@@ -761,6 +761,28 @@ fn where_each_tenant_has_a_larder_each_is_told() {
 }
 
 #[test]
+fn of_several_one_that_is_away_takes_nothing_from_what_another_holds() {
+    let stage = Stage::open(Variant::Open);
+    let lagging = r#"upstream: {url: "${UPSTREAM}", lag: 1m}"#;
+    let larder = stage.larder_with(|yaml| {
+        yaml.replace("prefix: it360acad", "prefix: other")
+            .replace("upstream: ${UPSTREAM:-http://127.0.0.1:8000}", lagging)
+    });
+    let mut shell = Shell::open(&stage);
+    shell.does(&format!(
+        "settings.LARDER_ADMIN_URL = 'http://127.0.0.1:1 http://127.0.0.1:{}'; settings.LARDER_PREFIX = 'one other'; \
+         settings.LARDER_REDIS_URL = 'redis://127.0.0.1:{}'",
+        larder.admin, stage.redis
+    ));
+    warm(&larder, &[SEVEN]);
+    assert_eq!(shell.says("cache.invalidate_user_cache(7)"), json!(true));
+    // What is read of a replica until the lag is over is not kept.
+    for _ in 0..2 {
+        assert_dropped(&larder, &[SEVEN]);
+    }
+}
+
+#[test]
 fn with_the_stores_url_an_invalidation_reaches_redis_when_larders_listener_does_not_answer() {
     let stage = Stage::open(Variant::Telling);
     let larder = stage.larder();

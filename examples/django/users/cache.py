@@ -11,15 +11,15 @@ answer, so a Larder that hangs costs a write about that; one that is not there c
 Settings, each from `django.conf.settings` or else from the environment:
 
 LARDER_ADMIN_URL       Larder's admin listener, http://127.0.0.1:9180 unless said; empty: it is not asked at all. Several,
-                       with blanks between: each is told what to drop, as where each tenant has a Larder; the first
-                       alone is read and set
+                       with blanks between: each in turn is told what to drop, as where each tenant has a Larder;
+                       the first alone is read and set
 LARDER_ADMIN_TOKEN     its `admin_token`, if it has one
 LARDER_TIMEOUT         in seconds, 1 unless said
 LARDER_REDIS_URL       the store itself, for `invalidate_*` alone, where the admin listener does not do it: the state
                        keys are deleted there. Needs redis-py. Nothing is held by that: with `upstream.lag` what a replica
                        still shows is kept. None unless said
 LARDER_REDIS_DATABASE  `store.database` of proxy.yaml, 1 unless said; a path in the URL does not count
-LARDER_PREFIX          `store.prefix` of proxy.yaml, `it360acad` unless said; several likewise
+LARDER_PREFIX          `store.prefix` of proxy.yaml, `it360acad` unless said; several likewise, in the same order
 
 Works with Django 4.2 and later, and the standard library.
 """
@@ -126,24 +126,28 @@ def purge(keys: list[str], soft: bool = False) -> None:
     which drops them on every instance.
     """
     body = json.dumps({"keys": keys, "soft": soft}).encode()
-    failures = []
-    for url in _admin_urls() or [""]:
+    urls, prefixes = _admin_urls() or [""], _setting("LARDER_PREFIX").split()
+    failures = {}
+    for at, url in enumerate(urls):
         try:
             _ask("POST", "/purge", body, url)
         except LarderError as error:
-            failures.append(str(error))
+            failures[at] = str(error)
     if not failures:
         return
-    error = LarderError("; ".join(failures))
+    error = LarderError("; ".join(failures.values()))
     if not _setting("LARDER_REDIS_URL"):
         raise error
-    _delete_states(keys, error)
+    # Where it is done, its state may hold something by now.
+    if len(prefixes) == len(urls):
+        prefixes = [prefixes[at] for at in failures]
+    _delete_states([state_key(prefix, key) for prefix in prefixes for key in keys], error)
 
 
-def state_keys(key: str) -> list[str]:
-    """The key in Redis that all copies under a key hang on, below each prefix."""
+def state_key(prefix: str, key: str) -> str:
+    """The key in Redis that all copies under a key hang on."""
     state = f"{key[:-2]}~all" if key.endswith(":*") else f"{key}~state"
-    return [f"{prefix}:{state}" for prefix in _setting("LARDER_PREFIX").split()]
+    return f"{prefix}:{state}"
 
 
 _DEFAULTS = {
@@ -260,14 +264,13 @@ def _detail(error: urllib.error.HTTPError) -> str:
         return ""
 
 
-def _delete_states(keys: list[str], because: LarderError) -> None:
+def _delete_states(states: list[str], because: LarderError) -> None:
     try:
         import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
     except ImportError:
         raise LarderError(f"{because}; and for LARDER_REDIS_URL redis-py is not installed") from because
-    states = [state for key in keys for state in state_keys(key)]
     try:
         limit = _timeout()
         url = _setting("LARDER_REDIS_URL").replace("redis+unix://", "unix://", 1)
