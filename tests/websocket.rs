@@ -307,6 +307,25 @@ fn many_of_them_leave_the_requests_the_descriptors_that_these_need() {
 }
 
 #[test]
+fn where_there_can_be_few_descriptors_there_are_fewer_of_them_and_requests_go_on() {
+    let upstream = Shouting::start();
+    let hard = ["sh", "-c", "ulimit -n 512; exec \"$0\" \"$@\""];
+    let larder = Larder::with(upstream.file("")).under(hard).start();
+    let mut open = Vec::new();
+    let refused = loop {
+        let mut one = asking(&larder, "/ws/");
+        let head = head(&mut one);
+        if !head.starts_with("http/1.1 101") {
+            break head;
+        }
+        open.push(one);
+    };
+    assert!(refused.starts_with("http/1.1 503"), "{refused}");
+    assert!(open.len() > 16, "{}", open.len());
+    assert!(larder.get("/other/").is_complete_success());
+}
+
+#[test]
 fn a_side_that_is_lost_is_the_end_of_both_and_gives_back_its_place() {
     let upstream = Shouting::start();
     let larder = Larder::start(upstream.file("websocket: {connections: 1}"));

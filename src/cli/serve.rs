@@ -130,10 +130,11 @@ impl Running {
         let acceptor = certificates
             .clone()
             .map(|certificates| Acceptor::new(certificates, &[Protocol::Http2, Protocol::Http1]));
-        let setup = Setup::new(config, upstream, coherence);
+        let mut setup = Setup::new(config, upstream, coherence);
+        setup.tunnels = setup.tunnels.within(room.websockets);
         let proxy = Arc::new(Proxy::new(setup, certificates.clone(), source));
         let places = Arc::new(Places::new(
-            room,
+            room.connections,
             limits.connections_per_address,
             trusted.clone(),
             proxy.connections.clone(),
@@ -418,24 +419,37 @@ fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
+/// What there are descriptors for.
+struct Room {
+    connections: usize,
+    websockets: usize,
+}
+
 /// Each client connection takes a descriptor, and the soft limit is often 1024: as many as there may be, for a reload may ask
-/// for more. Gives how many connections there is room for.
-fn room_for(config: &Config) -> usize {
+/// for more.
+fn room_for(config: &Config) -> Room {
     /// For the store, the listeners and whatever a library opens.
     const OTHERS: usize = 256;
-    let connections = config.limits.connections;
-    // What is copied both ways takes two, and is no longer counted among the connections.
-    let others = OTHERS + 2 * config.websocket.connections + config.upstream.max_connections;
+    let (most, websockets) = (config.limits.connections, config.websocket.connections);
     let got = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
+    let got = usize::try_from(got).unwrap_or(usize::MAX);
+    let left = got.saturating_sub(OTHERS + config.upstream.max_connections);
     // However few there are, most are for others: each client may need one at the upstream, too.
-    let room = usize::try_from(got.saturating_sub(others as u64).max(got / 4))
-        .unwrap_or(connections)
-        .clamp(1, connections.max(1));
-    if room < connections.min(1024) {
+    let connections = left
+        .saturating_sub(2 * websockets)
+        .max(got / 4)
+        .clamp(1, most.max(1));
+    // What is copied both ways takes two, and is no longer counted among the connections.
+    let websockets = websockets.min((left.saturating_sub(connections) / 2).max(got / 16));
+    if connections < most.min(1024) || websockets < config.websocket.connections {
         warn!(
-            connections = room,
+            connections,
+            websockets,
             "few descriptors: raise `ulimit -n` (LimitNOFILE= in a unit) for more connections"
         );
     }
-    room
+    Room {
+        connections,
+        websockets,
+    }
 }

@@ -36,6 +36,8 @@ const LINGER: Duration = Duration::from_secs(5);
 /// The connections that are only copied.
 pub struct Tunnels {
     settings: WebSocket,
+    /// No more than that, whatever the settings.
+    most: usize,
     places: Arc<Semaphore>,
     under_way: TaskTracker,
     end: CancellationToken,
@@ -46,8 +48,19 @@ impl Tunnels {
         Tunnels {
             places: Arc::new(Semaphore::new(settings.connections)),
             settings,
+            most: usize::MAX,
             under_way: TaskTracker::new(),
             end: CancellationToken::new(),
+        }
+    }
+
+    /// No more than there are descriptors for, under any settings to come, too. Said before there are any.
+    pub fn within(self, most: usize) -> Tunnels {
+        let places = Semaphore::new(self.settings.connections.min(most));
+        Tunnels {
+            most,
+            places: Arc::new(places),
+            ..self
         }
     }
 
@@ -55,10 +68,11 @@ impl Tunnels {
     pub fn under(&self, settings: WebSocket) -> Tunnels {
         let places = match settings.connections == self.settings.connections {
             true => self.places.clone(),
-            false => Arc::new(Semaphore::new(settings.connections)),
+            false => Arc::new(Semaphore::new(settings.connections.min(self.most))),
         };
         Tunnels {
             settings,
+            most: self.most,
             places,
             under_way: self.under_way.clone(),
             end: self.end.clone(),
