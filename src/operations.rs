@@ -1,6 +1,7 @@
 //! What people do by hand: look at a copy, put one there, purge, list. By key or by path, from the command line
 //! or the admin listener; both end here.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,14 +216,24 @@ pub enum Purging {
     Soft,
 }
 
-/// Purges what is named, all copies of it. Gives the states that these hang on.
+/// Purges what is named, all copies of it, and all at once: each purge waits for the longest lease. Gives the states that
+/// these hang on.
 pub async fn purge(
     config: &Config,
     coherence: &Coherence,
-    named: Named,
+    named: Vec<Named>,
     purging: Purging,
 ) -> Result<Vec<StateKey>, OperationError> {
-    let states = states(config, coherence, named).await?;
+    let mut all = Vec::new();
+    for name in named {
+        all.extend(states(config, coherence, name).await?);
+    }
+    let mut seen = HashSet::new();
+    all.retain(|state| seen.insert(state.clone()));
+    let states = all;
+    if states.is_empty() {
+        return Ok(states);
+    }
     let cause = match purging {
         Purging::Hard => coherence.purge(&states).await.map(|()| Cause::Operator),
         Purging::Soft => coherence

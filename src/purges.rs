@@ -17,7 +17,7 @@ use crate::metrics::COUNTED;
 /// So many are remembered.
 const KEPT: usize = 200;
 
-/// Of one purge so many states are named.
+/// Of one purge so many states are named, and in one line of the log.
 const NAMED: usize = 20;
 
 static LAST: Mutex<VecDeque<Kept>> = Mutex::new(VecDeque::new());
@@ -167,7 +167,10 @@ pub fn by_hand(cause: Cause, states: &[StateKey]) {
             cause = cause.word(),
             "credential revoked"
         ),
-        _ => info!(states = names(states), cause = cause.word(), "purged"),
+        // A line of more than 4 KiB could be torn.
+        _ => states
+            .chunks(NAMED)
+            .for_each(|some| info!(states = names(some), cause = cause.word(), "purged")),
     }
     note(cause, states, None);
 }

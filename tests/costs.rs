@@ -160,6 +160,37 @@ fn a_write_is_two_scripts_however_many_states_it_drops() {
     }
 }
 
+/// Else who purges many keys waits as often for the longest lease: Django's side gives up after a second.
+#[test]
+fn keys_that_are_purged_together_are_dropped_at_once() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let (_api, larder) = start(&relay.url());
+    let keys: Vec<String> = (1..=256).map(|id| format!("users:detail:{id}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let purges: [(&str, usize, &dyn Fn()); 2] = [
+        ("for good", 1, &|| larder.purge(&keys)),
+        ("softly", 2, &|| larder.purge_softly(&keys)),
+    ];
+    for (how, steps, purge) in purges {
+        for target in [USER, OTHER] {
+            becomes_a_hit(&larder, target);
+        }
+        let commands = asked(&relay, purge);
+        let scripts = commands.iter().filter(|words| words[0] == "EVALSHA");
+        // 64 states at a time.
+        assert_eq!(scripts.count(), 4 * steps, "{how}: {commands:?}");
+        for target in [USER, OTHER] {
+            let answer = larder.get(target);
+            let is_dropped = !answer.is_hit() || answer.cache_status().contains("soft-purge");
+            assert!(is_dropped, "{how}: {answer:?}");
+        }
+    }
+    let log = larder.output();
+    assert!(log.contains("users:detail:256~state"));
+    assert!(log.lines().all(|line| line.len() < 4096));
+}
+
 /// What was looked up is not looked up again: its states are opened by one script, and it is stored with its states' time.
 #[test]
 fn a_miss_takes_three_round_trips() {

@@ -134,13 +134,10 @@ async fn drop_all(
         true => Purging::Soft,
         false => Purging::Hard,
     };
-    let mut purged = Vec::new();
-    for name in named {
-        let states = operations::purge(&setup.config, &setup.coherence, name, purging).await?;
-        hottest::purged(setup, &states);
-        purged.extend(states.iter().map(|state| state.as_str().to_owned()));
-    }
-    Ok(purged)
+    let states = operations::purge(&setup.config, &setup.coherence, named, purging).await?;
+    hottest::purged(setup, &states);
+    let purged = states.iter().map(|state| state.as_str().to_owned());
+    Ok(purged.collect())
 }
 
 async fn would_purge(setup: &Setup, named: Vec<Named>) -> Result<Value, OperationError> {

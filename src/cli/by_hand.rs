@@ -249,14 +249,9 @@ pub fn purge(arguments: &Purge) -> Result<(), Failure> {
                 true => Purging::Soft,
                 false => Purging::Hard,
             };
-            let mut purged = Vec::new();
-            for name in named {
-                let states = operations::purge(config, coherence, name, purging)
-                    .await
-                    .map_err(failed)?;
-                purged.extend(states.iter().map(|state| state.as_str().to_owned()));
-            }
-            Ok(purged)
+            let purged = operations::purge(config, coherence, named, purging).await;
+            let states = purged.map_err(failed)?.into_iter();
+            Ok(states.map(|state| state.as_str().to_owned()).collect())
         })?,
     };
     let named = |state: &String| state.replace("~state", "").replace("~all", ":*");

@@ -3,7 +3,7 @@
 //! used when they have not asked.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ enum Rounds {
     #[default]
     Idle,
     /// And what has been purged since this round began.
-    Running { purged: Vec<StateKey> },
+    Running { purged: HashSet<StateKey> },
 }
 
 impl Hottest {
@@ -133,13 +133,24 @@ impl Hottest {
     }
 
     /// Of what hangs on any of these states, that which is asked for most.
-    fn of(&self, states: &[StateKey]) -> Vec<Hot> {
+    fn of(&self, states: &HashSet<StateKey>) -> Vec<Hot> {
         let counted = self.counted.lock();
-        let hit = |hot: &&Hot| hot.depends.own().iter().any(|state| states.contains(state));
-        let mut hot: Vec<Hot> = counted.by_copy.values().filter(hit).cloned().collect();
+        let hot = counted.by_copy.values();
+        let mut hot: Vec<&Hot> = hot.filter(|hot| hot.hangs_on(states)).collect();
         hot.sort_by_key(|hot| std::cmp::Reverse(hot.count));
-        hot.truncate(self.most);
-        hot
+        hot.into_iter().take(self.most).cloned().collect()
+    }
+
+    fn has_any_of(&self, states: &HashSet<StateKey>) -> bool {
+        let counted = self.counted.lock();
+        counted.by_copy.values().any(|hot| hot.hangs_on(states))
+    }
+}
+
+impl Hot {
+    fn hangs_on(&self, states: &HashSet<StateKey>) -> bool {
+        let mut own = self.depends.own().iter();
+        own.any(|state| states.contains(state))
     }
 }
 
@@ -167,30 +178,33 @@ fn without_credentials(config: &Config, client: &Client) -> Option<Client> {
 
 /// These states have been purged, through this instance: what was asked for most of what hung on them is fetched anew.
 pub fn purged(setup: &Arc<Setup>, states: &[StateKey]) {
+    // Mostly no route is `warm`.
+    if setup.served.iter().all(|served| served.hottest.is_none()) {
+        return;
+    }
+    let states: HashSet<StateKey> = states.iter().cloned().collect();
     for (route, served) in setup.served.iter().enumerate() {
         let Some(hottest) = &served.hottest else {
             continue;
         };
-        if hottest.of(states).is_empty() {
+        if !hottest.has_any_of(&states) {
             continue;
         }
         let mut now = hottest.rounds.lock();
         match &mut *now {
-            Rounds::Running { purged } => {
-                let new = states.iter().filter(|state| !purged.contains(state));
-                let new: Vec<StateKey> = new.cloned().collect();
-                purged.extend(new);
-            }
+            Rounds::Running { purged } => purged.extend(states.iter().cloned()),
             Rounds::Idle => {
-                *now = Rounds::Running { purged: Vec::new() };
-                tokio::spawn(rounds(setup.clone(), route, states.to_vec()));
+                *now = Rounds::Running {
+                    purged: HashSet::new(),
+                };
+                tokio::spawn(rounds(setup.clone(), route, states.clone()));
             }
         }
     }
 }
 
 /// Fetches until nothing has been purged meanwhile.
-async fn rounds(setup: Arc<Setup>, route: usize, mut states: Vec<StateKey>) {
+async fn rounds(setup: Arc<Setup>, route: usize, mut states: HashSet<StateKey>) {
     let Some(hottest) = &setup.served[route].hottest else {
         return;
     };
