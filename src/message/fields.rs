@@ -1,5 +1,6 @@
 //! Which fields travel end to end, and which belong to one connection only. RFC 9110 §7.6.1.
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use http::Version;
@@ -64,7 +65,8 @@ pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
     }
 }
 
-fn connection_named(fields: &HeaderMap) -> Vec<HeaderName> {
+/// Each once, however long the list is.
+pub fn connection_named(fields: &HeaderMap) -> HashSet<HeaderName> {
     fields
         .get_all(header::CONNECTION)
         .iter()
@@ -103,13 +105,13 @@ pub fn strip_request(fields: &mut HeaderMap, drop: &[HeaderName]) {
     }
 }
 
-/// Whether `strip_request` would take a field of this name off these.
-pub fn is_stripped(name: &HeaderName, fields: &HeaderMap, drop: &[HeaderName]) -> bool {
+/// Whether `strip_request` would take a field of this name off those whose Connection names these.
+pub fn is_stripped(name: &HeaderName, named: &HashSet<HeaderName>, drop: &[HeaderName]) -> bool {
     HOP_BY_HOP.contains(name)
         || *name == header::EXPECT
         || has_underscore(name)
         || drop.contains(name)
-        || connection_named(fields).contains(name)
+        || named.contains(name)
 }
 
 fn has_underscore(name: &HeaderName) -> bool {

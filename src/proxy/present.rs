@@ -314,9 +314,18 @@ pub fn obeying(config: &Config, client: &Client) -> Outgoing {
     passing(client, RequestBody::Empty, fields.into())
 }
 
-/// Whether a field of this name goes out as the client sent it.
-pub fn is_verbatim(config: &Config, client: &Client, name: &HeaderName) -> bool {
-    !fields::is_ours(name) && !fields::is_stripped(name, &client.fields, &config.drop_headers)
+/// Whether all fields of these names go out as the client sent them.
+pub fn are_verbatim<'n>(
+    config: &Config,
+    client: &Client,
+    names: impl IntoIterator<Item = &'n HeaderName>,
+) -> bool {
+    // Read once: the client makes this list as long as it likes, and the API the other.
+    let named = fields::connection_named(&client.fields);
+    let mut names = names.into_iter();
+    names.all(|name| {
+        !fields::is_ours(name) && !fields::is_stripped(name, &named, &config.drop_headers)
+    })
 }
 
 /// The same under a configuration at work, where what was made of the same fields is not made twice.
@@ -412,7 +421,7 @@ mod tests {
             let sent = obeying(&config(), &client).fields;
             let (mut came, mut goes) = (HeaderMap::clone(&client.fields), HeaderMap::clone(&sent));
             for name in client.fields.keys().chain(sent.keys()) {
-                if !is_verbatim(&config(), &client, name) {
+                if !are_verbatim(&config(), &client, [name]) {
                     came.remove(name);
                     goes.remove(name);
                 }

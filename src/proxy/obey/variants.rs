@@ -24,8 +24,7 @@ pub(super) struct Selecting<'n> {
 impl Ask {
     pub(super) fn selecting<'n>(&self, names: &'n [HeaderName]) -> Selecting<'n> {
         let (config, client) = (&self.setup.config, &self.client.client);
-        let is_verbatim = |name: &HeaderName| present::is_verbatim(config, client, name);
-        let sent = match names.iter().all(is_verbatim) {
+        let sent = match present::are_verbatim(config, client, names) {
             true => client.fields.clone(),
             false => present::obeying(config, client).fields,
         };
