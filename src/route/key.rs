@@ -148,10 +148,21 @@ impl KeyTemplate {
     /// Whether some path of `own`, the path of this key's route, and some path of `others` give the
     /// same family: then two resources would share one copy.
     pub fn collides(&self, own: &PathPattern, other: &KeyTemplate, others: &PathPattern) -> bool {
-        intersect(
-            &self.atoms(|name| own.converter(name)),
-            &other.atoms(|name| others.converter(name)),
-        )
+        // A file compares each of its keys with all others, and most begin otherwise.
+        let mut begin = self.beginning().bytes().zip(other.beginning().bytes());
+        begin.all(|(one, other)| one == other)
+            && intersect(
+                &self.atoms(|name| own.converter(name)),
+                &other.atoms(|name| others.converter(name)),
+            )
+    }
+
+    /// What each of its families begins with.
+    fn beginning(&self) -> &str {
+        match self.parts.first() {
+            Some(KeyPart::Literal(literal)) => literal,
+            _ => "",
+        }
     }
 
     fn atoms(&self, converter: impl Fn(&str) -> Option<Converter>) -> Vec<Atom> {

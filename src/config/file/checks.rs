@@ -147,6 +147,7 @@ pub(super) fn purges(reader: &Reader, routes: &[ReadRoute], rules: &[ReadRule], 
             }
         }
     }
+    let plain: Vec<PurgeRule> = rules.iter().map(|rule| rule.rule.clone()).collect();
     for read in routes {
         let purged = rules.iter().any(|rule| {
             rule.rule.keys.iter().any(|key| match key {
@@ -156,7 +157,6 @@ pub(super) fn purges(reader: &Reader, routes: &[ReadRoute], rules: &[ReadRule], 
                 FamilyPattern::Group(group) => Some(group) == read.route.key.group().as_ref(),
             })
         });
-        let plain: Vec<PurgeRule> = rules.iter().map(|rule| rule.rule.clone()).collect();
         if read.route.negative_ttl.is_some() && absence_states(&plain, &read.route).is_none() {
             let cause = "what was absent would stay so after it was created: not every rule under `purge` names a key without captures, or none is for POST";
             let help = "name one in each rule, like \"users:list\", or leave `negative_ttl` out";
