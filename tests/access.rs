@@ -22,6 +22,7 @@ on_both_stores! {
     who_is_refused_is_answered_by_the_upstream_and_asked_about_once
     each_value_of_the_scope_has_a_copy_of_its_own
     a_scope_that_could_be_anothers_admits_nobody
+    what_is_kept_of_a_scope_is_short_however_much_the_api_says_there
     first_requests_at_once_ask_one_question_and_fetch_one_body
     a_write_with_the_credential_ends_its_verdict_and_no_other
     a_logout_that_is_answered_401_ends_the_verdict_and_drops_no_copy
@@ -189,6 +190,31 @@ fn a_scope_that_could_be_anothers_admits_nobody(store: &str) {
         assert_eq!(given.text(), format!("for {says}"));
         assert!(given.cache_status().contains("verify-failed"), "{given:?}");
     }
+}
+
+/// All permissions of a user are a long list, and of verdicts there are many.
+fn what_is_kept_of_a_scope_is_short_however_much_the_api_says_there(store: &str) {
+    const LONG: usize = 500_000;
+    let origin = Origin::start(|request| {
+        let who = request.fields.get("Authorization").unwrap_or_default();
+        let last = &who[who.len() - 1..];
+        match request.target == ME {
+            true => origin::json(format!("{{\"role\":\"{}{last}\"}}", "x".repeat(LONG))),
+            false => origin::json(last.to_owned()),
+        }
+    });
+    let access = "{verify: /api/users/me/, for: 1h, scope: [/role]}";
+    let larder = larder(&origin, store, access);
+    let ask = |n: usize| {
+        let given = list(&larder, &format!("Token {n}"));
+        assert_eq!(given.text(), (n % 10).to_string());
+    };
+    (0..20).for_each(ask);
+    let before = larder.memory();
+    (20..120).for_each(ask);
+    assert_eq!((asked(&origin, ME), asked(&origin, LIST)), (120, 10));
+    let grown = larder.memory().saturating_sub(before);
+    assert!(grown < (100 * LONG / 2) as u64, "{grown} bytes");
 }
 
 fn first_requests_at_once_ask_one_question_and_fetch_one_body(store: &str) {

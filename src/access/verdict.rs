@@ -77,7 +77,8 @@ impl Verdict {
     }
 }
 
-/// The values at the pointers of `scope`, each with its pointer; one that is absent is not the same as null.
+/// What tells the values at the pointers of `scope` from others, each with its pointer; one that is absent is not the same as
+/// null.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scope(pub Vec<(String, Option<String>)>);
 
@@ -96,9 +97,19 @@ impl Scope {
         let at = |pointer: &String| {
             let found = value.pointer(pointer);
             let exact = found.is_none_or(is_exact);
-            exact.then(|| (pointer.clone(), found.map(Value::to_string)))
+            exact.then(|| (pointer.clone(), found.map(known)))
         };
         pointers.iter().map(at).collect::<Option<_>>().map(Scope)
+    }
+}
+
+/// A value that is short as it is, else its hash, which is no JSON: a list of permissions can be long, and there are many verdicts.
+fn known(value: &Value) -> String {
+    const SHORT: usize = blake3::OUT_LEN;
+    let text = value.to_string();
+    match text.len() {
+        0..=SHORT => text,
+        _ => format!("={}", blake3::hash(text.as_bytes()).to_hex()),
     }
 }
 
