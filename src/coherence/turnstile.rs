@@ -22,6 +22,7 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 
 use super::{Outcome, StateKey};
@@ -40,7 +41,7 @@ const REMEMBERED: usize = 1024;
 pub enum Entry {
     /// It has entered, and must leave.
     Entered,
-    /// It asks again then, or as soon as a turn has ended.
+    /// It asks again then, or as soon as a turn that it waits for has ended.
     WaitUntil(Instant),
 }
 
@@ -60,6 +61,8 @@ struct Turn {
     refused: usize,
     others: usize,
     rests_until: Instant,
+    /// Wakes those who wait for its end, and nobody who waits for another: they may be thousands. Made by the first of them.
+    ended: Option<Arc<Notify>>,
 }
 
 impl Turns {
@@ -79,6 +82,16 @@ impl Turns {
         }
     }
 
+    /// The end of the turn that keeps a write from beginning, if it is not a rest alone.
+    fn end(&mut self, states: &[StateKey]) -> Option<OwnedNotified> {
+        let keeps = |turn: &Turn| turn.under_way > 0 && turn.was_mostly_refused();
+        let state = states
+            .iter()
+            .find(|state| self.states.get(state).is_some_and(keeps))?;
+        let turn = self.states.get_mut(state)?;
+        Some(turn.ended.get_or_insert_default().clone().notified_owned())
+    }
+
     /// A write that had entered is over. Whether that ended a turn.
     pub fn leave(&mut self, states: &[StateKey], outcome: Outcome, now: Instant) -> bool {
         let mut ended = false;
@@ -89,6 +102,9 @@ impl Turns {
             turn.leave(outcome, now);
             if turn.under_way == 0 {
                 ended = true;
+                if let Some(waiting) = turn.ended.take() {
+                    waiting.notify_waiters();
+                }
                 if !turn.is_remembered(now) {
                     self.states.remove(state);
                 }
@@ -123,6 +139,7 @@ impl Turn {
             refused: 0,
             others: 0,
             rests_until: now,
+            ended: None,
         }
     }
 
@@ -159,7 +176,6 @@ impl Turn {
 #[derive(Default)]
 pub struct Turnstile {
     turns: Mutex<Turns>,
-    ended: Notify,
 }
 
 /// A write that has entered. Dropped, it leaves.
@@ -174,12 +190,17 @@ impl Turnstile {
     pub async fn enter(self: &Arc<Self>, states: &[StateKey]) -> Entered {
         let since = Instant::now();
         loop {
-            // Made before we ask, or a turn that ends in between would wake nobody.
-            let ended = self.ended.notified();
-            let entry = self.turns.lock().ask(states, since, Instant::now());
-            match entry {
-                Entry::Entered => break,
-                Entry::WaitUntil(until) => drop(tokio::time::timeout_at(until, ended).await),
+            let (until, end) = {
+                let mut turns = self.turns.lock();
+                match turns.ask(states, since, Instant::now()) {
+                    Entry::Entered => break,
+                    // Both at once, or a turn that ends in between would wake nobody.
+                    Entry::WaitUntil(until) => (until, turns.end(states)),
+                }
+            };
+            match end {
+                Some(end) => drop(tokio::time::timeout_at(until, end).await),
+                None => tokio::time::sleep_until(until).await,
             }
         }
         Entered {
@@ -201,9 +222,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let now = Instant::now();
         let mut turns = self.turnstile.turns.lock();
-        if turns.leave(&self.states, self.outcome, now) {
-            self.turnstile.ended.notify_waiters();
-        }
+        turns.leave(&self.states, self.outcome, now);
     }
 }
 
@@ -211,6 +230,9 @@ impl Drop for Entered {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -286,6 +308,36 @@ mod tests {
         }
         let now = start + 2 * MS;
         assert!(matches!(turns.ask(&list, now, now), Entry::WaitUntil(_)));
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_by_the_turn_that_it_waits_for_and_by_no_other() {
+        let turnstile = Arc::new(Turnstile::default());
+        let (list, user) = (states(&["list"]), states(&["user"]));
+        let (first, second) = (turnstile.enter(&list).await, turnstile.enter(&list).await);
+        drop(first);
+        let woken = Arc::new(Woken::default());
+        let (waker, times) = (woken.clone().into(), || woken.0.load(Ordering::Relaxed));
+        let mut waits = pin!(turnstile.enter(&list));
+        let mut polled = Context::from_waker(&waker);
+        assert!(waits.as_mut().poll(&mut polled).is_pending());
+        for _ in 0..100 {
+            drop(turnstile.enter(&user).await);
+        }
+        assert_eq!(times(), 0);
+        drop(second);
+        assert_eq!(times(), 1);
+        drop(waits.await);
     }
 
     #[test]
