@@ -176,27 +176,41 @@ pub async fn states(
     })
 }
 
-/// The keys of the copies that hang on a state, valid or not.
+/// The keys of the copies that hang on any of these states, valid or not. The store's keys are gone through once, however many
+/// states there are.
 pub async fn copies(
     config: &Config,
     coherence: &Coherence,
-    state: &StateKey,
+    states: &[StateKey],
 ) -> Result<Vec<String>, OperationError> {
-    let name = state.as_str();
-    let (start, is_group) = match (name.strip_suffix("~state"), name.strip_suffix("~all")) {
-        (Some(family), _) => (family, false),
-        (None, Some(group)) => (group, true),
-        (None, None) => return Ok(Vec::new()),
+    let names = || states.iter().map(StateKey::as_str);
+    let families: HashSet<&str> = names().filter_map(|n| n.strip_suffix("~state")).collect();
+    let groups: HashSet<&str> = names().filter_map(|n| n.strip_suffix("~all")).collect();
+    let is_in = |family: &str, group: &&str| {
+        let rest = family.strip_prefix(group);
+        rest.is_some_and(|rest| rest.starts_with(':'))
     };
-    let (mut listed, _) = keys(config, coherence, start, COUNTED).await?;
-    listed.retain(|listed| {
-        let family = family_of(config, &listed.key);
-        family.is_some_and(|family| match is_group {
-            true => family.starts_with(start) && family[start.len()..].starts_with(':'),
-            false => family == start,
+    let hangs_on_any = |key: &str| {
+        family_of(config, key).is_some_and(|family| {
+            families.contains(family) || groups.iter().any(|group| is_in(family, group))
         })
-    });
+    };
+    let all = families.iter().chain(&groups).copied();
+    let Some(start) = all.reduce(common_start) else {
+        return Ok(Vec::new());
+    };
+    let start = format!("{}:{start}", config.store.prefix);
+    let listed = coherence
+        .store()
+        .list(&start, COUNTED, hangs_on_any)
+        .await?;
     Ok(listed.into_iter().map(|listed| listed.key).collect())
+}
+
+fn common_start<'t>(one: &'t str, other: &str) -> &'t str {
+    let alike = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b);
+    // In the middle of a character: less is common than it seems.
+    one.get(..alike.count()).unwrap_or_default()
 }
 
 /// The family whose copy stands at this key of the store, if one does and no state.
@@ -497,7 +511,7 @@ pub async fn keys(
 ) -> Result<(Vec<Listed>, bool), OperationError> {
     let start = own_part(config, start).trim_end_matches('*');
     let start = format!("{}:{start}", config.store.prefix);
-    let mut keys = coherence.store().list(&start, most + 1).await?;
+    let mut keys = coherence.store().list(&start, most + 1, |_| true).await?;
     let more = keys.len() > most;
     keys.truncate(most);
     Ok((keys, more))

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::client::Connection;
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
@@ -189,6 +190,33 @@ fn keys_that_are_purged_together_are_dropped_at_once() {
     let log = larder.output();
     assert!(log.contains("users:detail:256~state"));
     assert!(log.lines().all(|line| line.len() < 4096));
+}
+
+/// Else a dry run of many keys has Redis go through all of its keys for each, and misses the copies of a user with whose number
+/// those of very many others begin.
+#[test]
+fn what_a_purge_would_drop_is_looked_for_once_however_many_keys_are_named() {
+    let redis = RedisServer::start();
+    let (_api, larder) = start(&redis.url());
+    for target in [USER, OTHER] {
+        becomes_a_hit(&larder, target);
+    }
+    multiply(&redis, "t:users:detail:7", "t:users:detail:7", 0..300_000);
+    let would_drop = |ids: std::ops::RangeInclusive<u32>| {
+        let keys: Vec<String> = ids.map(|id| format!("users:detail:{id}")).collect();
+        let asked = serde_json::json!({ "keys": keys, "dry_run": true }).to_string();
+        let json = [("Content-Type", "application/json")];
+        redis.run(&["CONFIG", "RESETSTAT"]).unwrap_ok();
+        let mut admin = Connection::open(larder.admin_address());
+        let told = admin.request("POST", "/purge", &json, asked.as_bytes());
+        let told: serde_json::Value = serde_json::from_str(&told.text()).unwrap();
+        (told["copies"].as_u64(), commands_of(&redis)["scan"])
+    };
+    let (copies, scans) = would_drop(7..=7);
+    assert_eq!(copies, Some(1));
+    let (copies, scans_for_nine) = would_drop(1..=9);
+    assert_eq!(copies, Some(2));
+    assert!(scans_for_nine < 2 * scans, "{scans_for_nine} and {scans}");
 }
 
 /// What was looked up is not looked up again: its states are opened by one script, and it is stored with its states' time.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Told, failed, value};
+use crate::coherence::StateKey;
 use crate::explain::Question;
 use crate::explain::ask::ask;
 use crate::operations::{self, Named, OperationError, Purging};
@@ -141,16 +142,12 @@ async fn drop_all(
 }
 
 async fn would_purge(setup: &Setup, named: Vec<Named>) -> Result<Value, OperationError> {
-    let (mut states, mut copies) = (Vec::new(), Vec::new());
+    let mut states = Vec::new();
     for name in named {
-        let of_it = operations::states(&setup.config, &setup.coherence, name).await?;
-        for state in of_it {
-            copies.extend(operations::copies(&setup.config, &setup.coherence, &state).await?);
-            states.push(state.as_str().to_owned());
-        }
+        states.extend(operations::states(&setup.config, &setup.coherence, name).await?);
     }
-    copies.sort();
-    copies.dedup();
+    let mut copies = operations::copies(&setup.config, &setup.coherence, &states).await?;
+    let states: Vec<&str> = states.iter().map(StateKey::as_str).collect();
     let count = copies.len();
     copies.truncate(NAMED);
     Ok(json!({ "would_purge": states, "copies": count, "keys": copies }))

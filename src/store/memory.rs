@@ -127,12 +127,12 @@ impl Memory {
         marks.get(name).is_some_and(|until| clock::now() < *until)
     }
 
-    pub fn list(&self, start: &str, most: usize) -> Vec<Listed> {
+    pub fn list(&self, start: &str, most: usize, is_wanted: impl Fn(&str) -> bool) -> Vec<Listed> {
         let now = clock::now();
         let mut listed: Vec<Listed> = self
             .copies
             .iter()
-            .filter(|(key, _)| key.starts_with(start))
+            .filter(|(key, _)| key.starts_with(start) && is_wanted(key))
             .filter_map(|(key, stored)| match stored.freshness(now) {
                 Freshness::Fresh { left } => Some(Listed {
                     key,
@@ -232,7 +232,7 @@ mod tests {
             memory.put(&format!("p:{n}"), stored(1_000));
         }
         assert!(memory.weight() <= 1 << 20, "{}", memory.weight());
-        assert!(memory.list("p:", usize::MAX).len() > 300);
+        assert!(memory.list("p:", usize::MAX, |_| true).len() > 300);
     }
 
     #[test]

@@ -352,11 +352,16 @@ impl Store {
             .map(|found| found.copy)
     }
 
-    /// The keys below `start`, at most so many.
-    pub async fn list(&self, start: &str, most: usize) -> Result<Vec<Listed>, Away> {
+    /// The keys below `start` that are wanted, at most so many.
+    pub async fn list(
+        &self,
+        start: &str,
+        most: usize,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Listed>, Away> {
         match self {
-            Store::Memory(memory) => Ok(memory.list(start, most)),
-            Store::Redis(redis) => timed(Command::List, redis.list(start, most)).await,
+            Store::Memory(memory) => Ok(memory.list(start, most, is_wanted)),
+            Store::Redis(redis) => timed(Command::List, redis.list(start, most, is_wanted)).await,
         }
     }
 

@@ -430,7 +430,12 @@ impl Redis {
         self.shared.confirm_secret().await
     }
 
-    pub async fn list(&self, start: &str, most: usize) -> Result<Vec<Listed>, Away> {
+    pub async fn list(
+        &self,
+        start: &str,
+        most: usize,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Listed>, Away> {
         let link = self.shared.link()?;
         let pattern: String = start
             .chars()
@@ -452,7 +457,8 @@ impl Redis {
             let [next, keys] = page.as_slice() else {
                 return Err(Away);
             };
-            let keys = words(keys);
+            let mut keys = words(keys);
+            keys.retain(|key| is_wanted(key));
             if !keys.is_empty() {
                 let mut facts = Pipeline::new();
                 for key in &keys {
