@@ -393,6 +393,43 @@ fn a_write_that_may_have_run_is_sent_to_nobody_else() {
     }
 }
 
+/// What waits for a stream there is neither beyond the last nor processed: its end comes without a word of it.
+#[test]
+fn a_read_that_waits_for_a_stream_as_the_upstream_goes_away_is_asked_again() {
+    for code in [0, 2] {
+        let leaves = Gate::new();
+        let left = leaves.clone();
+        let api = Frames::allowing(1, move |number| match number {
+            2 => {
+                left.wait();
+                Comes::GoAway {
+                    processed: true,
+                    code,
+                }
+            }
+            _ => Comes::Answer("{}"),
+        });
+        let larder = before(&[api.url()]);
+        assert!(larder.get("/").is_complete_success());
+        thread::scope(|scope| {
+            let first = scope.spawn(|| larder.get("/first/"));
+            eventually("the first is there", || api.requests() == 2);
+            let others = ["/second/", "/third/"].map(|target| {
+                let asked = scope.spawn(|| larder.get(target));
+                (target, asked)
+            });
+            eventually("the others wait", || {
+                larder.readiness()["upstream"]["under_way"] == 3
+            });
+            leaves.open();
+            for (target, asked) in others.into_iter().chain([("/first/", first)]) {
+                let answer = asked.join().unwrap();
+                assert!(answer.is_complete_success(), "{target}, {code}: {answer:?}");
+            }
+        });
+    }
+}
+
 #[test]
 fn an_answer_whose_stream_is_reset_before_its_end_is_not_whole_whatever_the_code() {
     const NO_ERROR: u32 = 0;

@@ -438,8 +438,19 @@ fn is_lost(error: &hyper::Error) -> bool {
     error.is_incomplete_message()
         || error.is_canceled()
         || error.is_closed()
+        || is_forgotten(error)
         || io_source(error).is_some()
         || h2_source(error).is_some_and(|error| error.is_io() || error.is_go_away())
+}
+
+/// A request that waits for a stream of HTTP/2 as its connection ends is dropped by hyper without a word: whether it had left,
+/// nobody can tell.
+fn is_forgotten(error: &hyper::Error) -> bool {
+    error.is_user() && content_source(error).is_none()
+}
+
+fn content_source(error: &hyper::Error) -> Option<&ContentError> {
+    std::error::Error::source(error)?.downcast_ref::<ContentError>()
 }
 
 fn h2_source(error: &hyper::Error) -> Option<&h2::Error> {
@@ -452,9 +463,7 @@ fn io_source(error: &hyper::Error) -> Option<&std::io::Error> {
 
 /// What it means to a request that its connection ended so.
 fn failure(error: &hyper::Error) -> UpstreamFailure {
-    let content =
-        std::error::Error::source(error).and_then(|source| source.downcast_ref::<ContentError>());
-    match content {
+    match content_source(error) {
         Some(ContentError(refusal)) => UpstreamFailure::Content(*refusal),
         None if error.is_parse() => UpstreamFailure::Malformed,
         None if io_source(error).is_some_and(tls::client::was_refused) => {
