@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use support::client::head;
+use support::h2::{Event, Raw};
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::{Gate, eventually};
@@ -447,6 +448,34 @@ fn an_answer_whose_stream_is_reset_before_its_end_is_not_whole_whatever_the_code
         for length in [0, 2, 300_000] {
             let written = larder.request("POST", LIST, &[], &vec![b'x'; length]);
             assert!(!written.is_complete_success(), "{code}: {written:?}");
+        }
+    }
+}
+
+/// By REFUSED_STREAM a client is told that its request has not run, by HTTP_1_1_REQUIRED that it goes by another version: it may send
+/// a write again then (RFC 9113 §8.7, §7). What the upstream says of its own streams is nothing to say of the client's.
+#[test]
+fn a_client_is_not_told_the_code_by_which_the_upstream_broke_off_its_answer() {
+    const INTERNAL_ERROR: u32 = 2;
+    const REFUSED_STREAM: u32 = 7;
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    const HTTP_1_1_REQUIRED: u32 = 13;
+    for code in [REFUSED_STREAM, ENHANCE_YOUR_CALM, HTTP_1_1_REQUIRED] {
+        let api = Frames::start(move |_| Comes::BreaksOff(code));
+        let larder = Larder::start(format!(
+            "upstream: {{url: \"{}\", http2: true}}\nh2c: true\n\
+            routes: [{{path: /api/users/, key: users:list}}]\n",
+            api.url()
+        ));
+        let mut client = Raw::open(larder.address());
+        for (stream, method, target) in [(1, "POST", LIST), (3, "GET", "/other/")] {
+            client.ask(method, stream, target);
+            let events = client.until(|event| matches!(event, Event::Reset { .. }));
+            let told = Event::Reset {
+                stream,
+                code: INTERNAL_ERROR,
+            };
+            assert_eq!(events.last(), Some(&told), "{code}: {method} {target}");
         }
     }
 }

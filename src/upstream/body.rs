@@ -161,14 +161,13 @@ impl Content {
                 frame.map_err(BoxError::from)
             }
             (Content::Stream(incoming), _) => {
-                match Pin::new(&mut *incoming)
-                    .poll_frame(cx)
-                    .map_err(BoxError::from)
-                {
-                    Poll::Ready(None) if is_cut(incoming) => Poll::Ready(Some(Err(Box::new(
-                        Broken("the upstream's stream was reset in the middle of its answer"),
-                    )))),
-                    frame => frame,
+                // Not by its own error, whose code hyper would tell a client of HTTP/2 of the client's own stream.
+                let cut = || Broken("the upstream's stream was reset in the middle of its answer");
+                match Pin::new(&mut *incoming).poll_frame(cx) {
+                    Poll::Ready(None) if is_cut(incoming) => {
+                        Poll::Ready(Some(Err(Box::new(cut()))))
+                    }
+                    frame => frame.map_err(|_| cut().into()),
                 }
             }
         }
