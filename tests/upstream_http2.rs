@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use support::client::head;
-use support::h2::{Event, Raw};
+use support::h2::{Event, PREFACE, Raw, settings};
 use support::larder::Larder;
 use support::origin::{self, Origin};
 use support::{Gate, eventually};
@@ -30,6 +30,8 @@ enum Comes {
     BreaksOff(u32),
     /// 200 with a declared length, in these pieces, and an empty DATA frame at the end.
     Pieces(&'static [&'static str]),
+    /// 200 in small pieces, as many as may be sent unasked (64 KiB), and no end.
+    Rows,
     /// GOAWAY with this code, this stream the last that is processed or the first that is not, and the end of the connection.
     GoAway { processed: bool, code: u32 },
     /// The end of the connection.
@@ -188,6 +190,13 @@ fn serve(
                         }
                         whole.extend(frame(0, 0x1, id, b""));
                         send(&whole)?;
+                    }
+                    Comes::Rows => {
+                        let mut begun = frame(1, 0x4, id, &[0x88]);
+                        for _ in 0..655 {
+                            begun.extend(frame(0, 0, id, &[b'x'; 100]));
+                        }
+                        send(&begun)?;
                     }
                     Comes::GoAway { processed, code } => {
                         let last = if processed {
@@ -392,6 +401,39 @@ fn a_write_that_may_have_run_is_sent_to_nobody_else() {
             assert!(larder.get("/other/").is_complete_success());
         }
     }
+}
+
+#[test]
+fn those_who_do_not_read_what_comes_in_small_pieces_do_not_end_the_connection_of_the_others() {
+    const SLOW: usize = 40;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let api = Frames::start(move |number| match number {
+        1 => Comes::Held(held.clone()),
+        2..=41 => Comes::Rows,
+        _ => Comes::Answer("{}"),
+    });
+    let larder = Larder::start(format!(
+        "upstream: {{url: \"{}\", http2: true}}\nh2c: true\nroutes: []\n",
+        api.url()
+    ));
+    thread::scope(|scope| {
+        let written = scope.spawn(|| larder.write("POST", "/other/"));
+        eventually("the write is there", || api.requests() == 1);
+        let mut slow = Raw::bare(larder.address());
+        // SETTINGS_INITIAL_WINDOW_SIZE: nothing of an answer is taken.
+        slow.send(&[PREFACE, &settings(&[(1, 0), (4, 0)])].concat());
+        for asked in 1..=SLOW {
+            slow.get(2 * u32::try_from(asked).unwrap() - 1, "/rows/");
+        }
+        eventually("all of them are there", || api.requests() == 1 + SLOW);
+        // Behind what they were sent.
+        assert!(larder.get("/other/").is_complete_success());
+        gate.open();
+        let written = written.join().unwrap();
+        assert!(written.is_complete_success(), "{written:?}");
+    });
+    assert_eq!(api.connections(), 1);
 }
 
 /// What waits for a stream there is neither beyond the last nor processed: its end comes without a word of it.

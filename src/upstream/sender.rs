@@ -32,6 +32,10 @@ pub(super) const READ_BUFFER: usize = 64 * 1024;
 /// The same for each stream; the connection has room for as many as there can be, or slow readers would stop the others.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
+/// h2 ends a connection on which more small DATA frames wait to be read than half its window allows for, each at what it lacks of 256
+/// bytes: with so much more of it, none where they have 16 bytes each, however many readers take nothing.
+const FOR_SMALL_FRAMES: u32 = 32;
+
 /// How a connection that is lost without a word is noticed, though others of its streams are not waited for.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_PATIENCE: Duration = Duration::from_secs(5);
@@ -89,7 +93,10 @@ impl Sender {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let streams = u32::try_from(streams).unwrap_or(u32::MAX);
-        let window = STREAM_WINDOW.saturating_mul(streams).min((1 << 31) - 1);
+        let window = STREAM_WINDOW
+            .saturating_mul(streams)
+            .saturating_mul(FOR_SMALL_FRAMES)
+            .min((1 << 31) - 1);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             // Until it has said how many it allows: it refuses those beyond, and on the next new connection again.
