@@ -30,8 +30,8 @@ enum Comes {
     BreaksOff(u32),
     /// 200 with a declared length, in these pieces, and an empty DATA frame at the end.
     Pieces(&'static [&'static str]),
-    /// 200 in small pieces, as many as may be sent unasked (64 KiB), and no end.
-    Rows,
+    /// 200 in so many small pieces, and no end. Each time that it is said not to be wanted one more is on its way already.
+    Rows(usize),
     /// GOAWAY with this code, this stream the last that is processed or the first that is not, and the end of the connection.
     GoAway { processed: bool, code: u32 },
     /// The end of the connection.
@@ -112,6 +112,10 @@ fn answer(stream: u32, body: &str) -> Vec<u8> {
     answer
 }
 
+fn rows(stream: u32, many: usize) -> Vec<u8> {
+    frame(0, 0, stream, &[b'x'; 100]).repeat(many)
+}
+
 fn serve(
     stream: TcpStream,
     (told, streams): (Gate, u32),
@@ -135,6 +139,7 @@ fn serve(
             });
         }
     }
+    let mut late = 0;
     loop {
         let mut head = [0; 9];
         reading.read_exact(&mut head)?;
@@ -151,6 +156,10 @@ fn serve(
         match kind {
             4 if flags & 1 == 0 => send(&frame(4, 1, 0, &[]))?,
             6 if flags & 1 == 0 => send(&frame(6, 1, 0, &payload))?,
+            3 if late < 2000 => {
+                late += 1;
+                send(&rows(id, 1))?;
+            }
             0 | 1 if flags & 1 == 1 => {
                 let number = {
                     let mut requests = requests.lock().unwrap();
@@ -191,12 +200,8 @@ fn serve(
                         whole.extend(frame(0, 0x1, id, b""));
                         send(&whole)?;
                     }
-                    Comes::Rows => {
-                        let mut begun = frame(1, 0x4, id, &[0x88]);
-                        for _ in 0..655 {
-                            begun.extend(frame(0, 0, id, &[b'x'; 100]));
-                        }
-                        send(&begun)?;
+                    Comes::Rows(many) => {
+                        send(&[frame(1, 0x4, id, &[0x88]), rows(id, many)].concat())?;
                     }
                     Comes::GoAway { processed, code } => {
                         let last = if processed {
@@ -410,7 +415,8 @@ fn those_who_do_not_read_what_comes_in_small_pieces_do_not_end_the_connection_of
     let held = gate.clone();
     let api = Frames::start(move |number| match number {
         1 => Comes::Held(held.clone()),
-        2..=41 => Comes::Rows,
+        // As many as may be sent unasked: 64 KiB.
+        2..=41 => Comes::Rows(655),
         _ => Comes::Answer("{}"),
     });
     let larder = Larder::start(format!(
@@ -428,6 +434,38 @@ fn those_who_do_not_read_what_comes_in_small_pieces_do_not_end_the_connection_of
         }
         eventually("all of them are there", || api.requests() == 1 + SLOW);
         // Behind what they were sent.
+        assert!(larder.get("/other/").is_complete_success());
+        gate.open();
+        let written = written.join().unwrap();
+        assert!(written.is_complete_success(), "{written:?}");
+    });
+    assert_eq!(api.connections(), 1);
+}
+
+#[test]
+fn those_who_leave_in_the_middle_of_an_answer_do_not_end_the_connection_of_the_others() {
+    const LEAVING: usize = 200;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let api = Frames::start(move |number| match number {
+        1 => Comes::Held(held.clone()),
+        2..=201 => Comes::Rows(1),
+        _ => Comes::Answer("{}"),
+    });
+    let larder = before(&[api.url()]);
+    thread::scope(|scope| {
+        let written = scope.spawn(|| larder.write("POST", "/other/"));
+        eventually("the write is there", || api.requests() == 1);
+        for _ in 0..LEAVING {
+            let mut leaving = larder.connect();
+            leaving.send(head("GET", "/rows/", &[], None).as_bytes());
+            leaving.try_head("GET").unwrap();
+            leaving.reset();
+        }
+        eventually("all of them have left", || {
+            larder.readiness()["upstream"]["under_way"].as_u64() <= Some(1)
+        });
+        // Behind what was on its way to them.
         assert!(larder.get("/other/").is_complete_success());
         gate.open();
         let written = written.join().unwrap();

@@ -36,6 +36,10 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 /// bytes: with so much more of it, none where they have 16 bytes each, however many readers take nothing.
 const FOR_SMALL_FRAMES: u32 = 32;
 
+/// Streams whose readers have left: of so many, for a second each, what still comes is dropped. Of those beyond, the upstream is
+/// told with each frame that it is not wanted.
+const LEFT: usize = 1024;
+
 /// How a connection that is lost without a word is noticed, though others of its streams are not waited for.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_PATIENCE: Duration = Duration::from_secs(5);
@@ -105,6 +109,9 @@ impl Sender {
             .initial_connection_window_size(window)
             .max_send_buf_size(READ_BUFFER)
             .max_header_list_size(64 * 1024)
+            // What was on its way to those who have left is no fault of the upstream's, and no reason to end it for the others.
+            .max_concurrent_reset_streams(LEFT)
+            .max_local_error_reset_streams(None)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_PATIENCE)
             .handshake(TokioIo::new(stream))
