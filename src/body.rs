@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -240,6 +240,8 @@ impl Pace {
 pub struct Progress {
     pub bytes: AtomicU64,
     pub done: AtomicBool,
+    /// What was wrong with it.
+    pub refused: OnceLock<Refusal>,
 }
 
 /// What is wrong with a client's content.
@@ -365,8 +367,11 @@ impl Body for ClientBody {
                     .bytes
                     .fetch_add(data.len() as u64, Ordering::Relaxed),
             ),
+            Poll::Ready(Some(Err(ContentError(refusal)))) => {
+                body.progress.refused.get_or_init(|| *refusal);
+            }
             Poll::Ready(None) => body.progress.done.store(true, Ordering::Relaxed),
-            _ => {}
+            Poll::Pending => {}
         }
         if body.is_end_stream() {
             body.progress.done.store(true, Ordering::Relaxed);

@@ -582,6 +582,28 @@ fn an_answer_that_an_empty_frame_ends_is_whole_for_whoever_it_was_fetched_for() 
     }
 }
 
+/// Else clients have every upstream taken for one that fails.
+#[test]
+fn what_is_wrong_with_a_clients_content_is_no_fault_of_the_upstreams() {
+    let api = Frames::start(|_| Comes::Answer("{}"));
+    let larder = Larder::start(format!(
+        "upstream: {{url: \"{}\", http2: true}}\nlimits: {{content: 100kB}}\nroutes: []\n",
+        api.url()
+    ));
+    assert!(larder.get("/other/").is_complete_success());
+    let chunk = format!("{:x}\r\n{}\r\n", 70_000, "x".repeat(70_000));
+    for (then, status) in [(&chunk[..], 413), ("no chunk\r\n", 400)] {
+        let mut client = larder.connect();
+        let chunked = [("Transfer-Encoding", "chunked")];
+        client.send(head("POST", "/other/", &chunked, None).as_bytes());
+        client.send(chunk.as_bytes());
+        client.send(then.as_bytes());
+        let answer = client.answer("POST");
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
+    assert_eq!((api.requests(), api.connections()), (1, 1));
+}
+
 /// RFC 9113 §8.1: who has answered may not want the rest of the request, and says so by NO_ERROR.
 #[test]
 fn an_answer_that_is_whole_before_its_request_is_whole() {

@@ -376,11 +376,15 @@ async fn send_http2(
         why: UpstreamFailure::Malformed,
         by_closing: false,
     })?;
-    let again = sent.body().again();
+    let (again, progress) = (sent.body().again(), sent.body().progress());
     sender.try_send_request(sent).await.map_err(|error| {
         let again = again.filter(|_| never_ran(error.error()));
         let mut lost = lost(error);
         lost.unsent = lost.unsent.or(again);
+        // hyper resets the stream then, and keeps to itself why.
+        if let Some(refusal) = progress.as_ref().and_then(|content| content.refused.get()) {
+            lost.why = UpstreamFailure::Content(*refusal);
+        }
         lost
     })
 }
