@@ -41,7 +41,7 @@ const REMEMBERED: usize = 1024;
 pub enum Entry {
     /// It has entered, and must leave.
     Entered,
-    /// It asks again then, or as soon as a turn that it waits for has ended.
+    /// It asks again then, or as soon as a turn that it waits for keeps nobody any more.
     WaitUntil(Instant),
 }
 
@@ -61,8 +61,9 @@ struct Turn {
     refused: usize,
     others: usize,
     rests_until: Instant,
-    /// Wakes those who wait for its end, and nobody who waits for another: they may be thousands. Made by the first of them.
-    ended: Option<Arc<Notify>>,
+    /// Wakes those whom it keeps, once it does no more, and nobody who waits for another: they may be thousands. Made by the
+    /// first of them.
+    keeps: Option<Arc<Notify>>,
 }
 
 impl Turns {
@@ -82,14 +83,13 @@ impl Turns {
         }
     }
 
-    /// The end of the turn that keeps a write from beginning, if it is not a rest alone.
+    /// When the turn that keeps a write from beginning does so no more, if it is not a rest alone.
     fn end(&mut self, states: &[StateKey]) -> Option<OwnedNotified> {
-        let keeps = |turn: &Turn| turn.under_way > 0 && turn.was_mostly_refused();
         let state = states
             .iter()
-            .find(|state| self.states.get(state).is_some_and(keeps))?;
+            .find(|state| self.states.get(state).is_some_and(Turn::keeps_others))?;
         let turn = self.states.get_mut(state)?;
-        Some(turn.ended.get_or_insert_default().clone().notified_owned())
+        Some(turn.keeps.get_or_insert_default().clone().notified_owned())
     }
 
     /// A write that had entered is over. Whether that ended a turn.
@@ -100,11 +100,13 @@ impl Turns {
                 continue;
             };
             turn.leave(outcome, now);
+            if !turn.keeps_others()
+                && let Some(waiting) = turn.keeps.take()
+            {
+                waiting.notify_waiters();
+            }
             if turn.under_way == 0 {
                 ended = true;
-                if let Some(waiting) = turn.ended.take() {
-                    waiting.notify_waiters();
-                }
                 if !turn.is_remembered(now) {
                     self.states.remove(state);
                 }
@@ -139,7 +141,7 @@ impl Turn {
             refused: 0,
             others: 0,
             rests_until: now,
-            ended: None,
+            keeps: None,
         }
     }
 
@@ -147,7 +149,7 @@ impl Turn {
     fn wait(&self, at_the_latest: Instant, now: Instant) -> Option<Instant> {
         match self.under_way {
             0 => (now < self.rests_until).then_some(self.rests_until),
-            _ => self.was_mostly_refused().then_some(at_the_latest),
+            _ => self.keeps_others().then_some(at_the_latest),
         }
     }
 
@@ -165,6 +167,11 @@ impl Turn {
     /// Most, and not all: one write that succeeds among a thousand that do not is no leave for all of them.
     fn was_mostly_refused(&self) -> bool {
         self.refused > self.others
+    }
+
+    /// Until it ends, or more of its writes have come to something.
+    fn keeps_others(&self) -> bool {
+        self.under_way > 0 && self.was_mostly_refused()
     }
 
     fn is_remembered(&self, now: Instant) -> bool {
@@ -338,6 +345,25 @@ mod tests {
         drop(second);
         assert_eq!(times(), 1);
         drop(waits.await);
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_as_soon_as_the_turn_is_one_of_refused_writes_no_more() {
+        let (turnstile, list) = (Arc::new(Turnstile::default()), states(&["list"]));
+        let mut turn = Vec::new();
+        for _ in 0..3 {
+            turn.push(turnstile.enter(&list).await);
+        }
+        drop(turn.pop());
+        let woken = Arc::new(Woken::default());
+        let waker = woken.clone().into();
+        let mut waits = pin!(turnstile.enter(&list));
+        let mut polled = Context::from_waker(&waker);
+        assert!(waits.as_mut().poll(&mut polled).is_pending());
+        turn[0].came_to(Outcome::Changed);
+        drop(turn.remove(0));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(waits.as_mut().poll(&mut polled).is_ready());
     }
 
     #[test]
