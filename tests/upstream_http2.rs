@@ -30,7 +30,7 @@ enum Comes {
     BreaksOff(u32),
     /// 200 with a declared length, in these pieces, and an empty DATA frame at the end.
     Pieces(&'static [&'static str]),
-    /// 200 in so many small pieces, and no end. Each time that it is said not to be wanted one more is on its way already.
+    /// 200 in so many small pieces, and no end. Each time that it is said not to be wanted as many are on their way already.
     Rows(usize),
     /// GOAWAY with this code, this stream the last that is processed or the first that is not, and the end of the connection.
     GoAway { processed: bool, code: u32 },
@@ -139,7 +139,7 @@ fn serve(
             });
         }
     }
-    let mut late = 0;
+    let (mut late, mut on_their_way) = (0, 1);
     loop {
         let mut head = [0; 9];
         reading.read_exact(&mut head)?;
@@ -158,7 +158,7 @@ fn serve(
             6 if flags & 1 == 0 => send(&frame(6, 1, 0, &payload))?,
             3 if late < 2000 => {
                 late += 1;
-                send(&rows(id, 1))?;
+                send(&rows(id, on_their_way))?;
             }
             0 | 1 if flags & 1 == 1 => {
                 let number = {
@@ -201,6 +201,7 @@ fn serve(
                         send(&whole)?;
                     }
                     Comes::Rows(many) => {
+                        on_their_way = many;
                         send(&[frame(1, 0x4, id, &[0x88]), rows(id, many)].concat())?;
                     }
                     Comes::GoAway { processed, code } => {
@@ -452,7 +453,10 @@ fn those_who_leave_in_the_middle_of_an_answer_do_not_end_the_connection_of_the_o
         2..=201 => Comes::Rows(1),
         _ => Comes::Answer("{}"),
     });
-    let larder = before(&[api.url()]);
+    let larder = Larder::start(format!(
+        "upstream: {{url: \"{}\", http2: true, max_connections: {LEAVING}}}\nroutes: []\n",
+        api.url()
+    ));
     thread::scope(|scope| {
         let written = scope.spawn(|| larder.write("POST", "/other/"));
         eventually("the write is there", || api.requests() == 1);
@@ -472,6 +476,62 @@ fn those_who_leave_in_the_middle_of_an_answer_do_not_end_the_connection_of_the_o
         assert!(written.is_complete_success(), "{written:?}");
     });
     assert_eq!(api.connections(), 1);
+}
+
+/// What comes for those who have left is read by nobody, and so counts for as long as its connection is there.
+#[test]
+fn however_many_leave_answers_in_small_pieces_the_connection_of_the_others_does_not_end() {
+    const LEAVING: usize = 100;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let api = Frames::start(move |number| match number {
+        1 => Comes::Held(held.clone()),
+        2..=101 => Comes::Rows(300),
+        _ => Comes::Answer("{}"),
+    });
+    let larder = Larder::start(format!(
+        "upstream: {{url: \"{}\", http2: true, max_connections: 2}}\nroutes: []\n",
+        api.url()
+    ));
+    thread::scope(|scope| {
+        let written = scope.spawn(|| larder.write("POST", "/other/"));
+        eventually("the write is there", || api.requests() == 1);
+        for _ in 0..LEAVING {
+            let mut leaving = larder.connect();
+            leaving.send(head("GET", "/rows/", &[], None).as_bytes());
+            leaving.try_head("GET").unwrap();
+            leaving.reset();
+        }
+        eventually("all of them have left", || {
+            larder.readiness()["upstream"]["under_way"].as_u64() <= Some(1)
+        });
+        assert!(larder.get("/other/").is_complete_success());
+        gate.open();
+        let written = written.join().unwrap();
+        assert!(written.is_complete_success(), "{written:?}");
+    });
+}
+
+#[test]
+fn answers_that_are_read_whole_leave_their_connection_to_any_number_of_others() {
+    for ends_by_an_empty_frame in [false, true] {
+        let api = Frames::start(move |_| match ends_by_an_empty_frame {
+            false => Comes::Answer("{}"),
+            true => Comes::Pieces(&["[1", ",2]"]),
+        });
+        let larder = Larder::start(format!(
+            "upstream: {{url: \"{}\", http2: true, max_connections: 2}}\n\
+            routes: [{{path: /api/users/, key: users:list}}]\n",
+            api.url()
+        ));
+        for asked in 0..20 {
+            assert!(larder.get("/other/").is_complete_success());
+            assert!(larder.write("POST", "/other/").is_complete_success());
+            let filled = larder.get(&format!("{LIST}?page={asked}"));
+            assert!(filled.is_complete_success());
+        }
+        assert_eq!((api.requests(), api.connections()), (60, 1));
+    }
 }
 
 /// What waits for a stream there is neither beyond the last nor processed: its end comes without a word of it.

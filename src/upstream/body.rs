@@ -72,7 +72,8 @@ impl UpstreamBody {
 
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
-        if self.content.is_at_its_end() {
+        // By HTTP/2 a frame with nothing in it may be left to end it.
+        if self.content.is_at_its_end() || self.content.size_hint().exact() == Some(0) {
             self.give_back();
         }
     }

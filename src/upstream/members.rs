@@ -377,7 +377,7 @@ impl Visit {
 
     pub(super) fn give_back(&self, mut connection: Connection) {
         let Sender::Http1(http1) = &mut connection.sender else {
-            return;
+            return connection.sender.has_finished();
         };
         if !http1.is_open() {
             // The answer came before all of the request's content had gone: the rest follows.

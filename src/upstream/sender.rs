@@ -2,7 +2,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ pub(super) const READ_BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 
 /// h2 ends a connection on which more small DATA frames wait to be read than half its window allows for, each at what it lacks of 256
-/// bytes: with so much more of it, none where they have 16 bytes each, however many readers take nothing.
-const FOR_SMALL_FRAMES: u32 = 32;
+/// bytes: with so much more of it for each that may be `Unfinished`, none where they have 16 bytes each.
+const FOR_SMALL_FRAMES: u32 = 64;
 
 /// Streams whose readers have left: of so many, for a second each, what still comes is dropped. Of those beyond, the upstream is
 /// told with each frame that it is not wanted.
@@ -49,7 +49,14 @@ pub(super) enum Sender {
     /// One after the other.
     Http1(Http1),
     /// As many at once as the upstream allows; whoever is beyond that waits.
-    Http2(http2::SendRequest<RequestBody>, Scheme),
+    Http2(http2::SendRequest<RequestBody>, Scheme, Arc<Unfinished>),
+}
+
+/// How many streams of a connection have not come to their end: those under way, and those whose readers have left. What comes for
+/// these h2 counts as if it waited to be read for ever, so there is another connection before they are too many.
+pub(super) struct Unfinished {
+    now: AtomicUsize,
+    most: usize,
 }
 
 /// A connection of HTTP/1, which is carried on by whoever has it in hand: a task of its own would have to be woken for each
@@ -96,6 +103,10 @@ impl Sender {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let unfinished = Arc::new(Unfinished {
+            now: AtomicUsize::new(0),
+            most: streams.saturating_mul(2),
+        });
         let streams = u32::try_from(streams).unwrap_or(u32::MAX);
         let window = STREAM_WINDOW
             .saturating_mul(streams)
@@ -118,22 +129,36 @@ impl Sender {
             .await
             .map_err(|error| Unconnected::Io(std::io::Error::other(error)))?;
         tokio::spawn(async { drop(connection.await) });
-        Ok(Sender::Http2(sender, scheme))
+        Ok(Sender::Http2(sender, scheme, unfinished))
     }
 
     /// The same connection for another request, where it takes several.
     pub fn shared(&self) -> Option<Sender> {
         match self {
             Sender::Http1(_) => None,
-            Sender::Http2(sender, scheme) => Some(Sender::Http2(sender.clone(), scheme.clone())),
+            Sender::Http2(sender, scheme, unfinished) => Some(Sender::Http2(
+                sender.clone(),
+                scheme.clone(),
+                unfinished.clone(),
+            )),
         }
     }
 
+    /// Whether it takes no further requests.
     pub fn is_closed(&self) -> bool {
         match self {
             Sender::Http1(Http1::Plain(plain)) => !plain.is_open(),
             Sender::Http1(Http1::Hyper(driven)) => driven.requests.is_closed(),
-            Sender::Http2(sender, _) => sender.is_closed(),
+            Sender::Http2(sender, _, unfinished) => {
+                sender.is_closed() || unfinished.now.load(Ordering::Relaxed) >= unfinished.most
+            }
+        }
+    }
+
+    /// An answer has come to its end.
+    pub fn has_finished(&self) {
+        if let Sender::Http2(_, _, unfinished) = self {
+            unfinished.now.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -141,7 +166,7 @@ impl Sender {
     pub async fn is_ready(&mut self) -> bool {
         match self {
             Sender::Http1(http1) => http1.is_open(),
-            Sender::Http2(sender, _) => !sender.is_closed() && sender.ready().await.is_ok(),
+            Sender::Http2(sender, ..) => !sender.is_closed() && sender.ready().await.is_ok(),
         }
     }
 
@@ -168,8 +193,12 @@ impl Sender {
                 let sent = Box::pin(http1.send_by_hyper(draft, body, written)).await;
                 sent.map(|response| response.map(Content::Hyper))
             }
-            Sender::Http2(sender, scheme) => {
+            Sender::Http2(sender, scheme, unfinished) => {
+                unfinished.now.fetch_add(1, Ordering::Relaxed);
                 let sent = Box::pin(send_http2(sender, scheme, draft.request(body))).await;
+                if sent.is_err() {
+                    self.has_finished();
+                }
                 sent.map(|response| response.map(Content::Stream))
             }
         }
