@@ -161,19 +161,25 @@ pub fn named_route(config: &Config, pattern: &str) -> Result<Named, OperationErr
         })
 }
 
-/// The states that what is named hangs on.
+/// The states that what is named hangs on, each once.
 pub async fn states(
     config: &Config,
     coherence: &Coherence,
-    named: Named,
+    named: Vec<Named>,
 ) -> Result<Vec<StateKey>, OperationError> {
-    Ok(match named {
-        Named::States(states) => states,
-        Named::Everything => {
-            let ours = plan::every_state(config);
-            coherence.store().all_states(&ours).await?
+    let mut all = Vec::new();
+    for name in named {
+        match name {
+            Named::States(states) => all.extend(states),
+            Named::Everything => {
+                let ours = plan::every_state(config);
+                all.extend(coherence.store().all_states(&ours).await?);
+            }
         }
-    })
+    }
+    let mut seen = HashSet::new();
+    all.retain(|state| seen.insert(state.clone()));
+    Ok(all)
 }
 
 /// The keys of the copies that hang on any of these states, valid or not. The store's keys are gone through once, however many
@@ -186,14 +192,13 @@ pub async fn copies(
     let names = || states.iter().map(StateKey::as_str);
     let families: HashSet<&str> = names().filter_map(|n| n.strip_suffix("~state")).collect();
     let groups: HashSet<&str> = names().filter_map(|n| n.strip_suffix("~all")).collect();
-    let is_in = |family: &str, group: &&str| {
-        let rest = family.strip_prefix(group);
-        rest.is_some_and(|rest| rest.starts_with(':'))
+    let is_in_any_group = |family: &str| {
+        let mut colons = family.match_indices(':');
+        colons.any(|(at, _)| groups.contains(&family[..at]))
     };
     let hangs_on_any = |key: &str| {
-        family_of(config, key).is_some_and(|family| {
-            families.contains(family) || groups.iter().any(|group| is_in(family, group))
-        })
+        family_of(config, key)
+            .is_some_and(|family| families.contains(family) || is_in_any_group(family))
     };
     let all = families.iter().chain(&groups).copied();
     let Some(start) = all.reduce(common_start) else {
@@ -238,13 +243,7 @@ pub async fn purge(
     named: Vec<Named>,
     purging: Purging,
 ) -> Result<Vec<StateKey>, OperationError> {
-    let mut all = Vec::new();
-    for name in named {
-        all.extend(states(config, coherence, name).await?);
-    }
-    let mut seen = HashSet::new();
-    all.retain(|state| seen.insert(state.clone()));
-    let states = all;
+    let states = states(config, coherence, named).await?;
     if states.is_empty() {
         return Ok(states);
     }

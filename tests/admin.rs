@@ -65,6 +65,16 @@ fn a_purge_can_be_tried_without_dropping_anything(store: &str) {
             2,
         ),
         (
+            // Two of them are one, and one is in another.
+            json!({ "keys": ["users:list", "/api/users/", "users:detail:*", "users:detail:7"] }),
+            vec![
+                "users:list~state",
+                "users:detail~all",
+                "users:detail:7~state",
+            ],
+            4,
+        ),
+        (
             json!({ "all": true }),
             vec!["users:detail~all", "users:list~state"],
             4,

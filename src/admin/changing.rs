@@ -142,10 +142,7 @@ async fn drop_all(
 }
 
 async fn would_purge(setup: &Setup, named: Vec<Named>) -> Result<Value, OperationError> {
-    let mut states = Vec::new();
-    for name in named {
-        states.extend(operations::states(&setup.config, &setup.coherence, name).await?);
-    }
+    let states = operations::states(&setup.config, &setup.coherence, named).await?;
     let mut copies = operations::copies(&setup.config, &setup.coherence, &states).await?;
     let states: Vec<&str> = states.iter().map(StateKey::as_str).collect();
     let count = copies.len();
