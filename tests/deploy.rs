@@ -386,6 +386,13 @@ fn the_dashboard_and_the_alerts_ask_for_what_is_counted() {
 
 #[test]
 fn an_alert_on_what_lasts_fires_once_it_has_lasted_also_of_who_has_just_begun() {
+    let alerts = fs::read_to_string(deploy("prometheus/alerts.yaml")).unwrap();
+    let lasting = alerts
+        .split("- alert:")
+        .filter(|alert| alert.contains("for five minutes"));
+    let waits: Vec<bool> = lasting.map(|alert| alert.contains("for: 5m\n")).collect();
+    assert_eq!(waits, [true; 3], "{alerts}");
+
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/prometheus/alerts.yaml");
     promtool(&["test", "rules"], Path::new(tests));
 }

@@ -79,6 +79,24 @@ fn dropped(config: &Config, method: http::Method, path: &str) -> Vec<String> {
         .collect()
 }
 
+/// What such a write drops, among it these.
+fn drops(
+    config: &Config,
+    text: &str,
+    method: http::Method,
+    path: &str,
+    keys: &[&str],
+) -> Vec<String> {
+    let dropped = dropped(config, method.clone(), path);
+    for key in keys {
+        assert!(
+            dropped.iter().any(|one| one == key),
+            "{method} {path} drops {dropped:?}, not {key}\n{text}"
+        );
+    }
+    dropped
+}
+
 fn described(paths: Value) -> Value {
     json!({
         "openapi": "3.1.0",
@@ -179,16 +197,7 @@ fn a_write_drops_what_shows_it_and_what_is_above_and_beneath_it() {
         }))
         .to_string(),
     );
-    let has = |method: http::Method, path: &str, keys: &[&str]| {
-        let dropped = dropped(&config, method.clone(), path);
-        for key in keys {
-            assert!(
-                dropped.iter().any(|one| one == key),
-                "{method} {path} drops {dropped:?}, not {key}\n{text}"
-            );
-        }
-        dropped
-    };
+    let has = |method, path: &str, keys: &[&str]| drops(&config, &text, method, path, keys);
     let users = ["users:list", "posts:list", "posts:detail:*"];
     let patched = has(http::Method::PATCH, "/api/v1/users/7/", &users);
     assert!(
@@ -250,16 +259,7 @@ fn a_write_drops_what_it_is_sent_or_answers_wherever_its_path_is() {
         }))
         .to_string(),
     );
-    let has = |method: http::Method, path: &str, keys: &[&str]| {
-        let dropped = dropped(&config, method.clone(), path);
-        for key in keys {
-            assert!(
-                dropped.iter().any(|one| one == key),
-                "{method} {path} drops {dropped:?}, not {key}\n{text}"
-            );
-        }
-        dropped
-    };
+    let has = |method, path: &str, keys: &[&str]| drops(&config, &text, method, path, keys);
     let users = ["users:list", "users:detail:*"];
     has(http::Method::POST, "/auth/registration/", &users);
     has(http::Method::POST, "/api/swap/7-8/", &users);

@@ -92,9 +92,8 @@ impl Turns {
         Some(turn.keeps.get_or_insert_default().clone().notified_owned())
     }
 
-    /// A write that had entered is over. Whether that ended a turn.
-    pub fn leave(&mut self, states: &[StateKey], outcome: Outcome, now: Instant) -> bool {
-        let mut ended = false;
+    /// A write that had entered is over.
+    pub fn leave(&mut self, states: &[StateKey], outcome: Outcome, now: Instant) {
         for state in states {
             let Some(turn) = self.states.get_mut(state) else {
                 continue;
@@ -105,14 +104,10 @@ impl Turns {
             {
                 waiting.notify_waiters();
             }
-            if turn.under_way == 0 {
-                ended = true;
-                if !turn.is_remembered(now) {
-                    self.states.remove(state);
-                }
+            if turn.under_way == 0 && !turn.is_remembered(now) {
+                self.states.remove(state);
             }
         }
-        ended
     }
 
     fn enter(&mut self, states: &[StateKey], now: Instant) {
@@ -247,6 +242,16 @@ mod tests {
         names.iter().map(|name| StateKey::new(*name)).collect()
     }
 
+    fn has_ended(turns: &Turns, of: &[StateKey]) -> bool {
+        let under_way = |state| {
+            turns
+                .states
+                .get(state)
+                .is_some_and(|turn| turn.under_way > 0)
+        };
+        !of.iter().any(under_way)
+    }
+
     #[test]
     fn a_write_that_comes_alone_does_not_wait() {
         let (mut turns, list, start) = (Turns::default(), states(&["list"]), Instant::now());
@@ -277,8 +282,10 @@ mod tests {
         for _ in 0..2 {
             turns.ask(&list, start, start);
         }
-        assert!(!turns.leave(&list, Outcome::Unchanged, start + 5 * MS));
-        assert!(turns.leave(&list, Outcome::Unchanged, start + 10 * MS));
+        turns.leave(&list, Outcome::Unchanged, start + 5 * MS);
+        assert!(!has_ended(&turns, &list));
+        turns.leave(&list, Outcome::Unchanged, start + 10 * MS);
+        assert!(has_ended(&turns, &list));
         let now = start + 11 * MS;
         assert_eq!(
             turns.ask(&list, now, now),
@@ -383,7 +390,8 @@ mod tests {
         );
         // It is not under way on the other one, and so keeps nobody from it.
         assert_eq!(turns.ask(&user, now, now), Entry::Entered);
-        assert!(turns.leave(&user, Outcome::Changed, now));
+        turns.leave(&user, Outcome::Changed, now);
+        assert!(has_ended(&turns, &user));
     }
 
     #[test]

@@ -167,7 +167,6 @@ impl Tier {
         link: u64,
         life: Incarnation,
     ) -> Option<SeenStates> {
-        // Pushed one by one: collecting what may end early takes twice as long.
         let mut seen = SeenStates::new();
         for state in states {
             let Leased { epoch, lease } = self.leases.get(&state)?;
