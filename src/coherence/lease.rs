@@ -59,6 +59,12 @@ impl Lease {
     pub fn covers(self, now: Uptime, term: Duration, link: u64) -> bool {
         self.link == link && now.since(self.asked) < term
     }
+
+    /// Whether it is in the last quarter of its term. Who is answered by it then has the next one asked for, so that nobody waits
+    /// for it where a key is asked for often.
+    pub fn ends_soon(self, now: Uptime, term: Duration) -> bool {
+        now.since(self.asked) >= term - term / 4
+    }
 }
 
 /// The terms of all instances, each until when it stands there.
@@ -251,5 +257,8 @@ mod tests {
             !lease.covers(up(1_000), Duration::ZERO, 7),
             "no lease at all"
         );
+        let ends_soon = |at: u64| lease.ends_soon(Uptime::from_nanos(at * 1_000), TEN);
+        assert!(!ends_soon(1_007_499));
+        assert!(ends_soon(1_007_500), "in its last quarter");
     }
 }

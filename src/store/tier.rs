@@ -2,7 +2,7 @@
 //!
 //! A copy here is as good as one in the store: its epochs decide. They are asked for at each hit, without the copy; or,
 //! with a lease (`coherence::lease`), once in a term. Whoever comes while they are being asked for waits for that answer if a
-//! lease that is counted from that question covers its request.
+//! lease that is counted from that question covers its request; whom the lease before covers still need not.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -64,6 +64,14 @@ pub enum Standing {
 struct Leased {
     epoch: Epoch,
     lease: Lease,
+    /// The next one is being asked for.
+    followed: bool,
+}
+
+impl Leased {
+    fn is_to_be_followed(&self, now: Uptime, term: Duration) -> bool {
+        !self.followed && self.lease.ends_soon(now, term)
+    }
 }
 
 #[derive(Clone)]
@@ -125,8 +133,9 @@ impl Tier {
         (!self.term.is_zero()).then_some(self.term)
     }
 
-    /// The copy and its states, if all of them are leased to a request that has come by now. `now` is read before this
-    /// is asked, and after the request has come. `own`: the first state's name, where that is another.
+    /// The copy and its states, if all of them are leased to a request that has come by now; and whether a lease of theirs ends
+    /// soon, and is not `followed`. `now` is read before this is asked, and after the request has come. `own`: the first state's
+    /// name, where that is another.
     pub fn find(
         &self,
         copy: &str,
@@ -135,12 +144,12 @@ impl Tier {
         now: Uptime,
         link: u64,
         life: Incarnation,
-    ) -> Option<Found> {
+    ) -> Option<(Found, bool)> {
         let stored = self.fresh(copy)?;
         let states = super::named_by(Some(&stored), states, own);
-        let seen = self.leased(states, now, link, life)?;
+        let (seen, ends_soon) = self.leased(states, now, link, life)?;
         match standing(&stored, &seen) {
-            Standing::Valid => Some(self.hit(stored, seen)),
+            Standing::Valid => Some((self.hit(stored, seen), ends_soon)),
             Standing::Replaced | Standing::Gone => None,
         }
     }
@@ -159,23 +168,39 @@ impl Tier {
         }
     }
 
-    /// What is known of all these states, if it is good for a request that has come by `now`.
+    /// What is known of all these states, if it is good for a request that has come by `now`; and whether some of it is not
+    /// for long, and nobody asks for more.
     pub fn leased(
         &self,
         states: impl Iterator<Item = StateKey>,
         now: Uptime,
         link: u64,
         life: Incarnation,
-    ) -> Option<SeenStates> {
-        let mut seen = SeenStates::new();
+    ) -> Option<(SeenStates, bool)> {
+        let (mut seen, mut ends_soon) = (SeenStates::new(), false);
         for state in states {
-            let Leased { epoch, lease } = self.leases.get(&state)?;
-            if !lease.covers(now, self.term, link) || epoch.incarnation() != life {
+            let leased = self.leases.get(&state)?;
+            let covers = leased.lease.covers(now, self.term, link);
+            if !covers || leased.epoch.incarnation() != life {
                 return None;
             }
-            seen.push((state, Seen::Current(epoch)));
+            ends_soon |= leased.is_to_be_followed(now, self.term);
+            seen.push((state, Seen::Current(leased.epoch)));
         }
-        Some(seen)
+        Some((seen, ends_soon))
+    }
+
+    /// The next leases of these states are being asked for, and nobody else need ask for them.
+    pub fn follow(&self, states: &States, now: Uptime) {
+        for state in states {
+            if let Some(leased) = self.leases.peek(state)
+                && leased.is_to_be_followed(now, self.term)
+            {
+                let followed = true;
+                self.leases
+                    .insert(state.clone(), Leased { followed, ..leased });
+            }
+        }
     }
 
     /// Notes what was read: a state that is current, and whose lease is not older than one that is known.
@@ -189,7 +214,12 @@ impl Tier {
                 known.lease.link == lease.link && known.lease.asked > lease.asked
             });
             if !is_older {
-                self.leases.insert(state.clone(), Leased { epoch, lease });
+                let leased = Leased {
+                    epoch,
+                    lease,
+                    followed: false,
+                };
+                self.leases.insert(state.clone(), leased);
             }
         }
     }
@@ -379,12 +409,42 @@ mod tests {
         let lease = |asked| Lease { asked, link: 7 };
         for not_current in [Seen::Held, Seen::Absent] {
             tier.lease(&seen(&[("f", not_current)]), lease(up(100)));
-            assert_eq!(tier.leased(one.iter().cloned(), up(100), 7, LIFE), None);
+            let known = tier.leased(one.iter().cloned(), up(100), 7, LIFE);
+            assert_eq!(known, None);
         }
         tier.lease(&seen(&[("f", Seen::Current(epoch(2)))]), lease(up(105)));
         tier.lease(&seen(&[("f", Seen::Current(epoch(1)))]), lease(up(101)));
         let known = tier.leased(one.iter().cloned(), up(106), 7, LIFE);
+        let known = known.map(|(seen, _)| seen);
         assert_eq!(known, Some(seen(&[("f", Seen::Current(epoch(2)))])));
+    }
+
+    #[test]
+    fn the_first_who_is_answered_by_a_lease_that_ends_soon_has_the_next_one_asked_for() {
+        let tier = tier(1 << 20, TERM);
+        let (f, both) = (states(&["f"]), states(&["f", "all"]));
+        let ends_soon = |states: &States, now| {
+            let known = tier.leased(states.iter().cloned(), now, 7, LIFE);
+            known.map(|(_, ends_soon)| ends_soon)
+        };
+        let lease = |names: &[&'static str], asked| {
+            let each = names.iter().map(|name| (*name, Seen::Current(epoch(1))));
+            let seen = seen(&each.collect::<Vec<_>>());
+            tier.lease(&seen, Lease { asked, link: 7 });
+        };
+        lease(&["f", "all"], up(100));
+        assert_eq!(ends_soon(&both, up(107)), Some(false));
+        assert_eq!(ends_soon(&both, up(108)), Some(true));
+        tier.follow(&f, up(108));
+        assert_eq!(ends_soon(&f, up(108)), Some(false), "it is asked for");
+        assert_eq!(ends_soon(&both, up(108)), Some(true), "of the other");
+        tier.follow(&both, up(108));
+        assert_eq!(ends_soon(&both, up(109)), Some(false));
+        assert_eq!(ends_soon(&both, up(110)), None, "and it ends all the same");
+        lease(&["f"], up(108));
+        lease(&["all"], up(109));
+        assert_eq!(ends_soon(&both, up(115)), Some(false));
+        assert_eq!(ends_soon(&both, up(116)), Some(true), "and so on");
     }
 
     #[test]

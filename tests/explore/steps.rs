@@ -44,6 +44,7 @@ pub struct Setting {
 pub enum Step {
     Start(usize),
     StartUnleased(usize),
+    StartAhead(usize),
     Make(usize),
     Join(usize),
     Leave(usize, usize),
@@ -125,10 +126,11 @@ impl Setting {
                     let at = &w.instances[usize::from(reader.at)];
                     if at.alive && first_of_its_kind(w, n) {
                         out.push(Step::Start(n));
-                        // Or its lease has just ended.
+                        // Or its lease has just ended, or soon does.
                         let leases = &at.leases;
                         if leases.iter().any(|lease| lease.is_heard_of(reader.family)) {
                             out.push(Step::StartUnleased(n));
+                            out.push(Step::StartAhead(n));
                         }
                     }
                 }
@@ -376,6 +378,11 @@ impl Setting {
                 let (family, i) = (w.readers[n].family, usize::from(w.readers[n].at));
                 let leases = &mut w.instances[i].leases;
                 leases.retain(|lease| !lease.is_heard_of(family));
+                self.start(w, n, &mut told);
+            }
+            Step::StartAhead(n) => {
+                let (family, i) = (w.readers[n].family, usize::from(w.readers[n].at));
+                self.ask(w, i, family);
                 self.start(w, n, &mut told);
             }
             Step::Make(n) => self.make(w, n),
@@ -906,11 +913,24 @@ impl Setting {
                 return Some(copy.what);
             }
         }
-        let link = instance.link?;
+        instance.link?;
+        self.ask(w, i, family);
+        let found = self.look_up(w, i, family);
+        if found.is_some() {
+            let copy = w.store.data.copies[family as usize].clone();
+            w.instances[i].memory[family as usize] = copy;
+        }
+        found
+    }
+
+    /// What the state is, which may come with a lease.
+    fn ask(&self, w: &mut World, i: usize, family: Family) {
+        let Some(link) = w.instances[i].link else {
+            return;
+        };
         let state = w.store.data.states[family as usize].seen();
         let taken_for_its_own = self.variant == Variant::LostTermsNameAll
             && w.store.data.terms.is_some_and(|terms| terms.anew);
-        let found = self.look_up(w, i, family);
         let stands = w
             .store
             .data
@@ -930,11 +950,6 @@ impl Setting {
             leases.retain(|one| one.family != family || !one.on_its_way);
             leases.push(lease);
         }
-        if found.is_some() {
-            let copy = w.store.data.copies[family as usize].clone();
-            w.instances[i].memory[family as usize] = copy;
-        }
-        found
     }
 
     /// What the store and this instance's link make of a look-up.
@@ -1492,6 +1507,9 @@ impl Step {
         match self {
             Step::Start(n) => format!("{} looks up", reader(n)),
             Step::StartUnleased(n) => format!("{} looks up, as its lease has ended", reader(n)),
+            Step::StartAhead(n) => {
+                format!("{} looks up, and a lease is asked for ahead", reader(n))
+            }
             Step::Make(n) => format!("{} makes an epoch", reader(n)),
             Step::Join(n) => format!("{} leads or follows", reader(n)),
             Step::Leave(i, n) => format!("{} looks again, leaves", flight(i, n)),

@@ -151,8 +151,8 @@ impl Redis {
         }
     }
 
-    /// What is here, and is known to be valid for a request that has come by now. `own`: the first state's name, where that
-    /// is another.
+    /// What is here, and is known to be valid for a request that has come by now; where that is not for long, what comes next is
+    /// asked for behind it. `own`: the first state's name, where that is another.
     pub fn look_up_now(&self, copy: &str, states: &States, own: Option<&str>) -> Option<Found> {
         let tier = self.shared.tier.as_ref()?;
         tier.term()?;
@@ -160,7 +160,29 @@ impl Redis {
         let link = self.shared.link.load();
         let link = link.as_ref()?;
         let life = link.standing.life.last();
-        tier.find(copy, states, own, now, link.number, life)
+        let (found, ends_soon) = tier.find(copy, states, own, now, link.number, life)?;
+        if ends_soon {
+            self.ask_ahead(tier, link, &found.states, now);
+        }
+        Some(found)
+    }
+
+    fn ask_ahead(
+        &self,
+        tier: &Tier,
+        link: &Arc<Link>,
+        seen: &[(StateKey, Seen)],
+        now: clock::Uptime,
+    ) {
+        let states: States = seen.iter().map(|(state, _)| state.clone()).collect();
+        tier.follow(&states, now);
+        let (shared, link) = (self.shared.clone(), link.clone());
+        tokio::spawn(async move {
+            if let Some(tier) = &shared.tier {
+                // Without an answer the lease just ends.
+                let _ = shared.states(tier, &link, &states, now).await;
+            }
+        });
     }
 
     /// Of whoever has not been answered by `look_up_now`.
@@ -172,7 +194,7 @@ impl Redis {
         if !states.is_empty()
             && let Some(stored) = tier.fresh(copy)
         {
-            let seen = self.states(tier, &link, states, now).await?;
+            let seen = shared.states(tier, &link, states, now).await?;
             match tier::standing(&stored, &seen) {
                 Standing::Valid => return Ok(tier.hit(stored, seen)),
                 Standing::Gone => {
@@ -192,36 +214,6 @@ impl Redis {
             tier.keep(copy, stored);
         }
         Ok(found)
-    }
-
-    /// The states alone. With a lease, those who come together ask together.
-    async fn states(
-        &self,
-        tier: &Tier,
-        link: &Arc<Link>,
-        states: &States,
-        now: clock::Uptime,
-    ) -> Result<SeenStates, Away> {
-        if tier.term().is_none() {
-            let (read, _) = self.shared.read(link, None, states).await?;
-            return Ok(read.states);
-        }
-        let (answer, is_own) = tier.ask(states, now, link.number, || {
-            let (shared, link, states) = (self.shared.clone(), link.clone(), states.clone());
-            Box::pin(async move {
-                let (read, leasing) = shared.read(&link, None, &states).await?;
-                Ok((read.states, leasing))
-            })
-        });
-        let read = answer.clone().await;
-        tier.answered(states, &answer);
-        match read? {
-            (_, Leasing::Refused) if !is_own => {
-                let (read, _) = self.shared.read(link, None, states).await?;
-                Ok(read.states)
-            }
-            (seen, _) => Ok(seen),
-        }
     }
 
     pub fn tier(&self) -> Option<tier::Use> {
@@ -538,6 +530,36 @@ impl Shared {
     /// How long this instance takes a state for good that it has read, if at all.
     fn term(&self) -> Option<Duration> {
         self.tier.as_ref().and_then(Tier::term)
+    }
+
+    /// The states alone. With a lease, those who come together ask together.
+    async fn states(
+        self: &Arc<Self>,
+        tier: &Tier,
+        link: &Arc<Link>,
+        states: &States,
+        now: clock::Uptime,
+    ) -> Result<SeenStates, Away> {
+        if tier.term().is_none() {
+            let (read, _) = self.read(link, None, states).await?;
+            return Ok(read.states);
+        }
+        let (answer, is_own) = tier.ask(states, now, link.number, || {
+            let (shared, link, states) = (self.clone(), link.clone(), states.clone());
+            Box::pin(async move {
+                let (read, leasing) = shared.read(&link, None, &states).await?;
+                Ok((read.states, leasing))
+            })
+        });
+        let read = answer.clone().await;
+        tier.answered(states, &answer);
+        match read? {
+            (_, Leasing::Refused) if !is_own => {
+                let (read, _) = self.read(link, None, states).await?;
+                Ok(read.states)
+            }
+            (seen, _) => Ok(seen),
+        }
     }
 
     /// One round trip: the copy, if it is asked for, and the states; and, where they may give leases, whether others
