@@ -139,11 +139,11 @@ fn store(criterion: &mut Criterion) {
     let states = depends.states;
     let copy = copy(&states, clock::now());
     criterion.bench_function("store: encode a copy", |b| {
-        b.iter(|| codec::encode(black_box(&copy)))
+        b.iter(|| codec::encode(key.as_bytes(), black_box(&copy)))
     });
-    let value = Bytes::from(codec::encode(&copy));
+    let value = Bytes::from(codec::encode(key.as_bytes(), &copy));
     criterion.bench_function("store: decode a copy", |b| {
-        b.iter(|| codec::decode(black_box(&value), &states))
+        b.iter(|| codec::decode(key.as_bytes(), black_box(&value), &states))
     });
     let memory = Memory::new(64 << 20);
     memory.open(&states);

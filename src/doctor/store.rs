@@ -513,7 +513,9 @@ impl Examination<'_> {
             Some(_) => return judge::Value::OtherType,
         }
         match self.ask(probe, &[b"GET", key]).await {
-            Said::Bytes(bytes) if codec::decode(&Bytes::from(bytes.clone()), &[]).is_some() => {
+            Said::Bytes(bytes)
+                if codec::decode(key, &Bytes::from(bytes.clone()), &[]).is_some() =>
+            {
                 judge::Value::Ours
             }
             Said::Bytes(bytes) if bytes.starts_with(b"\x80") => judge::Value::Pickle,

@@ -3,16 +3,17 @@
 //! ```text
 //! {"count": 2, …}                                   the body, byte for byte
 //! ␊200⇥t=1763935200000000⇥took=1200⇥age=0⇥life=3600000000⇥epochs=users:list~state@63f…-9a…⇥date: Mon, …⇥origin=http://…⇥vary=…⇥of=…⇥content-type: application/json⇥…
-//! ␊larder5 <body length> <line length> <xxh3 of all before it>
+//! ␊larder6 <body length> <line length> <xxh3 of its key and of all before it>
 //! ```
 //! Numbers of the footer are fixed-width hex, so it is found from the end. Whatever does not agree in magic,
-//! version, length or checksum is none of ours: a miss, never served.
+//! version, length or checksum is none of ours: a miss, never served. So is what was kept at another key: it may be
+//! another user's, and a store that answers out of step gives it to whoever asks.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::caching::head::Head;
 use crate::caching::stored::Stored;
@@ -21,12 +22,12 @@ use crate::coherence::{Epoch, Epochs, StateKey};
 use crate::hexadecimal;
 
 /// With the version of the format.
-pub const MAGIC: &[u8] = b"\nlarder5 ";
+pub const MAGIC: &[u8] = b"\nlarder6 ";
 /// Magic, two lengths of 8 hex digits and a checksum of 16, with spaces between.
 const FOOTER: usize = MAGIC.len() + 8 + 1 + 8 + 1 + 16;
 
-/// The value to store, in one buffer.
-pub fn encode(stored: &Stored) -> Vec<u8> {
+/// The value to store at `key`, in one buffer.
+pub fn encode(key: &[u8], stored: &Stored) -> Vec<u8> {
     let mut value = Vec::with_capacity(stored.body.len() + 768 + FOOTER);
     value.extend_from_slice(&stored.body);
     let line_start = value.len();
@@ -52,7 +53,7 @@ pub fn encode(stored: &Stored) -> Vec<u8> {
     }
     stored.head.write(&mut value);
     let (body, line) = (line_start, value.len() - line_start);
-    let checksum = xxh3_64(&value);
+    let checksum = checksum(key, &value);
     value.extend_from_slice(MAGIC);
     // Of the lengths eight digits, of the checksum all.
     for (number, from) in [(body as u64, 8), (line as u64, 8), (checksum, 0)] {
@@ -63,9 +64,9 @@ pub fn encode(stored: &Stored) -> Vec<u8> {
     value
 }
 
-/// The copy in a value, sharing its bytes; `None` if it is none of ours, or not whole. The names of states that
+/// The copy in the value at `key`, sharing its bytes; `None` if it is none of ours, or not whole. The names of states that
 /// are among `known` are shared, too.
-pub fn decode(value: &Bytes, known: &[StateKey]) -> Option<Stored> {
+pub fn decode(key: &[u8], value: &Bytes, known: &[StateKey]) -> Option<Stored> {
     let footer_start = value.len().checked_sub(FOOTER)?;
     let (content, footer) = value.split_at(footer_start);
     let numbers: &[u8; 34] = footer.strip_prefix(MAGIC)?.try_into().ok()?;
@@ -73,9 +74,9 @@ pub fn decode(value: &Bytes, known: &[StateKey]) -> Option<Stored> {
         hexadecimal::read(&numbers[..8])? as usize,
         hexadecimal::read(&numbers[9..17])? as usize,
     );
-    let checksum = hexadecimal::read(&numbers[18..])?;
+    let written = hexadecimal::read(&numbers[18..])?;
     let spaces = numbers[8] == b' ' && numbers[17] == b' ';
-    if !spaces || body.checked_add(line)? != content.len() || xxh3_64(content) != checksum {
+    if !spaces || body.checked_add(line)? != content.len() || checksum(key, content) != written {
         return None;
     }
     let mut line = content[body..].strip_prefix(b"\n")?;
@@ -120,6 +121,10 @@ pub fn decode(value: &Bytes, known: &[StateKey]) -> Option<Stored> {
     })
 }
 
+fn checksum(key: &[u8], content: &[u8]) -> u64 {
+    xxh3_64_with_seed(content, xxh3_64(key))
+}
+
 /// Up to 19 digits, which no u64 is too small for.
 fn decimal(digits: &[u8]) -> Option<u64> {
     let (mut number, mut all) = (0, matches!(digits.len(), 1..=19));
@@ -135,6 +140,8 @@ mod tests {
     use super::*;
     use http::{HeaderMap, HeaderValue};
     use proptest::prelude::*;
+
+    const KEY: &[u8] = b"t:users:detail:7~9a45";
 
     fn sample() -> Stored {
         let mut fields = HeaderMap::new();
@@ -165,35 +172,45 @@ mod tests {
     }
 
     #[test]
+    fn what_was_kept_at_another_key_is_none_of_ours() {
+        let value = Bytes::from(encode(KEY, &sample()));
+        let another = b"t:users:detail:7~9a46";
+        assert_eq!(decode(another, &value, &[]), None);
+    }
+
+    #[test]
     fn the_value_begins_with_the_body_as_it_is() {
-        assert!(encode(&sample()).starts_with(b"{\"id\": 7}\n200\t"));
+        assert!(encode(KEY, &sample()).starts_with(b"{\"id\": 7}\n200\t"));
     }
 
     #[test]
     fn what_was_encoded_is_decoded() {
-        assert_eq!(decode(&encode(&sample()).into(), &[]), Some(sample()));
+        assert_eq!(
+            decode(KEY, &encode(KEY, &sample()).into(), &[]),
+            Some(sample())
+        );
     }
 
     #[test]
     fn any_flipped_bit_is_none_of_ours() {
-        let value = encode(&sample());
+        let value = encode(KEY, &sample());
         for position in 0..value.len() * 8 {
             let mut flipped = value.clone();
             flipped[position / 8] ^= 1 << (position % 8);
-            assert_eq!(decode(&flipped.into(), &[]), None, "bit {position}");
+            assert_eq!(decode(KEY, &flipped.into(), &[]), None, "bit {position}");
         }
     }
 
     #[test]
     fn anything_cut_short_or_foreign_is_none_of_ours() {
-        let value = encode(&sample());
+        let value = encode(KEY, &sample());
         for length in 0..value.len() {
-            assert_eq!(decode(&value[..length].to_vec().into(), &[]), None);
-            assert_eq!(decode(&value[length + 1..].to_vec().into(), &[]), None);
+            assert_eq!(decode(KEY, &value[..length].to_vec().into(), &[]), None);
+            assert_eq!(decode(KEY, &value[length + 1..].to_vec().into(), &[]), None);
         }
         let pickle: &[u8] =
             b"\x80\x05\x95\x11\x00\x00\x00\x00\x00\x00\x00}\x94\x8c\x02id\x94K\x07s.";
-        assert_eq!(decode(&Bytes::from_static(pickle), &[]), None);
+        assert_eq!(decode(KEY, &Bytes::from_static(pickle), &[]), None);
     }
 
     proptest! {
@@ -202,12 +219,12 @@ mod tests {
             let epoch = Epoch::new(Timestamp::from_micros(5), Default::default(), 6);
             let epochs = names.iter().map(|name| (StateKey::new(name.as_str()), epoch));
             let stored = Stored { epochs: epochs.collect(), ..sample() };
-            prop_assert_eq!(decode(&encode(&stored).into(), &[]), Some(stored));
+            prop_assert_eq!(decode(KEY, &encode(KEY, &stored).into(), &[]), Some(stored));
         }
 
         #[test]
         fn decoding_anything_neither_panics_nor_succeeds(value in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert_eq!(decode(&value.into(), &[]), None);
+            prop_assert_eq!(decode(KEY, &value.into(), &[]), None);
         }
 
         #[test]
@@ -219,7 +236,7 @@ mod tests {
                 fields.append("x-any", value);
                 stored.head = Head::new(fields, stored.head.origin(), stored.head.varied());
             }
-            prop_assert_eq!(decode(&encode(&stored).into(), &[]), Some(stored));
+            prop_assert_eq!(decode(KEY, &encode(KEY, &stored).into(), &[]), Some(stored));
         }
     }
 }

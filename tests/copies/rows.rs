@@ -143,19 +143,19 @@ pub fn spoilt() -> Vec<Spoilt> {
     vec![
         row("another magic", |v| replaced(v, "\nlarder", "\nlarde_")),
         row("another version", |v| {
-            replaced(v, "\nlarder5 ", "\nlarder4 ")
+            replaced(v, "\nlarder6 ", "\nlarder5 ")
         }),
         row("a version to come", |v| {
-            replaced(v, "\nlarder5 ", "\nlarder6 ")
+            replaced(v, "\nlarder6 ", "\nlarder7 ")
         }),
         row("a longer body", |v| {
-            replaced(v, "\nlarder5 0", "\nlarder5 1")
+            replaced(v, "\nlarder6 0", "\nlarder6 1")
         }),
         row("a length that is no number", |v| {
-            replaced(v, "\nlarder5 0", "\nlarder5 g")
+            replaced(v, "\nlarder6 0", "\nlarder6 g")
         }),
         row("a length with a sign", |v| {
-            replaced(v, "\nlarder5 0", "\nlarder5 +")
+            replaced(v, "\nlarder6 0", "\nlarder6 +")
         }),
         row("another checksum", |v| {
             let last = v[v.len() - 1];

@@ -3,11 +3,13 @@
 
 use bytes::Bytes;
 use larder::store::codec::{MAGIC, decode, encode};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+const KEY: &[u8] = b"t:users:list~9a45";
 
 pub fn holds(data: &[u8]) {
     let read = bounded(data.len(), || {
-        decode(&Bytes::copy_from_slice(data), &[]).is_some()
+        decode(KEY, &Bytes::copy_from_slice(data), &[]).is_some()
     });
     assert!(!read, "a footer that nobody has written agrees");
     let [first, second, content @ ..] = data else {
@@ -15,21 +17,22 @@ pub fn holds(data: &[u8]) {
     };
     let body = usize::from(u16::from_be_bytes([*first, *second])).min(content.len());
     let value = sealed(content, body);
-    let Some(stored) = bounded(value.len(), || decode(&value, &[])) else {
+    let Some(stored) = bounded(value.len(), || decode(KEY, &value, &[])) else {
         return;
     };
     assert_eq!(stored.body, content[..body]);
-    let again = Bytes::from(encode(&stored));
-    assert_eq!(decode(&again, &[]).as_ref(), Some(&stored));
+    let again = Bytes::from(encode(KEY, &stored));
+    assert_eq!(decode(KEY, &again, &[]).as_ref(), Some(&stored));
     for at in [0, body, again.len() / 2, again.len() - 1] {
         let mut flipped = again.to_vec();
         flipped[at] ^= 1;
-        assert_eq!(decode(&flipped.into(), &[]), None, "byte {at} flipped");
+        assert_eq!(decode(KEY, &flipped.into(), &[]), None, "byte {at} flipped");
     }
 }
 
 fn sealed(content: &[u8], body: usize) -> Bytes {
-    let (line, sum) = (content.len() - body, xxh3_64(content));
+    let sum = xxh3_64_with_seed(content, xxh3_64(KEY));
+    let line = content.len() - body;
     let footer = format!("{body:08x} {line:08x} {sum:016x}");
     [content, MAGIC, footer.as_bytes()].concat().into()
 }
@@ -40,7 +43,7 @@ pub fn is_read(data: &[u8]) -> bool {
         return false;
     };
     let body = usize::from(u16::from_be_bytes([*first, *second])).min(content.len());
-    decode(&sealed(content, body), &[]).is_some()
+    decode(KEY, &sealed(content, body), &[]).is_some()
 }
 
 /// A number in a value must not decide what is allocated: only the value's own length may.

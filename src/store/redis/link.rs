@@ -349,7 +349,7 @@ impl Link {
         stored: &Stored,
         lasting: Duration,
     ) -> Result<(), Reason> {
-        let (value, prefix) = (codec::encode(stored), &shared.prefix);
+        let (value, prefix) = (codec::encode(copy.as_bytes(), stored), &shared.prefix);
         let lifetime = shared.lifetimes.load().state_of(lasting).to_string();
         let lasting = lasting.as_millis().max(1).to_string();
         if value.len() > SMALL {

@@ -579,15 +579,15 @@ impl Shared {
         let reply = link.pipe.mget(copy, &self.prefix, names);
         let reply = reply.await.map_err(|_| Away)?;
         let mut values = link.values(&reply)?;
-        let value = copy.and_then(|_| values.next().flatten());
+        let value = copy.and_then(|key| Some((key, values.next().flatten()?)));
         let copy = match value {
-            Some(value) => {
+            Some((key, value)) => {
                 let value = match self.tier {
                     // Kept, it must not keep what else was read with it.
                     Some(_) => Bytes::copy_from_slice(value),
                     None => reply.slice_ref(value),
                 };
-                codec::decode(&value, states)
+                codec::decode(key.as_bytes(), &value, states)
                     .map(Arc::new)
                     .ok_or(Reason::Foreign)
             }
