@@ -14,6 +14,7 @@ use support::client::head;
 use support::larder::{Exit, Larder};
 use support::origin::{self, Origin};
 use support::redis::{RedisBuilder, RedisServer, Reply, write_certificates};
+use support::relay::Relay;
 use support::{eventually, users_api};
 
 const LIST: &str = "/api/users/";
@@ -665,6 +666,43 @@ fn another_instance_answers_from_what_the_first_has_stored_and_purged() {
             "{target} {fields:?}"
         );
     }
+}
+
+/// As a proxy before Redis may: one user was given another's copy, or no answer at all.
+#[test]
+fn a_store_that_answers_out_of_step_fails_no_request_and_gives_nobody_the_answer_of_another() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let origin = Origin::start(|request| {
+        let who = request.fields.get("authorization").unwrap_or("nobody");
+        origin::json(format!("{{\"who\":\"{who}\"}}"))
+    });
+    // So that nobody is told before the next answer comes that there is none.
+    let yaml = users_api(&origin, &relay.url(), "").replace("prefix: t", "prefix: t, timeout: 5s");
+    let larder = Larder::start(yaml);
+    let (detail, one, other) = ("/api/users/7/", "Token one", "Token other");
+    for (asked_first, asked_then) in [(LIST, LIST), (detail, LIST), (LIST, detail)] {
+        let get = |target: &str, token| {
+            let answer = larder.get_with(target, &[("Authorization", token)]);
+            assert!(answer.is_complete_success(), "{target}: {answer:?}");
+            assert_eq!(answer.text(), format!("{{\"who\":\"{token}\"}}"));
+            answer.is_hit()
+        };
+        for (target, token) in [(asked_first, one), (asked_then, other)] {
+            eventually("it is a hit", || get(target, token));
+        }
+        relay.loses_an_answer();
+        thread::scope(|scope| {
+            scope.spawn(|| get(asked_first, one));
+            eventually("an answer was lost", || relay.has_lost());
+            get(asked_then, other);
+        });
+    }
+    assert!(
+        larder.output().contains("something else than it was asked"),
+        "{}",
+        larder.output()
+    );
 }
 
 #[test]

@@ -47,6 +47,7 @@ struct Shared {
     sent_away: AtomicUsize,
     said: Mutex<Vec<Said>>,
     breaks_at: Mutex<Option<&'static str>>,
+    loses: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -66,6 +67,7 @@ impl Relay {
             sent_away: AtomicUsize::new(0),
             said: Mutex::default(),
             breaks_at: Mutex::default(),
+            loses: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         });
         let accepting = shared.clone();
@@ -120,6 +122,16 @@ impl Relay {
         *self.shared.breaks_at.lock().unwrap() = Some(word);
     }
 
+    /// The next answer to a look-up does not pass, and those behind it do: from then on each is taken for that of the one before.
+    pub fn loses_an_answer(&self) {
+        self.shared.loses.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that has come to pass.
+    pub fn has_lost(&self) -> bool {
+        !self.shared.loses.load(Ordering::SeqCst)
+    }
+
     /// Whether that has come to pass.
     pub fn has_broken(&self) -> bool {
         self.shared.breaks_at.lock().unwrap().is_none()
@@ -159,6 +171,20 @@ impl Shared {
         let mut breaks_at = self.breaks_at.lock().unwrap();
         let holds = |word: &mut &str| part.windows(word.len()).any(|some| some == word.as_bytes());
         breaks_at.take_if(holds).is_some()
+    }
+
+    /// What passes of some whole answers. The heartbeat asks for one value alone.
+    fn loses(&self, part: &[u8]) -> Vec<u8> {
+        let (mut cursor, mut begins) = (Cursor::new(part), 0);
+        while let Ok(value) = Reply::read(&mut cursor) {
+            let ends = cursor.position() as usize;
+            if matches!(value, Reply::List(values) if values.len() > 1) {
+                self.loses.store(false, Ordering::SeqCst);
+                return [&part[..begins], &part[ends..]].concat();
+            }
+            begins = ends;
+        }
+        part.to_vec()
     }
 
     fn way(&self) -> Way {
@@ -232,7 +258,12 @@ impl Shared {
             {
                 thread::sleep(Duration::from_millis(2));
             }
-            if to.write_all(&part[..length]).is_err() {
+            let loses = matches!(side, Side::Server) && self.loses.load(Ordering::SeqCst);
+            let left = loses.then(|| self.loses(&part[..length]));
+            if to
+                .write_all(left.as_deref().unwrap_or(&part[..length]))
+                .is_err()
+            {
                 break;
             }
         }

@@ -110,6 +110,13 @@ pub fn reply(reply: &[u8]) -> Result<Reply<'_>, Malformed> {
     }
 }
 
+impl Values<'_> {
+    /// How many are still to come.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+}
+
 impl<'r> Iterator for Values<'r> {
     type Item = Option<&'r [u8]>;
 

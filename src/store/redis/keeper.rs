@@ -213,6 +213,10 @@ impl Shared {
             if link.standing.is_another.load(Ordering::Relaxed) {
                 return "its data has another history than when it was connected to: it has been the copy of another server, or has begun to be copied".to_owned();
             }
+            if link.standing.out_of_step.load(Ordering::Relaxed) {
+                return "it answered something else than it was asked: look at what stands between"
+                    .to_owned();
+            }
             if link.is_lost() {
                 return "the connection was lost".to_owned();
             }

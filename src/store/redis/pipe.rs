@@ -60,6 +60,8 @@ pub(super) struct Standing {
     /// Which history its data had when it was connected to, where it says so; and whether that is another now.
     pub(super) history: OnceLock<String>,
     pub(super) is_another: AtomicBool,
+    /// It has answered something else than it was asked.
+    pub(super) out_of_step: AtomicBool,
 }
 
 #[derive(Default)]
@@ -83,7 +85,16 @@ struct Waiting {
     /// Those before it, of which nobody hears.
     unheard: usize,
     tell: SmallVec<[oneshot::Sender<Bytes>; 1]>,
-    doubt: Option<Doubt>,
+    due: Due,
+}
+
+/// What the reply is to be.
+#[derive(Clone, Copy)]
+enum Due {
+    Any,
+    /// So many values, or an error: any other is the answer to another question.
+    Values(usize),
+    Doubt(Doubt),
 }
 
 /// What is heard before those behind it are.
@@ -162,14 +173,14 @@ impl Pipe {
             let asked = std::iter::once((before, life));
             let asked = asked.chain(history.map(|ask| (Doubt::History, ask)));
             for (doubt, ask) in asked {
-                queue.put(0, SmallVec::new(), Some(doubt), |out| {
+                queue.put(0, SmallVec::new(), Due::Doubt(doubt), |out| {
                     out.extend_from_slice(&ask)
                 });
             }
         }
         let (tell, told) = oneshot::channel();
-        queue.put(0, smallvec![tell], None, |out| {
-            let keys = states.clone().count() + usize::from(copy.is_some());
+        let keys = states.clone().count() + usize::from(copy.is_some());
+        queue.put(0, smallvec![tell], Due::Values(keys), |out| {
             frame::command(out, keys + 1);
             frame::argument(out, &[b"MGET"]);
             if let Some(copy) = copy {
@@ -192,7 +203,7 @@ impl Pipe {
     ) -> oneshot::Receiver<Bytes> {
         let (tell, told) = oneshot::channel();
         let mut queue = self.queue.lock();
-        queue.put(commands - 1, smallvec![tell], None, write);
+        queue.put(commands - 1, smallvec![tell], Due::Any, write);
         wake(queue);
         told
     }
@@ -244,12 +255,25 @@ impl Pipe {
 }
 
 impl Standing {
-    /// What a doubt is answered.
-    fn hear(&self, doubt: Doubt, reply: &[u8]) -> io::Result<()> {
-        match doubt {
-            Doubt::Life(before) => self.hear_of_life(before, reply),
-            Doubt::History => self.hear_of_history(reply),
+    /// Whether a reply can be the one that is due; and what a doubt is answered.
+    fn judge(&self, due: Due, reply: &[u8]) -> io::Result<()> {
+        let is_due = match (due, frame::reply(reply)?) {
+            (Due::Any, _) => true,
+            (Due::Values(asked), Reply::Values(values)) => values.left() == asked,
+            (Due::Values(_), reply) => matches!(reply, Reply::Error(_)),
+            (Due::Doubt(_), reply) => !matches!(reply, Reply::Values(_)),
+        };
+        match due {
+            _ if !is_due => Err(self.is_out_of_step()),
+            Due::Any | Due::Values(_) => Ok(()),
+            Due::Doubt(Doubt::Life(before)) => self.hear_of_life(before, reply),
+            Due::Doubt(Doubt::History) => self.hear_of_history(reply),
         }
+    }
+
+    fn is_out_of_step(&self) -> io::Error {
+        self.out_of_step.store(true, Ordering::Relaxed);
+        io::Error::other("an answer to something else than was asked")
     }
 
     fn hear_of_history(&self, reply: &[u8]) -> io::Result<()> {
@@ -294,16 +318,12 @@ impl Queue {
         &mut self,
         unheard: usize,
         tell: SmallVec<[oneshot::Sender<Bytes>; 1]>,
-        doubt: Option<Doubt>,
+        due: Due,
         write: impl FnOnce(&mut BytesMut),
     ) {
         if !self.lost {
             write(&mut self.out);
-            self.waiting.push_back(Waiting {
-                unheard,
-                tell,
-                doubt,
-            });
+            self.waiting.push_back(Waiting { unheard, tell, due });
         }
     }
 
@@ -317,7 +337,7 @@ impl Queue {
             self.waiting.push_back(Waiting {
                 unheard: 0,
                 tell: group.tell,
-                doubt: None,
+                due: Due::Any,
             });
         }
     }
@@ -463,18 +483,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             for reply in replies {
                 match queue.waiting.front_mut() {
                     Some(waiting) if waiting.unheard > 0 => waiting.unheard -= 1,
-                    Some(Waiting {
-                        doubt: Some(doubt), ..
-                    }) => {
-                        good = self.standing.hear(*doubt, &reply);
+                    Some(waiting) => {
+                        good = self.standing.judge(waiting.due, &reply);
                         if good.is_err() {
-                            // Nobody behind it is told anything.
+                            // Neither it nor anybody behind it is told anything.
                             break;
                         }
-                        queue.waiting.pop_front();
+                        told.extend(queue.waiting.pop_front().map(|who| (who, reply)));
                     }
-                    Some(_) => told.extend(queue.waiting.pop_front().map(|who| (who, reply))),
-                    None => return Err(io::Error::other("a reply to nothing that was asked")),
+                    None => {
+                        good = Err(self.standing.is_out_of_step());
+                        break;
+                    }
                 }
             }
         }
