@@ -705,6 +705,29 @@ fn a_store_that_answers_out_of_step_fails_no_request_and_gives_nobody_the_answer
     );
 }
 
+/// SWAPDB and back, as RESTORE or a provider's backup may: the server lives on, and with it what it said to live.
+#[test]
+fn what_was_kept_before_is_not_given_when_the_data_of_then_are_put_back() {
+    let redis = RedisServer::start();
+    let origin = numbered();
+    let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+    let detail = "/api/users/7/";
+    becomes_a_hit(&larder);
+    let before = larder.get(detail).text();
+    assert!(larder.get(detail).is_hit());
+    redis.run(&["SWAPDB", "1", "2"]).unwrap_ok();
+    eventually("it is seen that nothing stands there", || {
+        !larder.get(LIST).is_hit()
+    });
+    assert_eq!(larder.write("PATCH", detail).status, 200);
+    redis.run(&["SWAPDB", "1", "2"]).unwrap_ok();
+    eventually("it is seen what stands there", || {
+        !larder.get(LIST).is_hit()
+    });
+    assert_ne!(larder.get(detail).text(), before);
+    becomes_a_hit(&larder);
+}
+
 #[test]
 fn what_others_keep_in_the_same_store_stays_as_it_is() {
     let redis = RedisServer::start();

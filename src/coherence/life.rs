@@ -1,9 +1,13 @@
 //! Entering a link: which life of the store this is, and for how long nothing in it is to be trusted.
 //! Pure. In Redis `enter` is `incarnation.lua`, and a test holds the two together.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::NOTICE;
 use super::protocol::Incarnation;
@@ -42,23 +46,63 @@ impl How {
     }
 }
 
+/// Lives that this process has seen end are remembered up to so many.
+const REMEMBERED: usize = 1024;
+
+/// The store's lives, as this process has heard of them on all its links.
+#[derive(Debug, Default)]
+pub struct Lives(Mutex<(Incarnation, VecDeque<Incarnation>)>);
+
+impl Lives {
+    /// Whether it goes on. A life ends with whatever is heard in its place, and none comes back: what names it then are data of before
+    /// that were put back in a server that lived on (SWAPDB, RESTORE, a backup), and what was written since is not in them.
+    fn hear(&self, told: Incarnation) -> bool {
+        let (last, over) = &mut *self.0.lock();
+        if told != *last {
+            if over.contains(&told) {
+                return false;
+            }
+            if *last != Incarnation::default() {
+                over.push_back(*last);
+            }
+            if over.len() > REMEMBERED {
+                over.pop_front();
+            }
+            *last = told;
+        }
+        true
+    }
+}
+
 /// Which life the store is in, as a link has last heard of it. Answers may be looked at in another order than they came.
 #[derive(Debug, Default)]
-pub struct Heard(AtomicU32);
+pub struct Heard {
+    last: AtomicU32,
+    lives: Arc<Lives>,
+}
 
 impl Heard {
-    pub fn last(&self) -> Incarnation {
-        Incarnation(self.0.load(Ordering::Relaxed))
+    pub fn among(lives: Arc<Lives>) -> Heard {
+        let last = AtomicU32::default();
+        Heard { last, lives }
     }
 
-    /// A command that was sent when `before` was the last had `told` for an answer. A life that is over does not come
-    /// back, so what has been heard meanwhile is later than an answer that brings nothing new.
-    pub fn hear(&self, before: Incarnation, told: Incarnation) {
-        if told != before {
-            let _ = self
-                .0
-                .compare_exchange(before.0, told.0, Ordering::Relaxed, Ordering::Relaxed);
+    pub fn last(&self) -> Incarnation {
+        Incarnation(self.last.load(Ordering::Relaxed))
+    }
+
+    /// A command that was sent when `before` was the last had `told` for an answer. What has been heard meanwhile is later than
+    /// an answer that brings nothing new. Whether what was told may be: of one that is over nothing is trusted, and another is to begin.
+    pub fn hear(&self, before: Incarnation, told: Incarnation) -> bool {
+        if told == before || self.last() != before {
+            return true;
         }
+        let goes_on = self.lives.hear(told);
+        let now = if goes_on { told.0 } else { 0 };
+        let _ = self
+            .last
+            .compare_exchange(before.0, now, Ordering::Relaxed, Ordering::Relaxed);
+        goes_on
     }
 }
 
@@ -174,6 +218,28 @@ mod tests {
         heard.hear(early, second);
         heard.hear(late, first);
         assert_eq!(heard.last(), second);
+    }
+
+    #[test]
+    fn a_life_that_is_over_does_not_come_back_on_this_link_or_another() {
+        let lives = Arc::<Lives>::default();
+        let [none, first, second, third] = [0, 1, 2, 3].map(Incarnation);
+        let link = Heard::among(lives.clone());
+        assert!(link.hear(none, first) && link.hear(first, second));
+        assert!(!link.hear(second, first), "its data were put back");
+        assert_eq!(link.last(), none);
+        let next = Heard::among(lives);
+        assert!(!next.hear(none, first));
+        assert!(next.hear(none, third));
+        assert_eq!(next.last(), third);
+    }
+
+    #[test]
+    fn a_life_is_over_when_no_record_of_it_stands_any_more() {
+        let heard = Heard::default();
+        let [none, first] = [0, 1].map(Incarnation);
+        assert!(heard.hear(none, first) && heard.hear(first, none));
+        assert!(!heard.hear(none, first));
     }
 
     #[test]

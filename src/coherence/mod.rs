@@ -47,7 +47,8 @@
 //! a DEL of that very key), protects no longer until the write is finished. A hold that runs out while its write is
 //! still on the way protects no longer: an upload that is streamed for longer than `hold_for`. A store that hides its
 //! run id is taken for another after every reconnect; an instance that connects to it for the first time cannot tell, nor
-//! one whose link lasts while it is the copy of another and becomes itself again.
+//! one whose link lasts while it is the copy of another and becomes itself again. Data of before that are put back into a server that
+//! lives on are known only by who has heard of another life in between.
 //!
 //! # How it is shown
 //! `tests/explore.rs` runs these very machines (`protocol`, `writing`, `journal`, `life`, `Fence`) through every order of steps

@@ -136,7 +136,7 @@ impl Shared {
             pipe::say(&mut second, &introduction)
         )
         .map_err(|error| self.unheard(&error))?;
-        Ok((Link::over(first, second).await?, said))
+        Ok((Link::over(first, second, self.lives.clone()).await?, said))
     }
 
     /// Why there was no answer on a connection. What ends one at the first word may have waited for another one.

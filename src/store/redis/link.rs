@@ -22,7 +22,7 @@ use super::{A_WEEK, Place, Shared, frame, script};
 use crate::caching::cache_status::Reason;
 use crate::caching::stored::Stored;
 use crate::coherence::lease::{self, Registry};
-use crate::coherence::life::How;
+use crate::coherence::life::{Heard, How, Lives};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{Epochs, NOTICE, StateKey, fresh_bits};
 use crate::store::{Away, codec};
@@ -85,7 +85,7 @@ impl Drop for Link {
 
 impl Link {
     /// `pipe` is ready for commands.
-    pub(super) async fn over<S>(stream: S, pipe: S) -> Result<Link, String>
+    pub(super) async fn over<S>(stream: S, pipe: S, lives: Arc<Lives>) -> Result<Link, String>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -100,7 +100,10 @@ impl Link {
                 .map_err(|e| e.to_string())?;
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let now = tokio::time::Instant::now();
-        let standing = Arc::new(Standing::default());
+        let standing = Arc::new(Standing {
+            life: Heard::among(lives),
+            ..Standing::default()
+        });
         Ok(Link {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             connection,
@@ -425,6 +428,23 @@ impl Link {
         who: Option<&str>,
         how: How,
     ) -> Result<(Incarnation, Duration), NoLink> {
+        let (life, wait, may_be) = self.incarnate_once(shared, who, how).await?;
+        match may_be {
+            true => Ok((life, wait)),
+            // What stands there was put back from before.
+            false => {
+                let anew = self.incarnate_once(shared, who, How::Anew);
+                anew.await.map(|(life, wait, _)| (life, wait))
+            }
+        }
+    }
+
+    async fn incarnate_once(
+        &self,
+        shared: &Shared,
+        who: Option<&str>,
+        how: How,
+    ) -> Result<(Incarnation, Duration, bool), NoLink> {
         let before = self.standing.life.last();
         let mut ask = Cmd::new();
         ask.arg("EVAL")
@@ -456,8 +476,8 @@ impl Link {
             ));
         };
         let (life, wait) = (Incarnation(life), u64::try_from(wait).unwrap_or(0));
-        self.standing.life.hear(before, life);
-        Ok((life, Duration::from_millis(wait).min(NOTICE)))
+        let may_be = self.standing.life.hear(before, life);
+        Ok((life, Duration::from_millis(wait).min(NOTICE), may_be))
     }
 
     /// Names this instance's term, if it has one, and sweeps what is overdue. Again when the first of what stands there

@@ -31,7 +31,7 @@ use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
 use crate::clock;
 use crate::coherence::lease::{self, Lease, Registry};
-use crate::coherence::life::{How, Record};
+use crate::coherence::life::{How, Lives, Record};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{Epochs, Journal, NOTICE, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
@@ -76,6 +76,7 @@ struct Shared {
     health: Mutex<Health>,
     /// Who the server was, at the last connection.
     last_who: Mutex<Option<Option<String>>>,
+    lives: Arc<Lives>,
     /// Before then nothing is trusted, on the last link and on one that follows it at once.
     trusted_from: Mutex<tokio::time::Instant>,
     /// Since when there is no link.
@@ -106,6 +107,7 @@ impl Redis {
             by_file: store.secret.as_ref().map(HashingSecret::of),
             health: Mutex::new(Health::Down("not connected yet".to_owned())),
             last_who: Mutex::new(None),
+            lives: Arc::default(),
             trusted_from: Mutex::new(tokio::time::Instant::now()),
             away_since: Mutex::new(Some(tokio::time::Instant::now())),
             at_hand: watch::Sender::new(false),
@@ -259,12 +261,10 @@ impl Redis {
         let mut values = link.values(&reply)?;
         let life = values.next().ok_or(Away)?;
         let life = life.and_then(|text| Record::parse(std::str::from_utf8(text).ok()?));
-        // Another instance may have found that the store lives another life; or the key was evicted.
-        let life = match life {
-            Some(record) => {
-                link.standing.life.hear(before, record.life);
-                record.life
-            }
+        // Another instance may have found that the store lives another life; or the key was evicted, or put back.
+        let life = life.map(|record| record.life);
+        let life = match life.filter(|life| link.standing.life.hear(before, *life)) {
+            Some(life) => life,
             None => {
                 let who = link.who().await;
                 let entered = link.incarnate(&self.shared, who.as_deref(), How::Again);
