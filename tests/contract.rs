@@ -263,6 +263,34 @@ fn writes_that_come_together_come_to_the_same_as_one_after_the_other() {
     );
 }
 
+/// Its end took the state for none of ours, and deleted it with the hold of another.
+#[tokio::test]
+async fn a_write_that_may_not_read_a_state_takes_no_hold_of_another() {
+    let server = RedisServer::start();
+    let store = redis(&server).await;
+    let states = states(&["s~state"]);
+    let lasting = HOLD;
+    let begin = |hold| Step::Begin { hold, lasting };
+    for hold in [HoldId(1), HoldId(2)] {
+        store.step(&states, begin(hold)).await.unwrap();
+    }
+    server
+        .run(&["ACL", "SETUSER", "default", "-get"])
+        .unwrap_ok();
+    let finish = Step::Finish {
+        hold: HoldId(2),
+        outcome: Outcome::Changed,
+        lasting,
+    };
+    assert!(store.step(&states, finish).await.is_err());
+    server
+        .run(&["ACL", "SETUSER", "default", "+get"])
+        .unwrap_ok();
+    let state = server.get("t:s~state").expect("it stands there");
+    let state = protocol::State::parse(&state).expect("a state");
+    assert!(state.holds().any(|hold| hold == HoldId(1)), "{state}");
+}
+
 /// Whoever enters however: which life it is, and whether it waits. The record's last word is the server's own time.
 #[test]
 fn the_script_that_enters_a_life_and_its_twin_come_to_the_same_in_any_history() {

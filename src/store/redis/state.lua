@@ -115,6 +115,8 @@ for n = 1, states do
     else
       text = pcall('GET', key)
     end
+    -- Of what may not be read nothing is known, and it is not replaced: others' holds may stand there.
+    if type(text) == 'table' and not find(text.err, 'WRONGTYPE', 1, true) then return text end
     if not text then
       after = held and '*' or of_nothing or '-'
     elseif type(text) == 'string' then
