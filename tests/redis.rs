@@ -208,7 +208,9 @@ fn a_user_that_may_less_than_before_is_told_of_by_readyz_and_once_in_the_log() {
     };
     let origin = numbered();
     let url = redis.url().replace("redis://", "redis://larder:s3cret@");
-    for command in ["mget", "set", "pexpire", "evalsha", "smembers"] {
+    for command in [
+        "mget", "set", "pexpire", "evalsha", "smembers", "append", "get",
+    ] {
         allow(&["on", ">s3cret", "~t:*", "+@all"]);
         let larder = Larder::start(users_api(&origin, &url, ""));
         becomes_a_hit(&larder);
@@ -227,6 +229,25 @@ fn a_user_that_may_less_than_before_is_told_of_by_readyz_and_once_in_the_log() {
         assert_eq!(larder.output().matches("store connected").count(), 1);
         allow(&["+@all"]);
         becomes_a_hit(&larder);
+    }
+}
+
+/// It connected, and each request ended the link; or it said that the link was lost.
+#[test]
+fn a_command_that_the_server_does_not_know_is_named_by_readyz_and_not_asked_for_again_and_again() {
+    for command in ["MGET", "EVALSHA", "APPEND"] {
+        let redis = RedisServer::builder().without(command).start();
+        let origin = numbered();
+        let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+        for _ in 0..3 {
+            assert_eq!(larder.get(LIST).status, 200);
+            assert_eq!(larder.write("POST", LIST).status, 200);
+        }
+        let named = format!("{command} was answered ERR unknown command");
+        eventually("it is named", || {
+            larder.admin("GET", "/readyz").text().contains(&named)
+        });
+        assert_eq!(larder.output().matches("store connected").count(), 0);
     }
 }
 

@@ -210,7 +210,7 @@ impl Shared {
         }
         for (name, _) in &tried {
             match answer() {
-                Err(refused) if refused.code() == Some("NOPERM") => {
+                Err(refused) if is_denied(&refused) => {
                     return Err(self.refusal(name, &refused));
                 }
                 _ => {}
@@ -301,20 +301,22 @@ impl Shared {
         let names: Vec<&str> = registered.iter().map(StateKey::as_str).collect();
         let mut words = Pipeline::new();
         words.cmd("SADD").arg(&routes).arg(names);
+        // The script asks for it; a set takes none.
+        words.cmd("APPEND").arg(&routes).arg("");
         words.cmd("EXPIRE").arg(&routes).arg(week);
         let mut told = link.ask_all(&words).await?;
         let is_of_another = |said: &Result<_, RedisError>| matches!(said, Err(refused) if refused.code() == Some("WRONGTYPE"));
-        if told.iter().any(is_of_another) {
+        if told.first().is_some_and(is_of_another) {
             let mut del = Pipeline::new();
             del.cmd("DEL").arg(&routes);
             link.ask_all(&del).await?;
             told = link.ask_all(&words).await?;
         }
-        // Else not everything could be purged.
-        for registered in told {
-            match registered {
-                Err(refused) if refused.code() == Some("NOPERM") => {
-                    return Err(self.refusal("SADD", &refused));
+        // Else not everything could be purged, nor anything written to.
+        for (name, told) in ["SADD", "APPEND", "EXPIRE"].into_iter().zip(told) {
+            match told {
+                Err(refused) if is_denied(&refused) => {
+                    return Err(self.refusal(name, &refused));
                 }
                 _ => {}
             }
@@ -360,6 +362,16 @@ impl Shared {
             ),
             _ => return NoLink::Unreachable(format!("{command} was answered {code} {said}")),
         })
+    }
+}
+
+/// Not for this moment: the user may not run it, or the server does not know it (`rename-command`).
+fn is_denied(refused: &RedisError) -> bool {
+    let said = refused.detail().unwrap_or_default();
+    match refused.code() {
+        Some("NOPERM") => true,
+        Some("ERR") => said.starts_with("unknown command"),
+        _ => false,
     }
 }
 
