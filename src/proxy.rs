@@ -489,7 +489,7 @@ impl Setup {
             .iter()
             .map(|route| Served::new(&config, route))
             .collect();
-        let served = admit::with_keys(served);
+        let served = admit::with_keys(served, &[]);
         Setup {
             cap: Arc::new(Cap::new(config.limits.copies)),
             writes: Writes::new(&config),

@@ -20,7 +20,7 @@ use larder::config::{Jwt, KeySource, Secret};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use support::client::Answer;
+use support::client::{Answer, Connection};
 use support::eventually;
 use support::larder::{Larder, run_with_input};
 use support::origin::{self, Origin};
@@ -40,6 +40,7 @@ on_both_stores! {
     a_revoked_token_is_refused_however_it_is_spelt
     a_refusal_is_nobody_elses
     when_the_keys_change_what_the_old_ones_said_counts_no_more
+    what_keys_of_before_a_reload_have_said_counts_no_longer_than_they_do
 }
 
 fn rules(algorithms: &[Algorithm]) -> Jwt {
@@ -647,6 +648,43 @@ fn when_the_keys_change_what_the_old_ones_said_counts_no_more(store: &str) {
         let refused = list(&larder, &new_lines["b"]).cache_status();
         refused.ends_with("detail=jwt-refused")
     });
+}
+
+fn what_keys_of_before_a_reload_have_said_counts_no_longer_than_they_do(store: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let set = directory.path().join("jwks.json");
+    let issuers = ["1", "2", "3"].map(|name| Issuer::p256().named(name));
+    std::fs::write(&set, jwks(&[&issuers[0]])).unwrap();
+    let (users, mut lines) = known(&issuers[0], &[("1", "x", 3600)]);
+    for (issuer, name) in [(&issuers[1], "2"), (&issuers[2], "3")] {
+        let (more, more_lines) = known(issuer, &[(name, "x", 3600)]);
+        users.lock().unwrap().extend(more.lock().unwrap().clone());
+        lines.extend(more_lines);
+    }
+    let origin = api(&users);
+    let jwt = format!("jwks_file: {}", set.display());
+    let larder = Larder::start(file(&origin, store, &jwt, ""));
+    let reload = || {
+        let json = ("Content-Type", "application/json");
+        let mut admin = Connection::open(larder.admin_address());
+        assert_eq!(admin.request("POST", "/reload", &[json], b"").status, 200);
+    };
+    let refused = |name: &str| {
+        let said = list(&larder, &lines[name]).cache_status();
+        said.ends_with("detail=jwt-refused")
+    };
+    assert_eq!(list(&larder, &lines["1"]).status, 200);
+    reload();
+    assert!(list(&larder, &lines["1"]).is_hit());
+
+    std::fs::write(&set, jwks(&[&issuers[1]])).unwrap();
+    eventually("the old key is known no more", || refused("1"));
+    assert!(list(&larder, &lines["2"]).is_hit());
+
+    std::fs::write(&set, jwks(&[&issuers[2]])).unwrap();
+    reload();
+    assert!(refused("2"));
+    assert!(list(&larder, &lines["3"]).is_hit());
 }
 
 /// A pipe in the place of a file whose server hangs; opened to be written to, it waits for whoever reads it.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::keys::{Form, KeySet};
@@ -19,7 +20,7 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Keys {
     source: KeySource,
     current: ArcSwap<KeySet>,
-    read: Stamp,
+    read: Mutex<Stamp>,
     watched: AtomicBool,
 }
 
@@ -56,7 +57,7 @@ impl Keys {
         Keys {
             source: source.clone(),
             current: ArcSwap::from_pointee(read(source).unwrap_or_default()),
-            read: stamp,
+            read: Mutex::new(stamp),
             watched: AtomicBool::new(false),
         }
     }
@@ -68,31 +69,36 @@ impl Keys {
     /// Looks after the file from now on, for as long as anybody else has these keys. Before the first token is verified
     /// there is nothing to look after.
     pub fn watch(self: &Arc<Self>) {
-        let Some(path) = self.source.path().map(Path::to_owned) else {
-            return;
-        };
-        if self.watched.swap(true, Ordering::Relaxed) {
+        if self.source.path().is_none() || self.watched.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (keys, mut read) = (Arc::downgrade(self), self.read);
+        let keys = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
-                let (keys, of) = (keys.clone(), path.clone());
-                let looked = tokio::task::spawn_blocking(move || {
-                    let stamp = Stamp::of(&of);
-                    let keys = keys.upgrade()?;
-                    if stamp != read {
-                        keys.renew(&of);
-                    }
-                    Some(stamp)
-                });
-                let Ok(Some(stamp)) = looked.await else {
+                let Some(keys) = keys.upgrade() else {
                     return;
                 };
-                read = stamp;
+                if tokio::task::spawn_blocking(move || keys.look())
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
                 tokio::time::sleep(EVERY).await;
             }
         });
+    }
+
+    /// Reads the file again if it has changed since it was last looked at.
+    pub fn look(&self) {
+        let Some(path) = self.source.path() else {
+            return;
+        };
+        let mut read = self.read.lock();
+        let now = Stamp::of(path);
+        if std::mem::replace(&mut *read, now) != now {
+            self.renew(path);
+        }
     }
 
     fn renew(&self, path: &Path) {

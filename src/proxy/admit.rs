@@ -36,17 +36,20 @@ pub enum Known {
     Unasked,
 }
 
-/// Gives each route under `jwt` its keys, one value to all that name the same.
-pub fn with_keys(mut all: Vec<Served>) -> Vec<Served> {
+/// Gives each route under `jwt` its keys, one value to all that name the same: what the keys of `before` have said counts until they
+/// are replaced, which only they themselves know.
+pub fn with_keys(mut all: Vec<Served>, before: &[Served]) -> Vec<Served> {
     for n in 0..all.len() {
         let Access::Jwt(jwt) = &all[n].route.access else {
             continue;
         };
-        let same = all[..n].iter().find_map(|other| match &other.route.access {
+        let same = |other: &Served| match &other.route.access {
             Access::Jwt(theirs) if theirs.keys == jwt.keys => other.keys.clone(),
             _ => None,
-        });
-        let keys = same.unwrap_or_else(|| Arc::new(Keys::new(&jwt.keys)));
+        };
+        let kept = || before.iter().find_map(same).inspect(|keys| keys.look());
+        let keys = all[..n].iter().find_map(same).or_else(kept);
+        let keys = keys.unwrap_or_else(|| Arc::new(Keys::new(&jwt.keys)));
         all[n].keys = Some(keys);
     }
     all

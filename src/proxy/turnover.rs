@@ -235,7 +235,7 @@ impl Setup {
             }
             served
         });
-        let served = admit::with_keys(served.collect());
+        let served = admit::with_keys(served.collect(), &old.served);
         let kept = |same| if same { Some(old) } else { None };
         let (reads, same_cap) = (kept(same_reads), was.limits.copies == config.limits.copies);
         Setup {
