@@ -294,7 +294,6 @@ pub async fn revoke(
         return Err(wrong("no credential is named"));
     }
     // A token is good by itself, so that it is not is kept; before what was said of it is dropped, or it could be said again.
-    let now = clock::now();
     for line in fields.get_all(header::AUTHORIZATION) {
         // Whatever scheme it is given by.
         let token = line.as_bytes().trim_ascii();
@@ -305,14 +304,12 @@ pub async fn revoke(
         ) else {
             continue;
         };
-        if now < until {
-            let name = revoked_token(&secret, signed);
-            let kept = coherence.store().mark(&name, until.since(now)).await;
-            kept.map_err(|reason| match reason {
-                Reason::StoreAway => OperationError::StoreAway,
-                reason => OperationError::NotKept(reason.word()),
-            })?;
-        }
+        let name = revoked_token(&secret, signed);
+        let kept = coherence.store().mark(&name, until).await;
+        kept.map_err(|reason| match reason {
+            Reason::StoreAway => OperationError::StoreAway,
+            reason => OperationError::NotKept(reason.word()),
+        })?;
     }
     coherence.purge(&states).await?;
     purges::by_hand(Cause::Credential, &states);

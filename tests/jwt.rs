@@ -26,6 +26,7 @@ use support::larder::{Larder, run_with_input};
 use support::origin::{self, Origin};
 use support::redis::RedisServer;
 use support::tokens::{Issuer, from_now, jwks};
+use support::wall_clock::WallClock;
 
 const LIST: &str = "/api/users/";
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -759,6 +760,40 @@ fn a_token_revoked_at_the_store_is_refused_by_every_instance_that_begins_later_t
         .find(|key| key.contains("~revoked:"));
     let left = redis.run(&["PTTL", &mark.unwrap()]).number();
     assert!((1..=3_600_000).contains(&left), "{left}");
+}
+
+#[test]
+fn a_token_is_revoked_until_its_end_also_by_who_is_at_a_clock_that_is_ahead() {
+    let (redis, clock) = (RedisServer::start(), WallClock::new());
+    let issuer = Issuer::secret(SECRET);
+    let (users, lines) = known(&issuer, &[("a", "x", 600)]);
+    let origin = api(&users);
+    let larder = larder(&origin, &redis.url());
+    assert_eq!(list(&larder, &lines["a"]).status, 200);
+    clock.is_off(3600);
+    let [shim, off] = clock.environment();
+    let told = run_with_input(
+        &[
+            "purge",
+            "--credential",
+            "-",
+            "-c",
+            larder.file().to_str().unwrap(),
+        ],
+        &[
+            ("JWT_SECRET", SECRET),
+            (shim.0, shim.1.to_str().unwrap()),
+            (off.0, off.1.to_str().unwrap()),
+        ],
+        format!("Authorization: {}\n", lines["a"]).as_bytes(),
+    );
+    assert!(told.status.success(), "{told:?}");
+    let said = list(&larder, &lines["a"]).cache_status();
+    assert!(said.ends_with("detail=jwt-revoked"), "{said}");
+    let keys = redis.keys();
+    let mark = keys.iter().find(|key| key.contains("~revoked:")).unwrap();
+    let left = redis.run(&["PTTL", mark]).number();
+    assert!((540_000..=600_000).contains(&left), "{left}");
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use parking_lot::{Mutex, RwLock};
@@ -115,11 +114,11 @@ impl Memory {
     }
 
     /// Never forgotten before its time, as people set it: what is over makes room.
-    pub fn mark(&self, name: &str, lasting: Duration) {
+    pub fn mark(&self, name: &str, until: Timestamp) {
         let now = clock::now();
         let mut marks = self.marks.lock();
         marks.retain(|_, until| now < *until);
-        marks.insert(name.to_owned(), now.plus(lasting));
+        marks.insert(name.to_owned(), until);
     }
 
     pub fn is_marked(&self, name: &str) -> bool {

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::coherence::protocol::{Reply, Seen, Step};
 use crate::coherence::{Epochs, StateKey, States, hold_for};
 use crate::config::{Access, Config, Route};
@@ -288,14 +288,14 @@ impl Store {
         }
     }
 
-    /// Keeps for so long that this name was marked; confirmed.
-    pub async fn mark(&self, name: &str, lasting: Duration) -> Result<(), Reason> {
+    /// Keeps until then that this name was marked; confirmed.
+    pub async fn mark(&self, name: &str, until: Timestamp) -> Result<(), Reason> {
         match self {
             Store::Memory(memory) => {
-                memory.mark(name, lasting);
+                memory.mark(name, until);
                 Ok(())
             }
-            Store::Redis(redis) => redis.mark(name, lasting).await,
+            Store::Redis(redis) => redis.mark(name, until).await,
         }
     }
 

@@ -49,9 +49,16 @@ impl WallClock {
 
     /// Whoever is started so goes by it.
     pub fn of(&self, larder: LarderBuilder) -> LarderBuilder {
-        larder
-            .env("LD_PRELOAD", self.path("shim.so"))
-            .env("SECONDS_OFF", self.path("off"))
+        let [shim, off] = self.environment();
+        larder.env(shim.0, shim.1).env(off.0, off.1)
+    }
+
+    /// The same for any command.
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        [
+            ("LD_PRELOAD", self.path("shim.so")),
+            ("SECONDS_OFF", self.path("off")),
+        ]
     }
 
     /// By so many seconds it is ahead of this machine's from now on, or behind.

@@ -29,7 +29,7 @@ use super::{Away, Found, Health, Lifetimes, Listed, SeenStates, codec};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::coherence::lease::{self, Lease, Registry};
 use crate::coherence::life::{How, Lives, Record};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
@@ -46,6 +46,9 @@ pub fn rights(prefix: &str) -> String {
 
 /// The deployment's own keys live a week from their last renewal.
 const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// So long a mark stays at least: our clock may be ahead, and the token good for longer than it says.
+const A_MINUTE: Duration = Duration::from_secs(60);
 
 pub struct Redis {
     shared: Arc<Shared>,
@@ -397,14 +400,25 @@ impl Redis {
             .map(drop)
     }
 
-    pub async fn mark(&self, name: &str, lasting: Duration) -> Result<(), Reason> {
-        let mut set = Cmd::new();
-        set.arg("SET").arg(self.shared.key(name)).arg("1");
-        set.arg("PX").arg(lasting.as_millis().max(1) as u64);
+    /// By our clock or by the server's, whichever is the later: whoever revokes may be far from the instances, and its clock off.
+    pub async fn mark(&self, name: &str, until: Timestamp) -> Result<(), Reason> {
+        let key = self.shared.key(name);
+        let left = until.since(clock::now()).max(A_MINUTE);
+        let mut mark = Pipeline::new();
+        mark.cmd("SET").arg(&key).arg("1");
+        mark.arg("PX").arg(left.as_millis() as u64);
+        mark.cmd("PEXPIREAT").arg(&key);
+        mark.arg(until.as_millis()).arg("GT");
         let link = self.shared.link().map_err(|Away| Reason::StoreAway)?;
-        match link.run(&self.shared, &set).await {
-            Ok(Value::ServerError(_)) => Err(Reason::StoreRefused),
-            Ok(_) => Ok(()),
+        match link.run_all(&self.shared, &mark).await {
+            Ok(answers)
+                if answers
+                    .iter()
+                    .all(|answer| !matches!(answer, Value::ServerError(_))) =>
+            {
+                Ok(())
+            }
+            Ok(_) => Err(Reason::StoreRefused),
             Err(Away) => Err(Reason::StoreAway),
         }
     }
