@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use support::client::{Answer, Connection, head};
 use support::larder::{Larder, Output, binary};
 use support::origin::{self, Origin};
@@ -49,6 +50,32 @@ fn an_idle_connection_is_closed_at_once_and_a_request_under_way_is_finished() {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.field("connection"), Some("close"));
     assert!(larder.exit().status.success());
+}
+
+/// Bytes that nobody has read make the kernel reset a connection that is closed, and forget what it had still to send.
+#[test]
+fn who_has_asked_for_more_meanwhile_is_sent_all_of_the_answer_under_way() {
+    let origin = Origin::start(|_| origin::huge(1 << 20));
+    let padding = "x".repeat(5_000);
+    let request = head("GET", "/media/film", &[("X-Padding", &padding)], None);
+    // With the first, or behind it.
+    for together in [20, 1] {
+        let larder = Larder::start(users_api(&origin, "memory:", ""));
+        let mut client = larder.connect();
+        // So the end of what it is sent is still on this side when that is all written.
+        let room = SockRef::from(&*client.stream()).set_recv_buffer_size(16 << 10);
+        room.unwrap();
+        client.send(request.repeat(together).as_bytes());
+        let mut answer = client.try_head("GET").unwrap();
+        client.send(request.repeat(20).as_bytes());
+        larder.terminate();
+        eventually("it ends", || larder.readiness()["status"] == "draining");
+        answer.content = client.content(answer.framing);
+        assert!(answer.is_complete_success(), "{answer:?}");
+        assert!(client.is_closed());
+        drop(client);
+        assert!(larder.exit().status.success());
+    }
 }
 
 /// Its content was read to its end, so nothing of it is on its way any more.

@@ -126,7 +126,9 @@ async fn http1<F, Answer, B>(
             // RFC 9110 §15.2: never to an HTTP/1.0 client.
             let turn = (request.version() == Version::HTTP_11).then(|| interim.turn());
             let has_content = !request.body().is_end_stream();
-            may_be_sending.store(has_content, Ordering::Relaxed);
+            // Or the next one, which need not wait for this answer.
+            let goes_on = lane::persists(request.version(), request.headers());
+            may_be_sending.store(has_content || goes_on, Ordering::Relaxed);
             let brought = Brought::by_hyper(request, turn, beneath);
             let answered = interim.clone().before(answer(brought, &peer));
             let exchanges = exchanges.clone();
@@ -160,7 +162,7 @@ async fn http1<F, Answer, B>(
     let Some(lane) = Arc::get_mut(&mut lane).map(Mutex::get_mut) else {
         return;
     };
-    // Once content was read to its end the next head is waited for, of which nothing has come.
+    // While the next head is waited for nothing of it has come.
     let is_sending = may_be_sending.into_inner() && pulse.received.load(Ordering::Relaxed);
     match ended {
         Ok(()) if is_sending => linger(lane.stream().get_mut()).await,
@@ -185,8 +187,10 @@ async fn http1<F, Answer, B>(
 enum Came {
     /// Something is for it to read.
     ForTheMachinery,
-    /// By its client's or our last word.
+    /// By its client's last word.
     ToItsEnd,
+    /// By ours, though its client may have asked for more.
+    ToOurs,
     /// It has said nothing for too long, or is to make room.
     ToLeave,
 }
@@ -232,7 +236,7 @@ where
                     true if lane.is_free() => is_answering.store(false, Ordering::Relaxed),
                     // More was asked meanwhile.
                     true => return Ok(Came::ForTheMachinery),
-                    false => return Ok(Came::ToItsEnd),
+                    false => return Ok(Came::ToOurs),
                 }
             }
         });
@@ -242,11 +246,17 @@ where
             .watch_alone(answering, has_spoken, is_answering)
             .await
     };
+    // A hit may be on its way.
+    let may_be_sending =
+        matches!(came, Some(Ok(Came::ToOurs))) || came.is_none() && !lane.is_free();
     match came {
         Some(Ok(Came::ForTheMachinery)) => return true,
         Some(Ok(Came::ToLeave)) => debug!("a client's connection said nothing for too long"),
-        Some(Ok(Came::ToItsEnd)) | None => {
+        Some(Ok(Came::ToItsEnd | Came::ToOurs)) | None => {
             let _ = lane.shutdown().await;
+            if may_be_sending {
+                linger(lane.stream().get_mut()).await;
+            }
         }
         Some(Err(error)) => debug!(%error, "a client's connection ended early"),
     }
