@@ -2,17 +2,19 @@
 
 mod support;
 
+use std::net::TcpStream;
 use std::time::Duration;
 
+use socket2::SockRef;
 use support::client::{Connection, HOST};
 use support::h2::{
-    self, Client, DATA, END_HEADERS, END_STREAM, Event, HEADERS, PREFACE, RST_STREAM, Raw, block,
-    frame, settings,
+    self, Client, DATA, END_HEADERS, END_STREAM, Event, HEADERS, PREFACE, RST_STREAM, Raw,
+    WINDOW_UPDATE, block, frame, settings,
 };
 use support::larder::Larder;
 use support::origin::{self, Origin, Request};
 use support::tls::{Authority, Kind};
-use support::{Gate, eventually, pattern, users_api};
+use support::{Gate, PATIENCE, eventually, pattern, users_api};
 
 const LIST: &str = "/api/users/";
 
@@ -415,6 +417,41 @@ fn at_the_end_a_client_is_told_and_what_is_under_way_finished() {
     let rest = raw.until_closed();
     let answered = |event: &Event| matches!(event, Event::Head { status: 200, .. });
     assert!(rest.iter().any(answered), "{rest:?}");
+    assert!(larder.exit().status.success());
+}
+
+/// Bytes that nobody has read make the kernel reset a connection that is closed, and forget what it had still to send.
+#[test]
+fn at_the_end_who_reads_an_answer_and_opens_windows_has_all_of_it() {
+    const LENGTH: u64 = 1 << 20;
+    let (_origin, larder) = start("", |_| origin::huge(LENGTH));
+    let stream = TcpStream::connect(larder.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // So the end of what it is sent is still on the other side when that is all written.
+    let room = SockRef::from(&stream).set_recv_buffer_size(16 << 10);
+    room.unwrap();
+    let mut raw = Raw::on(stream);
+    let window = frame(WINDOW_UPDATE, 0, 0, (LENGTH as u32).to_be_bytes());
+    let open = settings(&[(1, 0), (4, LENGTH as u32)]);
+    raw.send(&[PREFACE, &open, &window].concat());
+    raw.get(1, "/media/film");
+    raw.until(|event| matches!(event, Event::Head { .. }));
+    larder.terminate();
+    eventually("it ends", || larder.readiness()["status"] == "draining");
+    let mut length = 0;
+    while let Some(event) = raw.next() {
+        if let Event::Data { bytes, .. } = event {
+            length += bytes.len() as u64;
+            raw.send(&frame(
+                WINDOW_UPDATE,
+                0,
+                0,
+                (bytes.len() as u32).to_be_bytes(),
+            ));
+        }
+    }
+    assert_eq!(length, LENGTH);
+    drop(raw);
     assert!(larder.exit().status.success());
 }
 

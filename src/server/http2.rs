@@ -24,6 +24,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
 use super::frames::Metered;
+use super::lingering::linger;
 use super::{Brought, Manners, Peer};
 
 /// Of one stream: what a write's content is read whole up to, so that such a write needs no further window.
@@ -82,32 +83,35 @@ pub async fn serve<S, F, Answer, B>(
             Ok::<_, Infallible>(answered.map(|body| Told { body, to_head }))
         })
     });
-    let stream = TokioIo::new(Metered::new(stream));
-    let connection = builder(manners, streams.clone()).serve_connection(stream, service);
-    let mut connection = pin!(connection);
-    let mut idle = tokio::time::interval_at(Instant::now() + IDLE, IDLE);
-    let (mut seen, mut told) = (0, false);
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    debug!(%error, "a client's connection ended early");
-                }
-                return;
-            }
-            _ = end.wait_for(|end| *end), if !told => {
-                told = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            _ = idle.tick() => match streams.since(seen) {
-                Since::Idle if told => return,
-                Since::Idle => {
+    let mut stream = Metered::new(stream);
+    let ended = {
+        let connection = TokioIo::new(&mut stream);
+        let connection = builder(manners, streams.clone()).serve_connection(connection, service);
+        let mut connection = pin!(connection);
+        let mut idle = tokio::time::interval_at(Instant::now() + IDLE, IDLE);
+        let (mut seen, mut told) = (0, false);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                _ = end.wait_for(|end| *end), if !told => {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                Since::Busy { opened } => seen = opened,
+                _ = idle.tick() => match streams.since(seen) {
+                    Since::Idle if told => return,
+                    Since::Idle => {
+                        told = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Since::Busy { opened } => seen = opened,
+                }
             }
         }
+    };
+    match ended {
+        // Who reads an answer sends all the while, if only windows.
+        Ok(()) => linger(&mut stream).await,
+        Err(error) => debug!(%error, "a client's connection ended early"),
     }
 }
 
