@@ -563,6 +563,8 @@ impl Served {
         match unshown {
             Unshown::Field => self.learn_unkeyed(&nominated.unkeyed),
             Unshown::Cookie(name) => self.learn_cookie(client, name),
+            // It is refused before any work, as a rule, and by the query of one target (`?format=csv`).
+            Unshown::Accept => {}
         }
     }
 

@@ -47,6 +47,7 @@ on_both_stores! {
     a_canonical_origin_is_asked_for_fills_and_only_for_them
     html_is_never_cached
     the_origin_is_asked_for_json_and_for_no_encoding
+    what_there_is_no_json_of_is_asked_for_as_the_client_came
     what_the_origin_forbids_is_never_stored
     without_a_word_of_the_origin_only_a_200_203_or_204_is_stored
     with_one_other_successes_and_redirects_are_and_errors_never
@@ -850,6 +851,37 @@ fn the_origin_is_asked_for_json_and_for_no_encoding(store: &str) {
         ["application/vnd.api+json"]
     );
     assert!(larder.get_with(LIST, &other).is_hit());
+}
+
+/// As DRF with `?format=csv`, or with no renderer but that of JSON:API.
+fn what_there_is_no_json_of_is_asked_for_as_the_client_came(store: &str) {
+    let origin = Origin::start(|request| {
+        let accept = request.fields.get("accept").unwrap_or("*/*");
+        match accept.contains("*/*") || accept == "text/csv" {
+            true => origin::status(200, "id\n").field("Content-Type", "text/csv"),
+            false => origin::status(406, ""),
+        }
+    });
+    let larder = Larder::start(users_api(&origin, store, ""));
+    for accept in [
+        &[][..],
+        &[("Accept", "*/*")],
+        &[("Accept", "application/json, text/plain, */*")],
+    ] {
+        for _ in 0..2 {
+            let answer = larder.get_with(LIST, accept);
+            assert_eq!(answer.text(), "id\n", "{accept:?}");
+            let said = answer.cache_status();
+            assert!(said.ends_with("fwd-status=200; detail=not-json"), "{said}");
+            let head = larder.request("HEAD", LIST, accept, b"");
+            assert_eq!(head.status, 200, "{accept:?}");
+        }
+    }
+    let json_alone = larder.get_with(LIST, &[("Accept", "application/json")]);
+    assert_eq!(json_alone.status, 406);
+    let csv = [("Accept", "text/csv")];
+    assert!(!larder.get_with(LIST, &csv).is_hit());
+    assert!(larder.get_with(LIST, &csv).is_hit());
 }
 
 fn what_the_origin_forbids_is_never_stored(store: &str) {

@@ -1000,7 +1000,7 @@ fn keys_of_tokens_are_named_and_never_shown() {
 #[test]
 fn answers_that_are_never_kept() {
     type Change = fn(Answer) -> Answer;
-    let cases: [(&str, &str, Change); 8] = [
+    let cases: [(&str, &str, Change); 9] = [
         ("route-cookie", "session", |a| {
             a.field("Set-Cookie", "sessionid=hush; Path=/")
         }),
@@ -1023,6 +1023,7 @@ fn answers_that_are_never_kept() {
         ("route-encoding", "Accept-Encoding", |a| {
             a.field("Content-Encoding", "gzip")
         }),
+        ("route-status", "media type", |_| origin::status(406, "")),
     ];
     for (code, remedy, change) in cases {
         let origin = saying(move || change(origin::json("[]")));

@@ -761,6 +761,12 @@ fn words_of_answers_that_are_not_kept() {
         &[("Cookie", "csrftoken=old")],
         "",
     );
+    let origin = Origin::start(|request| match request.fields.get("accept") {
+        Some("application/json") => origin::status(406, ""),
+        _ => origin::json("[]"),
+    });
+    let asked = Asked::with(yaml(&origin, "memory:", ""));
+    asked.earns("not-json", "GET", LIST, &[("Accept", "*/*")], "");
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub enum Reason {
     Html,
     /// Also of an answer that is one, whatever was asked for.
     EventStream,
+    NotJson,
     // Not admitted:
     VerifyRefused,
     VerifyFailed,
@@ -69,6 +70,7 @@ impl Reason {
             Reason::Parameter => "parameter",
             Reason::Html => "html",
             Reason::EventStream => "event-stream",
+            Reason::NotJson => "not-json",
             Reason::VerifyRefused => "verify-refused",
             Reason::VerifyFailed => "verify-failed",
             Reason::JwtAbsent => "jwt-absent",

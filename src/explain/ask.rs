@@ -533,7 +533,8 @@ pub async fn judge(
     if total > route.max_body && verdict.is_ok() {
         verdict = Err(Reason::TooLarge);
     }
-    let unshown = fetch::unshown(&setup.config, route, &nominated, client, &head.headers);
+    let answer = (head.status, &head.headers);
+    let unshown = fetch::unshown(&setup.config, route, &nominated, client, asked, answer);
     let not_for_a_cache = unshown.map(Unshown::reason);
     Ok(Judged {
         status: head.status,

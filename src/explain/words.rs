@@ -25,6 +25,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Html => {
             "the client likes text/html best, as browsers do: pages are never kept; send `Accept: application/json`"
         }
+        Reason::NotJson => {
+            "the API has no JSON of it, and the client takes something else, too: it is asked once more, as the client came; who names the media type in `Accept` is given a copy"
+        }
         Reason::EventStream => {
             "server-sent events (`text/event-stream`) tell what happens from now on, to each of their readers: they are passed on as they come and never kept"
         }

@@ -20,10 +20,7 @@ pub enum AcceptClass {
 impl AcceptClass {
     /// By what the client likes best; of equals, what it names first.
     pub fn of(fields: &HeaderMap) -> AcceptClass {
-        let mut lines = fields
-            .get_all(header::ACCEPT)
-            .iter()
-            .map(|line| line.to_str().unwrap_or("?"));
+        let mut lines = lines(fields);
         let (first, second) = match (lines.next(), lines.next()) {
             // What most clients of an API send.
             (None | Some("application/json" | "*/*"), None) => return AcceptClass::Json,
@@ -68,6 +65,21 @@ impl AcceptClass {
     }
 }
 
+/// Whether nothing but JSON is taken.
+pub fn is_json_alone(fields: &HeaderMap) -> bool {
+    let kinds = lines(fields)
+        .flat_map(|line| line.split(','))
+        .map(|range| range.split(';').next().unwrap_or_default().trim())
+        .filter(|kind| !kind.is_empty());
+    let mut kinds = kinds.peekable();
+    kinds.peek().is_some() && kinds.all(|kind| kind.eq_ignore_ascii_case("application/json"))
+}
+
+fn lines(fields: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = fields.get_all(header::ACCEPT).iter();
+    lines.map(|line| line.to_str().unwrap_or("?"))
+}
+
 /// Whether it is server-sent events, which have no end to wait for and are past once they are told.
 pub fn is_event_stream(fields: &HeaderMap) -> bool {
     let kind = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -110,6 +122,23 @@ mod tests {
             "application/*",
         ] {
             assert_eq!(class(accept), AcceptClass::Json, "{accept}");
+        }
+    }
+
+    #[test]
+    fn who_takes_json_alone_is_told_from_who_takes_anything() {
+        let mut fields = HeaderMap::new();
+        assert!(!is_json_alone(&fields));
+        for (accept, alone) in [
+            ("application/json", true),
+            ("Application/JSON;q=0.9, application/json; indent=2", true),
+            ("", false),
+            ("*/*", false),
+            ("application/*", false),
+            ("application/json, text/plain, */*", false),
+        ] {
+            fields.insert(header::ACCEPT, accept.parse().unwrap());
+            assert_eq!(is_json_alone(&fields), alone, "{accept}");
         }
     }
 

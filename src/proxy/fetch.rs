@@ -30,6 +30,7 @@ use crate::coherence::{Epochs, LookUp, fresh_bits, protocol};
 use crate::config::{Access, Config, Route};
 use crate::encoding;
 use crate::error::UpstreamFailure;
+use crate::message::accept::{self, AcceptClass};
 use crate::message::{conditions, fields};
 use crate::route::Captures;
 use crate::upstream::UpstreamBody;
@@ -224,7 +225,9 @@ impl Fetch {
         // Judged whatever the status, so that nobody is given what varies by a field that was not sent or keyed.
         let nominated = storing::nominated(&policy, response.headers());
         let (config, client) = (&self.setup.config, &self.client);
-        if let Some(unshown) = unshown(config, route, &nominated, client, response.headers()) {
+        let answer = (said, response.headers());
+        let unshown = unshown(config, route, &nominated, client, &self.asked, answer);
+        if let Some(unshown) = unshown {
             served.learn_unshown(client, &nominated, unshown);
             return fill.answer(Answer::NotForACache(unshown.reason()));
         }
@@ -562,6 +565,8 @@ pub enum Unshown<'a> {
     Field,
     /// It sets this cookie anew, which the client has.
     Cookie(&'a [u8]),
+    /// There is no JSON of it, and the client takes something else, too.
+    Accept,
 }
 
 impl Unshown<'_> {
@@ -569,6 +574,7 @@ impl Unshown<'_> {
         match self {
             Unshown::Field => Reason::VaryUnkeyed,
             Unshown::Cookie(_) => Reason::SetCookie,
+            Unshown::Accept => Reason::NotJson,
         }
     }
 }
@@ -579,16 +585,21 @@ pub fn unshown<'a>(
     route: &Route,
     nominated: &Nominated,
     client: &Client,
-    answer: &'a HeaderMap,
+    asked: &Asked,
+    (status, answer): (StatusCode, &'a HeaderMap),
 ) -> Option<Unshown<'a>> {
     let fields = &client.fields;
     let mut unkeyed = nominated.unkeyed.iter();
-    match unkeyed.any(|name| fields.contains_key(name)) {
-        true => Some(Unshown::Field),
-        false => {
-            access::cookie_set_anew(&route.access, config, fields, answer).map(Unshown::Cookie)
-        }
+    if unkeyed.any(|name| fields.contains_key(name)) {
+        return Some(Unshown::Field);
     }
+    if status == StatusCode::NOT_ACCEPTABLE
+        && asked.accept == AcceptClass::Json
+        && !accept::is_json_alone(fields)
+    {
+        return Some(Unshown::Accept);
+    }
+    access::cookie_set_anew(&route.access, config, fields, answer).map(Unshown::Cookie)
 }
 
 /// Whether the answer varies by a field that this client has sent, and this fill did not carry.

@@ -34,7 +34,8 @@ pub async fn pass(
 
 /// A fill of one's own that nobody shares and nothing stores: asked as every fill of the route is, so that
 /// what an operator called public stays without credentials. Where its answer varies by what the client sent, and the
-/// fill did not, or sets a cookie anew that the client has, the client is asked for once more, as it came.
+/// fill did not, or sets a cookie anew that the client has, or there is no JSON of it, the client is asked for once more, as it
+/// came.
 pub async fn fill_alone(
     setup: &Arc<Setup>,
     served: &Served,
@@ -46,10 +47,11 @@ pub async fn fill_alone(
     let response = send(setup, client, outgoing).await?;
     let policy = fetch::policy(&setup.config, &served.route);
     let nominated = storing::nominated(&policy, response.headers());
-    let (config, route, fields) = (&setup.config, &served.route, response.headers());
+    let (config, route) = (&setup.config, &served.route);
+    let answer = (response.status(), response.headers());
     let unshown = match fetch::is_unsent(&nominated, asked, &client.fields) {
         true => Some(Unshown::Field),
-        false => fetch::unshown(config, route, &nominated, client, fields),
+        false => fetch::unshown(config, route, &nominated, client, asked, answer),
     };
     if let Some(unshown) = unshown {
         served.learn_unshown(client, &nominated, unshown);

@@ -145,7 +145,7 @@ impl Seen<'_> {
                 let time = humantime::format_duration(lifetime);
                 return ok("route", format!("{seen} after {ms} ms, kept for {time}"));
             }
-            Err(reason) => reason,
+            Err(reason) => self.answer.not_for_a_cache.unwrap_or(reason),
         };
         let names = |names: &[header::HeaderName]| {
             let names: Vec<&str> = names.iter().map(header::HeaderName::as_str).collect();
