@@ -384,6 +384,47 @@ fn where_one_of_them_is_any_text_what_stands_beside_it_is_dropped_with_all_of_th
 }
 
 #[test]
+fn what_a_path_of_any_text_takes_too_is_kept_as_that_needs_it() {
+    let open = |mut read: Value, security: Value| {
+        read["security"] = security;
+        read
+    };
+    let (nobody, token) = (json!([{}]), json!([{"tokenAuth": []}]));
+    let mut tagged = open(one("Tag"), nobody.clone());
+    tagged["parameters"] =
+        json!([{"in": "header", "name": "X-Tenant", "schema": {"type": "string"}}]);
+    let (text, config) = file_of(
+        &described(json!({
+            "/people/": {"get": open(list_of("User"), nobody.clone())},
+            "/people/{name}/": {"get": open(one("User"), nobody.clone()), "parameters": id("name", json!({"type": "string"}))},
+            "/people/me/": {"get": open(one("User"), token)},
+            "/tags/": {"get": open(list_of("Tag"), nobody.clone())},
+            "/tags/{name}/": {"get": open(one("Tag"), nobody), "parameters": id("name", json!({"type": "string"}))},
+            "/tags/mine/": {"get": tagged},
+        }))
+        .to_string(),
+    );
+    let access = |path: &str| {
+        let mut routes = config.routes.iter();
+        let route = routes.find(|route| route.path.as_str() == path);
+        let route = route.unwrap_or_else(|| panic!("{path}\n{text}"));
+        (route.access.clone(), route.vary.clone())
+    };
+    // Fetched without a credential, `/people/me/` would be a 401 for everybody, or nobody's own answer.
+    let vary = [http::HeaderName::from_static("x-tenant")];
+    for (path, expected, vary) in [
+        ("/people/", Access::Public, &[][..]),
+        ("/people/<name>/", Access::PerCredential, &[]),
+        ("/tags/", Access::Public, &[]),
+        ("/tags/<name>/", Access::Public, &vary),
+    ] {
+        assert_eq!(access(path), (expected, vary.to_vec()), "{path}\n{text}");
+    }
+    assert!(text.contains("too: /people/me/\n"), "{text}");
+    assert!(!text.contains("# Not kept"), "{text}");
+}
+
+#[test]
 fn where_nothing_is_read_beside_them_a_new_one_leaves_those_that_are_any_text() {
     let (text, config) = file_of(
         &described(json!({

@@ -154,11 +154,15 @@ fn route(page: &mut String, route: &RoutePlan) {
         (false, []) => "one of them".to_owned(),
         (false, shows) => format!("one: {}", shows.join(", ")),
     };
+    let also = match route.also.as_slice() {
+        [] => String::new(),
+        also => format!("; and what it takes, too: {}", also.join(", ")),
+    };
     let _ = writeln!(
         page,
         "  - path: {}   # {}",
         quoted(route.path.as_str()),
-        one_line(&what)
+        one_line(&(what + &also))
     );
     let _ = writeln!(page, "    key: {}", route.key);
     let (access, why) = match (&route.access, route.asks) {

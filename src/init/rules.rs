@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use http::Method;
 
 use super::Access;
-use super::schema::{Api, ApiPath, Asks, Converter, Parameters, Segment};
+use super::schema::{Api, ApiPath, Asks, Converter, Operation, Parameters, Segment};
 use crate::route::{KeyTemplate, PathPattern};
 
 #[derive(Debug, Default)]
@@ -30,6 +30,8 @@ pub struct RoutePlan {
     pub is_list: bool,
     /// What it shows, by the description's names.
     pub shows: Vec<String>,
+    /// Paths that it takes, too, such as `/users/me/` beside `/users/<name>/`.
+    pub also: Vec<String>,
     /// The parameters that count; `None`: all.
     pub query: Option<Vec<String>>,
     pub vary: Vec<String>,
@@ -87,6 +89,7 @@ pub fn plan(api: &Api, access: Option<&Access>) -> Plan {
     }
     drop_what_is_met(&mut plan);
     plan.routes = ordered(plan.routes, |one, other| one.path.covers(&other.path));
+    heed_what_is_taken(api, &mut plan, access.is_some());
     plan.rules = ordered(plan.rules, |one, other| {
         one.path.covers(&other.path) && one.meets(other)
     });
@@ -292,7 +295,7 @@ fn route(
     is_list: bool,
     access: Option<&Access>,
 ) -> Option<RoutePlan> {
-    let nothing = super::schema::Operation::default();
+    let nothing = Operation::default();
     let read = path.read.as_ref().unwrap_or(&nothing);
     let by_schema = match read.asks {
         Asks::Nothing => Access::Public,
@@ -306,8 +309,6 @@ fn route(
             Some(names)
         }
     };
-    let keys = { api.key_fields.iter() }.map(|field| field.to_ascii_lowercase());
-    let keys: Vec<String> = keys.collect();
     Some(RoutePlan {
         segments: path.segments.clone(),
         path: parsed(&path.segments)?,
@@ -316,12 +317,51 @@ fn route(
         asks: read.asks,
         is_list,
         shows: read.shows.iter().cloned().collect(),
+        also: Vec::new(),
         query,
-        vary: { read.fields.iter() }
-            .filter(|field| !keys.contains(field) && field.parse::<http::HeaderName>().is_ok())
-            .cloned()
-            .collect(),
+        vary: vary(api, read).collect(),
     })
+}
+
+/// The fields by which an answer is split.
+fn vary<'a>(api: &'a Api, read: &'a Operation) -> impl Iterator<Item = String> + 'a {
+    let is_key = |field: &str| { api.key_fields.iter() }.any(|key| key.eq_ignore_ascii_case(field));
+    let fields = read.fields.iter().filter(move |field| !is_key(field));
+    let names = fields.filter(|field| field.parse::<http::HeaderName>().is_ok());
+    names.cloned()
+}
+
+/// What a route takes beside what it is for is kept as one of it, so it is asked for with all that it reads, and given to
+/// nobody else.
+fn heed_what_is_taken(api: &Api, plan: &mut Plan, is_said: bool) {
+    for path in &api.paths {
+        let Some(read) = &path.read else { continue };
+        let has_its_own = |route: &RoutePlan| route.segments == path.segments;
+        if plan.routes.iter().any(has_its_own) {
+            continue;
+        }
+        let segments = sayable(&path.segments);
+        let mut routes = plan.routes.iter_mut();
+        let takes = |route: &&mut RoutePlan| meet(trimmed(&route.segments), trimmed(&segments));
+        let Some(route) = routes.find(takes) else {
+            continue;
+        };
+        if route.access == Access::Public && read.asks != Asks::Nothing && !is_said {
+            (route.access, route.asks) = (Access::PerCredential, Asks::Optional);
+        }
+        for field in vary(api, read) {
+            if !route.vary.contains(&field) {
+                route.vary.push(field);
+            }
+        }
+        let is_whole = parsed(&segments).is_some_and(|path| route.path.covers(&path));
+        let said = plan.left_out.len();
+        plan.left_out
+            .retain(|(text, _)| !is_whole || *text != path.text);
+        if plan.left_out.len() < said {
+            route.also.push(path.text.clone());
+        }
+    }
 }
 
 /// What writes to a resource's own paths, and beneath them, drop.
