@@ -425,6 +425,27 @@ fn what_a_path_of_any_text_takes_too_is_kept_as_that_needs_it() {
 }
 
 #[test]
+fn what_stands_beside_them_need_not_be_described_where_one_of_them_is_any_text() {
+    // `/users/me/` often is not: an action that is excluded, a view that drf-spectacular cannot see.
+    for schema in [
+        json!({"type": "string"}),
+        json!({"type": "string", "pattern": "^[-a-zA-Z0-9_]+$"}),
+    ] {
+        let (text, config) = file_of(
+            &described(json!({
+                "/users/": {"get": list_of("User"), "post": one("User")},
+                "/users/{name}/": {"get": one("User"), "patch": one("User"), "delete": nothing(), "parameters": id("name", schema)},
+            }))
+            .to_string(),
+        );
+        for method in [http::Method::PATCH, http::Method::DELETE] {
+            let dropped = dropped(&config, method, "/users/ann/");
+            assert_eq!(dropped, ["users:list", "users:detail:*"], "{text}");
+        }
+    }
+}
+
+#[test]
 fn where_nothing_is_read_beside_them_a_new_one_leaves_those_that_are_any_text() {
     let (text, config) = file_of(
         &described(json!({

@@ -57,7 +57,8 @@ struct Resource<'a> {
     is: BTreeSet<String>,
     /// All that its answers hold.
     holds: BTreeSet<String>,
-    /// Whether the detail's path also takes paths that are something else, like `/users/me/` beside `/users/<id>/`.
+    /// Whether the detail's path also takes paths that are something else, like `/users/me/` beside `/users/<name>/`, which
+    /// need not be described.
     crowded: bool,
     /// Whether some of that is read: it is kept as if it were one of them.
     mixed: bool,
@@ -157,6 +158,9 @@ fn resources<'a>(api: &'a Api, plan: &mut Plan) -> Vec<Resource<'a>> {
         }
         *place = Some(path);
         if !is_list {
+            let last = own.last();
+            resource.crowded =
+                matches!(last, Some(Segment::Capture { converter, .. }) if takes(*converter, "me"));
             for beside in crowding(api, path) {
                 resource.crowded = true;
                 if let Some(read) = &beside.read {
