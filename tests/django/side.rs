@@ -840,6 +840,34 @@ fn with_the_stores_url_an_invalidation_reaches_redis_when_larders_listener_does_
     assert!(!said.to_string().contains("hush"), "{said}");
 }
 
+#[test]
+fn the_states_that_are_deleted_in_redis_are_those_that_larder_drops() {
+    let stage = Stage::open(Variant::Telling);
+    // As keys may be below `i18n_patterns`, and `USER_LIST` and `ALL_USERS` then.
+    let _larder = stage.larder_with(|yaml| {
+        yaml.replace(
+            "\nroutes:",
+            "\nroutes:\n  - {path: /<l>/u/, key: 'all:{l}:list'}\n  - {path: /<l>/u/<int:id>/, key: 'all:{l}:{id}'} #",
+        )
+    });
+    let mut shell = Shell::open(&stage);
+    for key in [
+        "users:list",
+        "users:detail:7",
+        "users:detail:*",
+        "all:*:list",
+        "all:*:*",
+    ] {
+        let dropped = format!(
+            "cache._ask('POST', '/purge', cache.json.dumps({{'keys': ['{key}']}}).encode())['purged']"
+        );
+        let deleted = shell.says(&format!("[cache.state_key('it360acad', '{key}')]"));
+        let dropped = shell.says(&dropped);
+        let dropped = dropped[0].as_str().unwrap_or_default();
+        assert_eq!(deleted, json!([format!("it360acad:{dropped}")]), "{key}");
+    }
+}
+
 // ---- What these tests share ----
 
 fn readers() -> [Credential; 2] {

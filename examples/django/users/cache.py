@@ -146,7 +146,7 @@ def purge(keys: list[str], soft: bool = False) -> None:
 
 def state_key(prefix: str, key: str) -> str:
     """The key in Redis that all copies under a key hang on."""
-    state = f"{key[:-2]}~all" if key.endswith(":*") else f"{key}~state"
+    state = f"{key.removesuffix(':*')}~all" if "*" in key else f"{key}~state"
     return f"{prefix}:{state}"
 
 
