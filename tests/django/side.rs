@@ -498,12 +498,28 @@ fn where_it_depends_on_who_reads_a_save_of_a_user_may_drop_what_they_were_shown_
     assert!(email.is_null(), "{email}");
 }
 
+/// Django reads what has a receiver before it deletes it, and holds all of it meanwhile.
+#[test]
+fn what_shows_nothing_of_users_is_deleted_without_being_read() {
+    let stage = Stage::open(Variant::Telling);
+    let mut shell = Shell::open(&stage);
+    shell.does(
+        "from django.contrib.sessions.models import Session\nfrom django.db.models.deletion import Collector",
+    );
+    let fast =
+        |model: &str| format!("Collector(using='default').can_fast_delete({model}.objects.all())");
+    assert_eq!(shell.says(&fast("Session")), json!(true));
+    assert_eq!(shell.says(&fast("User.groups.through")), json!(false));
+}
+
 /// In the place of what `apps.py` has connected.
 fn connected(shell: &mut Shell, how: &str) {
     shell.does(&format!(
         "from django.contrib.auth.models import Group\nfrom django.db.models.signals import post_delete, post_save\n\
          from users import signals\nuser = User.objects.get(pk=7)\n\
-         for signal in (post_save, post_delete): signal.disconnect(dispatch_uid='larder:users.User')\n\
+         from django.apps import apps\n\
+         for model in apps.get_models(include_auto_created=True):\n  \
+           for signal in (post_save, post_delete): signal.disconnect(sender=model, dispatch_uid='larder:users.User')\n\
          signals.connect(User, {how})"
     ));
 }

@@ -27,6 +27,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 from weakref import WeakSet
 
+from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
@@ -101,8 +102,12 @@ def connect(
     # Whoever is told is held weakly otherwise, and these are known to nobody else. Calling `connect` again for the same
     # model changes nothing.
     name = f"larder:{user._meta.label}"
-    post_save.connect(changed, weak=False, dispatch_uid=name)
-    post_delete.connect(changed, weak=False, dispatch_uid=name)
+    # Not to all models: Django reads whatever has a receiver before it deletes it (`clearsessions`, a cascade).
+    for model in apps.get_models(include_auto_created=True):
+        if issubclass(model, (user, *seen)):
+            post_save.connect(changed, sender=model, weak=False, dispatch_uid=name)
+        if issubclass(model, (user, *seen, *gone)):
+            post_delete.connect(changed, sender=model, weak=False, dispatch_uid=name)
     for field, through in tied.items():
         m2m_changed.connect(related, sender=through, weak=False, dispatch_uid=f"{name}.{field}")
     for through in beneath:
