@@ -51,40 +51,34 @@ const REMEMBERED: usize = 1024;
 
 /// The store's lives, as this process has heard of them on all its links.
 #[derive(Debug, Default)]
-pub struct Lives(Mutex<(Incarnation, VecDeque<Incarnation>)>);
+pub struct Lives(Mutex<Known>);
 
-impl Lives {
-    /// Whether it goes on. A life ends with whatever is heard in its place, and none comes back: what names it then are data of before
-    /// that were put back in a server that lived on (SWAPDB, RESTORE, a backup), and what was written since is not in them.
-    fn hear(&self, told: Incarnation) -> bool {
-        let (last, over) = &mut *self.0.lock();
-        if told != *last {
-            if over.contains(&told) {
-                return false;
-            }
-            if *last != Incarnation::default() {
-                over.push_back(*last);
-            }
-            if over.len() > REMEMBERED {
-                over.pop_front();
-            }
-            *last = told;
-        }
-        true
-    }
+#[derive(Debug, Default)]
+struct Known {
+    /// The newest link's number: an older one is given up, and what is still heard on it may be of before.
+    link: u64,
+    last: Incarnation,
+    over: VecDeque<Incarnation>,
 }
 
 /// Which life the store is in, as a link has last heard of it. Answers may be looked at in another order than they came.
 #[derive(Debug, Default)]
 pub struct Heard {
+    link: u64,
     last: AtomicU32,
     lives: Arc<Lives>,
 }
 
 impl Heard {
+    /// On the newest link.
     pub fn among(lives: Arc<Lives>) -> Heard {
+        let link = {
+            let mut known = lives.0.lock();
+            known.link += 1;
+            known.link
+        };
         let last = AtomicU32::default();
-        Heard { last, lives }
+        Heard { link, last, lives }
     }
 
     pub fn last(&self) -> Incarnation {
@@ -92,17 +86,37 @@ impl Heard {
     }
 
     /// A command that was sent when `before` was the last had `told` for an answer. What has been heard meanwhile is later than
-    /// an answer that brings nothing new. Whether what was told may be: of one that is over nothing is trusted, and another is to begin.
+    /// an answer that brings nothing new. Whether what was told may be: a life ends with whatever is heard in its place, and none comes
+    /// back. What names it then are data of before that were put back in a server that lived on (SWAPDB, RESTORE, a backup), and what was
+    /// written since is not in them: nothing of it is trusted, and another is to begin.
     pub fn hear(&self, before: Incarnation, told: Incarnation) -> bool {
-        if told == before || self.last() != before {
+        if told == before {
             return true;
         }
-        let goes_on = self.lives.hear(told);
+        let known = &mut *self.lives.0.lock();
+        let last = self.last();
+        let goes_on = told == last || !known.over.contains(&told);
+        if told == last || last != before {
+            return goes_on;
+        }
+        if goes_on && self.link == known.link && told != known.last {
+            if known.last != Incarnation::default() {
+                known.over.push_back(known.last);
+            }
+            if known.over.len() > REMEMBERED {
+                known.over.pop_front();
+            }
+            known.last = told;
+        }
         let now = if goes_on { told.0 } else { 0 };
-        let _ = self
-            .last
-            .compare_exchange(before.0, now, Ordering::Relaxed, Ordering::Relaxed);
+        self.last.store(now, Ordering::Relaxed);
         goes_on
+    }
+
+    /// Which life it is was asked, and the answer was none: nothing is trusted until it is known again.
+    pub fn doubt(&self) {
+        let _known = self.lives.0.lock();
+        self.last.store(0, Ordering::Relaxed);
     }
 }
 
@@ -228,10 +242,23 @@ mod tests {
         assert!(link.hear(none, first) && link.hear(first, second));
         assert!(!link.hear(second, first), "its data were put back");
         assert_eq!(link.last(), none);
+        assert!(!link.hear(second, first), "whoever hears of it later");
         let next = Heard::among(lives);
         assert!(!next.hear(none, first));
         assert!(next.hear(none, third));
         assert_eq!(next.last(), third);
+    }
+
+    #[test]
+    fn what_is_heard_on_a_link_that_was_given_up_ends_no_life() {
+        let lives = Arc::<Lives>::default();
+        let [none, first, second, third] = [0, 1, 2, 3].map(Incarnation);
+        let given_up = Heard::among(lives.clone());
+        assert!(given_up.hear(none, first));
+        let link = Heard::among(lives.clone());
+        assert!(link.hear(none, third));
+        assert!(given_up.hear(first, second));
+        assert!(Heard::among(lives).hear(none, third));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The memory tier: copies that are kept in this process beside a shared store, and what is known of their states.
 //!
 //! A copy here is as good as one in the store: its epochs decide. They are asked for at each hit, without the copy; or,
-//! with a lease (`coherence::lease`), once in a term. Whoever comes while they are being asked for waits for that answer if a
+//! with a lease (`coherence::lease`), once in three quarters of a term. Whoever comes while they are being asked for waits for that answer if a
 //! lease that is counted from that question covers its request; whom the lease before covers still need not.
 
 use std::cell::Cell;

@@ -253,10 +253,11 @@ impl Shared {
 
     /// What requests will ask for, in words that change nothing: were it refused only then, each of them would end the link. What the
     /// scripts ask for is among them, for what these may not do is told by no code of its own.
-    fn tried(&self) -> [(&'static str, Cmd); 9] {
+    fn tried(&self) -> [(&'static str, Cmd); 10] {
         let (nothing, no_script) = (self.key("~none"), "0".repeat(40));
-        let commands: [(_, &[&str]); 9] = [
+        let commands: [(_, &[&str]); 10] = [
             ("TIME", &[]),
+            ("GET", &[&nothing]),
             ("PTTL", &[&nothing]),
             ("MGET", &[&nothing]),
             ("EXISTS", &[&nothing]),

@@ -5,6 +5,8 @@
 -- in which nothing stands. Then all instances first put back the holds of their writes in flight, which is what the
 -- notice time is for; whoever is here for the first time cannot know that there are none.
 local text = redis.pcall('GET', KEYS[1])
+-- Of what may not be read nothing is known, and it is not replaced.
+if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then return text end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local who, life, trusted

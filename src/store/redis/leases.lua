@@ -3,6 +3,8 @@
 -- there may be in ms, a millisecond more than which stands for as long in the place of what was lost; the key's lifetime in ms.
 -- Returns what stands there now, and in how many ms the first of it is overdue; or -1.
 local text = redis.pcall('GET', KEYS[1])
+-- Of what may not be read nothing is known, and it is not replaced.
+if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then return text end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local own, longest = tonumber(ARGV[1]), tonumber(ARGV[3])

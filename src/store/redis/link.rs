@@ -21,6 +21,7 @@ use super::pipe::{Group, Pipe, Standing};
 use super::{A_WEEK, Place, Shared, frame, script};
 use crate::caching::cache_status::Reason;
 use crate::caching::stored::Stored;
+use crate::clock::Timestamp;
 use crate::coherence::lease::{self, Registry};
 use crate::coherence::life::{Heard, How, Lives};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
@@ -190,10 +191,15 @@ impl Link {
         let hit = self
             .pipe
             .mget(Some(&shared.key(INCARNATION_KEY)), "", std::iter::empty());
+        let standing = self.standing.clone();
         Box::pin(async move {
             let ping = Cmd::new().arg("PING").to_owned();
             let (ping, hit) = tokio::join!(connection.req_packed_command(&ping), hit);
-            ping.is_ok() && hit.is_ok()
+            let is_pong = |answer: &Value| *answer == Value::SimpleString("PONG".to_owned());
+            if ping.as_ref().is_ok_and(|answer| !is_pong(answer)) {
+                standing.out_of_step.store(true, Ordering::Relaxed);
+            }
+            ping.as_ref().is_ok_and(is_pong) && hit.is_ok()
         })
     }
 
@@ -231,6 +237,18 @@ impl Link {
         self.in_flight.close();
         self.driver.abort();
         self.pipe.give_up();
+    }
+
+    /// What the server's clock says.
+    pub(super) async fn time(&self, shared: &Shared) -> Result<Timestamp, Away> {
+        let mut time = Cmd::new();
+        time.arg("TIME");
+        let told = words(&self.run(shared, &time).await?);
+        let mut numbers = told.iter().map(|word| word.parse::<u64>().ok());
+        let mut number = || numbers.next().flatten().ok_or(Away);
+        let (seconds, micros) = (number()?, number()?);
+        let seconds = seconds.checked_mul(1_000_000).ok_or(Away)?;
+        Ok(Timestamp::from_micros(seconds.saturating_add(micros)))
     }
 
     /// The same step on each state.
@@ -429,14 +447,16 @@ impl Link {
         how: How,
     ) -> Result<(Incarnation, Duration), NoLink> {
         let (life, wait, may_be) = self.incarnate_once(shared, who, how).await?;
-        match may_be {
-            true => Ok((life, wait)),
-            // What stands there was put back from before.
-            false => {
-                let anew = self.incarnate_once(shared, who, How::Anew);
-                anew.await.map(|(life, wait, _)| (life, wait))
-            }
+        if may_be {
+            return Ok((life, wait));
         }
+        // What stands there was put back from before. Of all who find that, one begins another life.
+        let _turn = shared.beginning.lock().await;
+        let mut begun = self.incarnate_once(shared, who, How::Again).await?;
+        if !begun.2 {
+            begun = self.incarnate_once(shared, who, How::Anew).await?;
+        }
+        Ok((begun.0, begun.1))
     }
 
     async fn incarnate_once(

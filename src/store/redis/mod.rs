@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::tier::{self, Leasing, Standing, Tier};
-use super::{Away, Found, Health, Lifetimes, Listed, SeenStates, codec};
+use super::{Away, Found, Health, Lifetimes, Listed, SeenStates, codec, timed};
 use crate::caching::cache_status::Reason;
 use crate::caching::key::HashingSecret;
 use crate::caching::stored::Stored;
@@ -35,6 +35,7 @@ use crate::coherence::life::{How, Lives, Record};
 use crate::coherence::protocol::{Incarnation, Reply, Seen, Step};
 use crate::coherence::{Epochs, Journal, NOTICE, StateKey, States, fresh_bits};
 use crate::config::{Redis as Settings, RedisEndpoint};
+use crate::metrics::Command;
 use connecting::NoLink;
 use link::{INCARNATION_KEY, Link, bytes, integer, text, words};
 use script::Entered;
@@ -80,6 +81,8 @@ struct Shared {
     /// Who the server was, at the last connection.
     last_who: Mutex<Option<Option<String>>>,
     lives: Arc<Lives>,
+    /// Whose turn it is to begin a life in the place of one that was put back.
+    beginning: tokio::sync::Mutex<()>,
     /// Before then nothing is trusted, on the last link and on one that follows it at once.
     trusted_from: Mutex<tokio::time::Instant>,
     /// Since when there is no link.
@@ -111,6 +114,7 @@ impl Redis {
             health: Mutex::new(Health::Down("not connected yet".to_owned())),
             last_who: Mutex::new(None),
             lives: Arc::default(),
+            beginning: tokio::sync::Mutex::default(),
             trusted_from: Mutex::new(tokio::time::Instant::now()),
             away_since: Mutex::new(Some(tokio::time::Instant::now())),
             at_hand: watch::Sender::new(false),
@@ -185,7 +189,8 @@ impl Redis {
         tokio::spawn(async move {
             if let Some(tier) = &shared.tier {
                 // Without an answer the lease just ends.
-                let _ = shared.states(tier, &link, &states, now).await;
+                let asked = shared.states(tier, &link, &states, now);
+                let _ = timed(Command::LookUp, asked).await;
             }
         });
     }
@@ -402,23 +407,16 @@ impl Redis {
 
     /// By our clock or by the server's, whichever is the later: whoever revokes may be far from the instances, and its clock off.
     pub async fn mark(&self, name: &str, until: Timestamp) -> Result<(), Reason> {
-        let key = self.shared.key(name);
-        let left = until.since(clock::now()).max(A_MINUTE);
-        let mut mark = Pipeline::new();
-        mark.cmd("SET").arg(&key).arg("1");
-        mark.arg("PX").arg(left.as_millis() as u64);
-        mark.cmd("PEXPIREAT").arg(&key);
-        mark.arg(until.as_millis()).arg("GT");
         let link = self.shared.link().map_err(|Away| Reason::StoreAway)?;
-        match link.run_all(&self.shared, &mark).await {
-            Ok(answers)
-                if answers
-                    .iter()
-                    .all(|answer| !matches!(answer, Value::ServerError(_))) =>
-            {
-                Ok(())
-            }
-            Ok(_) => Err(Reason::StoreRefused),
+        let theirs = link.time(&self.shared).await;
+        let theirs = theirs.map_err(|Away| Reason::StoreAway)?;
+        let left = until.since(clock::now()).max(until.since(theirs));
+        let mut set = Cmd::new();
+        set.arg("SET").arg(self.shared.key(name)).arg("1");
+        set.arg("PX").arg(left.max(A_MINUTE).as_millis() as u64);
+        match link.run(&self.shared, &set).await {
+            Ok(Value::ServerError(_)) => Err(Reason::StoreRefused),
+            Ok(_) => Ok(()),
             Err(Away) => Err(Reason::StoreAway),
         }
     }

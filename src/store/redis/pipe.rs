@@ -94,6 +94,8 @@ enum Due {
     Any,
     /// So many values, or an error: any other is the answer to another question.
     Values(usize),
+    /// What a script says, or an error.
+    Script,
     Doubt(Doubt),
 }
 
@@ -261,11 +263,12 @@ impl Standing {
             (Due::Any, _) => true,
             (Due::Values(asked), Reply::Values(values)) => values.left() == asked,
             (Due::Values(_), reply) => matches!(reply, Reply::Error(_)),
+            (Due::Script, _) => matches!(reply.first(), Some(b'$' | b'-')),
             (Due::Doubt(_), reply) => !matches!(reply, Reply::Values(_)),
         };
         match due {
             _ if !is_due => Err(self.is_out_of_step()),
-            Due::Any | Due::Values(_) => Ok(()),
+            Due::Any | Due::Values(_) | Due::Script => Ok(()),
             Due::Doubt(Doubt::Life(before)) => self.hear_of_life(before, reply),
             Due::Doubt(Doubt::History) => self.hear_of_history(reply),
         }
@@ -291,8 +294,16 @@ impl Standing {
     /// `before`: which life it was when it was asked. Where no record stands, no life is known, and a miss begins one.
     fn hear_of_life(&self, before: Incarnation, reply: &[u8]) -> io::Result<()> {
         let record = match frame::reply(reply)? {
-            Reply::Text(text) => std::str::from_utf8(text).ok().and_then(Record::parse),
-            Reply::Error("WRONGTYPE") => None,
+            Reply::Text(b"") | Reply::Error("WRONGTYPE") => None,
+            Reply::Text(text) => {
+                let record = std::str::from_utf8(text).ok().and_then(Record::parse);
+                if record.is_none() {
+                    // Of another, or of another question: no life has ended by it.
+                    self.life.doubt();
+                    return Ok(());
+                }
+                record
+            }
             Reply::Error(_) | Reply::Values(_) => {
                 self.failing.store(true, Ordering::Relaxed);
                 return Err(io::Error::other("it takes no writes"));
@@ -337,7 +348,7 @@ impl Queue {
             self.waiting.push_back(Waiting {
                 unheard: 0,
                 tell: group.tell,
-                due: Due::Any,
+                due: Due::Script,
             });
         }
     }
