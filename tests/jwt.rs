@@ -24,7 +24,7 @@ use support::client::{Answer, Connection};
 use support::eventually;
 use support::larder::{Larder, run_with_input};
 use support::origin::{self, Origin};
-use support::redis::RedisServer;
+use support::redis::{RedisServer, signal};
 use support::tokens::{Issuer, from_now, jwks};
 use support::wall_clock::WallClock;
 
@@ -726,6 +726,33 @@ fn keys_that_are_long_in_coming_keep_nobody_from_an_answer() {
     eventually("the new key is known", || {
         list(&larder, &new_lines["b"]).is_hit()
     });
+}
+
+#[test]
+fn keys_that_are_long_in_coming_keep_nobody_from_an_answer_while_it_is_reloaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let set = directory.path().join("jwks.json");
+    let issuer = Issuer::p256().named("1");
+    std::fs::write(&set, jwks(&[&issuer])).unwrap();
+    let (users, lines) = known(&issuer, &[("a", "x", 3600)]);
+    let origin = api(&users);
+    let jwt = format!("jwks_file: {}", set.display());
+    let larder = Larder::with(file(&origin, "memory:", &jwt, ""));
+    let larder = larder.env("TOKIO_WORKER_THREADS", "1").start();
+    assert_eq!(list(&larder, &lines["a"]).status, 200);
+
+    piped(&set);
+    let pipe = std::fs::File::options().write(true).open(&set).unwrap();
+    // In the place of the pipe, of which the one who reads it knows nothing.
+    let good = directory.path().join("good");
+    std::fs::write(&good, jwks(&[&issuer])).unwrap();
+    std::fs::rename(&good, &set).unwrap();
+    signal("-HUP", larder.pid());
+    eventually("it is reloaded", || {
+        assert!(list(&larder, &lines["a"]).is_hit());
+        larder.readiness()["reloads"]["done"] == 1
+    });
+    drop(pipe);
 }
 
 #[test]

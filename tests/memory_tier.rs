@@ -121,7 +121,7 @@ fn nobody_waits_for_the_store_where_a_key_is_asked_for_often() {
     let larder = api.larder(&relay.url(), WITH_THE_LONGEST);
     let mut client = larder.connect();
     becomes_a_hit(&mut client, USER);
-    relay.becomes(Way::Slow(Duration::from_millis(5)));
+    relay.becomes(Way::Slow(Duration::from_millis(20)));
     relay.said();
     let mut on_the_way = 0_u32;
     eventually("a hit comes before what it asked for", || {

@@ -89,8 +89,16 @@ impl Keys {
         });
     }
 
+    /// Looks at the file now, and waits for that, though not for one that hangs.
+    pub async fn look_now(self: &Arc<Self>) {
+        let keys = self.clone();
+        let looked = tokio::task::spawn_blocking(move || keys.look());
+        // Err: it is long in coming, and looked at all the same.
+        let _ = tokio::time::timeout(EVERY, looked).await;
+    }
+
     /// Reads the file again if it has changed since it was last looked at.
-    pub fn look(&self) {
+    fn look(&self) {
         let Some(path) = self.source.path() else {
             return;
         };

@@ -47,8 +47,8 @@ pub fn with_keys(mut all: Vec<Served>, before: &[Served]) -> Vec<Served> {
             Access::Jwt(theirs) if theirs.keys == jwt.keys => other.keys.clone(),
             _ => None,
         };
-        let kept = || before.iter().find_map(same).inspect(|keys| keys.look());
-        let keys = all[..n].iter().find_map(same).or_else(kept);
+        let mut known = all[..n].iter().chain(before);
+        let keys = known.find_map(same);
         let keys = keys.unwrap_or_else(|| Arc::new(Keys::new(&jwt.keys)));
         all[n].keys = Some(keys);
     }

@@ -57,6 +57,8 @@ impl Proxy {
         let longest = old.config.upstream.total.max(config.upstream.total);
         let lag = config.upstream.lag;
         let coherence = old.coherence.holding(hold_for(longest), lag);
+        let keys = old.served.iter().filter_map(|served| served.keys.as_ref());
+        join_all(keys.map(|keys| keys.look_now())).await;
         let new = Setup::after(&old, config, generation);
         let now_dropped = hold(&coherence, &dropped).await;
         let later_dropped = hold(&coherence, &more).await;

@@ -84,12 +84,12 @@ pub async fn serve<S, F, Answer, B>(
         })
     });
     let mut stream = Metered::new(stream);
+    let (mut seen, mut told) = (0, false);
     let ended = {
         let connection = TokioIo::new(&mut stream);
         let connection = builder(manners, streams.clone()).serve_connection(connection, service);
         let mut connection = pin!(connection);
         let mut idle = tokio::time::interval_at(Instant::now() + IDLE, IDLE);
-        let (mut seen, mut told) = (0, false);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => break ended,
@@ -110,7 +110,8 @@ pub async fn serve<S, F, Answer, B>(
     };
     match ended {
         // Who reads an answer sends all the while, if only windows.
-        Ok(()) => linger(&mut stream).await,
+        Ok(()) if streams.since(seen) != Since::Idle => linger(&mut stream).await,
+        Ok(()) => {}
         Err(error) => debug!(%error, "a client's connection ended early"),
     }
 }

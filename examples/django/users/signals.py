@@ -103,7 +103,7 @@ def connect(
     # model changes nothing.
     name = f"larder:{user._meta.label}"
     # Not to all models: Django reads whatever has a receiver before it deletes it (`clearsessions`, a cascade).
-    for model in apps.get_models(include_auto_created=True):
+    for model in apps.get_models():
         if issubclass(model, (user, *seen)):
             post_save.connect(changed, sender=model, weak=False, dispatch_uid=name)
         if issubclass(model, (user, *seen, *gone)):
