@@ -306,6 +306,12 @@ fn a_write_among_leases() -> Worlds {
         &[(One, 1), (One, 1)],
     ));
     let thrice = filled(world("user 1 thrice", one, &[(One, 0), (One, 1), (One, 1)]));
+    // One reads by a lease beside which another is asked for.
+    let ahead = filled(world(
+        "user 1 thrice, at the other",
+        one,
+        &[(One, 1), (One, 1), (One, 1)],
+    ));
     let by_two = filled(world(
         "two write; the list twice",
         two,
@@ -317,7 +323,7 @@ fn a_write_among_leases() -> Worlds {
         (name, world.without_the_second().leasing())
     };
     let joins = joining(elsewhere.clone());
-    [apart, elsewhere, thrice, by_two]
+    [apart, elsewhere, thrice, ahead, by_two]
         .map(leasing)
         .into_iter()
         .chain([joins])
@@ -341,9 +347,10 @@ fn with_leases_nothing_older_is_shown_and_there_are_hits() {
 fn with_leases_and_one_fault_nothing_older_is_shown_but_for_what_is_documented() {
     use WithoutStore::*;
     let worlds = a_write_among_leases();
-    let (apart, elsewhere) = (&worlds[0], &worlds[1]);
-    let runs: [(_, &[Fault], &[WithoutStore]); 4] = [
+    let (apart, elsewhere, ahead) = (&worlds[0], &worlds[1], &worlds[3]);
+    let runs: [(_, &[Fault], &[WithoutStore]); 5] = [
         (elsewhere, &[Fault::TermsLost], &BOTH),
+        (ahead, &[Fault::TermsLost], &[Refuse]),
         (elsewhere, &[Fault::LinkLost], &[Refuse]),
         (elsewhere, &[Fault::StateLost, Fault::Flush], &[Refuse]),
         (apart, &[Fault::Broken, Fault::Error], &[Refuse]),
