@@ -97,12 +97,14 @@ impl Keys {
         let _ = tokio::time::timeout(EVERY, looked).await;
     }
 
-    /// Reads the file again if it has changed since it was last looked at.
+    /// Reads the file again if it has changed since it was last looked at, unless somebody is still at it.
     fn look(&self) {
         let Some(path) = self.source.path() else {
             return;
         };
-        let mut read = self.read.lock();
+        let Some(mut read) = self.read.try_lock_for(EVERY) else {
+            return;
+        };
         let now = Stamp::of(path);
         if std::mem::replace(&mut *read, now) != now {
             self.renew(path);

@@ -57,8 +57,14 @@ impl Proxy {
         let longest = old.config.upstream.total.max(config.upstream.total);
         let lag = config.upstream.lag;
         let coherence = old.coherence.holding(hold_for(longest), lag);
-        let keys = old.served.iter().filter_map(|served| served.keys.as_ref());
-        join_all(keys.map(|keys| keys.look_now())).await;
+        let mut keys: Vec<_> = old
+            .served
+            .iter()
+            .filter_map(|served| served.keys.as_ref())
+            .collect();
+        keys.sort_by_key(|keys| Arc::as_ptr(keys));
+        keys.dedup_by_key(|keys| Arc::as_ptr(keys));
+        join_all(keys.into_iter().map(|keys| keys.look_now())).await;
         let new = Setup::after(&old, config, generation);
         let now_dropped = hold(&coherence, &dropped).await;
         let later_dropped = hold(&coherence, &more).await;

@@ -103,7 +103,7 @@ pub async fn serve<S, F, Answer, B>(
                         told = true;
                         connection.as_mut().graceful_shutdown();
                     }
-                    Since::Busy { opened } => seen = opened,
+                    Since::Busy { ended } => seen = ended,
                 }
             }
         }
@@ -149,10 +149,10 @@ struct Count {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Since {
-    /// No stream is under way, and none was opened since so many were.
+    /// No stream is under way, and none has ended since so many had.
     Idle,
     Busy {
-        opened: u64,
+        ended: u64,
     },
 }
 
@@ -160,9 +160,9 @@ impl Streams {
     fn since(&self, seen: u64) -> Since {
         let ended = self.0.ended.load(Ordering::Acquire);
         let opened = self.0.opened.load(Ordering::Acquire);
-        match opened == ended && opened == seen {
+        match opened == ended && ended == seen {
             true => Since::Idle,
-            false => Since::Busy { opened },
+            false => Since::Busy { ended },
         }
     }
 }
@@ -292,15 +292,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_idle_if_nothing_was_opened_since_and_nothing_is_under_way() {
+    fn a_connection_is_idle_if_nothing_has_ended_since_and_nothing_is_under_way() {
         let streams = Streams::default();
         assert_eq!(streams.since(0), Since::Idle);
         let (opened, ended) = (&streams.0.opened, &streams.0.ended);
         opened.store(1, Ordering::Relaxed);
-        assert_eq!(streams.since(0), Since::Busy { opened: 1 });
-        assert_eq!(streams.since(1), Since::Busy { opened: 1 }, "under way");
+        assert_eq!(streams.since(0), Since::Busy { ended: 0 }, "under way");
         ended.store(1, Ordering::Relaxed);
-        assert_eq!(streams.since(0), Since::Busy { opened: 1 }, "since then");
+        assert_eq!(streams.since(0), Since::Busy { ended: 1 }, "since then");
         assert_eq!(streams.since(1), Since::Idle);
     }
 

@@ -25,6 +25,8 @@ use crate::coherence::{NOTICE, StateKey};
 use crate::metrics::COUNTED;
 use crate::store::{Away, Health};
 
+const LOST: &str = "the connection was lost";
+
 const RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// So old at most is what a hit knows of the store's life.
@@ -207,18 +209,11 @@ impl Shared {
             if !link.is_trusted() && Instant::now() >= link.trusted_from {
                 link.trusted.store(true, Ordering::Relaxed);
             }
-            if link.standing.failing.load(Ordering::Relaxed) {
-                return "the server cannot be used at the moment (loading, read-only or out of its cluster)".to_owned();
-            }
-            if link.standing.is_another.load(Ordering::Relaxed) {
-                return "its data has another history than when it was connected to: it has been the copy of another server, or has begun to be copied".to_owned();
-            }
-            if link.standing.out_of_step.load(Ordering::Relaxed) {
-                return "it answered something else than it was asked: look at what stands between"
-                    .to_owned();
+            if let Some(fault) = link.standing.fault() {
+                return fault.to_owned();
             }
             if link.is_lost() {
-                return "the connection was lost".to_owned();
+                return LOST.to_owned();
             }
             if doubted.elapsed() >= DOUBTED_EVERY {
                 doubted = Instant::now();
@@ -228,7 +223,7 @@ impl Shared {
                 None => (!link.is_idle()).then(|| (link.probe(self), 0)),
                 Some((mut sent, beats)) => match (&mut sent).now_or_never() {
                     Some(true) => None,
-                    Some(false) => return "the connection was lost".to_owned(),
+                    Some(false) => return link.standing.fault().unwrap_or(LOST).to_owned(),
                     None if beats == STUCK
                         || (beats % BEATS == BEATS / 2 && !self.answers_elsewhere().await) =>
                     {

@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::batched::Batched;
 use super::connecting::NoLink;
-use super::pipe::{Group, Pipe, Standing};
+use super::pipe::{Due, Group, Pipe, Standing};
 use super::{A_WEEK, Place, Shared, frame, script};
 use crate::caching::cache_status::Reason;
 use crate::caching::stored::Stored;
@@ -195,11 +195,16 @@ impl Link {
         Box::pin(async move {
             let ping = Cmd::new().arg("PING").to_owned();
             let (ping, hit) = tokio::join!(connection.req_packed_command(&ping), hit);
-            let is_pong = |answer: &Value| *answer == Value::SimpleString("PONG".to_owned());
-            if ping.as_ref().is_ok_and(|answer| !is_pong(answer)) {
-                standing.out_of_step.store(true, Ordering::Relaxed);
-            }
-            ping.as_ref().is_ok_and(is_pong) && hit.is_ok()
+            let is_answer = match &ping {
+                Ok(Value::ServerError(_)) => true,
+                Ok(Value::SimpleString(pong)) if pong == "PONG" => true,
+                Ok(_) => {
+                    standing.out_of_step.store(true, Ordering::Relaxed);
+                    false
+                }
+                Err(_) => false,
+            };
+            is_answer && hit.is_ok()
         })
     }
 
@@ -340,7 +345,7 @@ impl Link {
         let by = script::By::Text(&self.script);
         let reply = self
             .pipe
-            .say(1, |out| call.write(out, by, prefix, lifetime));
+            .say(1, Due::Script, |out| call.write(out, by, prefix, lifetime));
         let reply = reply.await.map_err(|_| Away)?;
         let text = self.text_of(shared, &reply)?.ok_or(Away)?;
         Ok((reply.slice_ref(text), part))
@@ -389,7 +394,7 @@ impl Link {
             };
         }
         let commands = stored.epochs.len() + 1;
-        let answer = self.pipe.say(commands, |out| {
+        let answer = self.pipe.say(commands, Due::Any, |out| {
             prolong(out, prefix, &stored.epochs, &lifetime);
             frame::command(out, 5);
             for word in [b"SET", copy.as_bytes(), &value, b"PX", lasting.as_bytes()] {
@@ -413,7 +418,7 @@ impl Link {
             return;
         }
         let lifetime = shared.lifetimes.load().state().to_string();
-        drop(self.pipe.say(epochs.len(), |out| {
+        drop(self.pipe.say(epochs.len(), Due::Any, |out| {
             prolong(out, &shared.prefix, epochs, &lifetime);
         }));
     }
@@ -452,6 +457,10 @@ impl Link {
         }
         // What stands there was put back from before. Of all who find that, one begins another life.
         let _turn = shared.beginning.lock().await;
+        let last = self.standing.life.last();
+        if last != Incarnation::default() {
+            return Ok((last, Duration::ZERO));
+        }
         let mut begun = self.incarnate_once(shared, who, How::Again).await?;
         if !begun.2 {
             begun = self.incarnate_once(shared, who, How::Anew).await?;

@@ -414,10 +414,14 @@ impl Redis {
         let mut set = Cmd::new();
         set.arg("SET").arg(self.shared.key(name)).arg("1");
         set.arg("PX").arg(left.max(A_MINUTE).as_millis() as u64);
-        match link.run(&self.shared, &set).await {
-            Ok(Value::ServerError(_)) => Err(Reason::StoreRefused),
-            Ok(_) => Ok(()),
-            Err(Away) => Err(Reason::StoreAway),
+        match link.ask(&set).await {
+            Ok(Value::Okay) => Ok(()),
+            Ok(_) => Err(Reason::StoreAway),
+            Err(refused) if refused.code() == Some("OOM") => Err(Reason::StoreRefused),
+            Err(error) => {
+                link.trouble(&self.shared, &error);
+                Err(Reason::StoreAway)
+            }
         }
     }
 

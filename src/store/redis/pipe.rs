@@ -90,7 +90,7 @@ struct Waiting {
 
 /// What the reply is to be.
 #[derive(Clone, Copy)]
-enum Due {
+pub(super) enum Due {
     Any,
     /// So many values, or an error: any other is the answer to another question.
     Values(usize),
@@ -101,7 +101,7 @@ enum Due {
 
 /// What is heard before those behind it are.
 #[derive(Clone, Copy)]
-enum Doubt {
+pub(super) enum Doubt {
     /// Which life it was when it was asked.
     Life(Incarnation),
     History,
@@ -201,11 +201,12 @@ impl Pipe {
     pub(super) fn say(
         &self,
         commands: usize,
+        due: Due,
         write: impl FnOnce(&mut BytesMut),
     ) -> oneshot::Receiver<Bytes> {
         let (tell, told) = oneshot::channel();
         let mut queue = self.queue.lock();
-        queue.put(commands - 1, smallvec![tell], Due::Any, write);
+        queue.put(commands - 1, smallvec![tell], due, write);
         wake(queue);
         told
     }
@@ -263,14 +264,30 @@ impl Standing {
             (Due::Any, _) => true,
             (Due::Values(asked), Reply::Values(values)) => values.left() == asked,
             (Due::Values(_), reply) => matches!(reply, Reply::Error(_)),
-            (Due::Script, _) => matches!(reply.first(), Some(b'$' | b'-')),
-            (Due::Doubt(_), reply) => !matches!(reply, Reply::Values(_)),
+            (Due::Script | Due::Doubt(_), _) => matches!(reply.first(), Some(b'$' | b'-')),
         };
         match due {
             _ if !is_due => Err(self.is_out_of_step()),
             Due::Any | Due::Values(_) | Due::Script => Ok(()),
             Due::Doubt(Doubt::Life(before)) => self.hear_of_life(before, reply),
             Due::Doubt(Doubt::History) => self.hear_of_history(reply),
+        }
+    }
+
+    /// Why nothing can be asked here any more, if that is known.
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        let is = |fault: &AtomicBool| fault.load(Ordering::Relaxed);
+        match () {
+            () if is(&self.failing) => Some(
+                "the server cannot be used at the moment (loading, read-only or out of its cluster)",
+            ),
+            () if is(&self.is_another) => Some(
+                "its data has another history than when it was connected to: it has been the copy of another server, or has begun to be copied",
+            ),
+            () if is(&self.out_of_step) => {
+                Some("it answered something else than it was asked: look at what stands between")
+            }
+            () => None,
         }
     }
 
@@ -298,7 +315,7 @@ impl Standing {
             Reply::Text(text) => {
                 let record = std::str::from_utf8(text).ok().and_then(Record::parse);
                 if record.is_none() {
-                    // Of another, or of another question: no life has ended by it.
+                    // Of another, or of another question: no life has ended by it. (None at all is told from nothing.)
                     self.life.doubt();
                     return Ok(());
                 }
