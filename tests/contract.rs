@@ -679,6 +679,8 @@ async fn a_full_store_still_takes_holds_finishes_and_purges() {
         store.put("t:g", stored(epochs), TTL).await,
         Err(Reason::StoreRefused)
     );
+    let revoked = store.mark("~revoked:x", clock::now().plus(TTL)).await;
+    assert_eq!(revoked, Err(Reason::StoreRefused));
     assert!(
         is_valid(&store, "t:f", &states).await,
         "what is there is served"

@@ -696,6 +696,12 @@ fn piped(path: &std::path::Path) {
     std::fs::rename(&pipe, path).unwrap();
 }
 
+fn on_one_core(origin: &Origin, set: &std::path::Path) -> Larder {
+    let jwt = format!("jwks_file: {}", set.display());
+    let larder = Larder::with(file(origin, "memory:", &jwt, ""));
+    larder.env("TOKIO_WORKER_THREADS", "1").start()
+}
+
 #[test]
 fn keys_that_are_long_in_coming_keep_nobody_from_an_answer() {
     let directory = tempfile::tempdir().unwrap();
@@ -706,10 +712,7 @@ fn keys_that_are_long_in_coming_keep_nobody_from_an_answer() {
     let (more, new_lines) = known(&new, &[("b", "x", 3600)]);
     users.lock().unwrap().extend(more.lock().unwrap().clone());
     let origin = api(&users);
-    let jwt = format!("jwks_file: {}", set.display());
-    // As where there is one core.
-    let larder = Larder::with(file(&origin, "memory:", &jwt, ""));
-    let larder = larder.env("TOKIO_WORKER_THREADS", "1").start();
+    let larder = on_one_core(&origin, &set);
     assert_eq!(list(&larder, &lines["a"]).status, 200);
 
     // They are looked at, and then read.
@@ -736,9 +739,7 @@ fn keys_that_are_long_in_coming_keep_nobody_from_an_answer_while_it_is_reloaded(
     std::fs::write(&set, jwks(&[&issuer])).unwrap();
     let (users, lines) = known(&issuer, &[("a", "x", 3600)]);
     let origin = api(&users);
-    let jwt = format!("jwks_file: {}", set.display());
-    let larder = Larder::with(file(&origin, "memory:", &jwt, ""));
-    let larder = larder.env("TOKIO_WORKER_THREADS", "1").start();
+    let larder = on_one_core(&origin, &set);
     assert_eq!(list(&larder, &lines["a"]).status, 200);
 
     piped(&set);

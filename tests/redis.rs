@@ -14,7 +14,7 @@ use support::client::head;
 use support::larder::{Exit, Larder};
 use support::origin::{self, Origin};
 use support::redis::{RedisBuilder, RedisServer, Reply, write_certificates};
-use support::relay::Relay;
+use support::relay::{Relay, Said, Way};
 use support::{eventually, users_api};
 
 const LIST: &str = "/api/users/";
@@ -730,8 +730,9 @@ fn a_store_that_answers_out_of_step_fails_no_request_and_gives_nobody_the_answer
 #[test]
 fn what_was_kept_before_is_not_given_when_the_data_of_then_are_put_back() {
     let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
     let origin = numbered();
-    let larder = Larder::start(users_api(&origin, &redis.url(), ""));
+    let larder = Larder::start(users_api(&origin, &relay.url(), ""));
     let detail = "/api/users/7/";
     becomes_a_hit(&larder);
     let before = larder.get(detail).text();
@@ -742,11 +743,55 @@ fn what_was_kept_before_is_not_given_when_the_data_of_then_are_put_back() {
     });
     assert_eq!(larder.write("PATCH", detail).status, 200);
     redis.run(&["SWAPDB", "1", "2"]).unwrap_ok();
-    eventually("it is seen what stands there", || {
-        !larder.get(LIST).is_hit()
+    relay.becomes(Way::Slow(Duration::from_millis(5)));
+    relay.said();
+    let is_seen = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                eventually("it is seen what stands there", || {
+                    is_seen.fetch_or(!larder.get(LIST).is_hit(), Ordering::SeqCst);
+                    is_seen.load(Ordering::SeqCst)
+                });
+            });
+        }
     });
     assert_ne!(larder.get(detail).text(), before);
     becomes_a_hit(&larder);
+    let said = relay.said();
+    let begun = said.iter().filter(|said| match said {
+        Said::Command(words) => words[0] == "EVAL" && words.iter().any(|word| word == "anew"),
+        Said::Answer(_) => false,
+    });
+    assert_eq!(
+        begun.count(),
+        1,
+        "of all who see it, one begins another life"
+    );
+}
+
+#[test]
+fn an_error_to_the_heartbeat_is_an_answer() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port());
+    let origin = numbered();
+    let larder = Larder::start(users_api(&origin, &relay.url(), ""));
+    becomes_a_hit(&larder);
+    redis
+        .run(&["ACL", "SETUSER", "default", "-ping"])
+        .unwrap_ok();
+    relay.becomes(Way::Slow(Duration::from_millis(40)));
+    relay.said();
+    let is_refused =
+        |said: &Said| matches!(said, Said::Answer(Reply::Error(why)) if why.contains("ping"));
+    eventually("it was refused", || {
+        assert!(larder.get(LIST).is_hit());
+        relay.said().iter().any(is_refused)
+    });
+    for _ in 0..20 {
+        assert!(larder.get(LIST).is_hit());
+    }
+    assert_eq!(larder.output().matches("store connected").count(), 1);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Entering a link: which life of the store this is, and for how long nothing in it is to be trusted.
-//! Pure. In Redis `enter` is `incarnation.lua`, and a test holds the two together.
+//! Asks nobody and knows no clock. In Redis `enter` is `incarnation.lua`, and a test holds the two together.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -55,7 +55,7 @@ pub struct Lives(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The newest link's number: an older one is given up, and what is still heard on it may be of before.
+    /// The newest link: an older one is given up, and what is still heard on it may be of before.
     link: u64,
     last: Incarnation,
     over: VecDeque<Incarnation>,
@@ -70,13 +70,9 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// On the newest link.
-    pub fn among(lives: Arc<Lives>) -> Heard {
-        let link = {
-            let mut known = lives.0.lock();
-            known.link += 1;
-            known.link
-        };
+    /// On this link, by its number, which is the newest.
+    pub fn on(link: u64, lives: Arc<Lives>) -> Heard {
+        lives.0.lock().link = link;
         let last = AtomicU32::default();
         Heard { link, last, lives }
     }
@@ -113,8 +109,9 @@ impl Heard {
         goes_on
     }
 
-    /// Which life it is was asked, and the answer was none: nothing is trusted until it is known again.
+    /// Which life it is was asked, and what came was no answer to that: nothing is trusted until it is known again.
     pub fn doubt(&self) {
+        // Not while somebody weighs what was heard.
         let _known = self.lives.0.lock();
         self.last.store(0, Ordering::Relaxed);
     }
@@ -238,12 +235,12 @@ mod tests {
     fn a_life_that_is_over_does_not_come_back_on_this_link_or_another() {
         let lives = Arc::<Lives>::default();
         let [none, first, second, third] = [0, 1, 2, 3].map(Incarnation);
-        let link = Heard::among(lives.clone());
+        let link = Heard::on(1, lives.clone());
         assert!(link.hear(none, first) && link.hear(first, second));
         assert!(!link.hear(second, first), "its data were put back");
         assert_eq!(link.last(), none);
         assert!(!link.hear(second, first), "whoever hears of it later");
-        let next = Heard::among(lives);
+        let next = Heard::on(2, lives);
         assert!(!next.hear(none, first));
         assert!(next.hear(none, third));
         assert_eq!(next.last(), third);
@@ -253,12 +250,12 @@ mod tests {
     fn what_is_heard_on_a_link_that_was_given_up_ends_no_life() {
         let lives = Arc::<Lives>::default();
         let [none, first, second, third] = [0, 1, 2, 3].map(Incarnation);
-        let given_up = Heard::among(lives.clone());
+        let given_up = Heard::on(1, lives.clone());
         assert!(given_up.hear(none, first));
-        let link = Heard::among(lives.clone());
+        let link = Heard::on(2, lives.clone());
         assert!(link.hear(none, third));
         assert!(given_up.hear(first, second));
-        assert!(Heard::among(lives).hear(none, third));
+        assert!(Heard::on(3, lives).hear(none, third));
     }
 
     #[test]

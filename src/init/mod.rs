@@ -8,6 +8,7 @@
 pub mod page;
 pub mod rules;
 pub mod schema;
+mod segments;
 
 use crate::config::file;
 use crate::text::one_line;

@@ -6,6 +6,9 @@ use http::Method;
 
 use super::Access;
 use super::schema::{Api, ApiPath, Asks, Converter, Operation, Parameters, Segment};
+use super::segments::{
+    begins, captures, is_beneath_another, meet, names_in, parsed, sayable, takes, trimmed,
+};
 use crate::route::{KeyTemplate, PathPattern};
 
 #[derive(Debug, Default)]
@@ -198,17 +201,6 @@ fn crowding<'a>(api: &'a Api, detail: &ApiPath) -> impl Iterator<Item = &'a ApiP
         matches!(trimmed(&path.segments), [others @ .., Segment::Literal(last)]
             if others.len() == base.len() && begins(base, others) && takes(*converter, last))
     })
-}
-
-fn takes(converter: Converter, text: &str) -> bool {
-    match converter {
-        Converter::Any | Converter::Path => true,
-        Converter::Int => text.bytes().all(|b| b.is_ascii_digit()),
-        Converter::Slug => text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'),
-        Converter::Uuid => text.len() == 36,
-    }
 }
 
 /// Names each by the words of its path, without what all have in common.
@@ -485,14 +477,6 @@ fn dropped(resource: &Resource, is_list: bool, at: &[Segment], own: Own) -> Opti
     })
 }
 
-/// Whether the path names a thing, and something beneath it, like `/roles/<role_pk>/users/<id>/`: what is written there
-/// may stand beneath another role, too, or come from there, or go there.
-fn is_beneath_another(at: &[Segment]) -> bool {
-    let mut after_the_first = { at.iter() }.skip_while(|part| matches!(part, Segment::Literal(_)));
-    after_the_first.next();
-    after_the_first.any(|part| matches!(part, Segment::Literal(text) if !text.is_empty()))
-}
-
 /// Whatever a write to these may show in: themselves, what is above and beneath them, and all whose answers hold what these
 /// are made of.
 fn touched<'r, 'a>(own: &[&'r Resource<'a>], all: &'r [Resource<'a>]) -> Vec<&'r Resource<'a>> {
@@ -586,25 +570,6 @@ fn is_with_a_format(path: &ApiPath, bare: &ApiPath) -> bool {
     })
 }
 
-/// What the file has no words for may be any text there: that takes more than is meant.
-fn sayable(segments: &[Segment]) -> Vec<Segment> {
-    let each = segments
-        .iter()
-        .enumerate()
-        .map(|(n, segment)| match segment {
-            Segment::Literal(text)
-                if text.contains('{') || PathPattern::parse(&format!("/{text}")).is_err() =>
-            {
-                Segment::Capture {
-                    name: format!("text{n}"),
-                    converter: Converter::Any,
-                }
-            }
-            other => other.clone(),
-        });
-    each.collect()
-}
-
 fn add_route(plan: &mut Plan, route: RoutePlan) {
     let same =
         |known: &&RoutePlan| known.path.covers(&route.path) && route.path.covers(&known.path);
@@ -669,33 +634,6 @@ fn all_of(key: &str) -> String {
     all
 }
 
-/// Whether one path may be both's.
-fn meet(one: &[Segment], other: &[Segment]) -> bool {
-    use Segment::{Capture, Literal};
-    match (one, other) {
-        ([], []) => true,
-        ([Capture { converter, .. }, ..], [_, ..]) if *converter == Converter::Path => true,
-        ([first, one @ ..], [second, other @ ..]) => {
-            let here = match (first, second) {
-                (Literal(one), Literal(other)) => one == other,
-                (Capture { converter, .. }, Literal(text))
-                | (Literal(text), Capture { converter, .. }) => takes(*converter, text),
-                (
-                    Capture { converter: one, .. },
-                    Capture {
-                        converter: other, ..
-                    },
-                ) => !matches!(
-                    (one, other),
-                    (Converter::Int, Converter::Uuid) | (Converter::Uuid, Converter::Int)
-                ),
-            };
-            here && meet(one, other)
-        }
-        _ => false,
-    }
-}
-
 impl RulePlan {
     fn meets(&self, other: &RulePlan) -> bool {
         let mut own = self.methods.iter();
@@ -744,79 +682,4 @@ fn verify_path(api: &Api) -> Option<String> {
         });
         paths.next().map(|path| path.text.clone())
     })
-}
-
-/// Without the slash at its end.
-fn trimmed(segments: &[Segment]) -> &[Segment] {
-    match segments {
-        [own @ .., Segment::Literal(last)] if last.is_empty() => own,
-        own => own,
-    }
-}
-
-fn captures(segments: &[Segment]) -> impl Iterator<Item = &str> {
-    segments.iter().filter_map(|segment| match segment {
-        Segment::Capture { name, .. } => Some(name.as_str()),
-        Segment::Literal(_) => None,
-    })
-}
-
-/// Whether the one path begins the other, whatever the two capture.
-fn begins(one: &[Segment], other: &[Segment]) -> bool {
-    one.len() <= other.len()
-        && one.iter().zip(other).all(|pair| match pair {
-            (Segment::Literal(one), Segment::Literal(other)) => one == other,
-            (Segment::Capture { .. }, Segment::Capture { .. }) => true,
-            _ => false,
-        })
-}
-
-/// How the other path names what the one that begins it captures; 07 and 7 are one thing only where both take numbers.
-fn names_in(one: &[Segment], other: &[Segment]) -> Option<Vec<String>> {
-    if !begins(one, other) {
-        return None;
-    }
-    let mut names = Vec::new();
-    for pair in one.iter().zip(other) {
-        if let (
-            Segment::Capture { converter: one, .. },
-            Segment::Capture {
-                name,
-                converter: other,
-            },
-        ) = pair
-        {
-            if (*one == Converter::Int) != (*other == Converter::Int) {
-                return None;
-            }
-            names.push(name.clone());
-        }
-    }
-    Some(names)
-}
-
-fn parsed(segments: &[Segment]) -> Option<PathPattern> {
-    PathPattern::parse(&pattern(segments)).ok()
-}
-
-/// As the file writes it.
-fn pattern(segments: &[Segment]) -> String {
-    let mut text = String::new();
-    for segment in segments {
-        text.push('/');
-        match segment {
-            Segment::Literal(literal) => text.push_str(literal),
-            Segment::Capture { name, converter } => {
-                let kind = match converter {
-                    Converter::Any => "",
-                    Converter::Int => "int:",
-                    Converter::Slug => "slug:",
-                    Converter::Uuid => "uuid:",
-                    Converter::Path => "path:",
-                };
-                text.push_str(&format!("<{kind}{name}>"));
-            }
-        }
-    }
-    text
 }

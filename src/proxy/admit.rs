@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use tracing::debug;
@@ -34,6 +35,14 @@ pub enum Known {
     NotAdmitted(Reason),
     /// The upstream is to be asked, or the token verified.
     Unasked,
+}
+
+/// Before other routes are given the keys of these: they are what stands in the file now.
+pub async fn look_at_keys(all: &[Served]) {
+    let mut keys: Vec<_> = all.iter().filter_map(|one| one.keys.as_ref()).collect();
+    keys.sort_by_key(|keys| Arc::as_ptr(keys));
+    keys.dedup_by_key(|keys| Arc::as_ptr(keys));
+    join_all(keys.into_iter().map(Keys::look_now)).await;
 }
 
 /// Gives each route under `jwt` its keys, one value to all that name the same: what the keys of `before` have said counts until they

@@ -44,6 +44,7 @@ impl Proxy {
     /// Puts another configuration in force. One at a time, which is the caller's to see to.
     pub async fn turn_over(&self, config: Config) -> TurnedOver {
         let old = self.setup();
+        admit::look_at_keys(&old.served).await;
         let store = old.coherence.store();
         // Before anything is kept for longer, or under other states.
         let mut states = plan::every_state(&config);
@@ -57,14 +58,6 @@ impl Proxy {
         let longest = old.config.upstream.total.max(config.upstream.total);
         let lag = config.upstream.lag;
         let coherence = old.coherence.holding(hold_for(longest), lag);
-        let mut keys: Vec<_> = old
-            .served
-            .iter()
-            .filter_map(|served| served.keys.as_ref())
-            .collect();
-        keys.sort_by_key(|keys| Arc::as_ptr(keys));
-        keys.dedup_by_key(|keys| Arc::as_ptr(keys));
-        join_all(keys.into_iter().map(|keys| keys.look_now())).await;
         let new = Setup::after(&old, config, generation);
         let now_dropped = hold(&coherence, &dropped).await;
         let later_dropped = hold(&coherence, &more).await;

@@ -101,12 +101,13 @@ impl Link {
                 .map_err(|e| e.to_string())?;
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let now = tokio::time::Instant::now();
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let standing = Arc::new(Standing {
-            life: Heard::among(lives),
+            life: Heard::on(number, lives),
             ..Standing::default()
         });
         Ok(Link {
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            number,
             connection,
             driver: tokio::spawn(driver),
             pipe: Pipe::over(pipe, standing.clone()),
@@ -461,13 +462,16 @@ impl Link {
         if last != Incarnation::default() {
             return Ok((last, Duration::ZERO));
         }
-        let mut begun = self.incarnate_once(shared, who, How::Again).await?;
-        if !begun.2 {
-            begun = self.incarnate_once(shared, who, How::Anew).await?;
+        // Or another instance has.
+        let (life, wait, may_be) = self.incarnate_once(shared, who, How::Again).await?;
+        if may_be {
+            return Ok((life, wait));
         }
-        Ok((begun.0, begun.1))
+        let (life, wait, _) = self.incarnate_once(shared, who, How::Anew).await?;
+        Ok((life, wait))
     }
 
+    /// As `incarnate`; and whether that life may be: not one that was seen to end.
     async fn incarnate_once(
         &self,
         shared: &Shared,

@@ -315,7 +315,8 @@ impl Standing {
             Reply::Text(text) => {
                 let record = std::str::from_utf8(text).ok().and_then(Record::parse);
                 if record.is_none() {
-                    // Of another, or of another question: no life has ended by it. (None at all is told from nothing.)
+                    // Not ours, or the answer to another question: no life has ended by it. An empty answer to another question
+                    // cannot be told from no record.
                     self.life.doubt();
                     return Ok(());
                 }
